@@ -1,0 +1,217 @@
+"""Time and energy of a kernel on a unit, as plain vectorised functions.
+
+Two quantities are kept apart on PIM: *FPU slots* take time (a column of weights feeds all FPUs of
+its bank with different rows, so n rows take ceil(n / FPUs per bank) slots), *DRAM reads* take
+energy (a column may stay latched for all n rows, PAPI's reuse). Every function gives one run of
+the kernel; the caller multiplies by `kernel.count`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from papi_env.hardware import dram
+from papi_env.hardware.units import PimUnit, ProcessingUnit
+from papi_env.kernel import AttentionKernel, FloatArray, Kernel, Rows, activation_bytes, macs
+
+Numbers: TypeAlias = float | npt.NDArray[np.floating[Any]] | npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Joules by cause; static power is accounted over time by the system, links by the link."""
+
+    activation: FloatArray
+    read: FloatArray
+    transfer: FloatArray
+    compute: FloatArray
+
+    @property
+    def total(self) -> FloatArray:
+        """Joules of all causes."""
+        return np.asarray(sum(np.asarray(getattr(self, f.name)) for f in fields(self)), dtype=np.float64)
+
+
+# --- processing units ------------------------------------------------------------------------------
+
+
+def pu_fc_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
+    """Seconds of one FC kernel on all GPUs: the larger of compute and memory time (roofline).
+
+    Source: AttAcc's simulator with its sustained shares of the peaks; wave quantisation left out.
+    """
+    size = kernel.weight_bytes + activation_bytes(kernel, rows)
+    compute = 2 * macs(kernel, rows) / (unit.total_flops * unit.compute_efficiency)
+    return np.maximum(compute, size / (unit.total_bandwidth * unit.memory_efficiency))
+
+
+def pu_fc_energy(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> Energy:
+    """Joules of one FC kernel on all GPUs: weights and activations cross the memory interface once."""
+    size = kernel.weight_bytes + activation_bytes(kernel, rows)
+    return _pu_energy(unit, size, macs(kernel, rows))
+
+
+def pu_attention_s(unit: ProcessingUnit, kernel: AttentionKernel, tokens: Numbers, tlp: int) -> FloatArray:
+    """Seconds of decode attention on all GPUs over `tokens` context tokens in total, `tlp` queries each."""
+    tokens = np.asarray(tokens, dtype=np.float64)
+    compute = 2 * tokens * tlp * kernel.macs_per_context_token / (unit.total_flops * unit.compute_efficiency)
+    memory = tokens * kernel.kv_bytes_per_token / (unit.total_bandwidth * unit.memory_efficiency)
+    return np.maximum(compute, memory)
+
+
+def pu_attention_energy(unit: ProcessingUnit, kernel: AttentionKernel, tokens: Numbers, tlp: int) -> Energy:
+    """Joules of decode attention on all GPUs; arguments as in `pu_attention_s`."""
+    tokens = np.asarray(tokens, dtype=np.float64)
+    return _pu_energy(unit, tokens * kernel.kv_bytes_per_token, tokens * tlp * kernel.macs_per_context_token)
+
+
+def _pu_energy(unit: ProcessingUnit, size: FloatArray, multiplies: FloatArray) -> Energy:
+    activation = size * (dram.ACTIVATION_J / dram.ROW_BYTES)
+    read = size * dram.READ_J_PER_BYTE
+    transfer = size * unit.memory_j_per_byte - activation - read
+    return Energy(activation, read, transfer, multiplies * unit.mac_j)
+
+
+# --- processing in memory --------------------------------------------------------------------------
+
+
+def pim_slots(unit: PimUnit, rows: Rows) -> FloatArray:
+    """Column slots that `rows` rows take: ceil(rows / FPUs per bank); two per row if two banks share one."""
+    return np.ceil(np.asarray(rows, dtype=np.float64) / unit.fpus_per_bank)
+
+
+def pim_reads(unit: PimUnit, rows: Rows) -> FloatArray:
+    """How often each column is read from the DRAM array for `rows` rows."""
+    rows = np.asarray(rows, dtype=np.float64)
+    if unit.column_reads == "once":
+        return np.ones_like(rows)
+    return np.ceil(rows / max(unit.fpus_per_bank, 1.0))
+
+
+def pim_cadence_clocks(unit: PimUnit, rows: Rows) -> FloatArray:
+    """Clocks between all-bank commands: the unit's cadence, or more where the power budget needs it.
+
+    The budget bounds an average over many commands, so the spread need not be whole clocks.
+    """
+    rows = np.asarray(rows, dtype=np.float64)
+    slots = pim_slots(unit, rows)
+    column_j = dram.COLUMN_BYTES * dram.READ_WITH_ACTIVATION_J_PER_BYTE
+    slot_j = unit.stack.banks * (
+        pim_reads(unit, rows) / slots * column_j + rows / slots * dram.LANES * dram.MAC_J
+    )
+    available_w = unit.power_budget_w - unit.background_power_w
+    return np.maximum(unit.cadence_clocks, slot_j / available_w / dram.CLOCK_S)
+
+
+def pim_fc_s(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
+    """Seconds of one FC kernel on all stacks of a PIM unit.
+
+    Outputs are spread over the stacks, inputs over the 16 channels of a stack, so a channel gets a
+    sixteenth of every input vector and gives one partial sum per output of its stack. All banks open
+    rows together; the rows of weights stay open for all slots if columns are read once, and are
+    opened again for each pass otherwise.
+    """
+    slots = pim_slots(unit, rows)
+    stack_bytes = kernel.weight_bytes / unit.stacks
+    columns = np.ceil(stack_bytes / (unit.stack.banks * dram.COLUMN_BYTES))
+    mac_clocks = columns * slots * pim_cadence_clocks(unit, rows)
+    per_row = _vector_commands_per_row(unit, kernel) * dram.WRITE_CLOCKS
+    vector_clocks = np.asarray(rows, dtype=np.float64) * per_row
+    busy = np.maximum(mac_clocks, vector_clocks) if unit.double_buffered else mac_clocks + vector_clocks
+    openings = np.ceil(columns / dram.COLUMNS_PER_ROW) * pim_reads(unit, rows)
+    return busy * dram.CLOCK_S + openings * dram.ROW_CYCLE_S
+
+
+def _vector_commands_per_row(unit: PimUnit, kernel: Kernel) -> float:
+    """32 B writes of inputs and moves of partial sums on the busiest channel, per row."""
+    inputs = kernel.inner * max(1.0, kernel.groups / unit.stacks) * kernel.element_bytes / dram.CHANNELS
+    outputs = kernel.groups * kernel.outer * kernel.element_bytes / unit.stacks
+    return float(np.ceil(inputs / dram.COLUMN_BYTES) + np.ceil(outputs / dram.COLUMN_BYTES))
+
+
+def pim_fc_energy(unit: PimUnit, kernel: Kernel, rows: Rows) -> Energy:
+    """Joules of one FC kernel on all stacks: reads by reuse, vectors between buffer die and banks, MACs."""
+    read_bytes = kernel.weight_bytes * pim_reads(unit, rows)
+    row_count = np.asarray(rows, dtype=np.float64)
+    # Inputs are written to the GEMV buffers of every stack; each channel returns its partial sums.
+    copies = max(1.0, unit.stacks / kernel.groups)
+    inputs = row_count * kernel.groups * kernel.inner * kernel.element_bytes * copies
+    outputs = row_count * kernel.groups * kernel.outer * kernel.element_bytes * dram.CHANNELS
+    return Energy(
+        activation=read_bytes * (dram.ACTIVATION_J / dram.ROW_BYTES),
+        read=read_bytes * dram.READ_J_PER_BYTE,
+        transfer=(inputs + outputs) * dram.TO_BUFFER_DIE_J_PER_BYTE,
+        compute=macs(kernel, rows) * dram.MAC_J,
+    )
+
+
+def attention_rounds(unit: PimUnit, kernel: AttentionKernel, rlp: Rows) -> FloatArray:
+    """(KV head, request) pairs that the busiest channel works through, one after the other.
+
+    Pairs are dealt evenly over the stacks, then over the 16 channels of each; channels left over idle.
+    """
+    pairs = np.ceil(np.asarray(rlp, dtype=np.float64) * kernel.kv_heads / unit.stacks)
+    return np.ceil(pairs / dram.CHANNELS)
+
+
+def attention_clocks_per_group(unit: PimUnit, kernel: AttentionKernel, tlp: int) -> float:
+    """Clocks for one 16-token group of one (KV head, request) pair with `tlp` queries."""
+    rows = kernel.rows_per_kv_head(tlp)
+    group_bytes = dram.GROUP_TOKENS * kernel.head_size * kernel.element_bytes
+    columns = 2 * np.ceil(group_bytes / (unit.stack.banks_per_channel * dram.COLUMN_BYTES))
+    mac_clocks = columns * pim_slots(unit, rows) * pim_cadence_clocks(unit, rows)
+    return float(mac_clocks + unit.attention_group_clocks * rows)
+
+
+def attention_clocks_per_pair(unit: PimUnit, kernel: AttentionKernel, tlp: int) -> float:
+    """Clocks that a (KV head, request) pair takes besides its groups."""
+    return unit.attention_pair_clocks * kernel.rows_per_kv_head(tlp)
+
+
+def busiest_channel_groups(rounds: Numbers, rlp: Numbers, groups: Numbers, longest: Numbers) -> FloatArray:
+    """16-token groups on the busiest channel.
+
+    `groups` is the sum over requests of ceil(context / 16), `longest` the largest such term. Pairs
+    dealt longest first leave every channel near the mean times the rounds, and no channel with less
+    than the longest request needs.
+    """
+    mean = np.asarray(groups, dtype=np.float64) / np.maximum(rlp, 1)
+    return np.maximum(np.asarray(rounds) * mean, longest)
+
+
+def pim_attention_s(
+    unit: PimUnit,
+    kernel: AttentionKernel,
+    rlp: Rows,
+    groups: Numbers,
+    longest: Numbers,
+    tlp: int,
+) -> FloatArray:
+    """Seconds of decode attention on a PIM unit: scores, softmax and weighted values of `rlp` requests.
+
+    Source: linear fit of AttAcc's cycle-level rows with the MAC commands counted
+    (`papi_env.hardware.units.PimUnit`); arguments as in `busiest_channel_groups`.
+    """
+    rounds = attention_rounds(unit, kernel, rlp)
+    busiest = busiest_channel_groups(rounds, np.asarray(rlp), groups, longest)
+    per_group = attention_clocks_per_group(unit, kernel, tlp)
+    return (per_group * busiest + attention_clocks_per_pair(unit, kernel, tlp) * rounds) * dram.CLOCK_S
+
+
+def pim_attention_energy(unit: PimUnit, kernel: AttentionKernel, groups: Numbers, tlp: int) -> Energy:
+    """Joules of decode attention on a PIM unit; whole 16-token groups are read and multiplied."""
+    rows = kernel.rows_per_kv_head(tlp)
+    tokens = np.asarray(groups, dtype=np.float64) * dram.GROUP_TOKENS
+    read_bytes = tokens * kernel.kv_bytes_per_token * pim_reads(unit, rows)
+    # Per group each channel takes the scores back and forth for the softmax: one element per token and row.
+    scores = 2 * tokens * tlp * kernel.heads * kernel.element_bytes
+    return Energy(
+        activation=read_bytes * (dram.ACTIVATION_J / dram.ROW_BYTES),
+        read=read_bytes * dram.READ_J_PER_BYTE,
+        transfer=scores * dram.TO_BUFFER_DIE_J_PER_BYTE,
+        compute=tokens * tlp * kernel.macs_per_context_token * dram.MAC_J,
+    )

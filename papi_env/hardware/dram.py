@@ -1,0 +1,101 @@
+"""HBM3 stacks with processing units beside the banks: geometry, timing, area, energy, power.
+
+The PIM command is an all-bank multiply-accumulate: every bank of a stack reads one 32 B column
+and its floating-point units (FPUs) multiply it with elements held in the GEMV buffers.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Geometry and timing (AttAcc's HBM3 model; JESD238A). One clock of the command bus at 1.3 GHz.
+CLOCK_S = 0.769e-9
+COLUMN_BYTES = 32  # one column access of a pseudo-channel
+ROW_BYTES = 1024  # one row (page) of a bank
+COLUMNS_PER_ROW = ROW_BYTES // COLUMN_BYTES
+ROW_CYCLE_S = 29e-9  # tRP + tRCD: closing a row and opening the next (PAPI notes, "at least 29 ns")
+BANK_BYTES = 16 * 2**20  # 16 GiB cube of 1024 banks
+CHANNELS = 16
+DIES = 8
+LANES = 16  # FP16 multiply-accumulates per FPU and column: one 32 B column (AttAcc)
+WRITE_CLOCKS = 4  # a 32 B write to a GEMV buffer, or a 32 B move of partial sums (AttAcc)
+
+# The number of tokens whose scores one group of columns covers (AttAcc's attention mapping).
+GROUP_TOKENS = 16
+
+# Energy. AttAcc's simulator: 0.55 pJ/bit for a column read at the bank, activation included;
+# 12.48 pJ/B to the bank group's edge, 26.32 to the buffer die, 28.72 off chip; 0.32 pJ per MAC.
+READ_WITH_ACTIVATION_J_PER_BYTE = 4.4e-12
+# One 1 KiB row activation (O'Connor et al., "Fine-Grained DRAM", MICRO 2017, HBM2).
+ACTIVATION_J = 909e-12
+# So that a fully read row costs what AttAcc charges for it.
+READ_J_PER_BYTE = READ_WITH_ACTIVATION_J_PER_BYTE - ACTIVATION_J / ROW_BYTES
+TO_BANK_GROUP_J_PER_BYTE = (12.48 - 4.4) * 1e-12
+TO_BUFFER_DIE_J_PER_BYTE = (26.32 - 4.4) * 1e-12
+OFF_CHIP_J_PER_BYTE = 28.72e-12
+MAC_J = 0.32e-12
+
+# Area and power (PAPI, section 5.2 and its figure 7).
+DIE_AREA_MM2 = 121.0
+FPU_AREA_MM2 = 0.1025
+BANK_AREA_MM2 = 0.83
+BANK_GROUP_BANKS = 4  # JESD238A; "rounded down to whole bank groups": 97 becomes 96
+CUBE_POWER_W = 116.0
+# chosen: clocking, refresh and leakage of a stack that works; 97 W of AttAcc's energies at PAPI's
+# bank rate must exceed 116 W for its figure to hold; range 10-25.
+BACKGROUND_POWER_W = 20.0
+
+
+def max_banks_per_die(fpus_per_bank: float) -> int:
+    """The banks that fit one die beside their FPUs: m (n 0.1025 + 0.83) <= 121 mm2, whole bank groups.
+
+    Source: PAPI, section 5.2 (96 banks for four FPUs per bank). At most the 128 of a plain die.
+    """
+    if not fpus_per_bank >= 0:
+        raise ValueError(f"fpus_per_bank is {fpus_per_bank!r}, expected a number >= 0")
+    banks = math.floor(DIE_AREA_MM2 / (fpus_per_bank * FPU_AREA_MM2 + BANK_AREA_MM2) + 1e-9)
+    return min(128, banks // BANK_GROUP_BANKS * BANK_GROUP_BANKS)
+
+
+class Stack(BaseModel):
+    """The banks of one HBM3 stack."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    banks_per_die: int = Field(128, ge=BANK_GROUP_BANKS, le=128, multiple_of=BANK_GROUP_BANKS)
+
+    @property
+    def banks(self) -> int:
+        """Banks of the whole stack."""
+        return self.banks_per_die * DIES
+
+    @property
+    def banks_per_channel(self) -> int:
+        """Banks behind one of the 16 channels."""
+        return self.banks // CHANNELS
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Bytes the stack holds: 16 MiB per bank."""
+        return self.banks * BANK_BYTES
+
+
+def stack_power(
+    banks: int,
+    fpus_per_bank: float,
+    cadence_clocks: float,
+    reuse: float,
+    *,
+    background_w: float = BACKGROUND_POWER_W,
+) -> float:
+    """Watts of one stack whose FPUs all work, each column read serving `reuse` multiply-accumulates.
+
+    Every FPU consumes a 32 B operand each `cadence_clocks`; the DRAM is read once per `reuse`
+    operands. With four FPUs and reuse 1 that is four reads a slot, more than a bank can give:
+    the power such a design would need, as in PAPI's figure 7.
+    """
+    operands_per_s = banks * fpus_per_bank / (cadence_clocks * CLOCK_S)
+    read_j = COLUMN_BYTES * READ_WITH_ACTIVATION_J_PER_BYTE / reuse
+    return operands_per_s * (read_j + LANES * MAC_J) + background_w

@@ -1,0 +1,73 @@
+"""Costs tabulated once per scenario, and the offline sweep that gives PAPI's threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from papi_env.hardware.costs import pim_fc_energy, pim_fc_s, pu_fc_energy, pu_fc_s
+from papi_env.hardware.system import System
+from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES, PimUnit, ProcessingUnit
+from papi_env.kernel import FloatArray, Kernel, Rows
+
+DENSE_ROWS = 1024  # 128 requests x 8 tokens: the largest decode step
+
+
+class CostTable:
+    """Seconds and joules of FC kernels by unit and rows: dense to 1024 rows, closed form beyond.
+
+    Attributes:
+        kernels: the kernels, each already multiplied by its `count` in the tables.
+        seconds: float64 [kernels, units, DENSE_ROWS + 1]; infinite where the unit cannot run FC kernels.
+        joules: the same shape; dynamic energy.
+    """
+
+    def __init__(self, system: System, kernels: Sequence[Kernel]) -> None:
+        self.system = system
+        self.kernels = tuple(kernels)
+        rows = np.arange(1, DENSE_ROWS + 1)
+        shape = (len(self.kernels), len(UNIT_NAMES), DENSE_ROWS + 1)
+        self.seconds = np.full(shape, np.inf)
+        self.joules = np.full(shape, np.inf)
+        for unit, name in enumerate(UNIT_NAMES):
+            if not system.can_run(name, "fc"):
+                continue
+            self.seconds[:, unit, 0] = self.joules[:, unit, 0] = 0.0
+            for i, kernel in enumerate(self.kernels):
+                self.seconds[i, unit, 1:], self.joules[i, unit, 1:] = self._closed_form(kernel, unit, rows)
+
+    def _closed_form(self, kernel: Kernel, unit: int, rows: Rows) -> tuple[FloatArray, FloatArray]:
+        spec = self.system.unit(UNIT_NAMES[unit])
+        if isinstance(spec, ProcessingUnit):
+            seconds, energy = pu_fc_s(spec, kernel, rows), pu_fc_energy(spec, kernel, rows)
+        elif isinstance(spec, PimUnit):
+            seconds, energy = pim_fc_s(spec, kernel, rows), pim_fc_energy(spec, kernel, rows)
+        else:
+            infinite = np.full(np.shape(rows), np.inf)
+            return infinite, infinite
+        return kernel.count * seconds, kernel.count * energy.total
+
+    def cost(self, kernel: int, unit: int, rows: Rows) -> tuple[FloatArray, FloatArray]:
+        """Seconds and joules of kernel `kernel` on unit `unit`, for any number of rows (same shape as `rows`)."""
+        rows = np.asarray(rows)
+        if rows.size and rows.max() <= DENSE_ROWS:
+            return self.seconds[kernel, unit, rows], self.joules[kernel, unit, rows]
+        seconds, joules = self._closed_form(self.kernels[kernel], unit, np.maximum(rows, 1))
+        return np.where(rows > 0, seconds, 0.0), np.where(rows > 0, joules, 0.0)
+
+    def calibrate_alpha(self) -> float:
+        """PAPI's threshold α by its offline sweep: FC kernels go to the PUs when n = RLP x TLP exceeds α.
+
+        All FC kernels are timed on both units for n = 1..1024; α minimises the summed time of following
+        the rule. It is 0 where only PUs run FC kernels, and infinite where only PIM does.
+        """
+        if not self.system.can_run("fc-pim", "fc"):
+            return 0.0
+        if not self.system.can_run("pu", "fc"):
+            return float("inf")
+        pu, pim = (self.seconds[:, unit, 1:].sum(axis=0) for unit in (PU, FC_PIM))
+        # Total when n <= α runs on FC-PIM and the rest on the PUs, for α = 0..1024.
+        below = np.concatenate([[0.0], np.cumsum(pim)])
+        above = np.concatenate([np.cumsum(pu[::-1])[::-1], [0.0]])
+        return float(np.argmin(below + above))

@@ -1,0 +1,137 @@
+"""Units that run kernels: GPUs as processing units (PUs), and stacks with FPUs beside their banks."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from papi_env.hardware import dram
+
+UnitName = Literal["pu", "fc-pim", "attn-pim"]
+# The order is that of actions, tables and reports.
+UNIT_NAMES: tuple[UnitName, ...] = ("pu", "fc-pim", "attn-pim")
+PU, FC_PIM, ATTN_PIM = range(3)
+
+KernelKind = Literal["fc", "attention"]
+
+
+class ProcessingUnit(BaseModel):
+    """A GPU's tensor cores and memory interface; `count` of them share every kernel evenly.
+
+    Tensor parallelism is an even split: six GPUs do not divide 64 heads, and the model does not
+    charge for the remainder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    count: int = Field(ge=1, le=4096)
+    peak_flops: float = Field(gt=0, allow_inf_nan=False, description="FP16 FLOP/s of one GPU")
+    memory_bandwidth: float = Field(gt=0, allow_inf_nan=False, description="B/s of one GPU")
+    memory_bytes: int = Field(gt=0, description="bytes of one GPU's own memory")
+    # AttAcc's simulator: sustained shares of the peaks.
+    compute_efficiency: float = Field(0.80, gt=0, le=1)
+    memory_efficiency: float = Field(0.85, gt=0, le=1)
+    # AttAcc's simulator. Per MAC: ALU 0.32 pJ, three register operands at 0.0675 pJ, and
+    # L1 at 1.28 pJ/B x 2 B x (1/16 + 1/16) for 16x16x32 register tiles.
+    mac_j: float = Field(0.32e-12 + 3 * 0.0675e-12 + 1.28e-12 * 2 * (1 / 16 + 1 / 16), ge=0)
+    # Off-chip read plus one pass through L2 (28.72 + 2.4 pJ/B).
+    memory_j_per_byte: float = Field(dram.OFF_CHIP_J_PER_BYTE + 2.4e-12, ge=0)
+    # chosen, from measurements: an A100 with a context and its own stacks idles near 100 W; range 63-120.
+    idle_power_w: float = Field(100.0, ge=0)
+    # 400 W (A100 SXM) and 700 W (H100 SXM) data sheets.
+    board_power_w: float = Field(400.0, gt=0)
+
+    @model_validator(mode="after")
+    def _idle_below_board(self) -> ProcessingUnit:
+        if self.idle_power_w > self.board_power_w:
+            raise ValueError(
+                f"idle_power_w {self.idle_power_w} exceeds board_power_w {self.board_power_w}: no power to work"
+            )
+        return self
+
+    @property
+    def total_flops(self) -> float:
+        """Peak FLOP/s of all GPUs."""
+        return self.count * self.peak_flops
+
+    @property
+    def total_bandwidth(self) -> float:
+        """Peak B/s of all GPUs."""
+        return self.count * self.memory_bandwidth
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Bytes of all GPUs' own memory."""
+        return self.count * self.memory_bytes
+
+
+class PimUnit(BaseModel):
+    """Stacks whose banks carry FPUs.
+
+    `cadence_clocks` is the spacing of all-bank commands. AttAcc issues one every 6 clocks within
+    its power limit and every 4 without (6.9 and 10.4 GB/s per bank); PAPI's 20.8 GB/s per bank
+    is one every 2. Where the cadence would break the power budget, the commands are spread until
+    it holds (`fc_cadence`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    stacks: int = Field(ge=1, le=65536)
+    fpus_per_bank: float = Field(gt=0, le=64, description="0.5: two banks share an FPU (1P2B)")
+    stack: dram.Stack = dram.Stack()
+    runs: tuple[KernelKind, ...] = ("fc",)
+    cadence_clocks: float = Field(6.0, ge=2, le=1000)
+    # Whether a column is read once for all rows (PAPI's reuse of up to 64) or again for each slot.
+    column_reads: Literal["once", "per-slot"] = "once"
+    # Double buffering hides the GEMV-buffer writes and partial-sum moves behind the MACs.
+    double_buffered: bool = True
+    # Clocks per 16-token group and query row, and per (head, request) pair, that no MAC fills:
+    # AttAcc's cycle-level rows fit 32.68 a group at 24 MAC clocks, and 9.2 a pair.
+    attention_group_clocks: float = Field(32.68 - 24.0, ge=0)
+    attention_pair_clocks: float = Field(9.2, ge=0)
+    power_budget_w: float = Field(dram.CUBE_POWER_W, gt=0)
+    background_power_w: float = Field(dram.BACKGROUND_POWER_W, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> PimUnit:
+        fit = dram.max_banks_per_die(self.fpus_per_bank)
+        if self.fpus_per_bank < 1 and (1 / self.fpus_per_bank) % 1:
+            raise ValueError(
+                f"fpus_per_bank {self.fpus_per_bank}: below one, expected 1/k for k banks that share an FPU"
+            )
+        if self.fpus_per_bank >= 1 and self.fpus_per_bank % 1:
+            raise ValueError(f"fpus_per_bank {self.fpus_per_bank}: from one on, expected a whole number")
+        if self.stack.banks_per_die > fit:
+            raise ValueError(
+                f"{self.stack.banks_per_die} banks per die with {self.fpus_per_bank:g} FPUs each exceed the die: "
+                f"{dram.DIE_AREA_MM2:g} mm2 hold {fit}"
+            )
+        if self.background_power_w >= self.power_budget_w:
+            raise ValueError(
+                f"background_power_w {self.background_power_w} leaves nothing of power_budget_w {self.power_budget_w}"
+            )
+        return self
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Bytes of all stacks."""
+        return self.stacks * self.stack.capacity_bytes
+
+    @property
+    def peak_bandwidth(self) -> float:
+        """B/s that all banks of all stacks deliver at the unit's cadence."""
+        return self.stacks * self.stack.banks * dram.COLUMN_BYTES / (self.cadence_clocks * dram.CLOCK_S)
+
+    @property
+    def peak_flops(self) -> float:
+        """FLOP/s of all FPUs at the unit's cadence."""
+        operands = self.stacks * self.stack.banks * self.fpus_per_bank / (self.cadence_clocks * dram.CLOCK_S)
+        return 2 * dram.LANES * operands
+
+    def slots(self, rows: int) -> int:
+        """Column slots that `rows` input vectors take: ceil(rows / FPUs per bank)."""
+        return math.ceil(rows / self.fpus_per_bank)

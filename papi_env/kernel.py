@@ -1,0 +1,144 @@
+"""The kernel: what a policy dispatches and what a unit is asked to run.
+
+An FC kernel multiplies `rows` input vectors of length `inner` by a weight matrix of
+`inner x outer`; `groups` independent matrices (the share-sets of RepMLP's FC3) see `rows`
+vectors each. A kernel knows shapes and bytes, never hardware.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+Rows: TypeAlias = int | npt.NDArray[np.integer[Any]]
+
+FP16_BYTES = 2
+
+
+class KernelClass(StrEnum):
+    """The classes that a scheduler tells apart: those of a decoder layer, then those of RepMLPNet."""
+
+    QKV = "qkv"
+    ATTENTION = "attention"
+    PROJECTION = "projection"
+    FEED_FORWARD = "feed_forward"
+    REPMLP_FC1 = "repmlp_fc1"
+    REPMLP_FC2 = "repmlp_fc2"
+    REPMLP_FC3 = "repmlp_fc3"
+    REPMLP_FFN = "repmlp_ffn"
+    CONVOLUTION = "convolution"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One FC kernel: `rows` vectors times each of `groups` weight matrices of `inner x outer`.
+
+    Args:
+        kernel_class: what the scheduler calls it.
+        inner: length of an input vector (the reduction dimension).
+        outer: length of an output vector.
+        rows: input vectors per weight matrix; for decoding, n = RLP x TLP.
+        groups: independent weight matrices.
+        count: how often the kernel runs in one step (the number of layers, say).
+        element_bytes: bytes of an element; FP16 by default.
+    """
+
+    kernel_class: KernelClass
+    inner: int
+    outer: int
+    rows: int = 1
+    groups: int = 1
+    count: int = 1
+    element_bytes: int = FP16_BYTES
+
+    def __post_init__(self) -> None:
+        for name in ("inner", "outer", "rows", "groups", "count", "element_bytes"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"Kernel {self.kernel_class}: {name} is {value!r}, expected an integer >= 1")
+
+    def with_rows(self, rows: int) -> Kernel:
+        """The same kernel for another number of rows."""
+        return replace(self, rows=rows)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights of one run."""
+        return self.groups * self.inner * self.outer * self.element_bytes
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of the inputs and outputs of one run."""
+        return int(activation_bytes(self, self.rows))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one run."""
+        return self.rows * self.groups * self.inner * self.outer
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one run; a multiply-accumulate is two."""
+        return 2 * self.macs
+
+    @property
+    def arithmetic_intensity(self) -> float:
+        """FLOP per byte of weights and activations, each moved once (PAPI, section 3.1)."""
+        return self.flops / (self.weight_bytes + self.activation_bytes)
+
+
+def activation_bytes(kernel: Kernel, rows: Rows) -> FloatArray:
+    """Bytes of inputs and outputs of one run of `kernel` with `rows` rows (same shape as `rows`)."""
+    per_row = kernel.groups * (kernel.inner + kernel.outer) * kernel.element_bytes
+    return np.asarray(rows, dtype=np.float64) * per_row
+
+
+def macs(kernel: Kernel, rows: Rows) -> FloatArray:
+    """Multiply-accumulates of one run of `kernel` with `rows` rows (same shape as `rows`)."""
+    return np.asarray(rows, dtype=np.float64) * (kernel.groups * kernel.inner * kernel.outer)
+
+
+@dataclass(frozen=True)
+class AttentionKernel:
+    """Multi-head attention of decoding: every request reads its own keys and values once.
+
+    `rows_per_kv_head` query rows share a read: the query heads of a group (grouped queries) times
+    the tokens verified together (TLP).
+
+    Args:
+        heads: query heads.
+        kv_heads: heads of keys and values; `heads` divided by it is the group size.
+        head_size: elements of a head.
+        count: how often the kernel runs in one step (the number of layers).
+        element_bytes: bytes of an element; FP16 by default.
+    """
+
+    heads: int
+    kv_heads: int
+    head_size: int
+    count: int = 1
+    element_bytes: int = FP16_BYTES
+    kernel_class: KernelClass = KernelClass.ATTENTION
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.kv_heads < 1 or self.heads % self.kv_heads:
+            raise ValueError(f"AttentionKernel: {self.heads} heads over {self.kv_heads} KV heads do not divide evenly")
+
+    def rows_per_kv_head(self, tlp: int) -> int:
+        """Query rows that one read of a KV head serves when `tlp` tokens are verified together."""
+        return tlp * (self.heads // self.kv_heads)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token in one run (one layer)."""
+        return 2 * self.kv_heads * self.head_size * self.element_bytes
+
+    @property
+    def macs_per_context_token(self) -> int:
+        """Multiply-accumulates (scores and weighted values) per context token and query token, one run."""
+        return 2 * self.heads * self.head_size

@@ -1,0 +1,1 @@
+"""Workloads: models as kernels, request lengths, traces, and the instances drawn from them."""
