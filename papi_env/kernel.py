@@ -127,7 +127,9 @@ class AttentionKernel:
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.kv_heads < 1 or self.heads % self.kv_heads:
-            raise ValueError(f"AttentionKernel: {self.heads} heads over {self.kv_heads} KV heads do not divide evenly")
+            raise ValueError(
+                f"AttentionKernel: {self.heads} heads over {self.kv_heads} KV heads do not divide evenly"
+            )
 
     def rows_per_kv_head(self, tlp: int) -> int:
         """Query rows that one read of a KV head serves when `tlp` tokens are verified together."""

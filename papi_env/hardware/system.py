@@ -46,7 +46,9 @@ class System(BaseModel):
         if self.pu is None and self.fc_pim is None:
             raise ValueError("no unit can run FC kernels: expected pu or fc_pim")
         if self.unit_of("fc") is None or self.unit_of("attention") is None:
-            raise ValueError("no unit can run attention: expected pu, or a PIM unit whose runs name 'attention'")
+            raise ValueError(
+                "no unit can run attention: expected pu, or a PIM unit whose runs name 'attention'"
+            )
         if self.attn_pim is not None:
             if self.attention_link is None:
                 raise ValueError("attn_pim needs an attention_link")

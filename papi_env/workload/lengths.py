@@ -48,23 +48,21 @@ class LengthTable:
 
     def __post_init__(self) -> None:
         levels = np.asarray(self.levels, dtype=float)
+        # All conditions are written so that a NaN fails them.
         if len(levels) < 2 or levels[0] != 0 or levels[-1] != 100 or not (np.diff(levels) > 0).all():
-            raise ConfigurationError(
-                f"Length table {self.name!r}: levels are {self.levels}, expected rising percentages from 0 to 100"
-            )
+            raise self._error("levels", "rising percentages from 0 to 100")
         for field in ("input_quantiles", "output_quantiles"):
             values = np.asarray(getattr(self, field), dtype=float)
-            # Written so that a NaN fails.
-            rising = values.shape == levels.shape and (np.diff(values) >= 0).all()
-            if not (rising and 1 <= values[0] and values[-1] <= MAX_TOKENS):
-                raise ConfigurationError(
-                    f"Length table {self.name!r}: {field} are {tuple(values.tolist())}, expected {len(levels)} "
-                    f"non-decreasing token counts from 1 to {MAX_TOKENS}"
-                )
+            rising = values.shape == levels.shape and bool((np.diff(values) >= 0).all())
+            if not (rising and values[0] >= 1 and values[-1] <= MAX_TOKENS):
+                raise self._error(field, f"{len(levels)} rising numbers of tokens from 1 to {MAX_TOKENS}")
         if not -1 <= self.rank_correlation <= 1:
-            raise ConfigurationError(
-                f"Length table {self.name!r}: rank_correlation is {self.rank_correlation!r}, expected -1 to 1"
-            )
+            raise self._error("rank_correlation", "a number from -1 to 1")
+
+    def _error(self, field: str, expected: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"Length table {self.name!r}: {field} is {getattr(self, field)!r}, expected {expected}"
+        )
 
 
 # Lists as long as rows: one line a set and a column reads as the table that it is.
@@ -73,15 +71,15 @@ LENGTH_TABLES: dict[str, LengthTable] = {table.name: table for table in (
     LengthTable(
         name="dolly-creative-writing", source=DOLLY.format("creative_writing"), n=703,
         input_quantiles=(1, 4, 5, 6, 7, 9, 11, 12, 14, 17, 20, 26.6, 38, 48, 58, 71.98, 81, 115.5, 178),
-        output_quantiles=(1, 11.06, 17.04, 29.2, 50.4, 81, 100, 117, 143, 180, 231.2, 304.2, 444.6, 639, 986.5,
-                          1534, 1754, 1963, 2091),
+        output_quantiles=(1, 11.06, 17.04, 29.2, 50.4, 81, 100, 117, 143, 180, 231.2, 304.2, 444.6, 639,
+                          986.5, 1534, 1754, 1963, 2091),
         input_mean=19.1, output_mean=221.1, rank_correlation=0.23,
     ),
     LengthTable(
         name="dolly-general-qa", source=DOLLY.format("general_qa"), n=2145,
         input_quantiles=(3, 4, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 19, 29, 71.6, 136.6, 336, 755, 5579),
-        output_quantiles=(1, 6, 11.88, 23, 33, 51, 63, 78, 91, 108, 134, 166, 232, 325, 477, 586.3, 729.2, 1020,
-                          1895),
+        output_quantiles=(1, 6, 11.88, 23, 33, 51, 63, 78, 91, 108, 134, 166, 232, 325, 477, 586.3, 729.2,
+                          1020, 1895),
         input_mean=18.2, output_mean=122.2, rank_correlation=0.12,
     ),
     LengthTable(
@@ -93,8 +91,8 @@ LENGTH_TABLES: dict[str, LengthTable] = {table.name: table for table in (
     ),
     LengthTable(
         name="azure-conversation", source=AZURE.format("conversation"), n=19366,
-        input_quantiles=(2, 29, 91, 181, 207, 387, 403, 703, 1020, 1071, 1130, 1315, 2734, 4083, 4098, 4142, 4831,
-                         6179, 14050),
+        input_quantiles=(2, 29, 91, 181, 207, 387, 403, 703, 1020, 1071, 1130, 1315, 2734, 4083, 4098, 4142,
+                         4831, 6179, 14050),
         output_quantiles=(7, 16, 24, 41, 54, 77, 91, 103, 129, 177, 384, 400, 424, 451, 540, 601, 643.2, 954,
                           1000),
         input_mean=1154.7, output_mean=211.1, rank_correlation=0.07,
@@ -122,7 +120,7 @@ class RequestPopulation:
         given = np.asarray(self.lengths)
         if given.ndim != 2 or given.shape[1] != 2 or not len(given) or given.dtype.kind not in "iu":
             raise ConfigurationError(
-                f"{self.source}: lengths are {given.dtype} {list(given.shape)}, expected integers [N, 2], N >= 1"
+                f"{self.source}: lengths are {given.dtype} {list(given.shape)}, expected integers [N >= 1, 2]"
             )
         wrong = np.flatnonzero(((given < 1) | (given > MAX_TOKENS)).any(axis=1))
         if len(wrong):

@@ -29,7 +29,9 @@ class Transformer(BaseModel):
     layers: int = Field(ge=1, le=1000)
     hidden: int = Field(ge=1, le=1 << 17)
     heads: int = Field(ge=1, le=1024)
-    kv_heads: int | None = Field(None, ge=1, description="heads of keys and values; as many as heads if absent")
+    kv_heads: int | None = Field(
+        None, ge=1, description="heads of keys and values; as many as heads if absent"
+    )
     feed_forward: int = Field(ge=1, le=1 << 20)
     gated: bool = False
     context_limit: int = Field(2048, ge=2, le=1 << 20)

@@ -1,0 +1,42 @@
+"""Play one episode per seed with a policy, all seeds at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+
+from agents.policy import Policy
+from papi_env.envs.base import ProblemVectorEnv
+from papi_env.errors import ConfigurationError
+
+
+def evaluate(policy: Policy, env: ProblemVectorEnv, seeds: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+    """Metrics of one episode per seed, arrays [len(seeds)] named in `papi_env.simulation.engine.METRIC_NAMES`.
+
+    Args:
+        policy: bound to `env` here; it sees every environment at once, as SB3's `predict` does.
+        env: a vector environment with one environment per seed and autoreset disabled, so that finished
+            episodes wait for the longest.
+        seeds: seeds of the episodes.
+    """
+    if env.num_envs != len(seeds):
+        raise ConfigurationError(f"{len(seeds)} seeds for {env.num_envs} environments")
+    if env.autoreset_mode != AutoresetMode.DISABLED:
+        raise ConfigurationError(f"autoreset is {env.autoreset_mode.value!r}, expected 'Disabled' to evaluate")
+    bind = getattr(policy, "bind", None)
+    if bind is not None:
+        bind(env)
+    observations, _ = env.reset(seed=list(seeds))
+    state: Any = None
+    episode_start = np.ones(env.num_envs, dtype=np.bool_)
+    done = np.zeros(env.num_envs, dtype=np.bool_)
+    while not done.all():
+        actions, state = policy.predict(observations, state, episode_start, deterministic=True)
+        observations, _, terminated, truncated, _ = env.step(actions)
+        episode_start[:] = False
+        done |= terminated | truncated
+    return env.metrics()

@@ -1,0 +1,1 @@
+"""The problems as gymnasium environments, one file each, over one engine."""

@@ -1,0 +1,415 @@
+"""What all problems share: the single and the vector environment over one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from papi_env.envs.rendering import Timeline, render_ansi, render_rgb
+from papi_env.errors import ConfigurationError, lookup
+from papi_env.hardware.system import System
+from papi_env.hardware.units import UNIT_NAMES
+from papi_env.kernel import FloatArray
+from papi_env.scenario import DEFAULT_SCENARIO, Scenario, get_scenario
+from papi_env.simulation import decode
+from papi_env.simulation import layout as at
+from papi_env.simulation.engine import DecodeEngine
+from papi_env.workload.transformer import Transformer
+
+Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+_AUTORESET = {
+    AutoresetMode.DISABLED: decode.DISABLED,
+    AutoresetMode.NEXT_STEP: decode.NEXT_STEP,
+    AutoresetMode.SAME_STEP: decode.SAME_STEP,
+}
+
+# What `info` holds after a step, in physical units: (name, array, column).
+_INFO: tuple[tuple[str, str, int], ...] = (
+    ("time_s", "clocks", at.TIME_S),
+    ("iteration_s", "clocks", at.LAST_TIME_S),
+    ("iteration_dynamic_j", "clocks", at.LAST_DYNAMIC_J),
+    ("communication_s", "clocks", at.LAST_COMMUNICATION_S),
+    ("switching_s", "clocks", at.LAST_SWITCHING_S),
+    *((f"{kind}_s", "clocks", at.LAST_CLASS_S + k) for k, kind in enumerate(at.KERNEL_CLASSES)),
+    ("reward_time", "clocks", at.LAST_REWARD_TIME),
+    ("reward_energy", "clocks", at.LAST_REWARD_ENERGY),
+    ("rlp", "counters", at.RLP),
+    ("tlp", "counters", at.TLP),
+    ("iteration", "counters", at.ITERATION),
+    ("tokens", "counters", at.DECODED),
+    ("switches", "counters", at.SWITCHES),
+    ("invalid_actions", "counters", at.INVALID),
+)
+_CLOCK_INFO = [(name, column) for name, array, column in _INFO if array == "clocks"]
+_COUNTER_INFO = [(name, column) for name, array, column in _INFO if array == "counters"]
+
+
+class Problem:
+    """A problem over the engine: what an action means, and what a policy may ask.
+
+    Subclasses set `choices` (columns of an action) and `single_space`.
+    """
+
+    choices: ClassVar[int]
+    free_switching: ClassVar[bool]
+    observation_names: ClassVar[tuple[str, ...]] = at.OBSERVATION_NAMES
+    engine: DecodeEngine
+    scenario: Scenario
+
+    @staticmethod
+    def single_space() -> gym.spaces.Space[Any]:
+        """The action space of one environment."""
+        raise ConfigurationError("a problem defines its action space")
+
+    def _setup(self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int | None) -> None:
+        if max_steps is not None and max_steps < 1:
+            raise ConfigurationError(f"max_episode_steps is {max_steps}, expected at least 1 or None")
+        self.scenario = scenario
+        self.engine = DecodeEngine(
+            scenario,
+            num_envs,
+            choices=self.choices,
+            default_switch_s=0.0 if self.free_switching else scenario.system.mode_switch_s,
+            autoreset=autoreset,
+            max_steps=max_steps or 0,
+        )
+
+    @property
+    def alpha(self) -> float:
+        """PAPI's threshold for this system and model, from the offline sweep."""
+        return float(self.engine.tables.scalars[at.ALPHA])
+
+    @property
+    def reference(self) -> float:
+        """What the reward divides by: seconds (plus weighted joules) of a full batch's iteration on the defaults."""
+        return float(self.engine.tables.scalars[at.REFERENCE])
+
+    def valid_units(self) -> BoolArray:
+        """Bool [choices, units of the action space]: which choices the system can carry out."""
+        allowed = self.engine.tables.allowed
+        return allowed[:1, :2] if self.choices == 1 else allowed
+
+    def joint_actions(self) -> npt.NDArray[np.int64]:
+        """Int64 [actions, choices]: every valid joint action, in lexicographic order."""
+        options = [np.flatnonzero(row) for row in self.valid_units()]
+        return np.array(list(product(*options)), dtype=np.int64)
+
+    def joint_costs(self) -> FloatArray:
+        """Privileged: the true cost (negative reward) of each of `joint_actions()` in the next step, [num_envs, actions]."""
+        return self.engine.reward_cost(*self.engine.joint_costs(self.joint_actions()))
+
+    def metrics(self) -> dict[str, npt.NDArray[Any]]:
+        """Metrics of the current episodes, arrays [num_envs]; names in `papi_env.simulation.engine.METRIC_NAMES`."""
+        return self.engine.metrics()
+
+    def _check_strict(self, actions: npt.NDArray[np.int64]) -> None:
+        valid = self.valid_units()
+        bad = ~valid[np.arange(self.choices), actions]
+        if bad.any():
+            env, choice = (int(i) for i in np.argwhere(bad)[0])
+            kind = "FC" if self.choices == 1 else at.KERNEL_CLASSES[choice]
+            options = [UNIT_NAMES[u] for u in np.flatnonzero(valid[choice])]
+            raise ConfigurationError(
+                f"Environment {env}: {kind} kernels cannot run on {UNIT_NAMES[actions[env, choice]]!r} in system "
+                f"{self.scenario.system.name!r}; expected one of {options}"
+            )
+
+
+def build_scenario(
+    scenario: str | Path | Mapping[str, Any] | Scenario,
+    system: str | System | None,
+    model: str | Transformer | None,
+    batch_size: int | None,
+    speculation: int | None,
+    acceptance_rate: float | None,
+    energy_weight: float | None,
+    switch_s: float | None,
+) -> Scenario:
+    """The scenario that an environment's arguments name; see `DecodeEnv` for them."""
+    return get_scenario(scenario).replace(
+        system=system,
+        model=model,
+        batch_size=batch_size,
+        speculation=speculation,
+        acceptance_rate=acceptance_rate,
+        energy_weight=energy_weight,
+        switch_s=switch_s,
+    )
+
+
+def observation_space() -> gym.spaces.Box:
+    """Every feature lies in [0, 1]."""
+    return gym.spaces.Box(0.0, 1.0, (len(at.OBSERVATION_NAMES),), np.float32)
+
+
+class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
+    """One environment: the batch engine with `num_envs=1`. Arguments are documented in the problem's class."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # type: ignore[misc]
+
+    def __init__(
+        self,
+        scenario: str | Path | Mapping[str, Any] | Scenario = DEFAULT_SCENARIO,
+        *,
+        system: str | System | None = None,
+        model: str | Transformer | None = None,
+        batch_size: int | None = None,
+        speculation: int | None = None,
+        acceptance_rate: float | None = None,
+        energy_weight: float | None = None,
+        switch_s: float | None = None,
+        strict: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        if render_mode is not None:
+            lookup("render mode", render_mode, dict.fromkeys(self.metadata["render_modes"]))
+        built = build_scenario(
+            scenario, system, model, batch_size, speculation, acceptance_rate, energy_weight, switch_s
+        )
+        self._setup(built, 1, decode.DISABLED, None)
+        self.observation_space = observation_space()
+        self.action_space = self.single_space()
+        self.strict, self.render_mode = strict, render_mode
+        self._timeline = Timeline()
+        self._started = False
+        # Bound once: a step must cost little beside the compiled call.
+        self._counters, self._clocks = self.engine.counters[0], self.engine.clocks[0]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # Views do not survive pickling as views.
+        self._counters, self._clocks = self.engine.counters[0], self.engine.clocks[0]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Float32Array, dict[str, Any]]:
+        """Start the next episode of the current seed, or the first one of `seed`."""
+        super().reset(seed=seed)
+        counters = self._counters
+        if seed is not None or not self._started:
+            counters[at.SEED] = self.np_random.integers(2**62) if seed is None else seed
+            counters[at.EPISODE] = 0
+        else:
+            counters[at.EPISODE] += 1
+        self._started = True
+        self.engine.reset()
+        self._timeline.clear()
+        return self.engine.observations[0].copy(), self._info() | self._prefill_info()
+
+    def step(self, action: Any) -> tuple[Float32Array, float, bool, bool, dict[str, Any]]:
+        """Run one decode iteration with the units that `action` names."""
+        engine = self.engine
+        if not self._started:
+            raise ResetNeeded("step() was called before reset()")
+        if self._counters[at.DONE]:
+            raise ResetNeeded("The episode has ended; call reset() before step()")
+        if not self.action_space.contains(action):
+            raise ConfigurationError(f"Action {action!r} is outside {self.action_space}")
+        engine.actions[0] = action
+        if self.strict:
+            self._check_strict(engine.actions)
+        engine.step()
+        if self.render_mode is not None:
+            self._timeline.record(self._counters, self._clocks)
+        done = bool(engine.terminated[0])
+        info = self._info()
+        if done:
+            info["metrics"] = {name: values[0].item() for name, values in engine.metrics().items()}
+        return engine.observations[0].copy(), float(engine.rewards[0]), done, False, info
+
+    def _info(self) -> dict[str, Any]:
+        clocks, counters = self._clocks.tolist(), self._counters.tolist()
+        info = {name: clocks[column] for name, column in _CLOCK_INFO}
+        for name, column in _COUNTER_INFO:
+            info[name] = counters[column]
+        return info
+
+    def _prefill_info(self) -> dict[str, Any]:
+        metrics = self.engine.metrics()
+        return {"prefill_s": float(metrics["prefill_s"][0]), "prefill_j": float(metrics["prefill_j"][0])}
+
+    def action_masks(self) -> BoolArray:
+        """Bool mask of the valid choices, one row after the other (the convention of sb3-contrib)."""
+        return self.valid_units().ravel()
+
+    def render(self) -> str | npt.NDArray[np.uint8] | None:  # type: ignore[override]
+        """The timeline so far: text (`ansi`) or uint8 [height, width, 3] (`rgb_array`)."""
+        if self.render_mode is None:
+            gym.logger.warn("render() needs a render_mode: 'ansi' or 'rgb_array'")
+            return None
+        title = f"{self.scenario.system.name} · {self.scenario.name}"
+        return (render_ansi if self.render_mode == "ansi" else render_rgb)(self._timeline, title)
+
+
+class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
+    """Many environments in one engine; environment i is the single one with seed + i, bit for bit.
+
+    With `AutoresetMode.DISABLED` a finished environment idles, with reward 0, until
+    `reset(options={"reset_mask": ...})`.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "render_modes": ["ansi"],
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        scenario: str | Path | Mapping[str, Any] | Scenario = DEFAULT_SCENARIO,
+        *,
+        num_envs: int = 1,
+        system: str | System | None = None,
+        model: str | Transformer | None = None,
+        batch_size: int | None = None,
+        speculation: int | None = None,
+        acceptance_rate: float | None = None,
+        energy_weight: float | None = None,
+        switch_s: float | None = None,
+        strict: bool = False,
+        render_mode: str | None = None,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        copy: bool = True,
+    ) -> None:
+        if render_mode is not None:
+            lookup("render mode", render_mode, dict.fromkeys(self.metadata["render_modes"]))
+        if not isinstance(autoreset_mode, AutoresetMode):
+            modes = {mode.value: mode for mode in AutoresetMode} | {mode.name: mode for mode in AutoresetMode}
+            autoreset_mode = lookup("autoreset mode", autoreset_mode, modes)
+        built = build_scenario(
+            scenario, system, model, batch_size, speculation, acceptance_rate, energy_weight, switch_s
+        )
+        self._setup(built, num_envs, _AUTORESET[autoreset_mode], max_episode_steps)
+        self.num_envs = num_envs
+        self.autoreset_mode = autoreset_mode
+        self.metadata = {**type(self).metadata, "autoreset_mode": autoreset_mode}  # type: ignore[misc]
+        self.single_observation_space = observation_space()
+        self.single_action_space = self.single_space()
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.strict, self.render_mode, self.copy = strict, render_mode, copy
+        self._started = np.zeros(num_envs, dtype=np.bool_)
+        self._all = np.ones(num_envs, dtype=np.bool_)
+        nvec = getattr(self.single_action_space, "nvec", None)
+        self._limits = np.array([self.single_action_space.n]) if nvec is None else nvec  # type: ignore[attr-defined]
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Float32Array, dict[str, Any]]:
+        """Start episodes: `seed + i` for environment i, or a list of seeds, or each one's next episode.
+
+        `options["reset_mask"]`, bool [num_envs], restricts the reset to some environments.
+        """
+        mask = self._all
+        if options is not None and "reset_mask" in options:
+            mask = np.asarray(options["reset_mask"])
+            if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+                raise ConfigurationError(
+                    f"options['reset_mask'] has shape {mask.shape} and dtype {mask.dtype}, expected "
+                    f"({self.num_envs},) and bool with at least one true"
+                )
+        super().reset(seed=seed if isinstance(seed, int) else None)
+        seeds: Sequence[int | None]
+        if seed is None or isinstance(seed, (int, np.integer)):
+            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+        else:
+            seeds = seed
+            if len(seeds) != self.num_envs:
+                raise ConfigurationError(f"{len(seeds)} seeds for {self.num_envs} environments")
+        counters = self.engine.counters
+        for i in np.flatnonzero(mask):
+            given = seeds[i]
+            if given is not None or not self._started[i]:
+                counters[i, at.SEED] = self.np_random.integers(2**62) if given is None else given
+                counters[i, at.EPISODE] = 0
+            else:
+                counters[i, at.EPISODE] += 1
+        self._started |= mask
+        self.engine.reset(mask)
+        metrics = self.engine.metrics()
+        info = self._info()
+        for name in ("prefill_s", "prefill_j"):
+            info[name], info[f"_{name}"] = metrics[name], self._all
+        return self._out(self.engine.observations), info
+
+    def step(self, actions: Any) -> tuple[Float32Array, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
+        """Run one decode iteration in every environment; `actions` is [num_envs] or [num_envs, choices]."""
+        engine = self.engine
+        if not self._started.all():
+            raise ResetNeeded("step() was called before reset()")
+        chosen = np.asarray(actions)
+        expected = self.action_space.shape
+        if chosen.shape != expected or chosen.dtype.kind not in "iu":
+            raise ConfigurationError(
+                f"Actions have shape {chosen.shape} and dtype {chosen.dtype}, expected {expected} integers"
+            )
+        chosen = chosen.reshape(self.num_envs, self.choices)
+        if (chosen < 0).any() or (chosen >= self._limits).any():
+            env = int(np.argwhere((chosen < 0) | (chosen >= self._limits))[0, 0])
+            raise ConfigurationError(
+                f"Environment {env}: action {chosen[env].tolist()} is outside {self.single_action_space}"
+            )
+        engine.actions[:] = chosen
+        if self.strict:
+            self._check_strict(engine.actions)
+        engine.step()
+        info = self._info()
+        if self.autoreset_mode == AutoresetMode.SAME_STEP:
+            done = engine.terminated | engine.truncated
+            if done.any():
+                final = self._columns(engine.final_counters, engine.final_clocks)
+                final["metrics"] = engine.metrics(engine.final_counters, engine.final_clocks)
+                info |= {
+                    "final_obs": engine.final_observations.copy(),
+                    "_final_obs": done,
+                    "final_info": final,
+                    "_final_info": done,
+                }
+        return (
+            self._out(engine.observations),
+            self._out(engine.rewards),
+            self._out(engine.terminated),
+            self._out(engine.truncated),
+            info,
+        )
+
+    def _out(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return array.copy() if self.copy else array
+
+    def _columns(self, counters: npt.NDArray[np.int64], clocks: FloatArray) -> dict[str, Any]:
+        columns = {name: self._out(clocks[:, column]) for name, column in _CLOCK_INFO}
+        for name, column in _COUNTER_INFO:
+            columns[name] = self._out(counters[:, column])
+        return columns
+
+    def _info(self) -> dict[str, Any]:
+        info = self._columns(self.engine.counters, self.engine.clocks)
+        return info | {f"_{name}": self._all for name in info}
+
+    def action_masks(self) -> BoolArray:
+        """Bool [num_envs, choices x units]: the valid choices, the same in every environment."""
+        mask = self.valid_units().ravel()
+        return np.broadcast_to(mask, (self.num_envs, mask.size)).copy()
+
+    def render(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        """One line per environment (`ansi`): its clock and what is still decoding."""
+        if self.render_mode is None:
+            return None
+        return tuple(
+            f"env {e}: iteration {c[at.ITERATION]}, {t[at.TIME_S]:.4f} s, RLP {c[at.RLP]}, TLP {c[at.TLP]}"
+            for e, (c, t) in enumerate(zip(self.engine.counters, self.engine.clocks, strict=True))
+        )

@@ -1,0 +1,18 @@
+"""Registration of the environments, by string, so that importing the package stays cheap."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+
+_PROBLEMS = {
+    "papi_env/Decode-v0": "papi_env.envs.decode:Decode",
+    "papi_env/Kernels-v0": "papi_env.envs.kernels:Kernels",
+}
+ENV_IDS = tuple(_PROBLEMS)
+
+
+def register_all() -> None:
+    """Register every id once; calling it again changes nothing."""
+    for env_id, entry in _PROBLEMS.items():
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point=f"{entry}Env", vector_entry_point=f"{entry}VectorEnv")

@@ -1,0 +1,445 @@
+"""The dynamics of decoding a static batch, compiled: what an iteration costs, and what it changes.
+
+Written once, for one environment of a batch; Decode-v0 and Kernels-v0 differ only in how an action
+names the units. No fast-math and no shared writes: environment i of a batch follows, bit for bit,
+the path of a single environment with its seed.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+
+from papi_env.hardware.dram import GROUP_TOKENS
+from papi_env.simulation import layout as at
+from papi_env.simulation.draws import accepted_drafts, request_key, request_row
+
+njit = nb.njit(cache=True, error_model="numpy")
+
+# Autoreset, as the compiled step knows it.
+DISABLED, NEXT_STEP, SAME_STEP = range(3)
+
+
+@njit
+def iteration_cost(
+    rlp,
+    tlp,
+    context_sum,
+    group_sum,
+    group_max,
+    last_fc,
+    qkv,
+    attention,
+    projection,
+    feed_forward,
+    fc_table,
+    attention_table,
+    rounds_table,
+    link_table,
+    moves_table,
+    scalars,
+):
+    """Cost of one iteration with the given units.
+
+    Returns:
+        (seconds, dynamic joules, communication s, switching s, seconds of QKV, attention, projection and
+        feed-forward, mode switches). The first is the sum of the next six.
+    """
+    n = rlp * tlp
+    qkv_s = fc_table[0, qkv, n, at.COST_S]
+    projection_s = fc_table[1, projection, n, at.COST_S]
+    feed_forward_s = fc_table[2, feed_forward, n, at.COST_S]
+    joules = (
+        fc_table[0, qkv, n, at.COST_J]
+        + fc_table[1, projection, n, at.COST_J]
+        + fc_table[2, feed_forward, n, at.COST_J]
+    )
+
+    # The same formula as `hardware.costs.busiest_channel_groups`, on tabulated coefficients.
+    rounds = rounds_table[attention, rlp]
+    busiest = max(rounds * (group_sum / rlp), float(group_max))
+    c = attention_table[attention, tlp]
+    attention_s = max(
+        c[at.PER_GROUP_S] * busiest + c[at.PER_PAIR_S] * rounds,
+        c[at.PER_TOKEN_S] * context_sum,
+    )
+    joules += c[at.PER_GROUP_J] * group_sum + c[at.PER_TOKEN_J] * context_sum
+
+    # KV caches read over the link stream behind the computation; what exceeds it is communication.
+    communication_s = max(c[at.LINK_PER_TOKEN_S] * context_sum - attention_s, 0.0)
+    communication_s += link_table[attention, n, at.COST_S] + moves_table[n, at.ALL_REDUCE_S]
+    joules += link_table[attention, n, at.COST_J] + moves_table[n, at.ALL_REDUCE_J]
+
+    # Crossings between PUs and FC-PIM: within each layer, from layer to layer, from the last iteration.
+    layers = int(scalars[at.LAYERS])
+    crossings = layers * (int(qkv != projection) + int(projection != feed_forward))
+    crossings += (layers - 1) * int(feed_forward != qkv)
+    crossings += int(last_fc >= 0 and last_fc != qkv)
+    switching_s = 0.0
+    if scalars[at.SWITCH_S] > 0.0:
+        switching_s = crossings * scalars[at.SWITCH_S]
+        communication_s += crossings * moves_table[n, at.CROSSING_S]
+        joules += crossings * moves_table[n, at.CROSSING_J]
+
+    seconds = communication_s + switching_s + qkv_s + attention_s + projection_s + feed_forward_s
+    return (
+        seconds,
+        joules,
+        communication_s,
+        switching_s,
+        qkv_s,
+        attention_s,
+        projection_s,
+        feed_forward_s,
+        crossings,
+    )
+
+
+@njit
+def scheduled_tlp(iteration, schedule):
+    """The TLP register at an iteration."""
+    tlp = schedule[0, 1]
+    for k in range(1, schedule.shape[0]):
+        if iteration >= schedule[k, 0]:
+            tlp = schedule[k, 1]
+    return tlp
+
+
+@njit
+def survey(e, counters, contexts):
+    """Sum up the contexts that the next iteration attends to: those there are, plus the tokens verified."""
+    rlp = counters[e, at.RLP]
+    tlp = counters[e, at.TLP]
+    context_sum = 0
+    group_sum = 0
+    group_max = 0
+    for i in range(rlp):
+        context = contexts[e, i] + tlp
+        groups = (context + GROUP_TOKENS - 1) // GROUP_TOKENS
+        context_sum += context
+        group_sum += groups
+        group_max = max(group_max, groups)
+    counters[e, at.CONTEXT_SUM] = context_sum
+    counters[e, at.GROUP_SUM] = group_sum
+    counters[e, at.GROUP_MAX] = group_max
+
+
+@njit
+def reset_env(e, counters, clocks, contexts, remaining, keys, tables):
+    """Draw the instance of (seed, episode) for environment e and prefill it."""
+    seed = counters[e, at.SEED]
+    episode = counters[e, at.EPISODE]
+    counters[e, 2:] = 0
+    clocks[e, :] = 0.0
+    batch = int(tables.scalars[at.BATCH])
+    prefill_tokens = 0
+    prefill_pairs = 0
+    for i in range(batch):
+        key = request_key(seed, episode, i)
+        row = request_row(key, tables.population.shape[0])
+        length = tables.population[row, 0]
+        keys[e, i] = key
+        contexts[e, i] = length
+        remaining[e, i] = tables.population[row, 1]
+        prefill_tokens += length
+        prefill_pairs += np.int64(length) * (np.int64(length) + 1) // 2
+    counters[e, at.PREFILL_TOKENS] = prefill_tokens
+    counters[e, at.PREFILL_PAIRS] = prefill_pairs
+    counters[e, at.RLP] = batch
+    counters[e, at.TLP] = scheduled_tlp(0, tables.schedule)
+    counters[e, at.LAST_FC] = -1
+    for k in range(at.NUM_CLASSES):
+        counters[e, at.LAST_UNIT + k] = -1
+    survey(e, counters, contexts)
+
+
+@njit
+def decode_tokens(e, counters, contexts, remaining, keys, tables):
+    """Advance every active request by one iteration; finished ones leave, their places are filled."""
+    tlp = counters[e, at.TLP]
+    rlp = counters[e, at.RLP]
+    threshold = np.uint64(tables.scalars[at.ACCEPTANCE])
+    always = tables.scalars[at.ACCEPTANCE] >= 2.0**53
+    counters[e, at.ITERATION] += 1
+    next_tlp = scheduled_tlp(counters[e, at.ITERATION], tables.schedule)
+    decoded = 0
+    context_sum = 0
+    group_sum = 0
+    group_max = 0
+    i = 0
+    active = rlp
+    while i < active:
+        advance = tlp
+        if tlp > 1 and not always:
+            advance = 1 + accepted_drafts(keys[e, i], contexts[e, i], tlp - 1, threshold)
+        advance = min(advance, remaining[e, i])
+        decoded += advance
+        left = remaining[e, i] - advance
+        if left == 0:
+            # The last active request takes this place and is advanced in its turn.
+            active -= 1
+            contexts[e, i] = contexts[e, active]
+            remaining[e, i] = remaining[e, active]
+            keys[e, i] = keys[e, active]
+            continue
+        remaining[e, i] = left
+        contexts[e, i] += advance
+        context = contexts[e, i] + next_tlp
+        groups = (context + GROUP_TOKENS - 1) // GROUP_TOKENS
+        context_sum += context
+        group_sum += groups
+        group_max = max(group_max, groups)
+        i += 1
+    counters[e, at.LAST_N] = rlp * tlp
+    counters[e, at.LAST_FINISHED] = rlp - active
+    counters[e, at.LAST_DECODED] = decoded
+    counters[e, at.DECODED] += decoded
+    counters[e, at.RLP] = active
+    counters[e, at.TLP] = next_tlp
+    counters[e, at.CONTEXT_SUM] = context_sum
+    counters[e, at.GROUP_SUM] = group_sum
+    counters[e, at.GROUP_MAX] = group_max
+
+
+@njit
+def advance_env(
+    e, qkv, attention, projection, feed_forward, counters, clocks, contexts, remaining, keys, tables
+):
+    """One iteration of environment e on the given units. Returns the reward."""
+    c = counters[e]
+    t = clocks[e]
+    cost = iteration_cost(
+        c[at.RLP],
+        c[at.TLP],
+        c[at.CONTEXT_SUM],
+        c[at.GROUP_SUM],
+        c[at.GROUP_MAX],
+        c[at.LAST_FC],
+        qkv,
+        attention,
+        projection,
+        feed_forward,
+        tables.fc,
+        tables.attention,
+        tables.rounds,
+        tables.attention_link,
+        tables.moves,
+        tables.scalars,
+    )
+    (
+        seconds,
+        joules,
+        communication_s,
+        switching_s,
+        qkv_s,
+        attention_s,
+        projection_s,
+        feed_forward_s,
+        crossings,
+    ) = cost
+    t[at.TIME_S] += seconds
+    t[at.DYNAMIC_J] += joules
+    t[at.COMMUNICATION_S] += communication_s
+    t[at.SWITCHING_S] += switching_s
+    t[at.BUSY_S + qkv] += qkv_s
+    t[at.BUSY_S + attention] += attention_s
+    t[at.BUSY_S + projection] += projection_s
+    t[at.BUSY_S + feed_forward] += feed_forward_s
+    t[at.CLASS_S + at.QKV] += qkv_s
+    t[at.CLASS_S + at.ATTENTION] += attention_s
+    t[at.CLASS_S + at.PROJECTION] += projection_s
+    t[at.CLASS_S + at.FEED_FORWARD] += feed_forward_s
+    t[at.LAST_TIME_S] = seconds
+    t[at.LAST_DYNAMIC_J] = joules
+    t[at.LAST_COMMUNICATION_S] = communication_s
+    t[at.LAST_SWITCHING_S] = switching_s
+    t[at.LAST_CLASS_S + at.QKV] = qkv_s
+    t[at.LAST_CLASS_S + at.ATTENTION] = attention_s
+    t[at.LAST_CLASS_S + at.PROJECTION] = projection_s
+    t[at.LAST_CLASS_S + at.FEED_FORWARD] = feed_forward_s
+    c[at.SWITCHES] += crossings
+    c[at.LAST_FC] = feed_forward
+    c[at.LAST_UNIT + at.QKV] = qkv
+    c[at.LAST_UNIT + at.ATTENTION] = attention
+    c[at.LAST_UNIT + at.PROJECTION] = projection
+    c[at.LAST_UNIT + at.FEED_FORWARD] = feed_forward
+    if qkv == projection and projection == feed_forward:
+        t[at.SEEN_FC_S + qkv] = qkv_s + projection_s + feed_forward_s
+        c[at.SEEN_N + qkv] = c[at.RLP] * c[at.TLP]
+    total_j = joules + seconds * tables.scalars[at.STATIC_W]
+    reference = tables.scalars[at.REFERENCE]
+    t[at.LAST_REWARD_TIME] = -seconds / reference
+    t[at.LAST_REWARD_ENERGY] = -tables.scalars[at.ENERGY_WEIGHT] * total_j / reference
+    reward = t[at.LAST_REWARD_TIME] + t[at.LAST_REWARD_ENERGY]
+    t[at.RETURN] += reward
+    decode_tokens(e, counters, contexts, remaining, keys, tables)
+    return reward
+
+
+@njit
+def observe_env(e, counters, clocks, tables, observations):
+    """Write the observation of environment e; the features are named in `layout.OBSERVATION_NAMES`."""
+    c = counters[e]
+    t = clocks[e]
+    o = observations[e]
+    s = tables.scalars
+    rlp = c[at.RLP]
+    n = rlp * c[at.TLP]
+    o[0] = rlp / 128.0
+    o[1] = c[at.TLP] / 8.0
+    o[2] = n / 1024.0
+    # An infinite α (no PUs) gives 0; n = 0 occurs only after the last iteration.
+    o[3] = n / (n + s[at.ALPHA]) if n > 0 else 0.0
+    o[4] = s[at.BATCH] / 128.0
+    o[5] = 1.0 - rlp / s[at.BATCH]
+    mean_context = 4.0 * c[at.CONTEXT_SUM] / max(rlp, 1) / s[at.CONTEXT_LIMIT]
+    o[6] = mean_context / (1.0 + mean_context)
+    longest = 4.0 * GROUP_TOKENS * c[at.GROUP_MAX] / s[at.CONTEXT_LIMIT]
+    o[7] = longest / (1.0 + longest)
+    o[8] = c[at.ITERATION] / (c[at.ITERATION] + 256.0)
+    o[9] = c[at.LAST_FINISHED] / s[at.BATCH]
+    o[10] = c[at.LAST_DECODED] / max(c[at.LAST_N], 1)
+    o[11] = t[at.LAST_TIME_S] / (t[at.LAST_TIME_S] + s[at.REFERENCE])
+    o[12] = t[at.LAST_COMMUNICATION_S] / (t[at.LAST_COMMUNICATION_S] + s[at.REFERENCE])
+    for k in range(at.NUM_CLASSES):
+        x = t[at.LAST_CLASS_S + k]
+        o[at.LAST_CLASS_FEATURE + k] = x / (x + s[at.REFERENCE])
+        for u in range(at.NUM_UNITS):
+            o[at.LAST_UNIT_FEATURE + at.NUM_UNITS * k + u] = 1.0 if c[at.LAST_UNIT + k] == u else 0.0
+    for u in range(2):
+        x = t[at.SEEN_FC_S + u]
+        o[at.SEEN_FEATURE + u] = x / (x + s[at.REFERENCE])
+        o[at.SEEN_FEATURE + 2 + u] = c[at.SEEN_N + u] / 1024.0
+    for k in range(tables.descriptors.shape[0]):
+        o[at.NUM_STATE_FEATURES + k] = tables.descriptors[k]
+
+
+@njit
+def chosen_unit(kernel_class, unit, tables):
+    """The unit that a choice means: itself where allowed, else the documented default."""
+    if tables.allowed[kernel_class, unit]:
+        return unit
+    return tables.defaults[kernel_class]
+
+
+@njit
+def resolve(e, actions, tables):
+    """Units of the four classes for row e of `actions` [num_envs, 1 or 4], and how many choices were invalid.
+
+    One column: the unit of all FC kernels, attention on its default.
+    """
+    if actions.shape[1] == 1:
+        unit = actions[e, 0]
+        chosen = chosen_unit(at.QKV, unit, tables)
+        return chosen, tables.defaults[at.ATTENTION], chosen, chosen, int(chosen != unit)
+    qkv = chosen_unit(at.QKV, actions[e, 0], tables)
+    attention = chosen_unit(at.ATTENTION, actions[e, 1], tables)
+    projection = chosen_unit(at.PROJECTION, actions[e, 2], tables)
+    feed_forward = chosen_unit(at.FEED_FORWARD, actions[e, 3], tables)
+    invalid = (
+        int(qkv != actions[e, 0])
+        + int(attention != actions[e, 1])
+        + int(projection != actions[e, 2])
+        + int(feed_forward != actions[e, 3])
+    )
+    return qkv, attention, projection, feed_forward, invalid
+
+
+@njit
+def reset_batch(mask, counters, clocks, contexts, remaining, keys, tables, observations):
+    """Reset the environments in `mask` to the (seed, episode) that their counters name."""
+    for e in range(counters.shape[0]):
+        if mask[e]:
+            reset_env(e, counters, clocks, contexts, remaining, keys, tables)
+            observe_env(e, counters, clocks, tables, observations)
+
+
+@njit
+def step_batch(
+    actions,
+    autoreset,
+    max_steps,
+    counters,
+    clocks,
+    contexts,
+    remaining,
+    keys,
+    tables,
+    observations,
+    rewards,
+    terminated,
+    truncated,
+    final_counters,
+    final_clocks,
+    final_observations,
+):
+    """Advance every environment by one iteration.
+
+    `max_steps` truncates an episode (0: never). With NEXT_STEP, an environment that had ended ignores its
+    action and returns its reset; with SAME_STEP it resets at once and its last state is copied into the
+    `final_` arrays; with DISABLED it idles until it is reset.
+    """
+    for e in range(counters.shape[0]):
+        if autoreset == NEXT_STEP and counters[e, at.DONE] == 1:
+            counters[e, at.EPISODE] += 1
+            reset_env(e, counters, clocks, contexts, remaining, keys, tables)
+            observe_env(e, counters, clocks, tables, observations)
+            rewards[e] = 0.0
+            terminated[e] = False
+            truncated[e] = False
+            continue
+        if counters[e, at.DONE] == 1:
+            rewards[e] = 0.0
+            continue
+        qkv, attention, projection, feed_forward, invalid = resolve(e, actions, tables)
+        counters[e, at.INVALID] += invalid
+        rewards[e] = advance_env(
+            e, qkv, attention, projection, feed_forward, counters, clocks, contexts, remaining, keys, tables
+        )
+        terminated[e] = counters[e, at.RLP] == 0
+        truncated[e] = not terminated[e] and max_steps > 0 and counters[e, at.ITERATION] >= max_steps
+        observe_env(e, counters, clocks, tables, observations)
+        if terminated[e] or truncated[e]:
+            counters[e, at.DONE] = 1
+            if autoreset == SAME_STEP:
+                final_counters[e] = counters[e]
+                final_clocks[e] = clocks[e]
+                final_observations[e] = observations[e]
+                counters[e, at.EPISODE] += 1
+                reset_env(e, counters, clocks, contexts, remaining, keys, tables)
+                observe_env(e, counters, clocks, tables, observations)
+
+
+@njit
+def joint_costs(joint_actions, counters, tables, seconds, joules):
+    """True cost of the next iteration for every environment and joint action; writes [num_envs, actions].
+
+    Invalid joint actions and finished environments cost infinity, so that no minimum picks them.
+    """
+    for e in range(counters.shape[0]):
+        for a in range(joint_actions.shape[0]):
+            qkv, attention, projection, feed_forward, invalid = resolve(a, joint_actions, tables)
+            seconds[e, a] = np.inf
+            joules[e, a] = np.inf
+            if invalid > 0 or counters[e, at.RLP] == 0:
+                continue
+            cost = iteration_cost(
+                counters[e, at.RLP],
+                counters[e, at.TLP],
+                counters[e, at.CONTEXT_SUM],
+                counters[e, at.GROUP_SUM],
+                counters[e, at.GROUP_MAX],
+                counters[e, at.LAST_FC],
+                qkv,
+                attention,
+                projection,
+                feed_forward,
+                tables.fc,
+                tables.attention,
+                tables.rounds,
+                tables.attention_link,
+                tables.moves,
+                tables.scalars,
+            )
+            seconds[e, a] = cost[0]
+            joules[e, a] = cost[1] + cost[0] * tables.scalars[at.STATIC_W]

@@ -1,0 +1,117 @@
+"""Where each quantity stands in the engine's arrays, and the names under which they are published.
+
+Plain integers, because compiled code folds module constants.
+"""
+
+from __future__ import annotations
+
+from papi_env.hardware.units import UNIT_NAMES
+from papi_env.kernel import KernelClass
+
+# Kernel classes of a decode iteration, in the order of actions.
+KERNEL_CLASSES = (KernelClass.QKV, KernelClass.ATTENTION, KernelClass.PROJECTION, KernelClass.FEED_FORWARD)
+QKV, ATTENTION, PROJECTION, FEED_FORWARD = range(4)
+NUM_CLASSES, NUM_UNITS = len(KERNEL_CLASSES), len(UNIT_NAMES)
+
+# --- counters: int64 [num_envs, NUM_COUNTERS] -------------------------------------------------------
+SEED = 0
+EPISODE = 1
+DONE = 2  # the episode has ended and waits for its reset
+RLP = 3
+TLP = 4
+ITERATION = 5
+CONTEXT_SUM = 6  # over active requests, of the context the next iteration attends to
+GROUP_SUM = 7  # over active requests, of ceil(context / 16)
+GROUP_MAX = 8
+LAST_FC = 9  # the FC unit that ran last: PU, FC_PIM, or -1 before the first iteration
+SWITCHES = 10
+INVALID = 11
+DECODED = 12
+PREFILL_TOKENS = 13
+PREFILL_PAIRS = 14  # (query, key) pairs of causal attention in the prefill
+LAST_FINISHED = 15  # requests that reached end-of-sequence in the last iteration
+LAST_DECODED = 16
+LAST_N = 17
+LAST_UNIT = 18  # .. +3: the unit each class ran on
+SEEN_N = 22  # .. +1: n when all FC kernels last ran on the PUs, on FC-PIM
+NUM_COUNTERS = 24
+
+# --- clocks: float64 [num_envs, NUM_CLOCKS] ---------------------------------------------------------
+TIME_S = 0
+DYNAMIC_J = 1
+COMMUNICATION_S = 2
+SWITCHING_S = 3
+BUSY_S = 4  # .. +2: by unit
+CLASS_S = 7  # .. +3: by kernel class
+RETURN = 11
+LAST_TIME_S = 12
+LAST_DYNAMIC_J = 13
+LAST_COMMUNICATION_S = 14
+LAST_SWITCHING_S = 15
+LAST_CLASS_S = 16  # .. +3
+LAST_REWARD_TIME = 20
+LAST_REWARD_ENERGY = 21
+SEEN_FC_S = 22  # .. +1: seconds of all FC kernels when they last ran on the PUs, on FC-PIM
+NUM_CLOCKS = 24
+
+# --- scalars of a scenario: float64 [NUM_SCALARS] ---------------------------------------------------
+ENERGY_WEIGHT = 0
+REFERENCE = 1
+STATIC_W = 2
+SWITCH_S = 3
+LAYERS = 4
+ALPHA = 5
+CONTEXT_LIMIT = 6
+BATCH = 7
+ACCEPTANCE = 8  # the rate times 2**53: what a 53-bit draw is compared with
+NUM_SCALARS = 9
+
+# --- columns of the cost tables ---------------------------------------------------------------------
+COST_S, COST_J = 0, 1
+PER_GROUP_S, PER_PAIR_S, PER_TOKEN_S, LINK_PER_TOKEN_S, PER_GROUP_J, PER_TOKEN_J = range(6)
+ALL_REDUCE_S, ALL_REDUCE_J, CROSSING_S, CROSSING_J = range(4)
+
+# --- observations: float32 [num_envs, len(OBSERVATION_NAMES)] ---------------------------------------
+# squash(x) = x / (1 + x) maps [0, inf) onto [0, 1) without a clamp; times are first divided by the
+# scenario's reference.
+_STATE_NAMES = (
+    "rlp",  # requests still decoding / 128
+    "tlp",  # tokens verified per request in the coming iteration / 8
+    "n",  # rlp x tlp / 1024
+    "n_share_of_alpha",  # n / (n + α): above 0.5 where PAPI's rule picks the PUs
+    "batch_size",  # / 128
+    "finished",  # share of the batch that has reached end-of-sequence
+    "mean_context",  # squash(4 x tokens / context limit)
+    "longest_context",  # likewise, in 16-token groups
+    "iteration",  # squash(iterations / 256)
+    "last_finished",  # requests that ended in the last iteration / batch size
+    "last_decoded",  # tokens decoded per verified row in the last iteration
+    "last_time",  # squash, seconds of the last iteration
+    "last_communication",  # squash
+    *(f"last_time_{kind}" for kind in KERNEL_CLASSES),  # squash
+    *(f"last_unit_{kind}_{unit}" for kind in KERNEL_CLASSES for unit in UNIT_NAMES),  # one-hot
+    "seen_fc_time_pu",  # squash, seconds of all FC kernels when last on the PUs; 0 before
+    "seen_fc_time_fc-pim",
+    "seen_n_pu",  # / 1024
+    "seen_n_fc-pim",
+)
+# Logarithms of rates are divided by 20 decades, so that one policy can meet many systems.
+DESCRIPTOR_NAMES = (
+    "system_pu_flops",
+    "system_pu_bandwidth",
+    "system_fc_pim_flops",
+    "system_fc_pim_bandwidth",
+    "system_attn_pim_flops",
+    "system_attn_pim_bandwidth",
+    "system_link_bandwidth",
+    "system_switch_time",  # squash, of the reference
+    "model_weight_bytes",  # logarithm / 20
+    "model_kv_bytes_per_token",  # logarithm / 20
+    "model_layers",  # / 1000
+    "energy_weight",  # squash, of watts-seconds per reference: share of energy in the reward
+)
+OBSERVATION_NAMES = _STATE_NAMES + DESCRIPTOR_NAMES
+NUM_STATE_FEATURES = len(_STATE_NAMES)
+LAST_CLASS_FEATURE = _STATE_NAMES.index(f"last_time_{KERNEL_CLASSES[0]}")
+LAST_UNIT_FEATURE = _STATE_NAMES.index(f"last_unit_{KERNEL_CLASSES[0]}_{UNIT_NAMES[0]}")
+SEEN_FEATURE = _STATE_NAMES.index("seen_fc_time_pu")
