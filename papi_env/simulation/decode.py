@@ -414,13 +414,14 @@ def step_batch(
 def joint_costs(joint_actions, counters, tables, seconds, joules):
     """True cost of the next iteration for every environment and joint action; writes [num_envs, actions].
 
-    Invalid joint actions and finished environments cost infinity, so that no minimum picks them.
+    Invalid joint actions and finished environments take infinite seconds (and no joules, lest a weight of
+    zero make a NaN), so that no minimum picks them.
     """
     for e in range(counters.shape[0]):
         for a in range(joint_actions.shape[0]):
             qkv, attention, projection, feed_forward, invalid = resolve(a, joint_actions, tables)
             seconds[e, a] = np.inf
-            joules[e, a] = np.inf
+            joules[e, a] = 0.0
             if invalid > 0 or counters[e, at.RLP] == 0:
                 continue
             cost = iteration_cost(

@@ -85,7 +85,7 @@ class DecodeEngine:
         self.final_observations = np.zeros_like(self.observations)
 
     def reset(self, mask: npt.NDArray[np.bool_] | None = None) -> None:
-        """Start the episode that `counters[:, SEED]` and `counters[:, EPISODE]` name, where `mask` is true."""
+        """Start the episode that the SEED and EPISODE counters name, where `mask` is true."""
         mask = np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
         decode.reset_batch(
             mask,
@@ -123,7 +123,7 @@ class DecodeEngine:
         """Privileged: true seconds and total joules of the next iteration, [num_envs, len(joint_actions)].
 
         Args:
-            joint_actions: int64 [actions, choices]. Invalid ones cost infinity.
+            joint_actions: int64 [actions, choices]. Invalid ones take infinite seconds.
         """
         shape = (self.num_envs, len(joint_actions))
         seconds, joules = np.empty(shape), np.empty(shape)
@@ -158,7 +158,7 @@ class DecodeEngine:
     def metrics(
         self, counters: npt.NDArray[np.int64] | None = None, clocks: FloatArray | None = None
     ) -> dict[str, npt.NDArray[Any]]:
-        """Metrics of the current episodes, or of the states given; arrays [num_envs], named in `METRIC_NAMES`."""
+        """Metrics of the current episodes, or of the states given: arrays [num_envs], by `METRIC_NAMES`."""
         c = self.counters if counters is None else counters
         t = self.clocks if clocks is None else clocks
         static_w = float(self.tables.scalars[at.STATIC_W])

@@ -1,0 +1,1 @@
+"""Policies that compete to dispatch kernels: rules, oracles, searches and learned ones."""

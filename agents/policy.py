@@ -1,0 +1,123 @@
+"""What a policy is: SB3's `predict` over batches, and what a bound one may read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from papi_env.envs.base import Problem
+from papi_env.errors import ConfigurationError
+from papi_env.hardware.units import UNIT_NAMES, UnitName
+from papi_env.simulation import layout as at
+
+Actions: TypeAlias = npt.NDArray[np.int64]
+Observations: TypeAlias = npt.NDArray[np.float32]
+
+# The columns of an observation that rules read, by name.
+_FEATURE = {name: i for i, name in enumerate(at.OBSERVATION_NAMES)}
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything with SB3's `predict`; a user's own class needs no more than this.
+
+    `privileged` marks policies that read what a scheduler cannot see (costs, lengths, rates); every
+    table marks them. A policy may define `bind(env)`, called before an evaluation with the unwrapped
+    environment (single or vector).
+    """
+
+    privileged: bool
+
+    def predict(
+        self,
+        observation: Observations | Mapping[str, Any],
+        state: Any = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, Any]:
+        """Actions for one observation or a batch of them, and the recurrent state."""
+        ...
+
+
+class RulePolicy:
+    """A policy bound to a problem: subclasses define `act` over batches.
+
+    Unprivileged ones read from the environment only what an offline profile gives a scheduler: which
+    units exist, and PAPI's α.
+    """
+
+    privileged = False
+    env: Problem
+
+    def bind(self, env: Any) -> None:
+        """Play `env`, wrapped or not. Raises ConfigurationError where the policy cannot."""
+        problem = getattr(env, "unwrapped", env)
+        if not isinstance(problem, Problem):
+            raise ConfigurationError(
+                f"{type(self).__name__} plays the environments of papi_env, not {type(problem).__name__}"
+            )
+        self.env = problem
+        self._valid = problem.valid_units()
+        self._defaults = problem.engine.tables.defaults[: problem.choices]
+        self.supports(problem)
+
+    def supports(self, env: Problem) -> None:
+        """Raise ConfigurationError where the policy cannot play `env`."""
+
+    def act(
+        self, observations: Observations, state: Any, episode_start: npt.NDArray[np.bool_]
+    ) -> tuple[Actions, Any]:
+        """Int64 actions [num_envs, choices] for observations [num_envs, features], and the state."""
+        raise ConfigurationError(f"{type(self).__name__} defines no act()")
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, Any]:
+        """Actions in the shape that the environment takes; see `Policy`."""
+        if not hasattr(self, "env"):
+            raise ConfigurationError(f"{type(self).__name__}: call bind(env) before predict()")
+        observations = np.asarray(observation)
+        single = observations.ndim == 1
+        if single:
+            observations = observations[None]
+        if episode_start is None:
+            episode_start = np.full(len(observations), state is None)
+        actions, state = self.act(observations, state, np.atleast_1d(episode_start))
+        shaped = actions[:, 0] if self.env.choices == 1 else actions
+        return (shaped[0] if single else shaped), state
+
+    def with_fc_on(self, units: npt.NDArray[Any]) -> Actions:
+        """Actions that run all FC kernels of environment i on `units[i]` and attention on its default."""
+        actions = np.repeat(units[:, None].astype(np.int64), self.env.choices, axis=1)
+        if self.env.choices > 1:
+            actions[:, at.ATTENTION] = self._defaults[at.ATTENTION]
+        return actions
+
+    def fc_units(self) -> list[UnitName]:
+        """The units that can run FC kernels in the bound system."""
+        return [UNIT_NAMES[u] for u in np.flatnonzero(self._valid[at.QKV])]
+
+
+def feature(observations: Observations, name: str) -> npt.NDArray[np.float32]:
+    """A named feature of a batch of observations, [num_envs]."""
+    return observations[:, _FEATURE[name]]
+
+
+def parallelism(observations: Observations) -> npt.NDArray[np.int64]:
+    """n = RLP x TLP of each environment, exact, [num_envs]."""
+    rlp = np.rint(feature(observations, "rlp") * 128)
+    tlp = np.rint(feature(observations, "tlp") * 8)
+    return (rlp * tlp).astype(np.int64)
+
+
+def unsquash(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Invert x / (1 + x)."""
+    x = values.astype(np.float64)
+    return x / (1 - x)
