@@ -84,7 +84,7 @@ class AdaptiveAlpha(RulePolicy):
         return np.where(count > 0, intercept + slope * n[:, None], 0.0)
 
     def alpha_of(self, state: Any) -> npt.NDArray[np.float64]:
-        """The learned α of each environment: where its two fits cross, [num_envs]; NaN before both units were tried."""
+        """The learned α of each environment, where its two fits cross, [num_envs]; NaN before both are known."""
         at_zero = self._predict(state["sums"], np.zeros(len(state["sums"]), dtype=np.int64))
         at_one = self._predict(state["sums"], np.ones(len(state["sums"]), dtype=np.int64))
         slope = (at_one - at_zero)[:, FC_PIM] - (at_one - at_zero)[:, PU]

@@ -26,7 +26,9 @@ def evaluate(policy: Policy, env: ProblemVectorEnv, seeds: Sequence[int]) -> dic
     if env.num_envs != len(seeds):
         raise ConfigurationError(f"{len(seeds)} seeds for {env.num_envs} environments")
     if env.autoreset_mode != AutoresetMode.DISABLED:
-        raise ConfigurationError(f"autoreset is {env.autoreset_mode.value!r}, expected 'Disabled' to evaluate")
+        raise ConfigurationError(
+            f"autoreset is {env.autoreset_mode.value!r}, expected 'Disabled' to evaluate"
+        )
     bind = getattr(policy, "bind", None)
     if bind is not None:
         bind(env)

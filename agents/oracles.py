@@ -37,7 +37,9 @@ class Optimum(RulePolicy):
     def supports(self, env: Problem) -> None:
         """Decode-v0 alone has an action-independent path with one choice."""
         if not isinstance(env, DecodeProblem):
-            raise ConfigurationError("policy 'optimum' plays papi_env/Decode-v0 alone; 'oracle' plays every problem")
+            raise ConfigurationError(
+                "policy 'optimum' plays papi_env/Decode-v0 alone; 'oracle' plays every problem"
+            )
 
     def act(self, observations: Observations, state: Any, episode_start: Any) -> tuple[Actions, Any]:
         """Plan when an episode starts; afterwards follow the plan. State: (plan, iterations when made)."""
@@ -69,7 +71,7 @@ def plan(
         int64 [T, num_envs]; entries after an episode's end mean nothing.
     """
     horizon, num_envs = switch_costs.shape
-    ended = np.isinf(costs).all(axis=2)
+    ended = np.asarray(np.isinf(costs).all(axis=2))
     value = np.zeros((num_envs, 2))
     # follow[t, e, u]: the best unit at t, given u at t - 1.
     follow = np.empty((horizon, num_envs, 2), dtype=np.int64)

@@ -48,4 +48,5 @@ def make_policy(name: str) -> Policy:
         raise ConfigurationError(f"Policy {name!r}: {class_name} has no predict(), expected SB3's signature")
     if not hasattr(made, "privileged"):
         made.privileged = False
-    return made  # type: ignore[no-any-return]
+    policy: Policy = made
+    return policy

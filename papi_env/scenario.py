@@ -9,6 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,9 +87,7 @@ class Workload(BaseModel):
     @classmethod
     def _ordered(cls, schedule: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
         starts = [start for start, _ in schedule]
-        if any(start < 1 for start in starts) or any(
-            a >= b for a, b in zip(starts, starts[1:], strict=False)
-        ):
+        if any(start < 1 for start in starts) or any(a >= b for a, b in pairwise(starts)):
             raise ValueError(f"iterations {starts} must be >= 1 and increase")
         for _, length in schedule:
             if not 1 <= length <= MAX_SPECULATION:

@@ -106,7 +106,7 @@ class Problem:
         return np.array(list(product(*options)), dtype=np.int64)
 
     def joint_costs(self) -> FloatArray:
-        """Privileged: the true cost (negative reward) of each of `joint_actions()` in the next step, [num_envs, actions]."""
+        """Privileged: true costs (negative rewards) of `joint_actions()` in the next step, [num_envs, actions]."""
         return self.engine.reward_cost(*self.engine.joint_costs(self.joint_actions()))
 
     def metrics(self) -> dict[str, npt.NDArray[Any]]:
@@ -178,7 +178,7 @@ class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
             scenario, system, model, batch_size, speculation, acceptance_rate, energy_weight, switch_s
         )
         self._setup(built, 1, decode.DISABLED, None)
-        self.observation_space = observation_space()
+        self.observation_space = observation_space()  # type: ignore[assignment]
         self.action_space = self.single_space()
         self.strict, self.render_mode = strict, render_mode
         self._timeline = Timeline()
@@ -243,7 +243,7 @@ class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
         """Bool mask of the valid choices, one row after the other (the convention of sb3-contrib)."""
         return self.valid_units().ravel()
 
-    def render(self) -> str | npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> str | npt.NDArray[np.uint8] | None:
         """The timeline so far: text (`ansi`) or uint8 [height, width, 3] (`rgb_array`)."""
         if self.render_mode is None:
             gym.logger.warn("render() needs a render_mode: 'ansi' or 'rgb_array'")
@@ -332,7 +332,7 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
                 raise ConfigurationError(f"{len(seeds)} seeds for {self.num_envs} environments")
         counters = self.engine.counters
         for i in np.flatnonzero(mask):
-            given = seeds[i]
+            given = seeds[int(i)]
             if given is not None or not self._started[i]:
                 counters[i, at.SEED] = self.np_random.integers(2**62) if given is None else given
                 counters[i, at.EPISODE] = 0
@@ -405,7 +405,7 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
         mask = self.valid_units().ravel()
         return np.broadcast_to(mask, (self.num_envs, mask.size)).copy()
 
-    def render(self) -> tuple[str, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[str, ...] | None:
         """One line per environment (`ansi`): its clock and what is still decoding."""
         if self.render_mode is None:
             return None

@@ -87,7 +87,7 @@ class DecodeEnv(DecodeProblem, ProblemEnv):
     | `mean_context`, `longest_context` | x / (1 + x) of 4 x tokens / context limit |
     | `iteration` | i / (i + 256) |
     | `last_finished`, `last_decoded` | last iteration: requests ended / batch, tokens decoded per verified row |
-    | `last_time`, `last_communication`, `last_time_*` | seconds x of the last iteration and its parts, x / (x + reference) |
+    | `last_time`, `last_communication`, `last_time_*` | seconds x of the last iteration, x / (x + reference) |
     | `last_unit_*` | one-hot, the unit of each kernel class |
     | `seen_*` | FC seconds and n when all FC kernels last ran on the PUs, and on FC-PIM |
     | `system_*`, `model_*`, `energy_weight` | constant descriptors |

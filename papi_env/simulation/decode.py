@@ -58,15 +58,20 @@ def iteration_cost(
     # The same formula as `hardware.costs.busiest_channel_groups`, on tabulated coefficients.
     rounds = rounds_table[attention, rlp]
     busiest = max(rounds * (group_sum / rlp), float(group_max))
-    c = attention_table[attention, tlp]
     attention_s = max(
-        c[at.PER_GROUP_S] * busiest + c[at.PER_PAIR_S] * rounds,
-        c[at.PER_TOKEN_S] * context_sum,
+        attention_table[attention, tlp, at.PER_GROUP_S] * busiest
+        + attention_table[attention, tlp, at.PER_PAIR_S] * rounds,
+        attention_table[attention, tlp, at.PER_TOKEN_S] * context_sum,
     )
-    joules += c[at.PER_GROUP_J] * group_sum + c[at.PER_TOKEN_J] * context_sum
+    joules += (
+        attention_table[attention, tlp, at.PER_GROUP_J] * group_sum
+        + attention_table[attention, tlp, at.PER_TOKEN_J] * context_sum
+    )
 
     # KV caches read over the link stream behind the computation; what exceeds it is communication.
-    communication_s = max(c[at.LINK_PER_TOKEN_S] * context_sum - attention_s, 0.0)
+    communication_s = max(
+        attention_table[attention, tlp, at.LINK_PER_TOKEN_S] * context_sum - attention_s, 0.0
+    )
     communication_s += link_table[attention, n, at.COST_S] + moves_table[n, at.ALL_REDUCE_S]
     joules += link_table[attention, n, at.COST_J] + moves_table[n, at.ALL_REDUCE_J]
 
@@ -125,28 +130,28 @@ def survey(e, counters, contexts):
 
 
 @njit
-def reset_env(e, counters, clocks, contexts, remaining, keys, tables):
+def reset_env(e, counters, clocks, contexts, remaining, keys, population, schedule, scalars):
     """Draw the instance of (seed, episode) for environment e and prefill it."""
     seed = counters[e, at.SEED]
     episode = counters[e, at.EPISODE]
     counters[e, 2:] = 0
     clocks[e, :] = 0.0
-    batch = int(tables.scalars[at.BATCH])
+    batch = int(scalars[at.BATCH])
     prefill_tokens = 0
     prefill_pairs = 0
     for i in range(batch):
         key = request_key(seed, episode, i)
-        row = request_row(key, tables.population.shape[0])
-        length = tables.population[row, 0]
+        row = request_row(key, population.shape[0])
+        length = population[row, 0]
         keys[e, i] = key
         contexts[e, i] = length
-        remaining[e, i] = tables.population[row, 1]
+        remaining[e, i] = population[row, 1]
         prefill_tokens += length
         prefill_pairs += np.int64(length) * (np.int64(length) + 1) // 2
     counters[e, at.PREFILL_TOKENS] = prefill_tokens
     counters[e, at.PREFILL_PAIRS] = prefill_pairs
     counters[e, at.RLP] = batch
-    counters[e, at.TLP] = scheduled_tlp(0, tables.schedule)
+    counters[e, at.TLP] = scheduled_tlp(0, schedule)
     counters[e, at.LAST_FC] = -1
     for k in range(at.NUM_CLASSES):
         counters[e, at.LAST_UNIT + k] = -1
@@ -154,14 +159,14 @@ def reset_env(e, counters, clocks, contexts, remaining, keys, tables):
 
 
 @njit
-def decode_tokens(e, counters, contexts, remaining, keys, tables):
+def decode_tokens(e, counters, contexts, remaining, keys, schedule, scalars):
     """Advance every active request by one iteration; finished ones leave, their places are filled."""
     tlp = counters[e, at.TLP]
     rlp = counters[e, at.RLP]
-    threshold = np.uint64(tables.scalars[at.ACCEPTANCE])
-    always = tables.scalars[at.ACCEPTANCE] >= 2.0**53
+    threshold = np.uint64(scalars[at.ACCEPTANCE])
+    always = scalars[at.ACCEPTANCE] >= 2.0**53
     counters[e, at.ITERATION] += 1
-    next_tlp = scheduled_tlp(counters[e, at.ITERATION], tables.schedule)
+    next_tlp = scheduled_tlp(counters[e, at.ITERATION], schedule)
     decoded = 0
     context_sum = 0
     group_sum = 0
@@ -203,28 +208,42 @@ def decode_tokens(e, counters, contexts, remaining, keys, tables):
 
 @njit
 def advance_env(
-    e, qkv, attention, projection, feed_forward, counters, clocks, contexts, remaining, keys, tables
+    e,
+    qkv,
+    attention,
+    projection,
+    feed_forward,
+    counters,
+    clocks,
+    contexts,
+    remaining,
+    keys,
+    fc_table,
+    attention_table,
+    rounds_table,
+    link_table,
+    moves_table,
+    schedule,
+    scalars,
 ):
     """One iteration of environment e on the given units. Returns the reward."""
-    c = counters[e]
-    t = clocks[e]
     cost = iteration_cost(
-        c[at.RLP],
-        c[at.TLP],
-        c[at.CONTEXT_SUM],
-        c[at.GROUP_SUM],
-        c[at.GROUP_MAX],
-        c[at.LAST_FC],
+        counters[e, at.RLP],
+        counters[e, at.TLP],
+        counters[e, at.CONTEXT_SUM],
+        counters[e, at.GROUP_SUM],
+        counters[e, at.GROUP_MAX],
+        counters[e, at.LAST_FC],
         qkv,
         attention,
         projection,
         feed_forward,
-        tables.fc,
-        tables.attention,
-        tables.rounds,
-        tables.attention_link,
-        tables.moves,
-        tables.scalars,
+        fc_table,
+        attention_table,
+        rounds_table,
+        link_table,
+        moves_table,
+        scalars,
     )
     (
         seconds,
@@ -237,105 +256,103 @@ def advance_env(
         feed_forward_s,
         crossings,
     ) = cost
-    t[at.TIME_S] += seconds
-    t[at.DYNAMIC_J] += joules
-    t[at.COMMUNICATION_S] += communication_s
-    t[at.SWITCHING_S] += switching_s
-    t[at.BUSY_S + qkv] += qkv_s
-    t[at.BUSY_S + attention] += attention_s
-    t[at.BUSY_S + projection] += projection_s
-    t[at.BUSY_S + feed_forward] += feed_forward_s
-    t[at.CLASS_S + at.QKV] += qkv_s
-    t[at.CLASS_S + at.ATTENTION] += attention_s
-    t[at.CLASS_S + at.PROJECTION] += projection_s
-    t[at.CLASS_S + at.FEED_FORWARD] += feed_forward_s
-    t[at.LAST_TIME_S] = seconds
-    t[at.LAST_DYNAMIC_J] = joules
-    t[at.LAST_COMMUNICATION_S] = communication_s
-    t[at.LAST_SWITCHING_S] = switching_s
-    t[at.LAST_CLASS_S + at.QKV] = qkv_s
-    t[at.LAST_CLASS_S + at.ATTENTION] = attention_s
-    t[at.LAST_CLASS_S + at.PROJECTION] = projection_s
-    t[at.LAST_CLASS_S + at.FEED_FORWARD] = feed_forward_s
-    c[at.SWITCHES] += crossings
-    c[at.LAST_FC] = feed_forward
-    c[at.LAST_UNIT + at.QKV] = qkv
-    c[at.LAST_UNIT + at.ATTENTION] = attention
-    c[at.LAST_UNIT + at.PROJECTION] = projection
-    c[at.LAST_UNIT + at.FEED_FORWARD] = feed_forward
+    clocks[e, at.TIME_S] += seconds
+    clocks[e, at.DYNAMIC_J] += joules
+    clocks[e, at.COMMUNICATION_S] += communication_s
+    clocks[e, at.SWITCHING_S] += switching_s
+    clocks[e, at.BUSY_S + qkv] += qkv_s
+    clocks[e, at.BUSY_S + attention] += attention_s
+    clocks[e, at.BUSY_S + projection] += projection_s
+    clocks[e, at.BUSY_S + feed_forward] += feed_forward_s
+    clocks[e, at.CLASS_S + at.QKV] += qkv_s
+    clocks[e, at.CLASS_S + at.ATTENTION] += attention_s
+    clocks[e, at.CLASS_S + at.PROJECTION] += projection_s
+    clocks[e, at.CLASS_S + at.FEED_FORWARD] += feed_forward_s
+    clocks[e, at.LAST_TIME_S] = seconds
+    clocks[e, at.LAST_DYNAMIC_J] = joules
+    clocks[e, at.LAST_COMMUNICATION_S] = communication_s
+    clocks[e, at.LAST_SWITCHING_S] = switching_s
+    clocks[e, at.LAST_CLASS_S + at.QKV] = qkv_s
+    clocks[e, at.LAST_CLASS_S + at.ATTENTION] = attention_s
+    clocks[e, at.LAST_CLASS_S + at.PROJECTION] = projection_s
+    clocks[e, at.LAST_CLASS_S + at.FEED_FORWARD] = feed_forward_s
+    counters[e, at.SWITCHES] += crossings
+    counters[e, at.LAST_FC] = feed_forward
+    counters[e, at.LAST_UNIT + at.QKV] = qkv
+    counters[e, at.LAST_UNIT + at.ATTENTION] = attention
+    counters[e, at.LAST_UNIT + at.PROJECTION] = projection
+    counters[e, at.LAST_UNIT + at.FEED_FORWARD] = feed_forward
     if qkv == projection and projection == feed_forward:
-        t[at.SEEN_FC_S + qkv] = qkv_s + projection_s + feed_forward_s
-        c[at.SEEN_N + qkv] = c[at.RLP] * c[at.TLP]
-    total_j = joules + seconds * tables.scalars[at.STATIC_W]
-    reference = tables.scalars[at.REFERENCE]
-    t[at.LAST_REWARD_TIME] = -seconds / reference
-    t[at.LAST_REWARD_ENERGY] = -tables.scalars[at.ENERGY_WEIGHT] * total_j / reference
-    reward = t[at.LAST_REWARD_TIME] + t[at.LAST_REWARD_ENERGY]
-    t[at.RETURN] += reward
-    decode_tokens(e, counters, contexts, remaining, keys, tables)
+        clocks[e, at.SEEN_FC_S + qkv] = qkv_s + projection_s + feed_forward_s
+        counters[e, at.SEEN_N + qkv] = counters[e, at.RLP] * counters[e, at.TLP]
+    total_j = joules + seconds * scalars[at.STATIC_W]
+    reference = scalars[at.REFERENCE]
+    clocks[e, at.LAST_REWARD_TIME] = -seconds / reference
+    clocks[e, at.LAST_REWARD_ENERGY] = -scalars[at.ENERGY_WEIGHT] * total_j / reference
+    reward = clocks[e, at.LAST_REWARD_TIME] + clocks[e, at.LAST_REWARD_ENERGY]
+    clocks[e, at.RETURN] += reward
+    decode_tokens(e, counters, contexts, remaining, keys, schedule, scalars)
     return reward
 
 
 @njit
-def observe_env(e, counters, clocks, tables, observations):
-    """Write the observation of environment e; the features are named in `layout.OBSERVATION_NAMES`."""
-    c = counters[e]
-    t = clocks[e]
-    o = observations[e]
-    s = tables.scalars
-    rlp = c[at.RLP]
-    n = rlp * c[at.TLP]
-    o[0] = rlp / 128.0
-    o[1] = c[at.TLP] / 8.0
-    o[2] = n / 1024.0
+def observe_env(e, counters, clocks, scalars, observations):
+    """Write the observation of environment e, named in `layout.OBSERVATION_NAMES`; descriptors are there for good."""
+    rlp = counters[e, at.RLP]
+    n = rlp * counters[e, at.TLP]
+    observations[e, 0] = rlp / 128.0
+    observations[e, 1] = counters[e, at.TLP] / 8.0
+    observations[e, 2] = n / 1024.0
     # An infinite α (no PUs) gives 0; n = 0 occurs only after the last iteration.
-    o[3] = n / (n + s[at.ALPHA]) if n > 0 else 0.0
-    o[4] = s[at.BATCH] / 128.0
-    o[5] = 1.0 - rlp / s[at.BATCH]
-    mean_context = 4.0 * c[at.CONTEXT_SUM] / max(rlp, 1) / s[at.CONTEXT_LIMIT]
-    o[6] = mean_context / (1.0 + mean_context)
-    longest = 4.0 * GROUP_TOKENS * c[at.GROUP_MAX] / s[at.CONTEXT_LIMIT]
-    o[7] = longest / (1.0 + longest)
-    o[8] = c[at.ITERATION] / (c[at.ITERATION] + 256.0)
-    o[9] = c[at.LAST_FINISHED] / s[at.BATCH]
-    o[10] = c[at.LAST_DECODED] / max(c[at.LAST_N], 1)
-    o[11] = t[at.LAST_TIME_S] / (t[at.LAST_TIME_S] + s[at.REFERENCE])
-    o[12] = t[at.LAST_COMMUNICATION_S] / (t[at.LAST_COMMUNICATION_S] + s[at.REFERENCE])
+    observations[e, 3] = n / (n + scalars[at.ALPHA]) if n > 0 else 0.0
+    observations[e, 4] = scalars[at.BATCH] / 128.0
+    observations[e, 5] = 1.0 - rlp / scalars[at.BATCH]
+    mean_context = 4.0 * counters[e, at.CONTEXT_SUM] / max(rlp, 1) / scalars[at.CONTEXT_LIMIT]
+    observations[e, 6] = mean_context / (1.0 + mean_context)
+    longest = 4.0 * GROUP_TOKENS * counters[e, at.GROUP_MAX] / scalars[at.CONTEXT_LIMIT]
+    observations[e, 7] = longest / (1.0 + longest)
+    observations[e, 8] = counters[e, at.ITERATION] / (counters[e, at.ITERATION] + 256.0)
+    observations[e, 9] = counters[e, at.LAST_FINISHED] / scalars[at.BATCH]
+    observations[e, 10] = counters[e, at.LAST_DECODED] / max(counters[e, at.LAST_N], 1)
+    observations[e, 11] = clocks[e, at.LAST_TIME_S] / (clocks[e, at.LAST_TIME_S] + scalars[at.REFERENCE])
+    observations[e, 12] = clocks[e, at.LAST_COMMUNICATION_S] / (
+        clocks[e, at.LAST_COMMUNICATION_S] + scalars[at.REFERENCE]
+    )
     for k in range(at.NUM_CLASSES):
-        x = t[at.LAST_CLASS_S + k]
-        o[at.LAST_CLASS_FEATURE + k] = x / (x + s[at.REFERENCE])
+        x = clocks[e, at.LAST_CLASS_S + k]
+        observations[e, at.LAST_CLASS_FEATURE + k] = x / (x + scalars[at.REFERENCE])
         for u in range(at.NUM_UNITS):
-            o[at.LAST_UNIT_FEATURE + at.NUM_UNITS * k + u] = 1.0 if c[at.LAST_UNIT + k] == u else 0.0
+            observations[e, at.LAST_UNIT_FEATURE + at.NUM_UNITS * k + u] = (
+                1.0 if counters[e, at.LAST_UNIT + k] == u else 0.0
+            )
     for u in range(2):
-        x = t[at.SEEN_FC_S + u]
-        o[at.SEEN_FEATURE + u] = x / (x + s[at.REFERENCE])
-        o[at.SEEN_FEATURE + 2 + u] = c[at.SEEN_N + u] / 1024.0
-    for k in range(tables.descriptors.shape[0]):
-        o[at.NUM_STATE_FEATURES + k] = tables.descriptors[k]
+        x = clocks[e, at.SEEN_FC_S + u]
+        observations[e, at.SEEN_FEATURE + u] = x / (x + scalars[at.REFERENCE])
+        observations[e, at.SEEN_FEATURE + 2 + u] = counters[e, at.SEEN_N + u] / 1024.0
 
 
 @njit
-def chosen_unit(kernel_class, unit, tables):
+def chosen_unit(kernel_class, unit, allowed, defaults):
     """The unit that a choice means: itself where allowed, else the documented default."""
-    if tables.allowed[kernel_class, unit]:
+    if allowed[kernel_class, unit]:
         return unit
-    return tables.defaults[kernel_class]
+    return defaults[kernel_class]
 
 
 @njit
-def resolve(e, actions, tables):
+def resolve(e, actions, allowed, defaults):
     """Units of the four classes for row e of `actions` [num_envs, 1 or 4], and how many choices were invalid.
 
     One column: the unit of all FC kernels, attention on its default.
     """
     if actions.shape[1] == 1:
         unit = actions[e, 0]
-        chosen = chosen_unit(at.QKV, unit, tables)
-        return chosen, tables.defaults[at.ATTENTION], chosen, chosen, int(chosen != unit)
-    qkv = chosen_unit(at.QKV, actions[e, 0], tables)
-    attention = chosen_unit(at.ATTENTION, actions[e, 1], tables)
-    projection = chosen_unit(at.PROJECTION, actions[e, 2], tables)
-    feed_forward = chosen_unit(at.FEED_FORWARD, actions[e, 3], tables)
+        chosen = chosen_unit(at.QKV, unit, allowed, defaults)
+        return chosen, defaults[at.ATTENTION], chosen, chosen, int(chosen != unit)
+    qkv = chosen_unit(at.QKV, actions[e, 0], allowed, defaults)
+    attention = chosen_unit(at.ATTENTION, actions[e, 1], allowed, defaults)
+    projection = chosen_unit(at.PROJECTION, actions[e, 2], allowed, defaults)
+    feed_forward = chosen_unit(at.FEED_FORWARD, actions[e, 3], allowed, defaults)
     invalid = (
         int(qkv != actions[e, 0])
         + int(attention != actions[e, 1])
@@ -348,10 +365,13 @@ def resolve(e, actions, tables):
 @njit
 def reset_batch(mask, counters, clocks, contexts, remaining, keys, tables, observations):
     """Reset the environments in `mask` to the (seed, episode) that their counters name."""
+    # Unpacked once: reading a member of a tuple counts a reference, and does so for every environment.
+    population, schedule = tables.population, tables.schedule
+    scalars = tables.scalars
     for e in range(counters.shape[0]):
         if mask[e]:
-            reset_env(e, counters, clocks, contexts, remaining, keys, tables)
-            observe_env(e, counters, clocks, tables, observations)
+            reset_env(e, counters, clocks, contexts, remaining, keys, population, schedule, scalars)
+            observe_env(e, counters, clocks, scalars, observations)
 
 
 @njit
@@ -379,11 +399,17 @@ def step_batch(
     action and returns its reset; with SAME_STEP it resets at once and its last state is copied into the
     `final_` arrays; with DISABLED it idles until it is reset.
     """
+    # Unpacked once: reading a member of a tuple counts a reference, and does so for every environment.
+    fc_table, attention_table, rounds_table = tables.fc, tables.attention, tables.rounds
+    link_table, moves_table = tables.attention_link, tables.moves
+    population, schedule = tables.population, tables.schedule
+    allowed, defaults = tables.allowed, tables.defaults
+    scalars = tables.scalars
     for e in range(counters.shape[0]):
         if autoreset == NEXT_STEP and counters[e, at.DONE] == 1:
             counters[e, at.EPISODE] += 1
-            reset_env(e, counters, clocks, contexts, remaining, keys, tables)
-            observe_env(e, counters, clocks, tables, observations)
+            reset_env(e, counters, clocks, contexts, remaining, keys, population, schedule, scalars)
+            observe_env(e, counters, clocks, scalars, observations)
             rewards[e] = 0.0
             terminated[e] = False
             truncated[e] = False
@@ -391,14 +417,30 @@ def step_batch(
         if counters[e, at.DONE] == 1:
             rewards[e] = 0.0
             continue
-        qkv, attention, projection, feed_forward, invalid = resolve(e, actions, tables)
+        qkv, attention, projection, feed_forward, invalid = resolve(e, actions, allowed, defaults)
         counters[e, at.INVALID] += invalid
         rewards[e] = advance_env(
-            e, qkv, attention, projection, feed_forward, counters, clocks, contexts, remaining, keys, tables
+            e,
+            qkv,
+            attention,
+            projection,
+            feed_forward,
+            counters,
+            clocks,
+            contexts,
+            remaining,
+            keys,
+            fc_table,
+            attention_table,
+            rounds_table,
+            link_table,
+            moves_table,
+            schedule,
+            scalars,
         )
         terminated[e] = counters[e, at.RLP] == 0
         truncated[e] = not terminated[e] and max_steps > 0 and counters[e, at.ITERATION] >= max_steps
-        observe_env(e, counters, clocks, tables, observations)
+        observe_env(e, counters, clocks, scalars, observations)
         if terminated[e] or truncated[e]:
             counters[e, at.DONE] = 1
             if autoreset == SAME_STEP:
@@ -406,8 +448,8 @@ def step_batch(
                 final_clocks[e] = clocks[e]
                 final_observations[e] = observations[e]
                 counters[e, at.EPISODE] += 1
-                reset_env(e, counters, clocks, contexts, remaining, keys, tables)
-                observe_env(e, counters, clocks, tables, observations)
+                reset_env(e, counters, clocks, contexts, remaining, keys, population, schedule, scalars)
+                observe_env(e, counters, clocks, scalars, observations)
 
 
 @njit
@@ -417,9 +459,12 @@ def joint_costs(joint_actions, counters, tables, seconds, joules):
     Invalid joint actions and finished environments take infinite seconds (and no joules, lest a weight of
     zero make a NaN), so that no minimum picks them.
     """
+    fc_table, attention_table, rounds_table = tables.fc, tables.attention, tables.rounds
+    link_table, moves_table = tables.attention_link, tables.moves
+    allowed, defaults, scalars = tables.allowed, tables.defaults, tables.scalars
     for e in range(counters.shape[0]):
         for a in range(joint_actions.shape[0]):
-            qkv, attention, projection, feed_forward, invalid = resolve(a, joint_actions, tables)
+            qkv, attention, projection, feed_forward, invalid = resolve(a, joint_actions, allowed, defaults)
             seconds[e, a] = np.inf
             joules[e, a] = 0.0
             if invalid > 0 or counters[e, at.RLP] == 0:
@@ -435,12 +480,12 @@ def joint_costs(joint_actions, counters, tables, seconds, joules):
                 attention,
                 projection,
                 feed_forward,
-                tables.fc,
-                tables.attention,
-                tables.rounds,
-                tables.attention_link,
-                tables.moves,
-                tables.scalars,
+                fc_table,
+                attention_table,
+                rounds_table,
+                link_table,
+                moves_table,
+                scalars,
             )
             seconds[e, a] = cost[0]
-            joules[e, a] = cost[1] + cost[0] * tables.scalars[at.STATIC_W]
+            joules[e, a] = cost[1] + cost[0] * scalars[at.STATIC_W]

@@ -43,7 +43,7 @@ def request_row(key, rows):
 
 @njit
 def accepted_drafts(key, position, drafted, threshold):
-    """Length of the accepted prefix of `drafted` tokens after `position`; each passes if its 53-bit draw < threshold."""
+    """Accepted prefix of `drafted` tokens after `position`; each passes if its 53-bit draw is below `threshold`."""
     accepted = 0
     while accepted < drafted:
         token = np.uint64(position + accepted + 1)

@@ -77,6 +77,7 @@ class DecodeEngine:
         self.keys = np.zeros((num_envs, batch), dtype=np.uint64)
         self.actions = np.zeros((num_envs, choices), dtype=np.int64)
         self.observations = np.zeros((num_envs, len(at.OBSERVATION_NAMES)), dtype=np.float32)
+        self.observations[:, at.NUM_STATE_FEATURES :] = self.tables.descriptors
         self.rewards = np.zeros(num_envs)
         self.terminated = np.zeros(num_envs, dtype=np.bool_)
         self.truncated = np.zeros(num_envs, dtype=np.bool_)
