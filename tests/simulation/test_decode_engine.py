@@ -1,0 +1,215 @@
+"""The engine conserves tokens, follows the hardware functions, and keeps its accounts."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from papi_env.errors import ConfigurationError
+from papi_env.hardware import costs
+from papi_env.hardware.dram import GROUP_TOKENS
+from papi_env.hardware.system import SYSTEMS, get_system
+from papi_env.hardware.units import ATTN_PIM, FC_PIM, PU
+from papi_env.scenario import Lengths, get_scenario, parse_scenario
+from papi_env.simulation import layout as at
+from papi_env.simulation.engine import DecodeEngine
+from papi_env.workload.transformer import TRANSFORMERS
+
+
+def scenario(**changes):
+    small = {"batch_size": 8, "speculation": 2} | changes
+    return get_scenario("creative-writing/llama-65b").replace(**small)
+
+
+def play(engine, choose=lambda engine: 0, record=None):
+    while not (engine.counters[:, at.DONE] == 1).all():
+        engine.actions[:] = choose(engine)
+        engine.step()
+        if record is not None:
+            record.append(
+                (
+                    engine.counters.copy(),
+                    engine.clocks.copy(),
+                    engine.contexts.copy(),
+                    engine.remaining.copy(),
+                )
+            )
+    return engine
+
+
+def started(scenario, num_envs=4, **arguments):
+    engine = DecodeEngine(scenario, num_envs, **arguments)
+    engine.counters[:, at.SEED] = np.arange(num_envs)
+    engine.reset()
+    return engine
+
+
+@pytest.mark.parametrize("acceptance", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("speculation", [1, 3, 8])
+def test_every_requested_token_is_decoded_exactly_once(acceptance, speculation):
+    engine = started(scenario(speculation=speculation, acceptance_rate=acceptance))
+    asked = engine.remaining.sum(axis=1)
+    record = []
+    play(engine, record=record)
+    assert (engine.metrics()["tokens"] == asked).all()
+    per_step = np.diff(np.array([0 * asked] + [c[:, at.DECODED] for c, *_ in record]), axis=0)
+    rows = np.array([c[:, at.LAST_N] for c, *_ in record])
+    assert (per_step >= 0).all()
+    assert (per_step <= rows).all()
+
+
+def test_a_rejected_draft_still_advances_by_one_token():
+    engine = started(scenario(speculation=4, acceptance_rate=0.0))
+    longest = engine.remaining.max(axis=1)
+    play(engine)
+    assert (engine.metrics()["iterations"] == longest).all()
+
+
+def test_with_full_acceptance_iterations_are_the_longest_output_over_tlp():
+    engine = started(scenario(speculation=4))
+    longest = engine.remaining.max(axis=1)
+    play(engine)
+    assert (engine.metrics()["iterations"] == -(-longest // 4)).all()
+
+
+def test_the_path_does_not_depend_on_actions():
+    records = []
+    for choose in (lambda e: PU, lambda e: FC_PIM, lambda e: e.counters[:, [at.ITERATION]] % 2):
+        records.append([])
+        play(started(scenario(acceptance_rate=0.6, speculation=4)), choose, records[-1])
+    paths = [
+        [(c[:, [at.RLP, at.CONTEXT_SUM, at.GROUP_SUM, at.DECODED]]).tolist() for c, *_ in r] for r in records
+    ]
+    assert paths[0] == paths[1] == paths[2]
+
+
+def test_context_sums_are_those_of_the_active_requests():
+    engine = started(scenario(acceptance_rate=0.5, speculation=4))
+    record = []
+    play(engine, record=record)
+    for counters, _, contexts, _ in record[::7]:
+        for e in range(len(counters)):
+            rlp, tlp = counters[e, at.RLP], counters[e, at.TLP]
+            ahead = contexts[e, :rlp].astype(np.int64) + tlp
+            groups = -(-ahead // GROUP_TOKENS)
+            assert counters[e, at.CONTEXT_SUM] == ahead.sum()
+            assert counters[e, at.GROUP_SUM] == groups.sum()
+            assert counters[e, at.GROUP_MAX] == (groups.max() if rlp else 0)
+
+
+@pytest.mark.parametrize("system", sorted(SYSTEMS))
+@pytest.mark.parametrize("choices", [1, 4])
+def test_accounts_add_up(system, choices):
+    engine = started(scenario(system=system, model="opt-30b", energy_weight=0.01), choices=choices)
+    play(engine, lambda e: np.full((e.num_envs, choices), int(e.tables.defaults[0])))
+    m = engine.metrics()
+    busy = m["busy_pu_s"] + m["busy_fc-pim_s"] + m["busy_attn-pim_s"]
+    classes = m["qkv_s"] + m["attention_s"] + m["projection_s"] + m["feed_forward_s"]
+    np.testing.assert_allclose(busy, classes, rtol=1e-12)
+    np.testing.assert_allclose(classes + m["communication_s"] + m["switching_s"], m["time_s"], rtol=1e-12)
+    np.testing.assert_allclose(m["total_s"], m["time_s"] + m["prefill_s"], rtol=1e-12)
+    np.testing.assert_allclose(m["static_j"], m["time_s"] * get_system(system).static_power_w, rtol=1e-12)
+    reference = engine.tables.scalars[at.REFERENCE]
+    charged = m["time_s"] + 0.01 * (m["dynamic_j"] + m["static_j"])
+    np.testing.assert_allclose(m["return"], -charged / reference, rtol=1e-9)
+    for values in m.values():
+        assert np.isfinite(values).all()
+        assert (values[values != m["return"]] >= 0).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    system=st.sampled_from(["papi", "a100-attacc", "a100-hbm-pim", "attacc-only", "papi-h100"]),
+    model=st.sampled_from(sorted(TRANSFORMERS)),
+    tlp=st.integers(1, 8),
+    contexts=st.lists(st.integers(1, 1500), min_size=1, max_size=64),
+)
+def test_engine_attention_is_the_hardware_function(system, model, tlp, contexts):
+    s = get_scenario(f"general-qa/{model}").replace(
+        system=system, batch_size=len(contexts), speculation=tlp, lengths=Lengths(input=8, output=8)
+    )
+    engine = started(s, 1)
+    engine.contexts[0] = contexts
+    ahead = np.array(contexts) + tlp
+    groups = -(-ahead // GROUP_TOKENS)
+    engine.counters[0, [at.CONTEXT_SUM, at.GROUP_SUM, at.GROUP_MAX]] = ahead.sum(), groups.sum(), groups.max()
+    engine.actions[:] = int(engine.tables.defaults[0])
+    engine.step()
+    kernel = s.model.attention_kernel()
+    unit = s.system.attn_pim
+    expected = kernel.count * costs.pim_attention_s(
+        unit, kernel, len(contexts), groups.sum(), groups.max(), tlp
+    )
+    assert engine.counters[0, at.LAST_UNIT + at.ATTENTION] == ATTN_PIM
+    assert engine.clocks[0, at.LAST_CLASS_S + at.ATTENTION] == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_speculation_follows_its_schedule():
+    data = scenario().model_dump()
+    data["workload"]["speculation_schedule"] = ((3, 4), (6, 1))
+    engine = started(parse_scenario(data, "test"), 2)
+    seen = []
+    for _ in range(8):
+        seen.append(int(engine.counters[0, at.TLP]))
+        engine.step()
+    assert seen == [2, 2, 2, 4, 4, 4, 1, 1]
+
+
+def test_crossings_are_counted_by_layer_and_iteration():
+    engine = started(scenario(), 1, choices=4, default_switch_s=1e-6)
+    layers = engine.scenario.model.layers
+    # QKV on the PUs, the rest on FC-PIM: two crossings a layer, but the last layer hands on to nobody.
+    engine.actions[:] = [PU, ATTN_PIM, FC_PIM, FC_PIM]
+    engine.step()
+    assert engine.counters[0, at.SWITCHES] == 2 * layers - 1
+    assert engine.clocks[0, at.LAST_SWITCHING_S] == pytest.approx((2 * layers - 1) * 1e-6)
+    # The next iteration starts on the PUs again: one crossing more than within it.
+    engine.step()
+    assert engine.counters[0, at.SWITCHES] == 4 * layers - 1
+    engine.actions[:] = [FC_PIM, ATTN_PIM, FC_PIM, FC_PIM]
+    engine.step()
+    assert engine.counters[0, at.SWITCHES] == 4 * layers - 1
+
+
+def test_attention_on_the_pus_pays_for_reading_the_caches_over_the_link():
+    engine = started(scenario(), 1, choices=4)
+    engine.actions[:] = [PU, PU, PU, PU]
+    context = int(engine.counters[0, at.CONTEXT_SUM])
+    engine.step()
+    model, link = engine.scenario.model, engine.scenario.system.attention_link
+    floor = context * model.kv_bytes_per_token / link.total_bandwidth
+    spent = engine.clocks[0, at.LAST_COMMUNICATION_S] + engine.clocks[0, at.LAST_CLASS_S + at.ATTENTION]
+    assert spent > floor
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 128),
+    tlp=st.integers(1, 8),
+    acceptance=st.floats(0, 1),
+    envs=st.integers(1, 5),
+)
+def test_any_batch_ends_with_all_tokens(batch, tlp, acceptance, envs):
+    s = scenario(
+        batch_size=batch, speculation=tlp, acceptance_rate=acceptance, lengths=Lengths(input=5, output=40)
+    )
+    engine = play(started(s, envs))
+    assert (engine.metrics()["tokens"] == 40 * batch).all()
+    assert engine.metrics()["iterations"].max() <= engine.max_iterations
+
+
+def test_num_envs_must_be_positive():
+    with pytest.raises(ValueError, match="num_envs is 0"):
+        DecodeEngine(scenario(), 0)
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_its_sizes():
+    s = get_scenario("azure-conversation/gpt3-175b").replace(batch_size=128)
+    with pytest.raises(
+        ConfigurationError, match=r"KV caches need [\d.]+ GB, but the KV stacks hold 1030\.8 GB"
+    ):
+        DecodeEngine(s, 1)
+
+
+def test_state_of_a_full_batch_stays_under_4_kib():
+    assert DecodeEngine(scenario(batch_size=128), 2).state_bytes_per_env < 4096

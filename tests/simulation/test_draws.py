@@ -1,0 +1,50 @@
+"""Draws are keyed, uniform, and independent of everything a policy does."""
+
+import numpy as np
+import pytest
+
+from papi_env.simulation.draws import accepted_drafts, mix, request_key, request_row
+
+
+def keys(seed, episode, count=2000):
+    return [int(request_key(seed, episode, i)) for i in range(count)]
+
+
+def test_mix_is_a_bijection_on_a_sample():
+    sample = np.arange(100_000, dtype=np.uint64)
+    assert len({int(mix(x)) for x in sample[:20_000]}) == 20_000
+
+
+def test_keys_of_other_seeds_and_episodes_share_nothing():
+    groups = [keys(seed, episode) for seed in range(4) for episode in range(4)]
+    assert len(set().union(*map(set, groups))) == sum(map(len, groups))
+
+
+def test_rows_are_uniform():
+    rows = np.array([request_row(key, 10) for key in np.array(keys(7, 0, 20_000), dtype=np.uint64)])
+    counts = np.bincount(rows, minlength=10)
+    # Chi-square with 9 degrees of freedom: 27.9 is its 99.9th percentile, and the draw is fixed.
+    assert ((counts - 2000) ** 2 / 2000).sum() < 27.9
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("tlp", [2, 4, 8])
+def test_accepted_prefix_has_the_expected_length(rate, tlp):
+    threshold = np.uint64(rate * 2.0**53)
+    key = request_key(1, 2, 3)
+    positions = np.arange(0, 40_000 * tlp, tlp)
+    advance = np.array([1 + accepted_drafts(key, p, tlp - 1, threshold) for p in positions])
+    expected = tlp if rate == 1 else (1 - rate**tlp) / (1 - rate)
+    error = advance.std() / np.sqrt(len(advance))
+    assert abs(advance.mean() - expected) <= 4 * error + 1e-12
+
+
+def test_a_draw_belongs_to_its_token_whatever_was_verified_before():
+    threshold = np.uint64(0.5 * 2.0**53)
+    key = request_key(0, 0, 0)
+    accepted = [accepted_drafts(key, p, 1, threshold) for p in range(64)]
+    for start in range(40):
+        run = accepted_drafts(key, start, 7, threshold)
+        assert accepted[start : start + run] == [1] * run
+        if run < 7:
+            assert accepted[start + run] == 0
