@@ -100,10 +100,15 @@ def render_rgb(timeline: Timeline, title: str) -> npt.NDArray[np.uint8]:
     shown = timeline.iterations[-MAX_ITERATIONS:]
     for iteration in shown:
         for segment in iteration.segments:
+            if segment.duration_s == 0:
+                continue
             axes.broken_barh(
                 [(1e3 * segment.start_s, 1e3 * segment.duration_s)],
                 (lanes.index(segment.lane) - 0.4, 0.8),
                 facecolors=colours[segment.label],
+                # A hairline keeps microseconds visible beside milliseconds.
+                edgecolors=colours[segment.label],
+                linewidth=0.6,
             )
     axes.set_yticks(range(len(lanes)), lanes)
     axes.set_ylim(len(lanes) - 0.5, -0.5)
