@@ -71,7 +71,9 @@ class Workload(BaseModel):
     token at a time. `speculation_schedule` changes it while the batch runs, as (from iteration,
     length) pairs: PAPI's TLP register. `acceptance_rate` is the chance that a drafted token is
     accepted, given that all before it were; 1 counts every verified token, the default because the
-    paper does not say what it assumes.
+    paper does not say what it assumes. `beyond_context` says what becomes of requests longer than the
+    model's context: refused (left out of the population), their output truncated, or kept as an
+    extrapolation; `population()` counts them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -149,6 +151,7 @@ class Scenario(BaseModel):
         batch_size: int | None = None,
         speculation: int | None = None,
         acceptance_rate: float | None = None,
+        beyond_context: BeyondContext | None = None,
         energy_weight: float | None = None,
         switch_s: float | None = None,
     ) -> Scenario:
@@ -165,6 +168,7 @@ class Scenario(BaseModel):
             "batch_size": batch_size,
             "speculation": speculation,
             "acceptance_rate": acceptance_rate,
+            "beyond_context": beyond_context,
         }
         data["workload"].update({key: value for key, value in workload.items() if value is not None})
         whole = {"energy_weight": energy_weight, "switch_s": switch_s}

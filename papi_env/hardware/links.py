@@ -63,3 +63,8 @@ def all_reduce_s(size: FloatArray | float, ranks: int, link: Link) -> FloatArray
     both_ways = 2 * link.bandwidth
     hop = ALL_REDUCE_HOP_S + ALL_REDUCE_S_PER_BYTE * share * (ALL_REDUCE_REFERENCE_BANDWIDTH / both_ways)
     return np.where(size > 0, (ranks - 1) * np.maximum(hop, share / link.bandwidth), 0.0)
+
+
+def gather_and_broadcast_s(size: FloatArray | float, link: Link) -> FloatArray:
+    """Seconds to collect `size` bytes of outputs from many stacks over `link` and send them to all again."""
+    return 2 * link.transfer_s(size)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.hardware import dram
-from papi_env.hardware.links import CXL, NVLINK3, NVLINK4, Link
+from papi_env.hardware.links import CXL, NVLINK3, NVLINK4, Link, all_reduce_s, gather_and_broadcast_s
 from papi_env.hardware.units import UNIT_NAMES, KernelKind, PimUnit, ProcessingUnit, UnitName
+from papi_env.kernel import FloatArray
 
 # PAPI's two readings of an A100's memory bandwidth (B/s), and of a bank's rate (clocks per command).
 GPU_BANDWIDTH_READINGS = {"roofline": 1935e9, "hbm3": 3352e9}
@@ -22,9 +24,12 @@ class System(BaseModel):
 
     Weights live in the FC-PIM stacks, which are the GPUs' own memory, else in plain GPU memory. KV
     caches live in the Attn-PIM stacks, else beside the weights. `attention_link` joins the Attn-PIM
-    stacks with the rest; `fabric` joins the GPUs (and carries activations between a GPU and its
-    FC-PIM). Without processing units there is no fabric: activations between FC kernels stay among
-    the weight stacks uncharged.
+    stacks with the rest; `fabric` joins the GPUs, or the weight stacks where there are none, and carries
+    activations between a GPU and its FC-PIM.
+
+    Projection and feed-forward leave outputs on all weight stacks that the next kernel needs whole, so
+    every layer combines them twice (`combine_s`): GPUs by an all-reduce, whichever unit ran the kernel;
+    weight stacks without GPUs by a gather and a broadcast over the fabric, or the attention link.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -119,6 +124,21 @@ class System(BaseModel):
         if self.attn_pim is not None:
             power += self.attn_pim.stacks * self.attn_pim.background_power_w
         return power
+
+    def combine_s(self, size: FloatArray) -> FloatArray:
+        """Seconds to combine `size` bytes of outputs of one FC kernel over all weight stacks (same shape)."""
+        if self.pu is not None:
+            return (
+                np.zeros_like(size) if self.fabric is None else all_reduce_s(size, self.pu.count, self.fabric)
+            )
+        link = self.fabric or self.attention_link
+        return np.zeros_like(size) if link is None else gather_and_broadcast_s(size, link)
+
+    def combine_j(self, size: FloatArray) -> FloatArray:
+        """Joules that the links take for `combine_s`."""
+        link = self.fabric if self.pu is not None else (self.fabric or self.attention_link)
+        crossings = 2.0 if self.pu is None else self.pu.count - 1.0
+        return np.zeros_like(size) if link is None else crossings * size * link.j_per_byte
 
     def check_capacity(self, weights: int, kv: int) -> None:
         """Refuse weights or KV caches that do not fit, with the sizes in GB."""
@@ -215,16 +235,17 @@ _ALL = (
     ),
     System(
         name="attacc-only",
-        description="90 AttAcc stacks: 30 for FC kernels, 60 for attention; prefill on PIM",
+        description="90 AttAcc stacks on CXL: 30 for FC kernels, 60 for attention; prefill on PIM",
         fc_pim=ATTACC_1P1B.model_copy(update={"stacks": 30, "runs": ("fc",)}),
         attn_pim=ATTACC_1P1B,
         prefill_unit="fc-pim",
     ),
     System(
         name="papi-pim-only",
-        description="30 FC-PIM and 60 Attn-PIM stacks, no GPU; prefill on PIM",
+        description="30 FC-PIM stacks on NVLink and 60 Attn-PIM stacks, no GPU; prefill on PIM",
         fc_pim=FC_PIM_4P1B,
         attn_pim=ATTN_PIM_1P2B,
+        fabric=NVLINK3,
         prefill_unit="fc-pim",
     ),
     System(

@@ -74,8 +74,8 @@ def iteration_cost(
     communication_s = max(
         attention_table[attention, tlp, at.LINK_PER_TOKEN_S] * context_sum - attention_s, 0.0
     )
-    communication_s += link_table[attention, n, at.COST_S] + moves_table[n, at.ALL_REDUCE_S]
-    joules += link_table[attention, n, at.COST_J] + moves_table[n, at.ALL_REDUCE_J]
+    communication_s += link_table[attention, n, at.COST_S] + moves_table[n, at.COMBINE_S]
+    joules += link_table[attention, n, at.COST_J] + moves_table[n, at.COMBINE_J]
 
     # Crossings between PUs and FC-PIM: within each layer, from layer to layer, from the last iteration.
     layers = int(scalars[at.LAYERS])

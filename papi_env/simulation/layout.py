@@ -69,7 +69,7 @@ NUM_SCALARS = 9
 # --- columns of the cost tables ---------------------------------------------------------------------
 COST_S, COST_J = 0, 1
 PER_GROUP_S, PER_PAIR_S, PER_TOKEN_S, LINK_PER_TOKEN_S, PER_GROUP_J, PER_TOKEN_J = range(6)
-ALL_REDUCE_S, ALL_REDUCE_J, CROSSING_S, CROSSING_J = range(4)
+COMBINE_S, COMBINE_J, CROSSING_S, CROSSING_J = range(4)
 
 # --- observations: float32 [num_envs, len(OBSERVATION_NAMES)] ---------------------------------------
 # squash(x) = x / (1 + x) maps [0, inf) onto [0, 1) without a clamp; times are first divided by the

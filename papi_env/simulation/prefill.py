@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from papi_env.hardware import costs, dram
-from papi_env.hardware.links import all_reduce_s
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
 from papi_env.hardware.units import FC_PIM, PU, PimUnit
@@ -79,8 +78,6 @@ class Prefill:
             link = system.attention_link
             seconds += model.layers * (link.transfer_s(there) + link.transfer_s(back))
             joules += model.layers * (there + back) * link.j_per_byte
-        if system.pu is not None and system.fabric is not None:
-            ranks = system.pu.count
-            seconds += 2 * model.layers * all_reduce_s(vector, ranks, system.fabric)
-            joules += 2 * model.layers * (ranks - 1) * vector * system.fabric.j_per_byte
+        seconds += 2 * model.layers * system.combine_s(vector)
+        joules += 2 * model.layers * system.combine_j(vector)
         return seconds, joules

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from papi_env.hardware import costs, dram
-from papi_env.hardware.links import all_reduce_s
 from papi_env.hardware.system import System
 from papi_env.hardware.table import DENSE_ROWS, CostTable
 from papi_env.hardware.units import UNIT_NAMES, PimUnit, ProcessingUnit, UnitName
@@ -27,7 +26,7 @@ class EngineTables(NamedTuple):
         attention: [units, TLP = 0..8, coefficients], all layers together; see `layout`.
         rounds: [units, RLP = 0..128], pairs on the busiest channel.
         attention_link: [units, n, (s, J)], moving queries, keys, values and outputs in an iteration.
-        moves: [n, (all-reduce s, J, one crossing between PUs and FC-PIM s, J)].
+        moves: [n, (combining outputs s, J, one crossing between PUs and FC-PIM s, J)].
         schedule: int64 [k, (from iteration, TLP)].
         population: int32 [requests, (input, output)] tokens.
         allowed: bool [classes, units]; defaults: int64 [classes], the unit that replaces an invalid choice.
@@ -157,19 +156,16 @@ def _attention_link(system: System, model: Transformer) -> FloatArray:
 
 
 def _moves(system: System, model: Transformer) -> FloatArray:
-    """[n, 4]: the all-reduces of one iteration, and one crossing of activations between PUs and FC-PIM.
+    """[n, 4]: combining outputs in one iteration, and one crossing of activations between PUs and FC-PIM.
 
-    Two all-reduces a layer, after projection and feed-forward, on whichever unit those ran: the stacks
-    of a GPU hold its slice of the weights either way.
+    Outputs are combined twice a layer, after projection and feed-forward, on whichever unit those ran: the
+    stacks of a GPU hold its slice of the weights either way.
     """
     table = np.zeros((DENSE_ROWS + 1, 4))
-    if system.pu is None or system.fabric is None:
-        return table
     size = 2 * np.arange(DENSE_ROWS + 1, dtype=np.float64) * model.hidden
-    ranks = system.pu.count
-    table[:, at.ALL_REDUCE_S] = 2 * model.layers * all_reduce_s(size, ranks, system.fabric)
-    table[:, at.ALL_REDUCE_J] = 2 * model.layers * (ranks - 1) * size * system.fabric.j_per_byte
-    if system.fc_pim is not None:
+    table[:, at.COMBINE_S] = 2 * model.layers * system.combine_s(size)
+    table[:, at.COMBINE_J] = 2 * model.layers * system.combine_j(size)
+    if system.pu is not None and system.fc_pim is not None and system.fabric is not None:
         table[:, at.CROSSING_S] = system.fabric.transfer_s(size)
         table[:, at.CROSSING_J] = size * system.fabric.j_per_byte
     return table

@@ -1,0 +1,251 @@
+"""What a comparison plays: entries (a policy on a system) on settings (a scenario, batch and speculation)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from gymnasium.vector import AutoresetMode
+
+from agents.evaluate import evaluate
+from agents.registry import make_policy
+from experiments.runner import file_digest
+from papi_env.envs.base import ProblemVectorEnv
+from papi_env.envs.decode import DecodeVectorEnv
+from papi_env.envs.kernels import KernelsVectorEnv
+from papi_env.errors import ConfigurationError, DataError, lookup, unknown_name
+from papi_env.hardware.system import SYSTEMS, System
+from papi_env.scenario import BeyondContext, Lengths, Scenario, get_scenario, parse_scenario
+from papi_env.simulation.engine import METRIC_NAMES
+
+PROBLEMS: Mapping[str, type[ProblemVectorEnv]] = {
+    "papi_env/Decode-v0": DecodeVectorEnv,
+    "papi_env/Kernels-v0": KernelsVectorEnv,
+}
+# The grid of the paper's evaluation (PAPI, section 7.1).
+PAPER_BATCH_SIZES = (4, 16, 64)
+PAPER_SPECULATION = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A policy on a system, by name: `papi/threshold`."""
+
+    system: str
+    policy: str
+
+    @classmethod
+    def parse(cls, text: str) -> Entry:
+        """An entry from SYSTEM/POLICY; whether the names are known shows when they are used."""
+        system, slash, policy = text.partition("/")
+        if not (system and slash and policy):
+            raise ConfigurationError(f"Entry {text!r}: expected SYSTEM/POLICY, such as papi/threshold")
+        return cls(system, policy)
+
+    @property
+    def oracle(self) -> Entry:
+        """The entry that this one's regret is measured against."""
+        return Entry(self.system, "oracle")
+
+    def __str__(self) -> str:
+        return f"{self.system}/{self.policy}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An entry on a setting: what one job plays, on all seeds.
+
+    `scenario` has the entry's system and the setting's batch size and speculation length. `refusal` says
+    why it does not fit the system, and is empty where it does. A `reference` was not asked for: speed-up
+    or regret is measured against it.
+    """
+
+    entry: Entry
+    scenario: Scenario
+    reference: bool
+    refusal: str
+
+    @property
+    def label(self) -> str:
+        """What is played, for people."""
+        workload = self.scenario.workload
+        return (
+            f"{self.entry} · {self.scenario.name} · batch {workload.batch_size} · "
+            f"speculation {workload.speculation}"
+        )
+
+
+def resolve_scenarios(
+    names: Sequence[str],
+    requests: Lengths | None = None,
+    beyond_context: str | None = None,
+    acceptance_rate: float | None = None,
+    energy_weight: float | None = None,
+    switch_s: float | None = None,
+) -> list[tuple[Scenario, bool]]:
+    """Scenarios by preset name or .toml file, with what replaces their parts; true marks those from a file.
+
+    Raises:
+        ConfigurationError, DataError: a scenario or a file of lengths cannot be used, or two scenarios
+            have one name.
+    """
+    if beyond_context is not None:
+        lookup(
+            "treatment of requests beyond the context", beyond_context, dict.fromkeys(get_args(BeyondContext))
+        )
+    resolved: dict[str, tuple[Scenario, bool]] = {}
+    for name in names:
+        scenario, own = get_scenario(name), str(name).endswith(".toml")
+        data = scenario.replace(
+            lengths=requests,
+            acceptance_rate=acceptance_rate,
+            energy_weight=energy_weight,
+            switch_s=switch_s,
+        ).model_dump()
+        if requests is not None:
+            assert requests.trace is not None
+            # The first part of a preset's name is its lengths, which are others now.
+            data["name"] = f"{Path(requests.trace).stem}/{scenario.name if own else scenario.model.name}"
+            data["description"] = (
+                f"{scenario.model.name} decodes static batches with the lengths of {requests.trace}"
+            )
+        if beyond_context is not None:
+            data["workload"]["beyond_context"] = beyond_context
+        scenario = parse_scenario(data, f"scenario {name!r}")
+        if scenario.name in resolved:
+            raise ConfigurationError(f"Two scenarios are called {scenario.name!r}; give each its own name")
+        scenario.population()  # reads the lengths: a mistake in them is not a matter of one system
+        resolved[scenario.name] = (scenario, own)
+    return list(resolved.values())
+
+
+def settings(
+    scenarios: Sequence[tuple[Scenario, bool]], batch_sizes: Sequence[int], speculation: Sequence[int]
+) -> list[Scenario]:
+    """Every scenario at every batch size and speculation length.
+
+    Where none are given a preset is played on the paper's grid, and a scenario from a file as it stands.
+    """
+    out: list[Scenario] = []
+    for scenario, own in scenarios:
+        batches: Sequence[int | None] = batch_sizes or ((None,) if own else PAPER_BATCH_SIZES)
+        lengths: Sequence[int | None] = speculation or ((None,) if own else PAPER_SPECULATION)
+        out += [scenario.replace(batch_size=b, speculation=t) for b in batches for t in lengths]
+    return out
+
+
+def known_systems(scenarios: Sequence[Scenario]) -> dict[str, System]:
+    """The registered systems, and those that scenarios bring along under names of their own.
+
+    Raises:
+        ConfigurationError: two scenarios mean different systems by a name that is not registered.
+    """
+    known = dict(SYSTEMS)
+    for scenario in scenarios:
+        system = scenario.system
+        if system.name not in SYSTEMS and known.setdefault(system.name, system) != system:
+            raise ConfigurationError(
+                f"Scenarios describe system {system.name!r} in different ways; give each its own name"
+            )
+    return known
+
+
+def plan(
+    entries: Sequence[Entry],
+    references: Sequence[Entry],
+    grid: Sequence[Scenario],
+    gpu_bandwidth: str | None = None,
+    bank_rate: str | None = None,
+) -> list[Cell]:
+    """Every entry, then every reference, on every setting.
+
+    An entry's system is the scenario's own if that has the name, else the registered one; readings
+    apply to all of them.
+    """
+    known = known_systems(grid)
+    cells = []
+    for entry in (*entries, *references):
+        if entry.system not in known:
+            raise unknown_name("system", entry.system, known)
+        for setting in grid:
+            own = setting.system.name == entry.system
+            system = (setting.system if own else known[entry.system]).with_readings(gpu_bandwidth, bank_rate)
+            scenario = setting.replace(system=system)
+            cells.append(Cell(entry, scenario, entry not in entries, _refusal(scenario)))
+    return cells
+
+
+def _refusal(scenario: Scenario) -> str:
+    """Why the scenario does not fit its system; empty where it does."""
+    try:
+        scenario.check()
+    except ConfigurationError as error:
+        return str(error)
+    return ""
+
+
+def rehearse(problem: str, cells: Sequence[Cell]) -> None:
+    """Play one iteration of every entry, so that what cannot work fails now; compiles the engine.
+
+    Raises:
+        ConfigurationError: a policy is unknown, or cannot play the system.
+    """
+    for policy in dict.fromkeys(cell.entry.policy for cell in cells):
+        make_policy(policy)
+    first: dict[Entry, Cell] = {}
+    for cell in cells:
+        if not cell.refusal:
+            first.setdefault(cell.entry, cell)
+    for entry, cell in first.items():
+        env = PROBLEMS[problem](
+            cell.scenario, num_envs=2, max_episode_steps=1, autoreset_mode=AutoresetMode.DISABLED
+        )
+        try:
+            evaluate(make_policy(entry.policy), env, (0, 1))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"Entry {str(entry)!r}: {error}") from error
+
+
+def play(problem: str, scenario: Scenario, policy: str, seeds: Sequence[int]) -> dict[str, list[Any]]:
+    """Metrics of one episode per seed: `seed`, `alpha` and the engine's METRIC_NAMES, [len(seeds)] each."""
+    env = PROBLEMS[problem](scenario, num_envs=len(seeds), autoreset_mode=AutoresetMode.DISABLED)
+    metrics = evaluate(make_policy(policy), env, seeds)
+    columns: dict[str, list[Any]] = {"seed": list(seeds), "alpha": [env.alpha] * len(seeds)}
+    return columns | {name: metrics[name].tolist() for name in METRIC_NAMES}
+
+
+def job_spec(problem: str, cell: Cell, seeds: Sequence[int]) -> dict[str, Any]:
+    """All that `play` depends on, apart from the project's code: files from outside by their content."""
+    return {
+        "problem": problem,
+        "scenario": cell.scenario.model_dump(mode="json"),
+        "policy": cell.entry.policy,
+        "policy_source": policy_digest(cell.entry.policy),
+        "trace": trace_digest(cell.scenario),
+        "seeds": list(seeds),
+    }
+
+
+def trace_digest(scenario: Scenario) -> str | None:
+    """A hash of the scenario's file of lengths, or None where it has none."""
+    trace = scenario.workload.lengths.trace
+    try:
+        return None if trace is None else file_digest(trace)
+    except OSError as error:
+        raise DataError(f"{trace}: cannot be read: {error.strerror}") from None
+
+
+def policy_digest(policy: str) -> str | None:
+    """A hash of the file that defines a user's own policy, or None for a registered one."""
+    if ":" not in policy:
+        return None
+    try:
+        found = importlib.util.find_spec(policy.partition(":")[0])
+    except (ImportError, ValueError):
+        return None
+    if found is None or found.origin is None or not Path(found.origin).is_file():
+        return None
+    return file_digest(found.origin)
