@@ -61,6 +61,8 @@ class Kernel:
             value = getattr(self, name)
             if not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"Kernel {self.kernel_class}: {name} is {value!r}, expected an integer >= 1")
+            # Python's integers do not overflow; NumPy's do.
+            object.__setattr__(self, name, int(value))
 
     def with_rows(self, rows: int) -> Kernel:
         """The same kernel for another number of rows."""
@@ -126,7 +128,11 @@ class AttentionKernel:
     kernel_class: KernelClass = KernelClass.ATTENTION
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or self.kv_heads < 1 or self.heads % self.kv_heads:
+        for name in ("heads", "kv_heads", "head_size", "count", "element_bytes"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"AttentionKernel: {name} is {value!r}, expected an integer >= 1")
+        if self.heads % self.kv_heads:
             raise ValueError(
                 f"AttentionKernel: {self.heads} heads over {self.kv_heads} KV heads do not divide evenly"
             )

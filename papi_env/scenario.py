@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +17,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from papi_env.errors import ConfigurationError, DataError, describe_validation, lookup
+from papi_env.hardware.dram import Stack
+from papi_env.hardware.links import Link
 from papi_env.hardware.system import SYSTEMS, System, get_system
 from papi_env.hardware.table import DENSE_ROWS
+from papi_env.hardware.units import PimUnit, ProcessingUnit
 from papi_env.workload.lengths import (
     LENGTH_TABLES,
     RequestPopulation,
@@ -38,7 +42,7 @@ BeyondContext = Literal["refuse", "truncate", "extrapolate"]
 class Lengths(BaseModel):
     """Where request lengths come from: exactly one of `table`, `trace`, or `input` with `output`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     table: str | None = None
     trace: str | None = Field(None, description="path of a CSV file")
@@ -76,21 +80,28 @@ class Workload(BaseModel):
     extrapolation; `population()` counts them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     lengths: Lengths
     batch_size: int = Field(64, ge=1, le=MAX_BATCH)
     speculation: int = Field(2, ge=1, le=MAX_SPECULATION)
     speculation_schedule: tuple[tuple[int, int], ...] = ()
-    acceptance_rate: float = Field(1.0, ge=0, le=1, allow_inf_nan=False)
+    acceptance_rate: float = Field(1.0, ge=0, le=1)
     beyond_context: BeyondContext = "refuse"
+
+    @field_validator("batch_size", "speculation", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("expected a whole number")
+        return value
 
     @field_validator("speculation_schedule")
     @classmethod
     def _ordered(cls, schedule: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
         starts = [start for start, _ in schedule]
-        if any(start < 1 for start in starts) or any(a >= b for a, b in pairwise(starts)):
-            raise ValueError(f"iterations {starts} must be >= 1 and increase")
+        if any(not 1 <= start < 2**31 for start in starts) or any(a >= b for a, b in pairwise(starts)):
+            raise ValueError(f"iterations {starts} must be >= 1, below 2^31, and increase")
         for _, length in schedule:
             if not 1 <= length <= MAX_SPECULATION:
                 raise ValueError(f"speculation length {length} is outside 1..{MAX_SPECULATION}")
@@ -118,19 +129,17 @@ def _override(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 class Scenario(BaseModel):
     """What an environment simulates; see the module docstring for how one is written."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     description: str = ""
     system: System
     model: Transformer
     workload: Workload
-    energy_weight: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="seconds per joule in the reward"
-    )
+    energy_weight: float = Field(0.0, ge=0, le=1e6, description="seconds per joule in the reward")
     # Seconds of a mode switch; 0 is free switching (nothing is charged, PAPI's assumption). Absent: the
     # problem's default, free in Decode-v0 and the system's `mode_switch_s` in Kernels-v0.
-    switch_s: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    switch_s: float | None = Field(None, ge=0, le=1)
 
     @field_validator("system", mode="before")
     @classmethod
@@ -156,6 +165,14 @@ class Scenario(BaseModel):
         switch_s: float | None = None,
     ) -> Scenario:
         """The scenario with some parts replaced; what is None stays. Validated like any other."""
+        for field, value, kinds in (
+            ("system", system, (str, System)),
+            ("model", model, (str, Transformer)),
+            ("lengths", lengths, (Lengths,)),
+        ):
+            if value is not None and not isinstance(value, kinds):
+                names = " or ".join(kind.__name__ for kind in kinds)
+                raise ConfigurationError(f"{field} is {value!r}, expected {names}")
         data = self.model_dump()
         if system is not None:
             data["system"] = (get_system(system) if isinstance(system, str) else system).model_dump()
@@ -177,7 +194,13 @@ class Scenario(BaseModel):
 
     def population(self) -> RequestPopulation:
         """The requests that instances are drawn from, those beyond the model's context treated as asked."""
-        return _population(self.workload.lengths, self.model.context_limit, self.workload.beyond_context)
+        lengths = self.workload.lengths
+        version = (0, 0)
+        if lengths.trace is not None:
+            with suppress(OSError):  # the reader says what is wrong with the file
+                stat = Path(lengths.trace).stat()
+                version = (stat.st_mtime_ns, stat.st_size)
+        return _population(lengths, self.model.context_limit, self.workload.beyond_context, version)
 
     def check(self) -> Scenario:
         """Refuse a scenario that the system cannot hold. Returns itself.
@@ -191,7 +214,10 @@ class Scenario(BaseModel):
 
 
 @lru_cache(maxsize=32)
-def _population(lengths: Lengths, context_limit: int, beyond: BeyondContext) -> RequestPopulation:
+def _population(
+    lengths: Lengths, context_limit: int, beyond: BeyondContext, version: tuple[int, int]
+) -> RequestPopulation:
+    """Cached; `version` changes with the trace file."""
     if lengths.table is not None:
         population = sample_table(lookup("length table", lengths.table, LENGTH_TABLES))
     elif lengths.trace is not None:
@@ -210,7 +236,9 @@ def _population(lengths: Lengths, context_limit: int, beyond: BeyondContext) -> 
 
 
 _FIELDS = {
-    name for model in (Scenario, Workload, Lengths, System, Transformer) for name in model.model_fields
+    name
+    for model in (Scenario, Workload, Lengths, System, ProcessingUnit, PimUnit, Stack, Link, Transformer)
+    for name in model.model_fields
 }
 
 

@@ -172,15 +172,17 @@ def attention_clocks_per_pair(unit: PimUnit, kernel: AttentionKernel, tlp: int) 
     return unit.attention_pair_clocks * kernel.rows_per_kv_head(tlp)
 
 
-def busiest_channel_groups(rounds: Numbers, rlp: Numbers, groups: Numbers, longest: Numbers) -> FloatArray:
+def busiest_channel_groups(
+    rounds: Numbers, rlp: Numbers, groups: Numbers, longest: Numbers, rounds_of_one: Numbers = 1
+) -> FloatArray:
     """16-token groups on the busiest channel.
 
     `groups` is the sum over requests of ceil(context / 16), `longest` the largest such term. Pairs
     dealt longest first leave every channel near the mean times the rounds, and no channel with less
-    than the longest request needs.
+    than the longest request needs, whose own heads take `rounds_of_one` rounds.
     """
     mean = np.asarray(groups, dtype=np.float64) / np.maximum(rlp, 1)
-    return np.maximum(np.asarray(rounds) * mean, longest)
+    return np.maximum(np.asarray(rounds) * mean, np.asarray(rounds_of_one) * longest)
 
 
 def pim_attention_s(
@@ -197,7 +199,8 @@ def pim_attention_s(
     (`papi_env.hardware.units.PimUnit`); arguments as in `busiest_channel_groups`.
     """
     rounds = attention_rounds(unit, kernel, rlp)
-    busiest = busiest_channel_groups(rounds, np.asarray(rlp), groups, longest)
+    of_one = attention_rounds(unit, kernel, 1)
+    busiest = busiest_channel_groups(rounds, np.asarray(rlp), groups, longest, of_one)
     per_group = attention_clocks_per_group(unit, kernel, tlp)
     return (per_group * busiest + attention_clocks_per_pair(unit, kernel, tlp) * rounds) * dram.CLOCK_S
 

@@ -62,7 +62,7 @@ def max_banks_per_die(fpus_per_bank: float) -> int:
 class Stack(BaseModel):
     """The banks of one HBM3 stack."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     banks_per_die: int = Field(128, ge=BANK_GROUP_BANKS, le=128, multiple_of=BANK_GROUP_BANKS)
 

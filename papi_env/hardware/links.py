@@ -11,13 +11,13 @@ from papi_env.kernel import FloatArray
 class Link(BaseModel):
     """A point-to-point link: `latency_s` one way, `bandwidth` B/s each way, `count` lanes bundles in parallel."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
-    bandwidth: float = Field(gt=0, allow_inf_nan=False, description="B/s each way of one link")
-    latency_s: float = Field(ge=0, allow_inf_nan=False, description="seconds one way")
+    bandwidth: float = Field(gt=0, description="B/s each way of one link")
+    latency_s: float = Field(ge=0, description="seconds one way")
     count: int = Field(1, ge=1, le=65536)
-    j_per_byte: float = Field(ge=0, allow_inf_nan=False)
+    j_per_byte: float = Field(ge=0)
     max_devices: int | None = Field(None, ge=1, description="devices that one such fabric addresses")
 
     @property

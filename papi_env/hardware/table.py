@@ -38,7 +38,8 @@ class CostTable:
                 self.seconds[i, unit, 1:], self.joules[i, unit, 1:] = self._closed_form(kernel, unit, rows)
 
     def _closed_form(self, kernel: Kernel, unit: int, rows: Rows) -> tuple[FloatArray, FloatArray]:
-        spec = self.system.unit(UNIT_NAMES[unit])
+        name = UNIT_NAMES[unit]
+        spec = self.system.unit(name) if self.system.can_run(name, "fc") else None
         if isinstance(spec, ProcessingUnit):
             seconds, energy = pu_fc_s(spec, kernel, rows), pu_fc_energy(spec, kernel, rows)
         elif isinstance(spec, PimUnit):
@@ -51,6 +52,8 @@ class CostTable:
     def cost(self, kernel: int, unit: int, rows: Rows) -> tuple[FloatArray, FloatArray]:
         """Seconds and joules of kernel `kernel` on unit `unit`, for any number of rows (same shape as `rows`)."""
         rows = np.asarray(rows)
+        if rows.size and rows.min() < 0:
+            raise ValueError(f"rows is {rows.min()}, expected a number >= 0")
         if rows.size and rows.max() <= DENSE_ROWS:
             return self.seconds[kernel, unit, rows], self.joules[kernel, unit, rows]
         seconds, joules = self._closed_form(self.kernels[kernel], unit, np.maximum(rows, 1))

@@ -24,12 +24,12 @@ class ProcessingUnit(BaseModel):
     charge for the remainder.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     count: int = Field(ge=1, le=4096)
-    peak_flops: float = Field(gt=0, allow_inf_nan=False, description="FP16 FLOP/s of one GPU")
-    memory_bandwidth: float = Field(gt=0, allow_inf_nan=False, description="B/s of one GPU")
+    peak_flops: float = Field(gt=0, description="FP16 FLOP/s of one GPU")
+    memory_bandwidth: float = Field(gt=0, description="B/s of one GPU")
     memory_bytes: int = Field(gt=0, description="bytes of one GPU's own memory")
     # AttAcc's simulator: sustained shares of the peaks.
     compute_efficiency: float = Field(0.80, gt=0, le=1)
@@ -38,7 +38,9 @@ class ProcessingUnit(BaseModel):
     # L1 at 1.28 pJ/B x 2 B x (1/16 + 1/16) for 16x16x32 register tiles.
     mac_j: float = Field(0.32e-12 + 3 * 0.0675e-12 + 1.28e-12 * 2 * (1 / 16 + 1 / 16), ge=0)
     # Off-chip read plus one pass through L2 (28.72 + 2.4 pJ/B).
-    memory_j_per_byte: float = Field(dram.OFF_CHIP_J_PER_BYTE + 2.4e-12, ge=0)
+    memory_j_per_byte: float = Field(
+        dram.OFF_CHIP_J_PER_BYTE + 2.4e-12, ge=dram.READ_WITH_ACTIVATION_J_PER_BYTE
+    )
     # chosen, from measurements: an A100 with a context and its own stacks idles near 100 W; range 63-120.
     idle_power_w: float = Field(100.0, ge=0)
     # 400 W (A100 SXM) and 700 W (H100 SXM) data sheets.
@@ -77,7 +79,7 @@ class PimUnit(BaseModel):
     it holds (`fc_cadence`).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     stacks: int = Field(ge=1, le=65536)

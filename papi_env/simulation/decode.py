@@ -59,7 +59,7 @@ def iteration_cost(
 
     # The same formula as `hardware.costs.busiest_channel_groups`, on tabulated coefficients.
     rounds = rounds_table[attention, rlp]
-    busiest = max(rounds * (group_sum / rlp), float(group_max))
+    busiest = max(rounds * (group_sum / rlp), rounds_table[attention, 1] * group_max)
     attention_s = max(
         attention_table[attention, tlp, at.PER_GROUP_S] * busiest
         + attention_table[attention, tlp, at.PER_PAIR_S] * rounds,

@@ -23,7 +23,7 @@ class Transformer(BaseModel):
     `gated` feed-forward layers have three matrices (LLaMA), others two.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     layers: int = Field(ge=1, le=1000)

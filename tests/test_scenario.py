@@ -1,0 +1,581 @@
+"""Scenarios come from names, files and tables; what cannot be simulated is refused where it enters."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+
+from papi_env.errors import ConfigurationError, DataError
+from papi_env.hardware.system import SYSTEMS
+from papi_env.scenario import (
+    DEFAULT_SCENARIO,
+    MAX_BATCH,
+    MAX_SPECULATION,
+    PAPER_SCENARIOS,
+    SCENARIOS,
+    Lengths,
+    Scenario,
+    get_scenario,
+    load_scenario,
+    parse_scenario,
+)
+from papi_env.workload.transformer import TRANSFORMERS
+
+PRESETS = pytest.mark.parametrize("name", SCENARIOS)
+DEFAULT = SCENARIOS[DEFAULT_SCENARIO]
+PLAIN = {
+    "name": "plain",
+    "system": "papi",
+    "model": "llama-65b",
+    "workload": {"lengths": {"input": 100, "output": 50}},
+}
+TOML = """
+system = "papi"
+model = "llama-65b"
+[workload]
+batch_size = 8
+lengths = { table = "dolly-general-qa" }
+"""
+
+
+def altered(**changes):
+    """PLAIN with fields replaced; a double underscore enters a table, which may be missing."""
+    data = copy.deepcopy(PLAIN)
+    for path, value in changes.items():
+        table = data
+        *parents, last = path.split("__")
+        for part in parents:
+            table = table.setdefault(part, {})
+        table[last] = value
+    return data
+
+
+def parsed(**changes):
+    return parse_scenario(altered(**changes), "here")
+
+
+def refusal(**changes):
+    with pytest.raises(ConfigurationError) as caught:
+        parsed(**changes)
+    message = str(caught.value)
+    assert message.startswith("here: ")
+    return message
+
+
+def written(folder, text, name="mine.toml"):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# --- presets ---------------------------------------------------------------------------------------
+
+
+@PRESETS
+def test_a_preset_fits_papi_and_survives_being_written_down(name):
+    scenario = get_scenario(name)
+    assert scenario.name == name
+    assert scenario.check() is scenario
+    assert parse_scenario(scenario.model_dump(), name) == scenario
+    assert parse_scenario(scenario.model_dump(mode="json"), name) == scenario
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_preset_on_another_system_fits_or_is_refused_with_both_sizes(system):
+    for scenario in SCENARIOS.values():
+        kv = 64 * scenario.population().max_total * scenario.model.kv_bytes_per_token
+        moved = scenario.replace(system=system)
+        shared = moved.system.kv_capacity_bytes is None
+        need, limit = scenario.model.weight_bytes + kv * shared, moved.system.weight_capacity_bytes
+        if need <= limit and (shared or kv <= moved.system.kv_capacity_bytes):
+            assert moved.check() is moved
+        else:
+            with pytest.raises(ConfigurationError, match=r"need \d+\.\d GB .* hold \d+\.\d GB"):
+                moved.check()
+
+
+def test_the_papers_scenarios_are_presets():
+    assert set(PAPER_SCENARIOS) <= set(SCENARIOS)
+    assert DEFAULT_SCENARIO in PAPER_SCENARIOS
+
+
+@PRESETS
+def test_no_request_of_a_preset_exceeds_the_models_context(name):
+    scenario = SCENARIOS[name]
+    assert scenario.population().max_total <= scenario.model.context_limit
+
+
+@pytest.mark.parametrize("name", ["creative-writting/llama-65b", "papi", "", "PAPI"])
+def test_an_unknown_scenario_is_answered_with_the_known_ones(name):
+    with pytest.raises(ConfigurationError, match="Unknown scenario") as caught:
+        get_scenario(name)
+    assert all(known in str(caught.value) for known in SCENARIOS)
+
+
+def test_the_nearest_scenario_is_offered():
+    with pytest.raises(ConfigurationError, match=f"Did you mean '{DEFAULT_SCENARIO}'"):
+        get_scenario("creative-writting/llama-65b")
+
+
+@pytest.mark.parametrize("value", [None, 5, 2.5, ["papi"], b"papi", True])
+def test_what_names_no_scenario_is_refused(value):
+    with pytest.raises(ConfigurationError, match=r"expected a name, a \.toml path or a table"):
+        get_scenario(value)
+
+
+def test_a_scenario_is_itself():
+    assert get_scenario(DEFAULT) is DEFAULT
+
+
+# --- tables ----------------------------------------------------------------------------------------
+
+
+def test_a_table_names_its_system_and_model():
+    scenario = get_scenario(PLAIN)
+    assert scenario.system == SYSTEMS["papi"]
+    assert scenario.model == TRANSFORMERS["llama-65b"]
+    assert scenario.population().lengths.tolist() == [[100, 50]]
+
+
+def test_a_system_starts_from_a_base_and_overrides_what_is_nested_in_it():
+    system = parsed(system={"base": "papi", "name": "wide", "fc_pim": {"stacks": 40}}).system
+    assert (system.name, system.fc_pim.stacks) == ("wide", 40)
+    assert system.fc_pim.stack == SYSTEMS["papi"].fc_pim.stack
+    assert system.attn_pim == SYSTEMS["papi"].attn_pim
+    assert SYSTEMS["papi"].fc_pim.stacks == 30  # the registry keeps its own
+
+
+def test_a_model_starts_from_a_base_or_is_described_whole():
+    assert parsed(model={"base": "llama-65b", "layers": 40}).model.hidden == 8192
+    small = {"name": "small", "layers": 2, "hidden": 256, "heads": 2, "feed_forward": 1024}
+    assert parsed(model=small).model.head_size == 128
+
+
+@PRESETS
+def test_objects_are_accepted_as_they_are(name):
+    preset = SCENARIOS[name]
+    again = Scenario(name=name, system=preset.system, model=preset.model, workload=preset.workload)
+    assert again.system is preset.system
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "nearest"),
+    [
+        ({"modle": "x"}, "modle", "model"),
+        ({"workload__batch_sise": 4}, "workload.batch_sise", "batch_size"),
+        ({"workload__lengths__inptu": 4}, "workload.lengths.inptu", "input"),
+        ({"system": {"base": "papi", "fcpim": {}}}, "system.fcpim", "fc_pim"),
+        ({"model": {"base": "opt-30b", "layer": 2}}, "model.layer", "layers"),
+    ],
+)
+def test_a_misspelt_field_is_answered_with_the_nearest_one(changes, field, nearest):
+    assert f"{field}: not a known field; did you mean '{nearest}'?" in refusal(**changes)
+
+
+@pytest.mark.parametrize(
+    ("unit", "misspelt", "nearest"),
+    [
+        ("fc_pim", "stakcs", "stacks"),
+        ("pu", "memory_bandwith", "memory_bandwidth"),
+        ("attention_link", "latency", "latency_s"),
+    ],
+)
+def test_a_misspelt_field_of_a_unit_is_answered_with_the_nearest_one(unit, misspelt, nearest):
+    message = refusal(system={"base": "papi", unit: {misspelt: 3}})
+    assert f"system.{unit}.{misspelt}: not a known field; did you mean '{nearest}'?" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": 3}, "name"),
+        ({"workload": 3}, "workload"),
+        ({"workload__lengths": "dolly"}, "workload.lengths"),
+        ({"workload__batch_size": 2.5}, "workload.batch_size"),
+        ({"workload__batch_size": "many"}, "workload.batch_size"),
+        ({"workload__batch_size": [4]}, "workload.batch_size"),
+        ({"workload__batch_size": None}, "workload.batch_size"),
+        ({"workload__speculation": math.nan}, "workload.speculation"),
+        ({"workload__acceptance_rate": "high"}, "workload.acceptance_rate"),
+        ({"workload__beyond_context": "ignore"}, "workload.beyond_context"),
+        ({"workload__lengths__input": "long"}, "workload.lengths.input"),
+        ({"energy_weight": "none"}, "energy_weight"),
+        ({"system": 3}, "system"),
+        ({"system": None}, "system"),
+        ({"model": ["llama-65b"]}, "model"),
+        ({"system": {"base": "papi", "fc_pim": 3}}, "system.fc_pim"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_by_field(changes, field):
+    assert f"{field}: " in refusal(**changes)
+
+
+@pytest.mark.parametrize("field", ["batch_size", "speculation"])
+def test_true_is_not_the_number_1(field):
+    assert f"workload.{field}: " in refusal(**{f"workload__{field}": True})
+
+
+@pytest.mark.parametrize("field", ["name", "system", "model", "workload"])
+def test_a_missing_part_is_named(field):
+    data = {key: value for key, value in PLAIN.items() if key != field}
+    with pytest.raises(ConfigurationError, match=rf"{field}: .*required"):
+        get_scenario(data)
+
+
+# --- ranges ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "low", "high"), [("batch_size", 1, MAX_BATCH), ("speculation", 1, MAX_SPECULATION)]
+)
+def test_batch_and_speculation_have_the_documented_ranges(field, low, high):
+    assert (MAX_BATCH, MAX_SPECULATION) == (128, 8)
+    for value in (low, high):
+        assert getattr(parsed(**{f"workload__{field}": value}).workload, field) == value
+    for value in (low - 1, high + 1, -1, 10**30):
+        assert f"workload.{field}: found {value}" in refusal(**{f"workload__{field}": value})
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("workload__acceptance_rate", [-0.1, 1.01, math.nan, math.inf]),
+        ("energy_weight", [-1e-9, math.nan, math.inf]),
+        ("switch_s", [-1e-9, 1.01, math.nan, math.inf]),
+        ("workload__lengths__input", [0, -1, 1_000_001, math.nan]),
+        ("workload__lengths__output", [0, -1, 1_000_001, math.nan]),
+    ],
+)
+def test_a_figure_out_of_its_range_is_refused_by_name(field, values):
+    for value in values:
+        assert f"{field.replace('__', '.')}: found {value}" in refusal(**{field: value})
+
+
+def test_an_energy_weight_that_would_overflow_the_reward_is_refused():
+    # A step takes joules by the hundred: their weighted sum would be infinite and the reward NaN.
+    assert "energy_weight" in refusal(energy_weight=1e308)
+
+
+def test_an_acceptance_rate_may_be_zero_or_one():
+    for rate in (0, 1):
+        assert parsed(workload__acceptance_rate=rate).workload.acceptance_rate == rate
+
+
+def test_a_speculation_schedule_changes_the_length_at_later_iterations():
+    schedule = parsed(workload__speculation_schedule=[[10, 4], [20, 1]]).workload.speculation_schedule
+    assert schedule == ((10, 4), (20, 1))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        [[20, 4], [10, 2]],
+        [[10, 4], [10, 2]],
+        [[0, 4]],
+        [[-1, 4]],
+        [[10, 0]],
+        [[10, 9]],
+        [[10]],
+        [[10, 4, 2]],
+        [10, 4],
+        [[10.5, 4]],
+        "often",
+    ],
+)
+def test_a_schedule_that_is_unordered_or_out_of_range_is_refused(schedule):
+    assert "workload.speculation_schedule" in refusal(workload__speculation_schedule=schedule)
+
+
+def test_a_schedule_beyond_what_the_engine_counts_is_refused():
+    assert "workload.speculation_schedule" in refusal(workload__speculation_schedule=[[2**63, 4]])
+
+
+# --- lengths ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        {},
+        {"table": "azure-code", "input": 10, "output": 10},
+        {"table": "azure-code", "trace": "requests.csv"},
+        {"trace": "requests.csv", "input": 10, "output": 10},
+        {"table": "azure-code", "output": 10},
+    ],
+)
+def test_lengths_have_exactly_one_source(lengths):
+    assert "expected exactly one of table, trace, or input with output" in refusal(workload__lengths=lengths)
+
+
+@pytest.mark.parametrize("field", ["input", "output"])
+def test_fixed_lengths_need_both_ends(field):
+    assert "need both input and output" in refusal(workload__lengths={field: 10})
+
+
+@pytest.mark.parametrize("field", ["input_column", "output_column", "category_column", "categories"])
+def test_columns_belong_to_a_trace(field):
+    value = ["a"] if field == "categories" else "a"
+    assert "belong to a trace" in refusal(
+        workload__lengths__input=10, **{f"workload__lengths__{field}": value}
+    )
+
+
+def test_an_unknown_length_table_is_answered_with_the_known_ones():
+    message = refusal(workload__lengths={"table": "dolly-general-qq"})
+    assert "Unknown length table 'dolly-general-qq'. Did you mean 'dolly-general-qa'?" in message
+    assert "azure-code" in message
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "nearest"), [("system", "pappi", "papi"), ("model", "lama-65b", "llama-65b")]
+)
+@pytest.mark.parametrize("as_base", [False, True])
+def test_an_unknown_system_or_model_is_answered_with_the_known_ones(field, name, nearest, as_base):
+    message = refusal(**{field: {"base": name} if as_base else name})
+    registry = {"system": SYSTEMS, "model": TRANSFORMERS}[field]
+    assert f"Unknown {field} '{name}'. Did you mean '{nearest}'?" in message
+    assert all(known in message for known in registry)
+
+
+@pytest.mark.parametrize("base", [3, None, ["papi"], {}])
+def test_a_base_that_is_no_name_is_refused(base):
+    assert "Unknown system" in refusal(system={"base": base})
+
+
+def test_a_system_that_cannot_work_is_refused_inside_a_scenario():
+    assert "100 banks per die" in refusal(
+        system={"base": "papi", "fc_pim": {"stack": {"banks_per_die": 100}}}
+    )
+    assert "system.pu.count: found 0" in refusal(system={"base": "papi", "pu": {"count": 0}})
+
+
+# --- contexts and capacities -----------------------------------------------------------------------
+
+
+def test_requests_beyond_the_context_are_refused_with_the_limit():
+    fits = parsed(workload__lengths={"input": 2000, "output": 48})
+    assert fits.check().population().max_total == 2048
+    beyond = parsed(workload__lengths={"input": 2000, "output": 49})
+    with pytest.raises(ConfigurationError, match=r"context of 2048 tokens.* needs 2049"):
+        beyond.check()
+
+
+def test_requests_beyond_the_context_may_be_cut_or_kept_when_asked():
+    lengths = {"input": 2000, "output": 100}
+    for policy, output in (("truncate", 48), ("extrapolate", 100)):
+        scenario = parsed(workload__lengths=lengths, workload__beyond_context=policy)
+        assert scenario.population().lengths.tolist() == [[2000, output]]
+
+
+def test_kv_caches_are_reserved_for_the_longest_request_times_the_batch():
+    # 2048 tokens of GPT-3 take 9.66 GB: 106 of them fit the 1030.8 GB of 60 stacks.
+    full = parsed(model="gpt3-175b", workload__lengths={"input": 1024, "output": 1024})
+    full.replace(batch_size=106).check()
+    for batch, need in ((107, r"1034\.0"), (128, r"1237\.0")):
+        with pytest.raises(ConfigurationError, match=rf"'papi'.*{need} GB.* 1030\.8 GB"):
+            full.replace(batch_size=batch).check()
+
+
+def test_gpt3_at_batch_64_does_not_fit_six_gpus():
+    scenario = SCENARIOS["creative-writing/gpt3-175b"].replace(system="a100", batch_size=64)
+    with pytest.raises(ConfigurationError, match=r"weights 347\.9, KV .*hold 515\.4 GB"):
+        scenario.check()
+
+
+def test_weights_beyond_their_stacks_are_refused_with_the_sizes():
+    scenario = parsed(model={"base": "gpt3-175b", "layers": 192})
+    with pytest.raises(ConfigurationError, match=r"weights need 695\.8 GB.* hold 386\.5 GB"):
+        scenario.check()
+
+
+# --- replace ---------------------------------------------------------------------------------------
+
+
+def test_replace_changes_what_is_given_and_keeps_the_rest():
+    other = DEFAULT.replace(
+        system="a100-attacc", batch_size=8, speculation=4, acceptance_rate=0.7, switch_s=0
+    )
+    assert (other.system, other.model) == (SYSTEMS["a100-attacc"], DEFAULT.model)
+    assert (other.workload.batch_size, other.workload.speculation) == (8, 4)
+    assert (other.workload.acceptance_rate, other.switch_s) == (0.7, 0)
+    assert other.workload.lengths == DEFAULT.workload.lengths
+    assert DEFAULT.replace() == DEFAULT
+
+
+def test_replace_takes_objects_and_lengths():
+    model = DEFAULT.model.model_copy(update={"layers": 10})
+    other = DEFAULT.replace(
+        system=SYSTEMS["papi-h100"], model=model, lengths=Lengths(input=5, output=5), energy_weight=0.5
+    )
+    assert (other.system.name, other.model.layers, other.energy_weight) == ("papi-h100", 10, 0.5)
+    assert other.population().max_total == 10
+
+
+def test_replace_may_cut_requests_beyond_the_context():
+    beyond = parsed(workload__lengths={"input": 2000, "output": 100})
+    assert beyond.replace(beyond_context="truncate").check().population().max_total == 2048
+
+
+def test_a_new_speculation_length_replaces_the_schedule():
+    scheduled = parsed(workload__speculation_schedule=[[10, 4]])
+    assert scheduled.replace(speculation=2).workload.speculation_schedule == ()
+    assert scheduled.replace(batch_size=2).workload.speculation_schedule == ((10, 4),)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch_size": 0},
+        {"batch_size": 129},
+        {"batch_size": 2.5},
+        {"batch_size": math.nan},
+        {"speculation": 0},
+        {"speculation": 9},
+        {"acceptance_rate": 1.5},
+        {"acceptance_rate": math.nan},
+        {"energy_weight": -1},
+        {"switch_s": math.inf},
+        {"beyond_context": "ignore"},
+        {"system": "pappi"},
+        {"model": "llama"},
+    ],
+)
+def test_replace_refuses_what_a_scenario_refuses(changes):
+    with pytest.raises(ConfigurationError):
+        DEFAULT.replace(**changes)
+
+
+def test_replace_checks_a_changed_object_again():
+    broken = SYSTEMS["papi"].model_copy(update={"mode_switch_s": math.nan})
+    with pytest.raises(ConfigurationError, match="mode_switch_s"):
+        DEFAULT.replace(system=broken)
+
+
+@pytest.mark.parametrize("field", ["system", "model", "lengths"])
+@pytest.mark.parametrize("value", [5, 2.5, True])
+def test_replace_refuses_an_object_of_the_wrong_type(field, value):
+    with pytest.raises(ConfigurationError, match=field):
+        DEFAULT.replace(**{field: value})
+
+
+# --- files -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("convert", [str, Path])
+def test_a_toml_file_is_a_scenario_named_after_it(tmp_path, convert):
+    scenario = get_scenario(convert(written(tmp_path, TOML)))
+    assert (scenario.name, scenario.system.name, scenario.workload.batch_size) == ("mine", "papi", 8)
+
+
+def test_a_toml_file_may_override_a_system_and_describe_a_model(tmp_path):
+    text = """
+    name = "wide"
+    energy_weight = 0.01
+    [system]
+    base = "papi"
+    [system.fc_pim]
+    stacks = 36
+    [system.attention_link]
+    bandwidth = 128e9
+    [model]
+    name = "small"
+    layers = 2
+    hidden = 256
+    heads = 2
+    feed_forward = 1024
+    [workload]
+    speculation_schedule = [[16, 4]]
+    lengths = { input = 64, output = 32 }
+    """
+    scenario = load_scenario(written(tmp_path, text)).check()
+    assert (scenario.system.fc_pim.stacks, scenario.system.attention_link.max_devices) == (36, 4096)
+    assert (scenario.name, scenario.model.hidden, scenario.energy_weight) == ("wide", 256, 0.01)
+    assert scenario.workload.speculation_schedule == ((16, 4),)
+
+
+def test_a_toml_file_may_describe_a_whole_system(tmp_path):
+    text = """
+    model = "opt-30b"
+    [system]
+    name = "two-gpus"
+    fabric = { name = "link", bandwidth = 100e9, latency_s = 1e-6, j_per_byte = 10e-12 }
+    [system.pu]
+    name = "A100"
+    count = 2
+    peak_flops = 312e12
+    memory_bandwidth = 1935e9
+    memory_bytes = 80_000_000_000
+    [workload]
+    batch_size = 4
+    lengths = { input = 64, output = 32 }
+    """
+    system = load_scenario(written(tmp_path, text)).check().system
+    assert (system.unit_of("fc"), system.unit_of("attention")) == ("pu", "pu")
+    assert system.weight_capacity_bytes == 160e9
+
+
+def traced(path):
+    return TOML.replace('table = "dolly-general-qa"', f'trace = "{path}"')
+
+
+def test_a_trace_is_found_beside_the_file_whatever_the_working_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "scenarios"
+    folder.mkdir()
+    (folder / "requests.csv").write_text("category,lin,lout\na,10,20\nb,30,40\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    path = written(folder, traced("requests.csv"))
+    assert load_scenario(path.relative_to(tmp_path)).population().max_total == 70
+    absolute = written(folder, traced(folder / "requests.csv"), "absolute.toml")
+    assert load_scenario(absolute).population().max_total == 70
+
+
+def test_a_trace_that_was_edited_is_read_again(tmp_path):
+    trace = tmp_path / "requests.csv"
+    trace.write_text("category,lin,lout\na,10,20\n", encoding="utf-8")
+    path = written(tmp_path, traced("requests.csv"))
+    assert load_scenario(path).population().max_total == 30
+    trace.write_text("category,lin,lout\na,10,200\n", encoding="utf-8")
+    assert load_scenario(path).population().max_total == 210
+
+
+def test_a_missing_trace_is_a_data_error_that_names_it(tmp_path):
+    scenario = load_scenario(written(tmp_path, traced("nowhere.csv")))
+    with pytest.raises(DataError, match=r"nowhere\.csv"):
+        scenario.check()
+
+
+def test_an_error_in_a_file_names_the_file_the_field_and_the_nearest_one(tmp_path):
+    path = written(tmp_path, TOML.replace("batch_size", "bacth_size"))
+    with pytest.raises(ConfigurationError) as caught:
+        load_scenario(path)
+    assert str(caught.value) == (
+        f"{path}: workload.bacth_size: not a known field; did you mean 'batch_size'?"
+    )
+
+
+@pytest.mark.parametrize("text", ["system = ", "system: papi", "\0", "a = 1\na = 2"])
+def test_a_file_that_is_not_toml_is_refused(tmp_path, text):
+    with pytest.raises(DataError, match=r"mine\.toml: not a TOML file"):
+        load_scenario(written(tmp_path, text))
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"mine\.toml: not a TOML file"):
+        load_scenario(path)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere\.toml: cannot be read: No such file"):
+        get_scenario(str(tmp_path / "nowhere.toml"))
+    with pytest.raises(DataError, match="cannot be read"):
+        load_scenario(tmp_path)
+
+
+def test_an_empty_file_is_told_what_is_missing(tmp_path):
+    with pytest.raises(
+        ConfigurationError, match=r"system: .*required.*model: .*required.*workload: .*required"
+    ):
+        load_scenario(written(tmp_path, ""))
