@@ -51,7 +51,9 @@ ALL_REDUCE_S_PER_BYTE = 0.009e-9
 ALL_REDUCE_REFERENCE_BANDWIDTH = 600e9
 
 
-def all_reduce_s(size: FloatArray | float, ranks: int, link: Link) -> FloatArray:
+def all_reduce_s(
+    size: FloatArray | float, ranks: int, link: Link, hop_s: float = ALL_REDUCE_HOP_S
+) -> FloatArray:
     """Seconds to sum `size` bytes over `ranks` GPUs joined by `link` (whose bandwidth is one GPU's, each way).
 
     Source: AttAcc's simulator, a ring of ranks - 1 hops.
@@ -61,7 +63,7 @@ def all_reduce_s(size: FloatArray | float, ranks: int, link: Link) -> FloatArray
         return np.zeros_like(size)
     share = size / ranks
     both_ways = 2 * link.bandwidth
-    hop = ALL_REDUCE_HOP_S + ALL_REDUCE_S_PER_BYTE * share * (ALL_REDUCE_REFERENCE_BANDWIDTH / both_ways)
+    hop = hop_s + ALL_REDUCE_S_PER_BYTE * share * (ALL_REDUCE_REFERENCE_BANDWIDTH / both_ways)
     return np.where(size > 0, (ranks - 1) * np.maximum(hop, share / link.bandwidth), 0.0)
 
 

@@ -10,7 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.hardware import dram
-from papi_env.hardware.links import CXL, NVLINK3, NVLINK4, Link, all_reduce_s, gather_and_broadcast_s
+from papi_env.hardware.links import (
+    ALL_REDUCE_HOP_S,
+    CXL,
+    NVLINK3,
+    NVLINK4,
+    Link,
+    all_reduce_s,
+    gather_and_broadcast_s,
+)
 from papi_env.hardware.units import UNIT_NAMES, KernelKind, PimUnit, ProcessingUnit, UnitName
 from papi_env.kernel import FloatArray
 
@@ -42,6 +50,11 @@ class System(BaseModel):
     attention_link: Link | None = CXL
     fabric: Link | None = None
     prefill_unit: Literal["pu", "fc-pim"] = "pu"
+    # AttAcc's simulator: what a hop of an all-reduce takes at least, the software's share included.
+    all_reduce_hop_s: float = Field(ALL_REDUCE_HOP_S, ge=0, le=1e-3)
+    # Norms, residual additions and activation functions of one decoder layer, on whatever runs them. Left
+    # out by default; AttAcc's simulator has 6.87 us for each of two norms and 8.29 us for the activation.
+    layer_overhead_s: float = Field(0.0, ge=0, le=1e-3)
     # Drain, close and reopen rows when a stack changes between GPU reads and PIM work.
     # chosen: 1 us; at least 29 ns (tRP + tRCD); range 0.03-10 us.
     mode_switch_s: float = Field(1e-6, ge=0, le=1)
@@ -129,7 +142,9 @@ class System(BaseModel):
         """Seconds to combine `size` bytes of outputs of one FC kernel over all weight stacks (same shape)."""
         if self.pu is not None:
             return (
-                np.zeros_like(size) if self.fabric is None else all_reduce_s(size, self.pu.count, self.fabric)
+                np.zeros_like(size)
+                if self.fabric is None
+                else all_reduce_s(size, self.pu.count, self.fabric, self.all_reduce_hop_s)
             )
         link = self.fabric or self.attention_link
         return np.zeros_like(size) if link is None else gather_and_broadcast_s(size, link)

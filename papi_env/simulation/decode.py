@@ -45,7 +45,7 @@ def iteration_cost(
 
     Returns:
         (seconds, dynamic joules, communication s, switching s, seconds of QKV, attention, projection and
-        feed-forward, mode switches). The first is the sum of the next six.
+        feed-forward, mode switches). The first is the sum of the next six times and the scenario's overhead.
     """
     n = rlp * tlp
     qkv_s = fc_table[0, qkv, n, at.COST_S]
@@ -89,6 +89,7 @@ def iteration_cost(
         joules += crossings * moves_table[n, at.CROSSING_J]
 
     seconds = communication_s + switching_s + qkv_s + attention_s + projection_s + feed_forward_s
+    seconds += scalars[at.OVERHEAD_S]
     return (
         seconds,
         joules,

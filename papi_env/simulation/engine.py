@@ -30,6 +30,7 @@ METRIC_NAMES = (
     "communication_s",
     "communication_share",
     "switching_s",
+    "other_s",  # the layers' overhead: iterations x layers x `System.layer_overhead_s`
     "switches",
     "invalid_actions",
     "return",
@@ -184,6 +185,7 @@ class DecodeEngine:
             t[:, at.COMMUNICATION_S].copy(),
             np.divide(t[:, at.COMMUNICATION_S], time_s, out=np.zeros_like(time_s), where=time_s > 0),
             t[:, at.SWITCHING_S].copy(),
+            c[:, at.ITERATION] * self.tables.scalars[at.OVERHEAD_S],
             c[:, at.SWITCHES].copy(),
             c[:, at.INVALID].copy(),
             t[:, at.RETURN].copy(),

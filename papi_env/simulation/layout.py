@@ -64,7 +64,8 @@ ALPHA = 5
 CONTEXT_LIMIT = 6
 BATCH = 7
 ACCEPTANCE = 8  # the rate times 2**53: what a 53-bit draw is compared with
-NUM_SCALARS = 9
+OVERHEAD_S = 9  # of an iteration: what no unit and no link is charged with
+NUM_SCALARS = 10
 
 # --- columns of the cost tables ---------------------------------------------------------------------
 COST_S, COST_J = 0, 1

@@ -42,6 +42,7 @@ class Prefill:
             s, j = self._table.cost(i, self._unit, tokens)
             seconds += s
             joules += j
+        seconds += self.model.layers * self.system.layer_overhead_s
         for s, j in (self._attention(pairs, tokens, batch), self._moves(tokens)):
             seconds += s
             joules += j

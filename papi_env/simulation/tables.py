@@ -75,6 +75,7 @@ def build_tables(scenario: Scenario, default_switch_s: float) -> EngineTables:
     scalars[at.CONTEXT_LIMIT] = model.context_limit
     scalars[at.BATCH] = workload.batch_size
     scalars[at.ACCEPTANCE] = workload.acceptance_rate * 2.0**53
+    scalars[at.OVERHEAD_S] = model.layers * system.layer_overhead_s
     scalars[at.REFERENCE] = 1.0
 
     schedule = np.array([(0, workload.speculation), *workload.speculation_schedule], dtype=np.int64)

@@ -106,7 +106,8 @@ def test_accounts_add_up(system, choices):
     busy = m["busy_pu_s"] + m["busy_fc-pim_s"] + m["busy_attn-pim_s"]
     classes = m["qkv_s"] + m["attention_s"] + m["projection_s"] + m["feed_forward_s"]
     np.testing.assert_allclose(busy, classes, rtol=1e-12)
-    np.testing.assert_allclose(classes + m["communication_s"] + m["switching_s"], m["time_s"], rtol=1e-12)
+    parts = classes + m["communication_s"] + m["switching_s"] + m["other_s"]
+    np.testing.assert_allclose(parts, m["time_s"], rtol=1e-12)
     np.testing.assert_allclose(m["total_s"], m["time_s"] + m["prefill_s"], rtol=1e-12)
     np.testing.assert_allclose(m["static_j"], m["time_s"] * get_system(system).static_power_w, rtol=1e-12)
     reference = engine.tables.scalars[at.REFERENCE]
@@ -142,6 +143,16 @@ def test_engine_attention_is_the_hardware_function(system, model, tlp, contexts)
     )
     assert engine.counters[0, at.LAST_UNIT + at.ATTENTION] == ATTN_PIM
     assert engine.clocks[0, at.LAST_CLASS_S + at.ATTENTION] == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_overhead_of_the_layers_is_charged_every_iteration():
+    free, charged = scenario(), scenario().model_dump()
+    charged["system"]["layer_overhead_s"] = 20e-6
+    charged = parse_scenario(charged, "test")
+    plain, slowed = (play(started(s, 2)).metrics() for s in (free, charged))
+    expected = slowed["iterations"] * free.model.layers * 20e-6
+    np.testing.assert_allclose(slowed["other_s"], expected, rtol=1e-12)
+    np.testing.assert_allclose(slowed["time_s"] - plain["time_s"], expected, rtol=1e-9)
 
 
 def test_speculation_follows_its_schedule():
