@@ -92,7 +92,7 @@ class Workload(BaseModel):
     @field_validator("batch_size", "speculation", mode="before")
     @classmethod
     def _no_truth_value(cls, value: Any) -> Any:
-        if isinstance(value, bool):
+        if isinstance(value, (bool, str)):
             raise ValueError("expected a whole number")
         return value
 
@@ -206,9 +206,11 @@ class Scenario(BaseModel):
         """Refuse a scenario that the system cannot hold. Returns itself.
 
         Every batch that can be drawn fits: the KV caches are reserved for the longest request
-        (input plus all of its output) times the batch size.
+        (input, all of its output, and the drafted tokens being verified) times the batch size.
         """
-        kv = self.workload.batch_size * self.population().max_total * self.model.kv_bytes_per_token
+        tlp = max([self.workload.speculation, *(length for _, length in self.workload.speculation_schedule)])
+        tokens = self.workload.batch_size * (self.population().max_total + tlp - 1)
+        kv = tokens * self.model.kv_bytes_per_token
         self.system.check_capacity(self.model.weight_bytes, kv)
         return self
 

@@ -369,10 +369,10 @@ def test_requests_beyond_the_context_may_be_cut_or_kept_when_asked():
 
 
 def test_kv_caches_are_reserved_for_the_longest_request_times_the_batch():
-    # 2048 tokens of GPT-3 take 9.66 GB: 106 of them fit the 1030.8 GB of 60 stacks.
+    # 2048 tokens of GPT-3 and a draft take 9.67 GB: 106 of them fit the 1030.8 GB of 60 stacks.
     full = parsed(model="gpt3-175b", workload__lengths={"input": 1024, "output": 1024})
     full.replace(batch_size=106).check()
-    for batch, need in ((107, r"1034\.0"), (128, r"1237\.0")):
+    for batch, need in ((107, r"1034\.5"), (128, r"1237\.6")):
         with pytest.raises(ConfigurationError, match=rf"'papi'.*{need} GB.* 1030\.8 GB"):
             full.replace(batch_size=batch).check()
 

@@ -81,7 +81,10 @@ def _pu_energy(unit: ProcessingUnit, size: FloatArray, multiplies: FloatArray) -
 
 def pim_slots(unit: PimUnit, rows: Rows) -> FloatArray:
     """Column slots that `rows` rows take: ceil(rows / FPUs per bank); two per row if two banks share one."""
-    return np.ceil(np.asarray(rows, dtype=np.float64) / unit.fpus_per_bank)
+    rows = np.asarray(rows, dtype=np.float64)
+    if unit.fpus_per_bank < 1:
+        return np.asarray(rows * float(round(1 / unit.fpus_per_bank)))
+    return np.ceil(rows / unit.fpus_per_bank)
 
 
 def pim_reads(unit: PimUnit, rows: Rows) -> FloatArray:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.hardware import dram
 from papi_env.hardware.links import (
     ALL_REDUCE_HOP_S,
     CXL,
+    LINKS,
     NVLINK3,
     NVLINK4,
     Link,
@@ -59,6 +60,16 @@ class System(BaseModel):
     # chosen: 1 us; at least 29 ns (tRP + tRCD); range 0.03-10 us.
     mode_switch_s: float = Field(1e-6, ge=0, le=1)
 
+    @field_validator("pu", "fc_pim", "attn_pim", "attention_link", "fabric", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any, info: ValidationInfo) -> Any:
+        """A link by its name, and "none", since TOML has no null."""
+        if value == "none":
+            return None
+        if isinstance(value, str) and info.field_name in ("attention_link", "fabric"):
+            return lookup("link", value, LINKS)
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> System:
         if self.unit_of("fc") is None:
@@ -70,10 +81,17 @@ class System(BaseModel):
         if self.attn_pim is not None:
             if self.attention_link is None:
                 raise ValueError("attn_pim needs an attention_link")
-            limit = self.attention_link.max_devices
-            if limit is not None and self.attn_pim.stacks > limit:
+            if "fc" in self.attn_pim.runs:
                 raise ValueError(
-                    f"{self.attn_pim.stacks} Attn-PIM stacks on {self.attention_link.name}, which takes {limit} devices"
+                    "attn_pim.runs names 'fc', but its stacks hold no weights: expected 'attention'"
+                )
+            limit = self.attention_link.max_devices
+            devices = self.attn_pim.stacks
+            if self.pu is None and self.fabric is None and self.fc_pim is not None:
+                devices += self.fc_pim.stacks
+            if limit is not None and devices > limit:
+                raise ValueError(
+                    f"{devices} stacks on {self.attention_link.name}, which takes {limit} devices"
                 )
         if self.pu is not None and self.pu.count > 1 and self.fabric is None:
             raise ValueError(f"{self.pu.count} GPUs need a fabric")

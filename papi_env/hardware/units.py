@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -30,7 +29,9 @@ class ProcessingUnit(BaseModel):
     count: int = Field(ge=1, le=4096)
     peak_flops: float = Field(gt=0, description="FP16 FLOP/s of one GPU")
     memory_bandwidth: float = Field(gt=0, description="B/s of one GPU")
-    memory_bytes: int = Field(gt=0, description="bytes of one GPU's own memory")
+    memory_bytes: int = Field(
+        gt=0, description="bytes of one GPU's plain memory; FC-PIM stacks take its place"
+    )
     # AttAcc's simulator: sustained shares of the peaks.
     compute_efficiency: float = Field(0.80, gt=0, le=1)
     memory_efficiency: float = Field(0.85, gt=0, le=1)
@@ -76,7 +77,7 @@ class PimUnit(BaseModel):
     `cadence_clocks` is the spacing of all-bank commands. AttAcc issues one every 6 clocks within
     its power limit and every 4 without (6.9 and 10.4 GB/s per bank); PAPI's 20.8 GB/s per bank
     is one every 2. Where the cadence would break the power budget, the commands are spread until
-    it holds (`fc_cadence`).
+    it holds (`costs.pim_cadence_clocks`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -101,7 +102,8 @@ class PimUnit(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> PimUnit:
         fit = dram.max_banks_per_die(self.fpus_per_bank)
-        if self.fpus_per_bank < 1 and (1 / self.fpus_per_bank) % 1:
+        shared = 1 / self.fpus_per_bank
+        if self.fpus_per_bank < 1 and abs(shared - round(shared)) > 1e-9:
             raise ValueError(
                 f"fpus_per_bank {self.fpus_per_bank}: below one, expected 1/k for k banks that share an FPU"
             )
@@ -133,7 +135,3 @@ class PimUnit(BaseModel):
         """FLOP/s of all FPUs at the unit's cadence."""
         operands = self.stacks * self.stack.banks * self.fpus_per_bank / (self.cadence_clocks * dram.CLOCK_S)
         return 2 * dram.LANES * operands
-
-    def slots(self, rows: int) -> int:
-        """Column slots that `rows` input vectors take: ceil(rows / FPUs per bank)."""
-        return math.ceil(rows / self.fpus_per_bank)

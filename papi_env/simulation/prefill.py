@@ -8,7 +8,7 @@ import numpy.typing as npt
 from papi_env.hardware import costs, dram
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
-from papi_env.hardware.units import FC_PIM, PU, PimUnit
+from papi_env.hardware.units import FC_PIM, PU, PimUnit, ProcessingUnit
 from papi_env.kernel import FP16_BYTES, FloatArray
 from papi_env.workload.transformer import Transformer
 
@@ -51,15 +51,16 @@ class Prefill:
     def _attention(self, pairs: Counts, tokens: Counts, batch: int) -> tuple[FloatArray, FloatArray]:
         kernel = self.model.attention_kernel()
         multiplies = pairs.astype(np.float64) * kernel.macs_per_context_token
-        if self.system.prefill_unit == "pu":
-            pu = self.system.pu
-            assert pu is not None
+        where = "pu" if self.system.prefill_unit == "pu" else self.system.unit_of("attention")
+        assert where is not None
+        unit = self.system.unit(where)
+        if isinstance(unit, ProcessingUnit):
+            pu = unit
             size = tokens.astype(np.float64) * kernel.kv_bytes_per_token
             compute = 2 * multiplies / (pu.total_flops * pu.compute_efficiency)
             s = np.maximum(compute, size / (pu.total_bandwidth * pu.memory_efficiency))
             j = size * pu.memory_j_per_byte + multiplies * pu.mac_j
             return kernel.count * s, kernel.count * j
-        unit = self.system.attn_pim or self.system.fc_pim
         assert isinstance(unit, PimUnit)
         groups = pairs / dram.GROUP_TOKENS
         rounds = costs.attention_rounds(unit, kernel, batch)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from papi_env.errors import ConfigurationError
 from papi_env.hardware import costs, dram
 from papi_env.hardware.system import System
 from papi_env.hardware.table import DENSE_ROWS, CostTable
@@ -46,6 +47,8 @@ class EngineTables(NamedTuple):
     descriptors: npt.NDArray[np.float32]
 
 
+# An overflow is no news here: the tables are checked as a whole.
+@np.errstate(over="ignore", invalid="ignore")
 def build_tables(scenario: Scenario, default_switch_s: float) -> EngineTables:
     """Tabulate a scenario; `default_switch_s` applies where the scenario says nothing about switching.
 
@@ -94,10 +97,22 @@ def build_tables(scenario: Scenario, default_switch_s: float) -> EngineTables:
         descriptors=np.zeros(len(at.DESCRIPTOR_NAMES), dtype=np.float32),
     )
     scalars[at.REFERENCE] = _reference(tables, float(population.lengths[:, 0].mean()))
+    _check_finite(tables)
     tables.descriptors[:] = _descriptors(scenario, scalars)
     for array in tables:
         array.flags.writeable = False
     return tables
+
+
+def _check_finite(tables: EngineTables) -> None:
+    """Refuse figures so extreme that a cost of a usable unit is no finite number."""
+    usable = [tables.fc[:, unit] for unit in np.flatnonzero(tables.allowed[at.QKV])]
+    usable += [tables.attention[unit, 1:] for unit in np.flatnonzero(tables.allowed[at.ATTENTION])]
+    usable += [tables.attention_link, tables.moves, tables.scalars[: at.ALPHA]]
+    if not all(np.isfinite(part).all() for part in usable) or not tables.scalars[at.REFERENCE] > 0:
+        raise ConfigurationError(
+            "The system's figures are so extreme that a cost is not a finite number of seconds"
+        )
 
 
 def _attention(system: System, model: Transformer) -> tuple[FloatArray, FloatArray]:
@@ -109,6 +124,7 @@ def _attention(system: System, model: Transformer) -> tuple[FloatArray, FloatArr
         unit = system.unit(name)
         if unit is None or not system.can_run(name, "attention"):
             attention[u] = np.inf
+            rounds[u] = 1.0
             continue
         link_s_per_token = _kv_link_s_per_token(system, model, name)
         for tlp in range(1, MAX_SPECULATION + 1):
@@ -167,7 +183,9 @@ def _moves(system: System, model: Transformer) -> FloatArray:
     table[:, at.COMBINE_S] = 2 * model.layers * system.combine_s(size)
     table[:, at.COMBINE_J] = 2 * model.layers * system.combine_j(size)
     if system.pu is not None and system.fc_pim is not None and system.fabric is not None:
-        table[:, at.CROSSING_S] = system.fabric.transfer_s(size)
+        # Every GPU has its own link to its own stacks.
+        links = system.fabric.model_copy(update={"count": system.pu.count})
+        table[:, at.CROSSING_S] = links.transfer_s(size)
         table[:, at.CROSSING_J] = size * system.fabric.j_per_byte
     return table
 

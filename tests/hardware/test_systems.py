@@ -235,7 +235,7 @@ def test_attn_pim_needs_a_link():
 
 
 def test_60_stacks_are_more_than_pcie_addresses():
-    assert "60 Attn-PIM stacks on PCIe 5 x16, which takes 32 devices" in refusal(
+    assert "60 stacks on PCIe 5 x16, which takes 32 devices" in refusal(
         "papi", attention_link=PCIE5.model_dump()
     )
     fewer = altered("papi", attention_link=PCIE5.model_dump(), attn_pim={"stacks": 32})
@@ -244,7 +244,7 @@ def test_60_stacks_are_more_than_pcie_addresses():
 
 def test_4096_devices_are_what_cxl_addresses():
     assert altered("papi", attn_pim={"stacks": 4096}).attn_pim.stacks == 4096
-    assert "4097 Attn-PIM stacks" in refusal("papi", attn_pim={"stacks": 4097})
+    assert "4097 stacks" in refusal("papi", attn_pim={"stacks": 4097})
 
 
 def test_several_gpus_need_a_fabric_and_one_does_not():
@@ -311,3 +311,19 @@ def test_a_memory_filled_to_the_last_byte_is_accepted_and_one_byte_more_is_not(n
         system.check_capacity(limit + 1, 0)
     with pytest.raises(ConfigurationError, match="GB"):
         system.check_capacity(0 if kv else limit, (kv or 0) + 1)
+
+
+def test_links_go_by_their_names_and_parts_can_be_taken_away():
+    assert altered("papi", attention_link="nvlink4").attention_link.bandwidth == 450e9
+    assert "Unknown link 'nvlink'" in refusal("papi", attention_link="nvlink")
+    assert altered("papi", fc_pim="none").fc_pim is None
+
+
+def test_stacks_without_weights_run_no_fc_kernels():
+    assert "hold no weights" in refusal("papi", attn_pim={"runs": ("fc", "attention")})
+
+
+def test_weight_stacks_on_the_attention_link_count_as_its_devices():
+    assert "2100 stacks" in refusal(
+        "attacc-only", fc_pim={"stacks": 60}, attn_pim={"stacks": 2040}, attention_link={"max_devices": 2099}
+    )

@@ -224,3 +224,10 @@ def test_a_batch_that_does_not_fit_is_refused_with_its_sizes():
 
 def test_state_of_a_full_batch_stays_under_4_kib():
     assert DecodeEngine(scenario(batch_size=128), 2).state_bytes_per_env < 4096
+
+
+def test_figures_without_a_finite_cost_are_refused():
+    data = scenario().model_dump()
+    data["system"]["attention_link"]["bandwidth"] = 1e-300
+    with pytest.raises(ConfigurationError, match="not a finite number of seconds"):
+        DecodeEngine(parse_scenario(data, "test"), 1)
