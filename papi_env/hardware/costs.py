@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from papi_env.hardware import dram
+from papi_env.hardware.attention import AttentionCoefficients, AttentionPim, attention_coefficients
 from papi_env.hardware.units import PimUnit, ProcessingUnit
 from papi_env.kernel import AttentionKernel, FloatArray, Kernel, Rows, activation_bytes, macs
 
@@ -161,51 +162,55 @@ def attention_rounds(unit: PimUnit, kernel: AttentionKernel, rlp: Rows) -> Float
     return np.ceil(pairs / dram.CHANNELS)
 
 
-def attention_clocks_per_group(unit: PimUnit, kernel: AttentionKernel, tlp: int) -> float:
-    """Clocks for one 16-token group of one (KV head, request) pair with `tlp` queries."""
-    rows = kernel.rows_per_kv_head(tlp)
-    group_bytes = dram.GROUP_TOKENS * kernel.head_size * kernel.element_bytes
-    columns = 2 * np.ceil(group_bytes / (unit.stack.banks_per_channel * dram.COLUMN_BYTES))
-    mac_clocks = columns * pim_slots(unit, rows) * pim_cadence_clocks(unit, rows)
-    return float(mac_clocks + unit.attention_group_clocks * rows)
+def pim_attention_coefficients(unit: PimUnit, kernel: AttentionKernel, tlp: int) -> AttentionCoefficients:
+    """Clocks of the busiest channel as a function of its groups, chunks and pairs, with `tlp` queries each.
 
-
-def attention_clocks_per_pair(unit: PimUnit, kernel: AttentionKernel, tlp: int) -> float:
-    """Clocks that a (KV head, request) pair takes besides its groups."""
-    return unit.attention_pair_clocks * kernel.rows_per_kv_head(tlp)
-
-
-def busiest_channel_groups(
-    rounds: Numbers, rlp: Numbers, groups: Numbers, longest: Numbers, rounds_of_one: Numbers = 1
-) -> FloatArray:
-    """16-token groups on the busiest channel.
-
-    `groups` is the sum over requests of ceil(context / 16), `longest` the largest such term. Pairs
-    dealt longest first leave every channel near the mean times the rounds, and no channel with less
-    than the longest request needs, whose own heads take `rounds_of_one` rounds.
+    The command-counting model of `papi_env.hardware.attention`, at the cadence that the power budget leaves.
     """
-    mean = np.asarray(groups, dtype=np.float64) / np.maximum(rlp, 1)
+    rows = kernel.rows_per_kv_head(tlp)
+    placed = AttentionPim(
+        level="bank",
+        cadence_clocks=float(pim_cadence_clocks(unit, rows)),
+        fpus=unit.fpus_per_bank,
+        banks_per_channel=unit.stack.banks_per_channel,
+    )
+    return attention_coefficients(placed, kernel.head_size, kernel.element_bytes, rows)
+
+
+def busiest_channel(
+    rounds: Numbers, rlp: Numbers, total: Numbers, longest: Numbers, rounds_of_one: Numbers = 1
+) -> FloatArray:
+    """Groups (or chunks) on the busiest channel.
+
+    `total` is their sum over requests, `longest` that of the longest request. Pairs dealt longest first
+    leave every channel near the mean times the rounds, and no channel with less than the longest request
+    needs, whose own heads take `rounds_of_one` rounds.
+    """
+    mean = np.asarray(total, dtype=np.float64) / np.maximum(rlp, 1)
     return np.maximum(np.asarray(rounds) * mean, np.asarray(rounds_of_one) * longest)
 
 
 def pim_attention_s(
     unit: PimUnit,
     kernel: AttentionKernel,
-    rlp: Rows,
-    groups: Numbers,
-    longest: Numbers,
+    contexts: npt.NDArray[np.integer[Any]],
     tlp: int,
 ) -> FloatArray:
-    """Seconds of decode attention on a PIM unit: scores, softmax and weighted values of `rlp` requests.
+    """Seconds of decode attention on a PIM unit: scores, softmax and weighted values, one run (layer).
 
-    Source: linear fit of AttAcc's cycle-level rows with the MAC commands counted
-    (`papi_env.hardware.units.PimUnit`); arguments as in `busiest_channel_groups`.
+    Args:
+        contexts: tokens that each request attends to, int [..., requests], at least one request.
+        tlp: tokens verified together per request.
     """
-    rounds = attention_rounds(unit, kernel, rlp)
-    of_one = attention_rounds(unit, kernel, 1)
-    busiest = busiest_channel_groups(rounds, np.asarray(rlp), groups, longest, of_one)
-    per_group = attention_clocks_per_group(unit, kernel, tlp)
-    return (per_group * busiest + attention_clocks_per_pair(unit, kernel, tlp) * rounds) * dram.CLOCK_S
+    contexts = np.asarray(contexts)
+    rlp = contexts.shape[-1]
+    rounds, of_one = attention_rounds(unit, kernel, rlp), attention_rounds(unit, kernel, 1)
+    work = pim_attention_coefficients(unit, kernel, tlp)
+    busiest = [
+        busiest_channel(rounds, rlp, parts.sum(axis=-1), parts.max(axis=-1), of_one)
+        for parts in (work.groups(contexts), work.chunks(contexts))
+    ]
+    return work.clocks(busiest[0], busiest[1], rounds) * dram.CLOCK_S
 
 
 def pim_attention_energy(unit: PimUnit, kernel: AttentionKernel, groups: Numbers, tlp: int) -> Energy:

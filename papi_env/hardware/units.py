@@ -92,10 +92,6 @@ class PimUnit(BaseModel):
     column_reads: Literal["once", "per-slot"] = "once"
     # Double buffering hides the GEMV-buffer writes and partial-sum moves behind the MACs.
     double_buffered: bool = True
-    # Clocks per 16-token group and query row, and per (head, request) pair, that no MAC fills:
-    # AttAcc's cycle-level rows fit 32.68 a group at 24 MAC clocks, and 9.2 a pair.
-    attention_group_clocks: float = Field(32.68 - 24.0, ge=0)
-    attention_pair_clocks: float = Field(9.2, ge=0)
     power_budget_w: float = Field(dram.CUBE_POWER_W, gt=0)
     background_power_w: float = Field(dram.BACKGROUND_POWER_W, ge=0)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from papi_env.hardware.dram import GROUP_TOKENS
+from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
 from papi_env.simulation import layout as at
 from papi_env.simulation.draws import accepted_drafts, request_key, request_row
 
@@ -29,6 +29,8 @@ def iteration_cost(
     context_sum,
     group_sum,
     group_max,
+    chunk_sum,
+    chunk_max,
     last_fc,
     qkv,
     attention,
@@ -57,12 +59,20 @@ def iteration_cost(
         + fc_table[2, feed_forward, n, at.COST_J]
     )
 
-    # The same formula as `hardware.costs.busiest_channel_groups`, on tabulated coefficients.
-    rounds = rounds_table[attention, rlp]
-    busiest = max(rounds * (group_sum / rlp), rounds_table[attention, 1] * group_max)
+    # The same formulas as `hardware.costs.busiest_channel` and `AttentionCoefficients.clocks`, tabulated.
+    rounds = rounds_table[attention, rlp, at.ROUNDS]
+    of_one = rounds_table[attention, 1, at.ROUNDS]
+    busiest_groups = max(rounds * (group_sum / rlp), of_one * group_max)
+    busiest_chunks = max(rounds * (chunk_sum / rlp), of_one * chunk_max)
+    per_chunk = (
+        attention_table[attention, tlp, at.PER_CHUNK_S]
+        + attention_table[attention, tlp, at.UNPAIRED_S] * rounds_table[attention, rlp, at.UNPAIRED]
+    )
     attention_s = max(
-        attention_table[attention, tlp, at.PER_GROUP_S] * busiest
-        + attention_table[attention, tlp, at.PER_PAIR_S] * rounds,
+        attention_table[attention, tlp, at.PER_GROUP_S] * busiest_groups
+        + per_chunk * busiest_chunks
+        + attention_table[attention, tlp, at.PER_PAIR_S] * rounds
+        + attention_table[attention, tlp, at.PER_START_S],
         attention_table[attention, tlp, at.PER_TOKEN_S] * context_sum,
     )
     joules += (
@@ -113,23 +123,34 @@ def scheduled_tlp(iteration, schedule):
     return tlp
 
 
+@inlined
+def chunks_of(groups, group_columns):
+    """DRAM rows that the keys of so many 16-token groups touch."""
+    return (groups * group_columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW
+
+
 @njit
-def survey(e, counters, contexts):
+def survey(e, counters, contexts, scalars):
     """Sum up the contexts that the next iteration attends to: those there are, plus the tokens verified."""
     rlp = counters[e, at.RLP]
     tlp = counters[e, at.TLP]
     context_sum = 0
     group_sum = 0
     group_max = 0
+    chunk_sum = 0
+    group_columns = np.int64(scalars[at.GROUP_COLUMNS])
     for i in range(rlp):
         context = contexts[e, i] + tlp
         groups = (context + GROUP_TOKENS - 1) // GROUP_TOKENS
         context_sum += context
         group_sum += groups
         group_max = max(group_max, groups)
+        chunk_sum += chunks_of(groups, group_columns)
     counters[e, at.CONTEXT_SUM] = context_sum
     counters[e, at.GROUP_SUM] = group_sum
     counters[e, at.GROUP_MAX] = group_max
+    counters[e, at.CHUNK_SUM] = chunk_sum
+    counters[e, at.CHUNK_MAX] = chunks_of(group_max, group_columns)
 
 
 @njit
@@ -158,7 +179,7 @@ def reset_env(e, counters, clocks, contexts, remaining, keys, population, schedu
     counters[e, at.LAST_FC] = -1
     for k in range(at.NUM_CLASSES):
         counters[e, at.LAST_UNIT + k] = -1
-    survey(e, counters, contexts)
+    survey(e, counters, contexts, scalars)
 
 
 @inlined
@@ -174,6 +195,8 @@ def decode_tokens(e, counters, contexts, remaining, keys, schedule, scalars):
     context_sum = 0
     group_sum = 0
     group_max = 0
+    chunk_sum = 0
+    group_columns = np.int64(scalars[at.GROUP_COLUMNS])
     i = 0
     active = rlp
     while i < active:
@@ -197,6 +220,7 @@ def decode_tokens(e, counters, contexts, remaining, keys, schedule, scalars):
         context_sum += context
         group_sum += groups
         group_max = max(group_max, groups)
+        chunk_sum += chunks_of(groups, group_columns)
         i += 1
     counters[e, at.LAST_N] = rlp * tlp
     counters[e, at.LAST_FINISHED] = rlp - active
@@ -207,6 +231,8 @@ def decode_tokens(e, counters, contexts, remaining, keys, schedule, scalars):
     counters[e, at.CONTEXT_SUM] = context_sum
     counters[e, at.GROUP_SUM] = group_sum
     counters[e, at.GROUP_MAX] = group_max
+    counters[e, at.CHUNK_SUM] = chunk_sum
+    counters[e, at.CHUNK_MAX] = chunks_of(group_max, group_columns)
 
 
 @inlined
@@ -236,6 +262,8 @@ def advance_env(
         counters[e, at.CONTEXT_SUM],
         counters[e, at.GROUP_SUM],
         counters[e, at.GROUP_MAX],
+        counters[e, at.CHUNK_SUM],
+        counters[e, at.CHUNK_MAX],
         counters[e, at.LAST_FC],
         qkv,
         attention,
@@ -477,6 +505,8 @@ def joint_costs(joint_actions, counters, tables, seconds, joules):
                 counters[e, at.CONTEXT_SUM],
                 counters[e, at.GROUP_SUM],
                 counters[e, at.GROUP_MAX],
+                counters[e, at.CHUNK_SUM],
+                counters[e, at.CHUNK_MAX],
                 counters[e, at.LAST_FC],
                 qkv,
                 attention,

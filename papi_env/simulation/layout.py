@@ -23,18 +23,20 @@ ITERATION = 5
 CONTEXT_SUM = 6  # over active requests, of the context the next iteration attends to
 GROUP_SUM = 7  # over active requests, of ceil(context / 16)
 GROUP_MAX = 8
-LAST_FC = 9  # the FC unit that ran last: PU, FC_PIM, or -1 before the first iteration
-SWITCHES = 10
-INVALID = 11
-DECODED = 12
-PREFILL_TOKENS = 13
-PREFILL_PAIRS = 14  # (query, key) pairs of causal attention in the prefill
-LAST_FINISHED = 15  # requests that reached end-of-sequence in the last iteration
-LAST_DECODED = 16
-LAST_N = 17
-LAST_UNIT = 18  # .. +3: the unit each class ran on
-SEEN_N = 22  # .. +1: n when all FC kernels last ran on the PUs, on FC-PIM
-NUM_COUNTERS = 24
+CHUNK_SUM = 9  # over active requests, of the DRAM rows of keys (see `hardware.attention`)
+CHUNK_MAX = 10
+LAST_FC = 11  # the FC unit that ran last: PU, FC_PIM, or -1 before the first iteration
+SWITCHES = 12
+INVALID = 13
+DECODED = 14
+PREFILL_TOKENS = 15
+PREFILL_PAIRS = 16  # (query, key) pairs of causal attention in the prefill
+LAST_FINISHED = 17  # requests that reached end-of-sequence in the last iteration
+LAST_DECODED = 18
+LAST_N = 19
+LAST_UNIT = 20  # .. +3: the unit each class ran on
+SEEN_N = 24  # .. +1: n when all FC kernels last ran on the PUs, on FC-PIM
+NUM_COUNTERS = 26
 
 # --- clocks: float64 [num_envs, NUM_CLOCKS] ---------------------------------------------------------
 TIME_S = 0
@@ -65,11 +67,24 @@ CONTEXT_LIMIT = 6
 BATCH = 7
 ACCEPTANCE = 8  # the rate times 2**53: what a 53-bit draw is compared with
 OVERHEAD_S = 9  # of an iteration: what no unit and no link is charged with
-NUM_SCALARS = 10
+GROUP_COLUMNS = 10  # columns of keys in a group, on the unit with the KV caches
+NUM_SCALARS = 11
 
 # --- columns of the cost tables ---------------------------------------------------------------------
 COST_S, COST_J = 0, 1
-PER_GROUP_S, PER_PAIR_S, PER_TOKEN_S, LINK_PER_TOKEN_S, PER_GROUP_J, PER_TOKEN_J = range(6)
+(
+    PER_GROUP_S,
+    PER_CHUNK_S,
+    PER_PAIR_S,
+    PER_START_S,
+    UNPAIRED_S,
+    PER_TOKEN_S,
+    LINK_PER_TOKEN_S,
+    PER_GROUP_J,
+    PER_TOKEN_J,
+) = range(9)
+NUM_ATTENTION = 9
+ROUNDS, UNPAIRED = 0, 1
 COMBINE_S, COMBINE_J, CROSSING_S, CROSSING_J = range(4)
 
 # --- observations: float32 [num_envs, len(OBSERVATION_NAMES)] ---------------------------------------

@@ -62,9 +62,12 @@ class Prefill:
             j = size * pu.memory_j_per_byte + multiplies * pu.mac_j
             return kernel.count * s, kernel.count * j
         assert isinstance(unit, PimUnit)
-        groups = pairs / dram.GROUP_TOKENS
-        rounds = costs.attention_rounds(unit, kernel, batch)
-        clocks = costs.attention_clocks_per_group(unit, kernel, 1) * rounds * groups / batch
+        # A query works through the keys before it, in whole groups and DRAM rows: half of one more each.
+        groups = pairs / dram.GROUP_TOKENS + tokens / 2
+        work = costs.pim_attention_coefficients(unit, kernel, 1)
+        chunks = groups * work.group_columns / dram.COLUMNS_PER_ROW + tokens / 2
+        share = costs.attention_rounds(unit, kernel, batch) / batch
+        clocks = share * (work.per_group * groups + work.per_chunk * chunks + work.per_pair * tokens)
         j = costs.pim_attention_energy(unit, kernel, groups, 1).total
         return kernel.count * clocks * dram.CLOCK_S, kernel.count * j
 

@@ -25,7 +25,7 @@ class EngineTables(NamedTuple):
     Attributes:
         fc: [3 FC classes, units, n = 0..1024, (s, J)], all layers together.
         attention: [units, TLP = 0..8, coefficients], all layers together; see `layout`.
-        rounds: [units, RLP = 0..128], pairs on the busiest channel.
+        rounds: [units, RLP = 0..128, (pairs on the busiest channel, 1 / pairs if odd else 0)].
         attention_link: [units, n, (s, J)], moving queries, keys, values and outputs in an iteration.
         moves: [n, (combining outputs s, J, one crossing between PUs and FC-PIM s, J)].
         schedule: int64 [k, (from iteration, TLP)].
@@ -78,6 +78,7 @@ def build_tables(scenario: Scenario, default_switch_s: float) -> EngineTables:
     scalars[at.CONTEXT_LIMIT] = model.context_limit
     scalars[at.BATCH] = workload.batch_size
     scalars[at.ACCEPTANCE] = workload.acceptance_rate * 2.0**53
+    scalars[at.GROUP_COLUMNS] = _group_columns(system, model)
     scalars[at.OVERHEAD_S] = model.layers * system.layer_overhead_s
     scalars[at.REFERENCE] = 1.0
 
@@ -118,8 +119,9 @@ def _check_finite(tables: EngineTables) -> None:
 def _attention(system: System, model: Transformer) -> tuple[FloatArray, FloatArray]:
     """Coefficients by unit and TLP, and rounds by unit and RLP, of the functions in `hardware.costs`."""
     kernel = model.attention_kernel()
-    attention = np.zeros((at.NUM_UNITS, MAX_SPECULATION + 1, 6))
-    rounds = np.zeros((at.NUM_UNITS, MAX_BATCH + 1))
+    columns = _group_columns(system, model)
+    attention = np.zeros((at.NUM_UNITS, MAX_SPECULATION + 1, at.NUM_ATTENTION))
+    rounds = np.zeros((at.NUM_UNITS, MAX_BATCH + 1, 2))
     for u, name in enumerate(UNIT_NAMES):
         unit = system.unit(name)
         if unit is None or not system.can_run(name, "attention"):
@@ -130,8 +132,16 @@ def _attention(system: System, model: Transformer) -> tuple[FloatArray, FloatArr
         for tlp in range(1, MAX_SPECULATION + 1):
             row = attention[u, tlp]
             if isinstance(unit, PimUnit):
-                row[at.PER_GROUP_S] = costs.attention_clocks_per_group(unit, kernel, tlp) * dram.CLOCK_S
-                row[at.PER_PAIR_S] = costs.attention_clocks_per_pair(unit, kernel, tlp) * dram.CLOCK_S
+                work = costs.pim_attention_coefficients(unit, kernel, tlp)
+                # The engine counts chunks by the layout of the unit with the KV caches; a unit with another
+                # layout gets as many per group as it has, and half a chunk more for the last one.
+                scale = work.group_columns / columns
+                row[at.PER_GROUP_S] = work.per_group
+                row[at.PER_CHUNK_S] = work.per_chunk * scale
+                row[at.PER_PAIR_S] = work.per_pair + (0.0 if scale == 1 else 0.5 * work.per_chunk)
+                row[at.PER_START_S] = work.per_start
+                row[at.UNPAIRED_S] = work.unpaired_per_chunk * scale
+                row[: at.PER_TOKEN_S] *= dram.CLOCK_S
                 row[at.PER_GROUP_J] = costs.pim_attention_energy(unit, kernel, 1, tlp).total
             elif isinstance(unit, ProcessingUnit):
                 row[at.PER_TOKEN_S] = costs.pu_attention_s(unit, kernel, 1, tlp)
@@ -142,8 +152,18 @@ def _attention(system: System, model: Transformer) -> tuple[FloatArray, FloatArr
                 assert system.attention_link is not None
                 row[at.PER_TOKEN_J] += model.kv_bytes_per_token * system.attention_link.j_per_byte
         if isinstance(unit, PimUnit):
-            rounds[u] = costs.attention_rounds(unit, kernel, np.arange(MAX_BATCH + 1))
+            pairs = costs.attention_rounds(unit, kernel, np.arange(MAX_BATCH + 1))
+            rounds[u, :, at.ROUNDS] = pairs
+            rounds[u, :, at.UNPAIRED] = pairs % 2 / np.maximum(pairs, 1)
     return attention, rounds
+
+
+def _group_columns(system: System, model: Transformer) -> int:
+    """Columns of keys in a 16-token group on the PIM unit that holds the KV caches; 1 if none does."""
+    home = system.attn_pim or system.fc_pim
+    if home is None:
+        return 1
+    return costs.pim_attention_coefficients(home, model.attention_kernel(), 1).group_columns
 
 
 def _kv_link_s_per_token(system: System, model: Transformer, unit: UnitName) -> float:
@@ -195,6 +215,7 @@ def _reference(tables: EngineTables, mean_input: float) -> float:
     rlp = int(tables.scalars[at.BATCH])
     tlp = int(tables.schedule[0, 1])
     groups = int(np.ceil((mean_input + tlp) / dram.GROUP_TOKENS))
+    chunks = int(np.ceil(groups * tables.scalars[at.GROUP_COLUMNS] / dram.COLUMNS_PER_ROW))
     qkv, attention, projection, feed_forward = (int(unit) for unit in tables.defaults)
     cost = iteration_cost(
         rlp,
@@ -202,6 +223,8 @@ def _reference(tables: EngineTables, mean_input: float) -> float:
         rlp * round(mean_input + tlp),
         rlp * groups,
         groups,
+        rlp * chunks,
+        chunks,
         -1,
         qkv,
         attention,

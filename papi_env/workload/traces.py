@@ -110,7 +110,7 @@ def read_trace(
     the file does not hold.
     """
     path = Path(path)
-    rows = _rows(path, _text(path))
+    rows = csv_rows(path, csv_text(path))
     line, header = next(rows, (1, []))
     if not header:
         raise DataError(f"{path}:1: found an empty file, expected a line of column names")
@@ -158,7 +158,7 @@ def read_trace(
     )
 
 
-def _text(path: Path) -> str:
+def csv_text(path: Path) -> str:
     """The whole file, decoded."""
     try:
         # Devices and pipes may never end.
@@ -178,7 +178,7 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}:{line}: found byte {data[error.start]:#04x}, expected UTF-8 text") from error
 
 
-def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """The rows with the line at which each starts, without the blank ones at the end."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     blank = None

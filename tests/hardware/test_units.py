@@ -89,8 +89,6 @@ PIM_FIELDS = [
     "stacks",
     "fpus_per_bank",
     "cadence_clocks",
-    "attention_group_clocks",
-    "attention_pair_clocks",
     "power_budget_w",
     "background_power_w",
 ]

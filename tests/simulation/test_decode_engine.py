@@ -12,6 +12,7 @@ from papi_env.hardware.system import SYSTEMS, get_system
 from papi_env.hardware.units import ATTN_PIM, FC_PIM, PU
 from papi_env.scenario import Lengths, get_scenario, parse_scenario
 from papi_env.simulation import layout as at
+from papi_env.simulation.decode import survey
 from papi_env.simulation.engine import DecodeEngine
 from papi_env.workload.transformer import TRANSFORMERS
 
@@ -95,6 +96,9 @@ def test_context_sums_are_those_of_the_active_requests():
             assert counters[e, at.CONTEXT_SUM] == ahead.sum()
             assert counters[e, at.GROUP_SUM] == groups.sum()
             assert counters[e, at.GROUP_MAX] == (groups.max() if rlp else 0)
+            # Heads of 128 FP16 elements: a DRAM row of every bank holds the keys of 256 tokens.
+            assert counters[e, at.CHUNK_SUM] == (-(-groups // 16)).sum()
+            assert counters[e, at.CHUNK_MAX] == (-(-groups.max() // 16) if rlp else 0)
 
 
 @pytest.mark.parametrize("system", sorted(SYSTEMS))
@@ -131,16 +135,12 @@ def test_engine_attention_is_the_hardware_function(system, model, tlp, contexts)
     )
     engine = started(s, 1)
     engine.contexts[0] = contexts
-    ahead = np.array(contexts) + tlp
-    groups = -(-ahead // GROUP_TOKENS)
-    engine.counters[0, [at.CONTEXT_SUM, at.GROUP_SUM, at.GROUP_MAX]] = ahead.sum(), groups.sum(), groups.max()
+    survey(0, engine.counters, engine.contexts, engine.tables.scalars)
     engine.actions[:] = int(engine.tables.defaults[0])
     engine.step()
     kernel = s.model.attention_kernel()
     unit = s.system.attn_pim
-    expected = kernel.count * costs.pim_attention_s(
-        unit, kernel, len(contexts), groups.sum(), groups.max(), tlp
-    )
+    expected = kernel.count * costs.pim_attention_s(unit, kernel, np.array(contexts) + tlp, tlp)
     assert engine.counters[0, at.LAST_UNIT + at.ATTENTION] == ATTN_PIM
     assert engine.clocks[0, at.LAST_CLASS_S + at.ATTENTION] == pytest.approx(float(expected), rel=1e-12)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from papi_env.hardware import costs
 from papi_env.hardware.links import all_reduce_s
-from papi_env.hardware.system import SYSTEMS
+from papi_env.hardware.system import ATTACC_1P1B, SYSTEMS
 from papi_env.simulation.prefill import Prefill
 from papi_env.workload.transformer import TRANSFORMERS
 
@@ -105,7 +105,9 @@ def test_attention_of_prefill_on_pim_takes_a_group_of_clocks_for_16_keys():
     # 128 requests of 64 heads are 137 pairs on a stack and 9 on a channel.
     tokens, pairs = np.array(12800), np.array([0, 16 * 128 * 100])
     seconds = [float(BY_SYSTEM["attacc-only"].cost(tokens, np.array(p), 128)[0]) for p in pairs]
-    clocks = 9 * 100 * 32.68 * LLAMA.layers
+    # 16 keys are a group of columns, and a sixteenth of a DRAM row in every bank.
+    work = costs.pim_attention_coefficients(ATTACC_1P1B, LLAMA.attention_kernel(), 1)
+    clocks = 9 * 100 * (work.per_group + work.per_chunk / 16) * LLAMA.layers
     assert seconds[1] - seconds[0] == pytest.approx(clocks * 0.769e-9)
 
 

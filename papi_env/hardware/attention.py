@@ -1,0 +1,305 @@
+"""Clocks of decode attention on PIM, by counting the commands of the busiest channel.
+
+AttAcc's mapping: a (head, request) pair occupies a channel. For every group of tokens a *step* of column
+commands multiplies the query with keys (scores) and, after the softmax, another weights the values. Between
+them vectors move between the buffer die and the units. Channels work through their pairs two by two: moves,
+softmax and query of one pair go by while the other multiplies, so that a channel is busy with
+
+- column commands at the unit's cadence;
+- row changes, where all banks of a channel close a row and open the next (bank level; elsewhere other banks
+  open theirs meanwhile);
+- what nothing hides: queries in and outputs back of every second pair, and all moves of a last pair without
+  a partner;
+- refreshes.
+
+Counts and timings are AttAcc's; one constant, `OPEN_ROWS`, is fitted. All times in clocks of `dram.CLOCK_S`.
+
+Left out, a percent or less of long contexts: the least time that a row stays open (L just above a multiple of
+a chunk), AttAcc's queue of 32 commands, beyond which moves hide behind nothing (from L = 2600), and which
+pairs find their row open (those of one chunk do, most others not). Contexts of one group come out 10 % low:
+there moves take longer than columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from papi_env.hardware.dram import CHANNELS, COLUMN_BYTES, COLUMNS_PER_ROW
+from papi_env.kernel import FloatArray
+
+Level = Literal["bank", "bank-group", "buffer"]
+Refresh = Literal["mean", "counted"]
+Counts: TypeAlias = int | npt.NDArray[np.integer] | npt.NDArray[np.floating]
+
+# Timings of AttAcc's HBM3 at 5.2 Gb/s, in clocks (JESD238A; HBM2 nanoseconds where that names none).
+T_RTP = 8  # last column read of a row to precharge
+T_RP = 19  # precharge to activation
+T_RCD = 19  # activation to first column read
+T_CCD_S = 2  # between column commands to different bank groups
+T_CCD_L = 4  # to the same one
+T_RFC = 456  # an all-bank refresh, 350 ns for 8 Gb
+T_REFI = 5070  # between refreshes, 3.9 us
+ROW_CHANGE_CLOCKS = T_RTP + T_RP + T_RCD  # last read of a row to first read of the next
+
+SOFTMAX_CLOCKS = T_CCD_S  # the command's time on the data path; AttAcc's simulator waits for nothing else
+STEPS_PER_PHASE = 16  # AttAcc's mapping: partial scores are moved out after 16 steps
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a level's units divide the work of a channel of 64 banks (AttAcc's trace generators).
+
+    Attributes:
+        banks_per_unit: banks that feed one unit.
+        group_tokens: tokens of a step. Units side by side take different tokens; at bank level the four
+            banks of a bank group share a token's head.
+        targets: separately addressed GEMV buffers, which get different softmax weights.
+        move_spacing: clocks between such moves, by whether they go to different bank groups.
+        query_copies: writes of a query, per column of it in a unit.
+        outputs: moves of a pair's last partial sums.
+    """
+
+    banks_per_unit: int
+    group_tokens: int
+    targets: int
+    move_spacing: int
+    query_copies: int
+    outputs: int
+
+
+_LAYOUTS: Mapping[Level, _Layout] = {
+    "bank": _Layout(1, 16, 8, T_CCD_S, 4, 8),
+    "bank-group": _Layout(4, 16, 8, T_CCD_S, 1, 2),
+    "buffer": _Layout(32, 2, 1, T_CCD_L, 1, 1),
+}
+
+
+# Row changes that a pair at bank level is spared because the pair before left its row open. Fitted by
+# `python -m experiments.validate --cycles FILE --fit`: 0.50 on AttAcc's shipped table (L 128-4088, 51-2050
+# pairs a stack) and 0.50 on rows of its current code (L 129-2161, 2-308 pairs). Range 0-1.
+OPEN_ROWS = 0.5
+
+
+@dataclass(frozen=True)
+class Revision:
+    """What differs between revisions of AttAcc's cycle-level model.
+
+    Attributes:
+        overlaps_row_changes: at bank level, rows open while vectors move, and a refresh waits for the end of a
+            row, whose change it takes the place of; else rows open after the moves, and a refresh interrupts
+            a row, which is opened once more.
+        repeats_moves: a last pair without a partner moves all its softmax weights after each phase of the
+            scores instead of once (a slip in AttAcc's trace generators, since corrected).
+        open_rows: see `OPEN_ROWS`.
+    """
+
+    overlaps_row_changes: bool = True
+    repeats_moves: bool = False
+    open_rows: float = OPEN_ROWS
+
+
+SHIPPED = Revision(overlaps_row_changes=False, repeats_moves=True)  # AttAcc's table of cycles
+REBUILT = Revision()  # its code as it is now
+
+
+@dataclass(frozen=True)
+class AttentionPim:
+    """The units of a channel.
+
+    Attributes:
+        level: where they are: at each bank, at each bank group, or on the buffer die, one per pseudo-channel.
+        cadence_clocks: between column commands.
+        fpus: of a unit, each multiplying a column with another query row; 0.5: two banks share one.
+        banks_per_channel: 64 in a plain stack.
+    """
+
+    level: Level = "bank"
+    cadence_clocks: float = 6.0
+    fpus: float = 1.0
+    banks_per_channel: int = 64
+
+    def __post_init__(self) -> None:
+        if self.level not in _LAYOUTS:
+            raise ValueError(f"level is {self.level!r}, expected one of {', '.join(get_args(Level))}")
+        for name in ("cadence_clocks", "fpus"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected a finite number > 0")
+        if not self.banks_per_channel >= self._layout.banks_per_unit:
+            raise ValueError(
+                f"banks_per_channel is {self.banks_per_channel!r}, "
+                f"expected at least {self._layout.banks_per_unit} at level {self.level}"
+            )
+
+    @classmethod
+    def attacc(cls, level: Level, power_limit: bool) -> AttentionPim:
+        """AttAcc's units. Its power limit slows units at banks and bank groups, not those on the buffer die."""
+        if level == "buffer":
+            return cls(level, T_CCD_S)
+        return cls(level, 6.0 if power_limit else 4.0)
+
+    @property
+    def _layout(self) -> _Layout:
+        return _LAYOUTS[self.level]
+
+    def columns(self, head_size: int, element_bytes: int) -> int:
+        """Columns of keys, or of values, that a unit reads in a step."""
+        units = self.banks_per_channel // self._layout.banks_per_unit
+        return math.ceil(self._layout.group_tokens * head_size * element_bytes / (units * COLUMN_BYTES))
+
+    def row_change_clocks(self) -> float:
+        """What a row change adds to the cadence."""
+        return max(ROW_CHANGE_CLOCKS - self.cadence_clocks, 0.0) if self.level == "bank" else 0.0
+
+    def refresh_clocks(self, revision: Revision) -> float:
+        """What a refresh adds: all banks close, refresh and reopen their rows, with a clock between commands."""
+        added = T_RTP + 1 + T_RFC + T_RCD - self.cadence_clocks
+        return max(added - (self.row_change_clocks() if revision.overlaps_row_changes else 0.0), 0.0)
+
+
+@dataclass(frozen=True)
+class AttentionCoefficients:
+    """Clocks of a channel as a linear function of what its pairs add up to.
+
+    With G, C and P the groups, chunks and pairs of a channel:
+    `per_group G + per_chunk C + per_pair P + per_start`, and `unpaired_per_chunk C / P` more if P is odd.
+
+    Attributes:
+        per_group, per_chunk, per_pair, per_start, unpaired_per_chunk: clocks.
+        group_tokens: a pair of L tokens has ceil(L / group_tokens) groups,
+        group_columns: which take so many columns each, and a chunk for every 32 columns or part of them.
+    """
+
+    per_group: float
+    per_chunk: float
+    per_pair: float
+    per_start: float
+    unpaired_per_chunk: float
+    group_tokens: int
+    group_columns: int
+
+    @property
+    def chunk_tokens(self) -> float:
+        """Tokens of a chunk: 256 for heads of 128 FP16 elements at bank level."""
+        return self.group_tokens * COLUMNS_PER_ROW / self.group_columns
+
+    def groups(self, context: Counts) -> FloatArray:
+        """Groups of a pair with `context` tokens."""
+        return np.ceil(np.asarray(context) / self.group_tokens)
+
+    def chunks(self, context: Counts) -> FloatArray:
+        """Chunks of a pair with `context` tokens."""
+        return np.ceil(self.groups(context) * self.group_columns / COLUMNS_PER_ROW)
+
+    def clocks(self, groups: Counts, chunks: Counts, pairs: Counts) -> FloatArray:
+        """Clocks of a channel whose `pairs` have so many groups and chunks together; 0 without pairs."""
+        pairs = np.asarray(pairs, dtype=np.float64)
+        unpaired = self.unpaired_per_chunk * (pairs % 2) / np.maximum(pairs, 1)
+        busy = self.per_group * np.asarray(groups) + (self.per_chunk + unpaired) * np.asarray(chunks)
+        return np.where(pairs > 0, busy + self.per_pair * pairs + self.per_start, 0.0)
+
+
+def attention_coefficients(
+    pim: AttentionPim,
+    head_size: int,
+    element_bytes: int,
+    rows: int = 1,
+    *,
+    revision: Revision = REBUILT,
+    refresh: bool = True,
+) -> AttentionCoefficients:
+    """Coefficients of one model on one unit, `rows` query rows sharing every read of a pair.
+
+    A column read serves `pim.fpus` rows at once, so a step takes ceil(rows / fpus) slots; vectors are written
+    and moved for each row, and count instead where that takes longer than the slots.
+
+    Args:
+        pim: the units.
+        head_size: elements of a head.
+        element_bytes: bytes of an element.
+        rows: query heads of a group times tokens verified together.
+        revision: of AttAcc's cycle-level model.
+        refresh: multiply all by the mean share of refreshes.
+    """
+    for name, value in (("head_size", head_size), ("element_bytes", element_bytes), ("rows", rows)):
+        if value != int(value) or value < 1:
+            raise ValueError(f"{name} is {value!r}, expected a whole number >= 1")
+    layout = pim._layout
+    columns = pim.columns(head_size, element_bytes)
+    column_elements = COLUMN_BYTES / element_bytes
+
+    slots = math.ceil(rows / pim.fpus)
+    # Partial scores go out after 16 steps, softmax weights come in for as many steps as a column has elements.
+    moves_per_group = layout.targets * layout.move_spacing * (1 / STEPS_PER_PHASE + 1 / column_elements)
+    per_group = max(2 * columns * slots * pim.cadence_clocks, rows * moves_per_group)
+
+    # Weights of a pair are moved a GEMV-buffer column at a time; at bank level they are counted by the row.
+    group_columns = columns if pim.level == "bank" else element_bytes
+    unpaired = rows * layout.targets * layout.move_spacing * element_bytes / group_columns
+
+    vectors = layout.query_copies * columns * T_CCD_L + layout.outputs * layout.move_spacing + SOFTMAX_CLOCKS
+    hidden = ROW_CHANGE_CLOCKS if pim.level == "bank" and revision.overlaps_row_changes else 0
+    exposed = max(rows * vectors - hidden, 0) / 2  # every second pair's
+    f = _refresh_factor(pim, revision) if refresh else 1.0
+    return AttentionCoefficients(
+        per_group=f * per_group,
+        per_chunk=f * 2 * pim.row_change_clocks(),
+        per_pair=f * (exposed - revision.open_rows * pim.row_change_clocks()),
+        per_start=f * exposed,
+        unpaired_per_chunk=f * unpaired,
+        group_tokens=layout.group_tokens,
+        group_columns=group_columns,
+    )
+
+
+def _refresh_factor(pim: AttentionPim, revision: Revision) -> float:
+    """Clocks with refreshes for every clock of work, at a random time."""
+    return T_REFI / (T_REFI - pim.refresh_clocks(revision))
+
+
+def attention_clocks(
+    pim: AttentionPim,
+    head_size: int,
+    element_bytes: int,
+    context: Counts,
+    pairs: Counts,
+    rows: int = 1,
+    *,
+    revision: Revision = REBUILT,
+    refresh: Refresh = "mean",
+) -> FloatArray:
+    """Clocks of a stack for `pairs` pairs of `context` tokens each, dealt over its 16 channels.
+
+    Args:
+        pim: the units.
+        head_size: elements of a head.
+        element_bytes: bytes of an element.
+        context: tokens, >= 1; broadcast with `pairs`.
+        pairs: (head, request) pairs of the stack; 0 takes no time.
+        rows: query rows that share every read.
+        revision: of AttAcc's cycle-level model.
+        refresh: `mean` is a run at any time, `counted` one that starts with a refresh interval, as in
+            AttAcc's rows.
+    """
+    if np.any(np.asarray(context) < 1) or np.any(np.asarray(pairs) < 0):
+        raise ValueError("context and pairs: expected at least one token, and no negative number of pairs")
+    work = attention_coefficients(
+        pim, head_size, element_bytes, rows, revision=revision, refresh=refresh == "mean"
+    )
+    on_channel = np.ceil(np.asarray(pairs) / CHANNELS)
+    groups, chunks = work.groups(context), work.chunks(context)
+    clocks = work.clocks(groups * on_channel, chunks * on_channel, on_channel)
+    if revision.repeats_moves:
+        phases = np.ceil(groups / STEPS_PER_PHASE)
+        repeated = work.unpaired_per_chunk * chunks + rows * SOFTMAX_CLOCKS
+        clocks = clocks + on_channel % 2 * phases * repeated
+    if refresh == "mean":
+        return clocks
+    added = pim.refresh_clocks(revision)
+    # The k-th refresh comes at k T_REFI, after k - 1 of them, if there is work left by then.
+    return clocks + added * np.maximum(np.floor((clocks - added) / (T_REFI - added)), 0.0)
