@@ -87,7 +87,7 @@ def pim_cycles(
         AttentionPim.attacc(LEVELS[level], power_limit),
         head_size,
         element_bytes,
-        context,
+        np.asarray(context),
         pairs,
         refresh="counted",
     )

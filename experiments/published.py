@@ -1,0 +1,103 @@
+"""The figures that PAPI's paper states, as data: what `experiments.reproduce` compares with.
+
+PAPI: ASPLOS 2025, arXiv 2502.15470, taken from notes of its full text. Dolly creative-writing and
+general-qa, static batching, FP16, batch 4/16/64 x speculation 1/2/4, LLaMA-65B, GPT-3 66B and GPT-3 175B
+(general-qa: the last only). Whether averages are arithmetic or geometric is not said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["calibration", "validation"]
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """A published figure.
+
+    Attributes:
+        row: its name here; the letter is its group (end to end, energy, speculation, PIM-only, order).
+        quantity: what was measured. Rows E and S are PAPI's speed-up end to end, N its energy efficiency, P are
+            of decoding alone; S, P4-P6 and O are of LLaMA-65B.
+        source: where the paper says it.
+        paper: the value; a text where the paper gives an order and no number.
+        role: whether free constants may be fitted on it.
+    """
+
+    row: str
+    quantity: str
+    source: str
+    paper: float | str
+    role: Role = "validation"
+
+    @property
+    def group(self) -> str:
+        """The letter of its group."""
+        return self.row[0]
+
+    @property
+    def full_quantity(self) -> str:
+        """What was measured, for a reader who does not see the other rows of its group."""
+        return f"{_GROUP_QUANTITIES[self.group]}: {self.quantity}"
+
+
+_GROUP_QUANTITIES = {
+    "E": "PAPI's speed-up end to end",
+    "N": "PAPI's energy efficiency",
+    "S": "PAPI's speed-up end to end, LLaMA-65B",
+    "P": "decoding",
+    "O": "order, LLaMA-65B",
+}
+_EVALUATION = "PAPI, evaluation, end to end"
+_ENERGY = "PAPI, evaluation, energy"
+_SPECULATION = "PAPI, evaluation, speculation length"
+_PIM_ONLY = "PAPI, evaluation, PIM-only PAPI"
+_BREAKDOWN = "PAPI, evaluation, breakdown at batch 4, speculation 4"
+
+_ALL = (
+    PublishedRow("E1", "creative-writing, over A100+AttAcc", _EVALUATION, 1.8, "calibration"),
+    PublishedRow("E2", "creative-writing, over A100+HBM-PIM", _EVALUATION, 1.9),
+    PublishedRow("E3", "creative-writing, over AttAcc-only", _EVALUATION, 11.1),
+    PublishedRow("E4", "general-qa, over A100+AttAcc", _EVALUATION, 1.7),
+    PublishedRow("E5", "general-qa, over A100+HBM-PIM", _EVALUATION, 1.7),
+    PublishedRow("E6", "general-qa, over AttAcc-only", _EVALUATION, 8.1),
+    PublishedRow("N1", "creative-writing, tokens/J over A100+AttAcc", _ENERGY, 3.4),
+    PublishedRow("N2", "general-qa, tokens/J over A100+AttAcc", _ENERGY, 3.1),
+    PublishedRow("N3", "creative-writing, tokens/J over AttAcc-only", _ENERGY, 1.15),
+    PublishedRow("N4", "general-qa, tokens/J over AttAcc-only", _ENERGY, 1.01),
+    PublishedRow("S1", "batch 4, spec 1..8, over A100+AttAcc", _SPECULATION, 1.5),
+    PublishedRow("S2", "batch 4, spec 1..8, over AttAcc-only", _SPECULATION, 3.0),
+    PublishedRow("P1", "PIM-only PAPI over AttAcc-only: mean", _PIM_ONLY, 2.3, "calibration"),
+    PublishedRow("P2", "the same at batch 4, spec 1", _PIM_ONLY, 1.6, "calibration"),
+    PublishedRow("P3", "the same at batch 64, spec 4", _PIM_ONLY, 2.7, "calibration"),
+    PublishedRow("P4", "FC kernels: FC-PIM over AttAcc", _BREAKDOWN, 2.9, "calibration"),
+    PublishedRow("P5", "attention: Attn-PIM over AttAcc", _BREAKDOWN, 1 / 1.7, "calibration"),
+    PublishedRow("P6", "communication share of PIM-only PAPI", _BREAKDOWN, 0.282, "calibration"),
+    PublishedRow(
+        "O1",
+        "FC latency: AttAcc against the A100s",
+        "PAPI, motivation, FC latency by batch size",
+        "AttAcc faster at n = 8, the A100s from 16 on",
+    ),
+    PublishedRow(
+        "O2",
+        "end to end: who leads",
+        "PAPI, evaluation, batch size and speculation length",
+        "AttAcc-only beats A100+AttAcc at batch 4; PAPI beats all at 4..128; lead falls with TLP",
+    ),
+)
+PUBLISHED: Mapping[str, PublishedRow] = {row.row: row for row in _ALL}
+CALIBRATION_ROWS = tuple(row.row for row in _ALL if row.role == "calibration")
+NUMBER_ROWS = tuple(row.row for row in _ALL if not isinstance(row.paper, str))
+ORDER_ROWS = tuple(row.row for row in _ALL if isinstance(row.paper, str))
+
+
+def published_value(row: str) -> float:
+    """The value of a row that is a number."""
+    value = PUBLISHED[row].paper
+    if isinstance(value, str):
+        raise ValueError(f"Row {row} is an order, not a number")
+    return value

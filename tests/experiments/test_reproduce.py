@@ -1,0 +1,171 @@
+"""The paper's rows: calibrated honestly, bounded by physics, and written down whole."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments import calibration, explore, reproduce
+from experiments.calibration import FITTED, FREE_CONSTANTS, READINGS, REPRODUCTION, place, scale
+from experiments.exploration_report import explore_and_report
+from experiments.published import CALIBRATION_ROWS, NUMBER_ROWS, PUBLISHED, published_value
+from experiments.readings import AVERAGES, BOUNDS, CHOICES, Setting, build_system
+from experiments.rows import Bench
+from experiments.runner import RunFolder
+from papi_env.errors import ConfigurationError
+from papi_env.hardware.system import SYSTEMS
+
+SEEDS = (0, 1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reproduce") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reproduce, "_figures", lambda folder, entries: [])
+        assert reproduce.main(["--out", str(folder), "--seeds", "4"]) == 0
+    return folder, json.loads((folder / "reproduction.json").read_text(encoding="utf-8"))
+
+
+def test_every_row_is_there_with_what_it_needs(run):
+    _, entries = run
+    assert [entry["row"] for entry in entries] == list(PUBLISHED)
+    for entry in entries:
+        keys = {"row", "quantity", "source", "paper", "simulated", "ratio", "role", "readings"}
+        assert keys <= entry.keys()
+        assert len(entry["uncalibrated"]) == 6
+        if entry["row"] in NUMBER_ROWS:
+            assert entry["ratio"] == pytest.approx(entry["simulated"] / entry["paper"])
+            assert set(entry["averages"]) == set(AVERAGES)
+        else:
+            assert entry["ratio"] is None
+
+
+def test_only_the_agreed_rows_calibrate():
+    assert set(CALIBRATION_ROWS) == {"E1", "P1", "P2", "P3", "P4", "P5", "P6"}
+    assert set(FITTED) == set(FREE_CONSTANTS)
+    assert len(FREE_CONSTANTS) <= 4
+
+
+def test_pim_only_rows_are_within_ten_percent_and_the_orders_hold(run):
+    _, entries = run
+    assert reproduce.within(entries, "P", 0.10) == (6, 6)
+    assert all(entry["holds"] for entry in entries if entry["row"] in ("O1", "O2"))
+
+
+def test_the_orders_hold_for_other_requests():
+    bench = Bench(REPRODUCTION, range(100, 104))
+    assert bench.fc_order()[1]
+    assert bench.end_to_end_order()[1]
+
+
+@pytest.mark.parametrize("name", sorted(FITTED))
+def test_the_stored_constant_is_the_best_within_its_bounds(name):
+    """No step of a hundredth of the range towards either side fits the calibration rows better."""
+    bound = BOUNDS[FREE_CONSTANTS[name][0]]
+
+    def loss(position):
+        values = {**FITTED, name: scale(bound, float(np.clip(position, 0, 1)))}
+        setting = calibration.with_constants(READINGS, values)
+        return (calibration.log_errors(setting, CALIBRATION_ROWS, (0,)) ** 2).sum()
+
+    at = place(bound, FITTED[name])
+    assert all(loss(at) <= loss(at + step) + 1e-12 for step in (-0.01, 0.01))
+
+
+def test_a_fit_finds_a_constant_that_made_the_rows(monkeypatch):
+    true = 3e-6
+    made = Bench(replace(READINGS, link_latency_s=true), (0,)).values(("P2", "P6"))
+    monkeypatch.setattr(calibration, "published_value", made.__getitem__)
+    found = calibration.fit(READINGS, ("link_latency_s",), ("P2", "P6"), (0,), random_starts=4)
+    assert found.constants["link_latency_s"] == pytest.approx(true, rel=1e-3)
+    assert found.loss < found.start_loss
+
+
+@pytest.mark.parametrize("field", sorted({*BOUNDS, *CHOICES}))
+def test_a_setting_outside_its_bounds_is_refused(field):
+    value = BOUNDS[field].high * 1.01 if field in BOUNDS else "nonsense"
+    with pytest.raises(ConfigurationError, match=field):
+        Setting(**{field: value})
+
+
+@pytest.mark.parametrize("name", ["papi", "a100-attacc", "a100-hbm-pim", "attacc-only", "papi-pim-only"])
+def test_the_default_setting_leaves_systems_as_they_are(name):
+    assert build_system(Setting(), name) == SYSTEMS[name]
+
+
+def test_every_drawn_setting_is_a_valid_system():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        setting = explore.mutated(explore.random_setting(rng), rng)
+        for name in ("papi", "attacc-only", "papi-pim-only"):
+            system = build_system(setting, name)
+            assert type(system).model_validate(system.model_dump()) == system
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDS))
+def test_place_undoes_scale(name):
+    for position in (0.0, 0.3, 1.0):
+        assert place(BOUNDS[name], scale(BOUNDS[name], position)) == pytest.approx(position, abs=1e-12)
+
+
+def test_averages_of_equal_ratios_agree():
+    bench = Bench(Setting(), SEEDS)
+    values = [bench.value("P4", average) for average in AVERAGES]
+    assert values == pytest.approx([values[0]] * 3)
+    assert bench.value("E1", "geometric") < bench.value("E1", "arithmetic")
+
+
+def test_more_overhead_on_gpus_lowers_the_lead_over_attacc_only():
+    slow = Bench(Setting(all_reduce_hop_s=6e-6), SEEDS).value("E3")
+    fast = Bench(Setting(all_reduce_hop_s=1e-6), SEEDS).value("E3")
+    assert fast > slow
+
+
+def test_non_dominated():
+    points = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [3.0, 3.0], [2.0, 2.0]])
+    assert explore.non_dominated(points).tolist() == [0, 1, 2, 4]
+
+
+def test_conflicts_are_rows_reached_apart_but_not_together():
+    misses = np.full((2, len(NUMBER_ROWS)), 9.0)
+    misses[:, 0] = 0.0, 0.5
+    misses[:, 1] = 0.5, 0.0
+    assert explore.conflicts(misses) == [{"rows": list(NUMBER_ROWS[:2]), "miss_together": 0.5}]
+
+
+def test_exploring_is_deterministic_and_reports_whole_files(tmp_path, capsys):
+    from rich.console import Console
+
+    first, again = (explore.explore(16, seed=3, seeds=(0,), jobs=jobs) for jobs in (1, 1))
+    assert first.settings == again.settings
+    np.testing.assert_array_equal(first.errors, again.errors)
+    assert len(first.settings) == 16
+    folder = RunFolder.open(tmp_path / "run", "reproduce", {})
+    explore_and_report(folder, 16, 3, 1, Console(width=100), Console(stderr=True))
+    summary = json.loads((folder.path / "explore.json").read_text(encoding="utf-8"))
+    assert set(summary["reach"]) == set(NUMBER_ROWS)
+    assert (folder.path / "explore.png").read_bytes().startswith(b"\x89PNG")
+    assert "Findings" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options", [["--seeds", "0"], ["--jobs", "-1"], ["--samples", "3"], ["--seed", "-1"]]
+)
+def test_a_wrong_option_is_one_line_and_status_two(options, capsys):
+    assert reproduce.main(options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert reproduce.main(["--out", str(tmp_path)]) == 2
+    assert "choose another folder" in capsys.readouterr().err
+
+
+def test_an_order_has_no_value():
+    with pytest.raises(ValueError, match="O1"):
+        published_value("O1")
