@@ -20,7 +20,7 @@ from papi_env.hardware.system import System
 from papi_env.hardware.units import UNIT_NAMES
 from papi_env.kernel import FloatArray
 from papi_env.scenario import DEFAULT_SCENARIO, Scenario, get_scenario
-from papi_env.simulation import decode
+from papi_env.simulation import batch
 from papi_env.simulation import layout as at
 from papi_env.simulation.engine import DecodeEngine
 from papi_env.workload.transformer import Transformer
@@ -29,9 +29,9 @@ Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 _AUTORESET = {
-    AutoresetMode.DISABLED: decode.DISABLED,
-    AutoresetMode.NEXT_STEP: decode.NEXT_STEP,
-    AutoresetMode.SAME_STEP: decode.SAME_STEP,
+    AutoresetMode.DISABLED: batch.DISABLED,
+    AutoresetMode.NEXT_STEP: batch.NEXT_STEP,
+    AutoresetMode.SAME_STEP: batch.SAME_STEP,
 }
 
 # What `info` holds after a step, in physical units: (name, array, column).
@@ -177,7 +177,7 @@ class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
         built = build_scenario(
             scenario, system, model, batch_size, speculation, acceptance_rate, energy_weight, switch_s
         )
-        self._setup(built, 1, decode.DISABLED, None)
+        self._setup(built, 1, batch.DISABLED, None)
         self.observation_space = observation_space()  # type: ignore[assignment]
         self.action_space = self.single_space()
         self.strict, self.render_mode = strict, render_mode

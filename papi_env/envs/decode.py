@@ -9,6 +9,7 @@ import numpy.typing as npt
 from papi_env.envs.base import Problem, ProblemEnv, ProblemVectorEnv
 from papi_env.kernel import FloatArray
 from papi_env.simulation import layout as at
+from papi_env.simulation.batch import DISABLED
 
 
 class DecodeProblem(Problem):
@@ -34,7 +35,7 @@ class DecodeProblem(Problem):
             last_units [num_envs], the FC unit of the previous iteration, -1 if none). Reward units.
         """
         twin = self.engine.clone()
-        twin.autoreset = 0
+        twin.autoreset = DISABLED
         twin.max_steps = 0
         options = self.joint_actions()
         default = int(self.engine.tables.defaults[at.QKV])

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from papi_env.hardware.units import UNIT_NAMES
 from papi_env.kernel import FloatArray
 from papi_env.scenario import MAX_SPECULATION, Scenario
-from papi_env.simulation import decode
+from papi_env.simulation import batch
 from papi_env.simulation import layout as at
 from papi_env.simulation.prefill import Prefill
 from papi_env.simulation.tables import EngineTables, build_tables
@@ -45,7 +45,7 @@ class DecodeEngine:
         num_envs: environments, any number from 1.
         choices: 1 (a unit for all FC kernels) or 4 (a unit for each kernel class).
         default_switch_s: seconds of a mode switch where the scenario does not say.
-        autoreset: `decode.DISABLED`, `NEXT_STEP` or `SAME_STEP`.
+        autoreset: `batch.DISABLED`, `NEXT_STEP` or `SAME_STEP`.
         max_steps: iterations after which an episode is truncated; 0 for never.
 
     Attributes:
@@ -61,7 +61,7 @@ class DecodeEngine:
         *,
         choices: int = 1,
         default_switch_s: float = 0.0,
-        autoreset: int = decode.DISABLED,
+        autoreset: int = batch.DISABLED,
         max_steps: int = 0,
     ) -> None:
         if num_envs < 1:
@@ -70,12 +70,12 @@ class DecodeEngine:
         self.autoreset, self.max_steps = autoreset, max_steps
         self.tables: EngineTables = build_tables(scenario, default_switch_s)
         self.prefill = Prefill(scenario.system, scenario.model)
-        batch = scenario.workload.batch_size
+        requests = scenario.workload.batch_size
         self.counters = np.zeros((num_envs, at.NUM_COUNTERS), dtype=np.int64)
         self.clocks = np.zeros((num_envs, at.NUM_CLOCKS))
-        self.contexts = np.zeros((num_envs, batch), dtype=np.int32)
-        self.remaining = np.zeros((num_envs, batch), dtype=np.int32)
-        self.keys = np.zeros((num_envs, batch), dtype=np.uint64)
+        self.contexts = np.zeros((num_envs, requests), dtype=np.int32)
+        self.remaining = np.zeros((num_envs, requests), dtype=np.int32)
+        self.keys = np.zeros((num_envs, requests), dtype=np.uint64)
         self.actions = np.zeros((num_envs, choices), dtype=np.int64)
         self.observations = np.zeros((num_envs, len(at.OBSERVATION_NAMES)), dtype=np.float32)
         self.observations[:, at.NUM_STATE_FEATURES :] = self.tables.descriptors
@@ -89,7 +89,7 @@ class DecodeEngine:
     def reset(self, mask: npt.NDArray[np.bool_] | None = None) -> None:
         """Start the episode that the SEED and EPISODE counters name, where `mask` is true."""
         mask = np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
-        decode.reset_batch(
+        batch.reset_batch(
             mask,
             self.counters,
             self.clocks,
@@ -102,7 +102,7 @@ class DecodeEngine:
 
     def step(self) -> None:
         """Advance every environment by one iteration with the units in `self.actions`, already checked."""
-        decode.step_batch(
+        batch.step_batch(
             self.actions,
             self.autoreset,
             self.max_steps,
@@ -129,7 +129,7 @@ class DecodeEngine:
         """
         shape = (self.num_envs, len(joint_actions))
         seconds, joules = np.empty(shape), np.empty(shape)
-        decode.joint_costs(joint_actions, self.counters, self.tables, seconds, joules)
+        batch.joint_costs(joint_actions, self.counters, self.tables, seconds, joules)
         return seconds, joules
 
     def crossing_cost(self, rows: npt.NDArray[np.int64]) -> FloatArray:
