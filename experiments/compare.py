@@ -104,6 +104,8 @@ class Config:
         Literal["attacc-limit", "attacc", "papi"] | None, _as_is("attacc-limit|attacc|papi")
     ] = None
     """Reading of a PIM bank's rate: a command every 6, 4 or 2 clocks (default: as the systems say)."""
+    constants: Literal["plain", "reproduction"] = "plain"
+    """The registered systems as they are, or with what `experiments.reproduce` fitted to published rows."""
     energy_weight: Annotated[float | None, _as_is("FLOAT")] = None
     """Seconds that a joule counts for in the reward (default: as the scenario says)."""
     switch_s: Annotated[float | None, _as_is("SECONDS")] = None
@@ -131,7 +133,7 @@ class Comparison:
     def describe(self) -> dict[str, Any]:
         """The resolved configuration as plain data; a run folder goes on only if all of it is the same."""
         asked = asdict(self.config)
-        readings_asked = {name: asked[name] for name in ("gpu_bandwidth", "bank_rate")}
+        readings_asked = {name: asked[name] for name in ("gpu_bandwidth", "bank_rate", "constants")}
         systems = {cell.entry.system: cell.scenario.system for cell in reversed(self.cells)}
         policies = {cell.entry.policy for cell in self.cells}
         return {
@@ -184,7 +186,7 @@ def resolve(config: Config) -> Comparison:
     references = [
         e for e in dict.fromkeys((BASELINE, *(e.oracle for e in (BASELINE, *entries)))) if e not in entries
     ]
-    cells = plan(entries, references, grid, config.gpu_bandwidth, config.bank_rate)
+    cells = plan(entries, references, grid, config.gpu_bandwidth, config.bank_rate, config.constants)
     if all(cell.refusal for cell in cells if not cell.reference):
         raise ConfigurationError(f"No scenario fits any entry's system. {cells[0].refusal}")
     seeds = tuple(range(config.seed, config.seed + config.seeds))
@@ -298,6 +300,7 @@ def _write(folder: RunFolder, comparison: Comparison, jobs: dict[int, Job], core
         },
         "alpha": results.alphas(),
         "readings": readings(list(systems.values())),
+        "constants": comparison.config.constants,
         "acceptance_rates": sorted({s.workload.acceptance_rate for s in comparison.grid}),
         "cores": cores,
         "entries": results.summary(),

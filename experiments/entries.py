@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from gymnasium.vector import AutoresetMode
 
@@ -153,17 +153,32 @@ def known_systems(scenarios: Sequence[Scenario]) -> dict[str, System]:
     return known
 
 
+def _reproduction(system: System) -> System:
+    # Here, because it takes the engine along, and few comparisons need it.
+    from experiments.calibration import REPRODUCTION
+    from experiments.readings import build_system
+
+    if SYSTEMS.get(system.name) != system:
+        raise ConfigurationError(
+            f"System {system.name!r} is a scenario's own; fitted constants are those of registered systems: "
+            f"{', '.join(sorted(SYSTEMS))}"
+        )
+    return build_system(REPRODUCTION, system.name)
+
+
 def plan(
     entries: Sequence[Entry],
     references: Sequence[Entry],
     grid: Sequence[Scenario],
     gpu_bandwidth: str | None = None,
     bank_rate: str | None = None,
+    constants: Literal["plain", "reproduction"] = "plain",
 ) -> list[Cell]:
     """Every entry, then every reference, on every setting.
 
     An entry's system is the scenario's own if that has the name, else the registered one; readings
-    apply to all of them.
+    apply to all of them. With `reproduction` constants a registered system gets those that
+    `experiments.reproduce` fitted, and a scenario's own is refused.
     """
     known = known_systems(grid)
     cells = []
@@ -172,7 +187,10 @@ def plan(
             raise unknown_name("system", entry.system, known)
         for setting in grid:
             own = setting.system.name == entry.system
-            system = (setting.system if own else known[entry.system]).with_readings(gpu_bandwidth, bank_rate)
+            system = setting.system if own else known[entry.system]
+            if constants == "reproduction":
+                system = _reproduction(system)
+            system = system.with_readings(gpu_bandwidth, bank_rate)
             scenario = setting.replace(system=system)
             cells.append(Cell(entry, scenario, entry not in entries, _refusal(scenario)))
     return cells

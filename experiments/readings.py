@@ -133,10 +133,10 @@ def build_system(setting: Setting, name: str) -> System:
         if unit is not None:
             pim = {"double_buffered": setting.double_buffered, "column_reads": setting.column_reads}
             changes[field] = unit.model_copy(update=pim)
-    assert system.attention_link is not None
-    changes["attention_link"] = system.attention_link.model_copy(
-        update={"latency_s": setting.link_latency_s, "count": setting.link_count}
-    )
+    link = system.attention_link
+    if link is not None:
+        shared = {"latency_s": setting.link_latency_s, "count": setting.link_count}
+        changes["attention_link"] = link.model_copy(update=shared)
     fabric = system.fabric
     if system.pu is None and setting.combining != "described":
         fabric = NVLINK3 if setting.combining == "nvlink" else None

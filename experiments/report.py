@@ -381,6 +381,8 @@ def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
         lines.append(f"α of {system}: {found}.")
     used = [*summary["readings"]["gpu_bandwidth"], *summary["readings"]["bank_rate"]]
     rates = "/".join(f"{rate:g}" for rate in summary["acceptance_rates"])
+    if summary["constants"] != "plain":
+        used.append("constants of experiments.reproduce")
     lines.append(f"Readings: {', '.join(used)}. Acceptance rate {rates}. {summary['problem']}.")
     again = f", {reused} jobs taken from earlier sessions" if reused else ""
     lines.append(f"{wall_s:.1f} s on {summary['cores']} cores{again}.")

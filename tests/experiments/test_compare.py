@@ -333,3 +333,24 @@ def test_help_names_every_option_and_nothing_loads_torch():
         "--seeds",
     ):
         assert option in result.stdout
+
+
+def test_fitted_constants_apply_to_registered_systems_and_change_the_result(finished, tmp_path):
+    _, _, rows, _ = finished
+    arguments = [*COMMON, "--entries", *ENTRIES, "--constants", "reproduction"]
+    status, out, err = command(*arguments, "--out", tmp_path / "fitted")
+    assert status == 0, err
+    assert "constants of experiments.reproduce" in " ".join(out.split())
+    fitted = pl.read_csv(tmp_path / "fitted" / "results.csv")
+    # The same instances on other machines.
+    assert fitted["tokens"].to_list() == rows["tokens"].to_list()
+    assert (fitted["time_s"] != rows["time_s"]).all()
+    text = (
+        'model = "opt-30b"\nworkload = { batch_size = 2, lengths = { input = 8, output = 8 } }\n'
+        'system = { base = "papi", name = "mine", mode_switch_s = 0 }\n'
+    )
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    arguments = ["--scenario", tmp_path / "mine.toml", "--entries", "mine/threshold"]
+    status, _, err = command(*arguments, "--constants", "reproduction", "--out", tmp_path / "refused")
+    assert status == 2
+    assert "System 'mine' is a scenario's own" in err
