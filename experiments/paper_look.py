@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from experiments.paper_data import Data
-from experiments.plots import _STYLE, GREYS, PALETTE
+from experiments.plots import GREYS, PALETTE, STYLE
 from experiments.published import PUBLISHED
 
 Drawn: TypeAlias = tuple[bytes, Data]
@@ -76,7 +76,7 @@ def styled(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
 
     @wraps(draw)
     def in_style(*args: P.args, **kwargs: P.kwargs) -> Drawn:
-        with mpl.rc_context(_STYLE | _SMALL):
+        with mpl.rc_context(STYLE | _SMALL):
             return draw(*args, **kwargs)
 
     return in_style

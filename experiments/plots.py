@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 PALETTE = ("#56B4E9", "#0072B2", "#CC79A7", "#E69F00", "#D55E00", "#009E73", "#000000")
 GREYS = ("0.70", "0.50", "0.30")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "<", "h", ">", "d")
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.spines.top": False,
@@ -35,7 +35,7 @@ def compare_figure(summary: Mapping[str, Any]) -> bytes:
     """Speed-up by scenario and regret by entry, as PNG; `summary` is what summary.json holds."""
     rows = [row for row in summary["entries"] if not row["reference"] and row["settings"]]
     groups = list(rows[0]["by_scenario"]) if rows else []
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         width = min(max(7.5, 2.2 + 1.35 * (len(groups) + 1)), 20)
         figure = Figure(figsize=(width, 4.0 + 0.24 * len(rows)), dpi=200, layout="constrained")
         top, bottom = figure.subplots(2, 1, height_ratios=(3.4, 0.5 + 0.24 * len(rows)))
