@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from agents.rules import calibrate_alpha
+from experiments.command import exit_status, output
 from experiments.runner import write_whole
-from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import BANK_RATE_READINGS, GPU_BANDWIDTH_READINGS, get_system
 from papi_env.workload.transformer import TRANSFORMERS, get_transformer
 
@@ -57,7 +57,7 @@ def calibrate(arguments: Arguments) -> list[dict[str, str | float]]:
     return rows
 
 
-def main(arguments: Arguments) -> None:
+def run(arguments: Arguments) -> None:
     """Print the table, and write it where asked."""
     rows = calibrate(arguments)
     table = Table(title="α: FC kernels go to the PUs when RLP x TLP exceeds it")
@@ -69,8 +69,7 @@ def main(arguments: Arguments) -> None:
     for start in range(0, len(rows), len(columns)):
         part = rows[start : start + len(columns)]
         table.add_row(str(part[0]["system"]), str(part[0]["model"]), *(f"{row['alpha']:g}" for row in part))
-    # Wide enough for the table where the output is no terminal.
-    console = Console() if sys.stdout.isatty() else Console(width=100)
+    console = output()
     console.print(table)
     console.print(
         "Columns: GPU bandwidth (roofline: 1935 GB/s, hbm3: 3352 GB/s; an H100's is not in doubt) and bank rate\n"
@@ -81,8 +80,11 @@ def main(arguments: Arguments) -> None:
         write_whole(arguments.out / "alpha.json", json.dumps(rows, indent=1))
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0, or 2 for what cannot be used as asked."""
+    parsed = tyro.cli(Arguments, args=arguments, prog="python -m experiments.calibrate")
+    return exit_status(lambda: run(parsed))
+
+
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Arguments, prog="python -m experiments.calibrate"))
-    except ConfigurationError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

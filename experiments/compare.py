@@ -21,6 +21,7 @@ import joblib
 import tyro
 from rich.console import Console
 
+from experiments.command import exit_status, output
 from experiments.entries import (
     Cell,
     Entry,
@@ -36,7 +37,7 @@ from experiments.entries import (
 )
 from experiments.report import BASELINE, Results, collect, populations, print_report, readings
 from experiments.runner import Job, RunFolder, run_jobs
-from papi_env.errors import ConfigurationError, DataError
+from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import SYSTEMS
 from papi_env.scenario import PAPER_SCENARIOS, Lengths, Scenario
 
@@ -53,7 +54,6 @@ DEFAULT_ENTRIES = (
     "papi/oracle",
 )
 MAX_SEED = 2**62
-WIDTH = 100
 
 
 def _as_is(metavar: str) -> Any:
@@ -310,25 +310,12 @@ def _write(folder: RunFolder, comparison: Comparison, jobs: dict[int, Job], core
     return summary
 
 
-def _console() -> Console:
-    """Standard output, as wide as the tables where it is a file or a pipe."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 2 for what cannot be used as asked, 130 if interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     config = tyro.cli(Config, args=arguments, prog="python -m experiments.compare")
-    progress = Console(stderr=True)
-    try:
-        run(config, f"python -m experiments.compare {shlex.join(arguments)}".strip(), _console(), progress)
-    except (ConfigurationError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    command = f"python -m experiments.compare {shlex.join(arguments)}".strip()
+    return exit_status(lambda: run(config, command, output(), Console(stderr=True)))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,6 @@ _ALL = (
 PUBLISHED: Mapping[str, PublishedRow] = {row.row: row for row in _ALL}
 CALIBRATION_ROWS = tuple(row.row for row in _ALL if row.role == "calibration")
 NUMBER_ROWS = tuple(row.row for row in _ALL if not isinstance(row.paper, str))
-ORDER_ROWS = tuple(row.row for row in _ALL if isinstance(row.paper, str))
 
 
 def published_value(row: str) -> float:

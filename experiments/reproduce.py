@@ -34,14 +34,14 @@ from experiments.calibration import (
     fit,
     with_constants,
 )
+from experiments.command import exit_status, output
 from experiments.published import PUBLISHED, PublishedRow
 from experiments.readings import AVERAGES, BOUNDS, Setting, build_system
 from experiments.rows import Bench
 from experiments.runner import RunFolder
-from papi_env.errors import ConfigurationError, DataError
+from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import BANK_RATE_READINGS, GPU_BANDWIDTH_READINGS
 
-WIDTH = 100
 MAX_SEED = 2**62
 
 
@@ -369,21 +369,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 2 for what cannot be used as asked, 130 if interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     config = tyro.cli(Config, args=arguments, prog="python -m experiments.reproduce")
-    console = Console()
-    console = console if console.is_terminal else Console(width=WIDTH)
-    try:
-        run(
-            config,
-            f"python -m experiments.reproduce {shlex.join(arguments)}".strip(),
-            console,
-            Console(stderr=True),
-        )
-    except (ConfigurationError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    command = f"python -m experiments.reproduce {shlex.join(arguments)}".strip()
+    return exit_status(lambda: run(config, command, output(), Console(stderr=True)))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from experiments.command import exit_status
 from experiments.runner import write_whole
 from experiments.validate_cycles import RevisionName, validate_cycles
-from papi_env.errors import ConfigurationError, DataError
+from papi_env.errors import ConfigurationError
 
 
 def _optional(metavar: str) -> Any:
@@ -75,15 +76,14 @@ def _write(folder: Path, name: str, text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 for what cannot be used as asked."""
     parsed = tyro.cli(Arguments, args=arguments, prog="python -m experiments.validate")
-    try:
+
+    def run() -> None:
         text = json.dumps(validate(parsed), ensure_ascii=False, allow_nan=False)
         if parsed.out is not None:
             _write(parsed.out, "grid.json" if parsed.cycles is None else "cycles.json", text + "\n")
-    except (ConfigurationError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(text)
-    return 0
+        print(text)
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

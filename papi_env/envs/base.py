@@ -255,6 +255,8 @@ class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
 class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
     """Many environments in one engine; environment i is the single one with seed + i, bit for bit.
 
+    `metrics()` has the totals of the current episodes; where an episode ends and restarts in one step
+    (same-step autoreset) its totals are `infos["final_info"]["metrics"]`.
     With `AutoresetMode.DISABLED` a finished environment idles, with reward 0, until
     `reset(options={"reset_mask": ...})`.
     """

@@ -26,13 +26,12 @@ WRITE_CLOCKS = 4  # a 32 B write to a GEMV buffer, or a 32 B move of partial sum
 GROUP_TOKENS = 16
 
 # Energy. AttAcc's simulator: 0.55 pJ/bit for a column read at the bank, activation included;
-# 12.48 pJ/B to the bank group's edge, 26.32 to the buffer die, 28.72 off chip; 0.32 pJ per MAC.
+# 26.32 pJ/B to the buffer die, 28.72 off chip, both with the read; 0.32 pJ per MAC.
 READ_WITH_ACTIVATION_J_PER_BYTE = 4.4e-12
 # One 1 KiB row activation (O'Connor et al., "Fine-Grained DRAM", MICRO 2017, HBM2).
 ACTIVATION_J = 909e-12
 # So that a fully read row costs what AttAcc charges for it.
 READ_J_PER_BYTE = READ_WITH_ACTIVATION_J_PER_BYTE - ACTIVATION_J / ROW_BYTES
-TO_BANK_GROUP_J_PER_BYTE = (12.48 - 4.4) * 1e-12
 TO_BUFFER_DIE_J_PER_BYTE = (26.32 - 4.4) * 1e-12
 OFF_CHIP_J_PER_BYTE = 28.72e-12
 MAC_J = 0.32e-12

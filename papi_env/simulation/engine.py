@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from papi_env.hardware.units import UNIT_NAMES
 from papi_env.kernel import FloatArray
-from papi_env.scenario import MAX_SPECULATION, Scenario
+from papi_env.scenario import Scenario
 from papi_env.simulation import batch
 from papi_env.simulation import layout as at
 from papi_env.simulation.prefill import Prefill
@@ -202,8 +202,3 @@ class DecodeEngine:
         """Bytes of simulation state that one environment takes."""
         arrays = (self.counters, self.clocks, self.contexts, self.remaining, self.keys)
         return sum(array.nbytes for array in arrays) // self.num_envs
-
-    @property
-    def max_rows(self) -> int:
-        """The most rows a step can have."""
-        return self.scenario.workload.batch_size * MAX_SPECULATION

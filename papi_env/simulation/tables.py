@@ -98,21 +98,21 @@ def build_tables(scenario: Scenario, default_switch_s: float) -> EngineTables:
         descriptors=np.zeros(len(at.DESCRIPTOR_NAMES), dtype=np.float32),
     )
     scalars[at.REFERENCE] = _reference(tables, float(population.lengths[:, 0].mean()))
-    _check_finite(tables)
+    _check_finite(tables, system.name)
     tables.descriptors[:] = _descriptors(scenario, scalars)
     for array in tables:
         array.flags.writeable = False
     return tables
 
 
-def _check_finite(tables: EngineTables) -> None:
+def _check_finite(tables: EngineTables, system: str) -> None:
     """Refuse figures so extreme that a cost of a usable unit is no finite number."""
     usable = [tables.fc[:, unit] for unit in np.flatnonzero(tables.allowed[at.QKV])]
     usable += [tables.attention[unit, 1:] for unit in np.flatnonzero(tables.allowed[at.ATTENTION])]
     usable += [tables.attention_link, tables.moves, tables.scalars[: at.ALPHA]]
     if not all(np.isfinite(part).all() for part in usable) or not tables.scalars[at.REFERENCE] > 0:
         raise ConfigurationError(
-            "The system's figures are so extreme that a cost is not a finite number of seconds"
+            f"System {system!r}: figures so extreme that a cost is not a finite number of seconds"
         )
 
 
