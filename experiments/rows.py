@@ -86,6 +86,11 @@ class Cost:
         """Seconds of decoding."""
         return float(self.parts.sum())
 
+    @property
+    def total_s(self) -> float:
+        """Seconds from end to end."""
+        return self.decode_s + self.prefill_s
+
 
 Pairs = tuple[FloatArray, FloatArray]
 
