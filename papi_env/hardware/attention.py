@@ -30,22 +30,20 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.hardware.dram import CHANNELS, COLUMN_BYTES, COLUMNS_PER_ROW
+from papi_env.hardware import dram
+from papi_env.hardware.dram import (
+    CHANNELS,
+    COLUMN_BYTES,
+    COLUMNS_PER_ROW,
+    ROW_CHANGE_CLOCKS,
+    T_CCD_L,
+    T_CCD_S,
+)
 from papi_env.kernel import FloatArray
 
 Level = Literal["bank", "bank-group", "buffer"]
 Refresh = Literal["mean", "counted"]
 Counts: TypeAlias = int | npt.NDArray[np.integer] | npt.NDArray[np.floating]
-
-# Timings of AttAcc's HBM3 at 5.2 Gb/s, in clocks (JESD238A; HBM2 nanoseconds where that names none).
-T_RTP = 8  # last column read of a row to precharge
-T_RP = 19  # precharge to activation
-T_RCD = 19  # activation to first column read
-T_CCD_S = 2  # between column commands to different bank groups
-T_CCD_L = 4  # to the same one
-T_RFC = 456  # an all-bank refresh, 350 ns for 8 Gb
-T_REFI = 5070  # between refreshes, 3.9 us
-ROW_CHANGE_CLOCKS = T_RTP + T_RP + T_RCD  # last read of a row to first read of the next
 
 SOFTMAX_CLOCKS = T_CCD_S  # the command's time on the data path; AttAcc's simulator waits for nothing else
 STEPS_PER_PHASE = 16  # AttAcc's mapping: partial scores are moved out after 16 steps
@@ -153,13 +151,13 @@ class AttentionPim:
         return math.ceil(self._layout.group_tokens * head_size * element_bytes / (units * COLUMN_BYTES))
 
     def row_change_clocks(self) -> float:
-        """What a row change adds to the cadence."""
-        return max(ROW_CHANGE_CLOCKS - self.cadence_clocks, 0.0) if self.level == "bank" else 0.0
+        """What a row change adds to the cadence; rows are taken as full (`dram.row_change_clocks`)."""
+        return float(dram.row_change_clocks(self.cadence_clocks)) if self.level == "bank" else 0.0
 
     def refresh_clocks(self, revision: Revision) -> float:
-        """What a refresh adds: all banks close, refresh and reopen their rows, with a clock between commands."""
-        added = T_RTP + 1 + T_RFC + T_RCD - self.cadence_clocks
-        return max(added - (self.row_change_clocks() if revision.overlaps_row_changes else 0.0), 0.0)
+        """What a refresh adds; see `dram.refresh_stall_clocks`."""
+        instead_of = self.row_change_clocks() if revision.overlaps_row_changes else 0.0
+        return float(dram.refresh_stall_clocks(self.cadence_clocks, instead_of))
 
 
 @dataclass(frozen=True)
@@ -245,7 +243,7 @@ def attention_coefficients(
     vectors = layout.query_copies * columns * T_CCD_L + layout.outputs * layout.move_spacing + SOFTMAX_CLOCKS
     hidden = ROW_CHANGE_CLOCKS if pim.level == "bank" and revision.overlaps_row_changes else 0
     exposed = max(rows * vectors - hidden, 0) / 2  # every second pair's
-    f = _refresh_factor(pim, revision) if refresh else 1.0
+    f = float(dram.refresh_factor(pim.refresh_clocks(revision))) if refresh else 1.0
     return AttentionCoefficients(
         per_group=f * per_group,
         per_chunk=f * 2 * pim.row_change_clocks(),
@@ -255,11 +253,6 @@ def attention_coefficients(
         group_tokens=layout.group_tokens,
         group_columns=group_columns,
     )
-
-
-def _refresh_factor(pim: AttentionPim, revision: Revision) -> float:
-    """Clocks with refreshes for every clock of work, at a random time."""
-    return T_REFI / (T_REFI - pim.refresh_clocks(revision))
 
 
 def attention_clocks(
@@ -302,4 +295,4 @@ def attention_clocks(
         return clocks
     added = pim.refresh_clocks(revision)
     # The k-th refresh comes at k T_REFI, after k - 1 of them, if there is work left by then.
-    return clocks + added * np.maximum(np.floor((clocks - added) / (T_REFI - added)), 0.0)
+    return clocks + added * np.maximum(np.floor((clocks - added) / (dram.T_REFI - added)), 0.0)

@@ -8,6 +8,7 @@ the kernel; the caller multiplies by `kernel.count`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
@@ -115,19 +116,38 @@ def pim_fc_s(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     """Seconds of one FC kernel on all stacks of a PIM unit.
 
     Outputs are spread over the stacks, inputs over the 16 channels of a stack, so a channel gets a
-    sixteenth of every input vector and gives one partial sum per output of its stack. All banks open
-    rows together; the rows of weights stay open for all slots if columns are read once, and are
-    opened again for each pass otherwise.
+    sixteenth of every input vector and gives one partial sum per output of its stack. Vectors move on the
+    channel while the banks multiply, open rows or refresh if the buffers are double, else before and after.
     """
-    slots = pim_slots(unit, rows)
-    stack_bytes = kernel.weight_bytes / unit.stacks
-    columns = np.ceil(stack_bytes / (unit.stack.banks * dram.COLUMN_BYTES))
-    mac_clocks = columns * slots * pim_cadence_clocks(unit, rows)
+    bank_clocks = pim_fc_bank_clocks(unit, kernel, rows)
     per_row = _vector_commands_per_row(unit, kernel) * dram.WRITE_CLOCKS
     vector_clocks = np.asarray(rows, dtype=np.float64) * per_row
-    busy = np.maximum(mac_clocks, vector_clocks) if unit.double_buffered else mac_clocks + vector_clocks
-    openings = np.ceil(columns / dram.COLUMNS_PER_ROW) * pim_reads(unit, rows)
-    return busy * dram.CLOCK_S + openings * dram.ROW_CYCLE_S
+    busy = np.maximum(bank_clocks, vector_clocks) if unit.double_buffered else bank_clocks + vector_clocks
+    return busy * dram.CLOCK_S
+
+
+def pim_fc_bank_clocks(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
+    """Clocks that the banks of a stack are busy with an FC kernel: commands, row changes and refreshes.
+
+    All banks open rows together (`dram.row_change_clocks`). A row of weights stays open for all its slots if
+    columns are read once, and is opened again for each pass otherwise. Refreshes fall due every T_REFI
+    whatever runs. Each waits until the banks are through with a row and takes the place of its change, as in
+    attention (`papi_env.hardware.attention`), so that work takes longer by the same long-run share of its
+    time. One that falls due while the banks wait for vectors is taken to cost nothing.
+
+    Returns:
+        Clocks of one run, float64 of the shape of `rows`.
+    """
+    slots, passes, cadence = pim_slots(unit, rows), pim_reads(unit, rows), pim_cadence_clocks(unit, rows)
+    columns = math.ceil(kernel.weight_bytes / (unit.stacks * unit.stack.banks * dram.COLUMN_BYTES))
+    full, rest = divmod(columns, dram.COLUMNS_PER_ROW)
+    per_column = slots / passes
+    row_change = dram.row_change_clocks(cadence, dram.COLUMNS_PER_ROW * per_column)
+    changes = full * row_change
+    if rest:
+        changes = changes + dram.row_change_clocks(cadence, rest * per_column)
+    refreshes = dram.refresh_factor(dram.refresh_stall_clocks(cadence, row_change))
+    return (columns * slots * cadence + passes * changes) * refreshes
 
 
 def _vector_commands_per_row(unit: PimUnit, kernel: Kernel) -> float:

@@ -7,20 +7,36 @@ and its floating-point units (FPUs) multiply it with elements held in the GEMV b
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-# Geometry and timing (AttAcc's HBM3 model; JESD238A). One clock of the command bus at 1.3 GHz.
+from papi_env.kernel import FloatArray
+
+Clocks: TypeAlias = float | FloatArray
+
+# Geometry (AttAcc's HBM3 model; JESD238A). One clock of the command bus at 1.3 GHz.
 CLOCK_S = 0.769e-9
 COLUMN_BYTES = 32  # one column access of a pseudo-channel
 ROW_BYTES = 1024  # one row (page) of a bank
 COLUMNS_PER_ROW = ROW_BYTES // COLUMN_BYTES
-ROW_CYCLE_S = 29e-9  # tRP + tRCD: closing a row and opening the next (PAPI notes, "at least 29 ns")
 BANK_BYTES = 16 * 2**20  # 16 GiB cube of 1024 banks
 CHANNELS = 16
 DIES = 8
 LANES = 16  # FP16 multiply-accumulates per FPU and column: one 32 B column (AttAcc)
 WRITE_CLOCKS = 4  # a 32 B write to a GEMV buffer, or a 32 B move of partial sums (AttAcc)
+
+# Timings of AttAcc's HBM3 at 5.2 Gb/s, in clocks (JESD238A; HBM2 nanoseconds where that names none).
+T_RTP = 8  # last column read of a row to precharge
+T_RP = 19  # precharge to activation
+T_RCD = 19  # activation to first column read
+T_RAS = 45  # activation to precharge, at least
+T_CCD_S = 2  # between column commands to different bank groups
+T_CCD_L = 4  # to the same one
+T_RFC = 456  # an all-bank refresh, 350 ns for 8 Gb
+T_REFI = 5070  # between refreshes, 3.9 us
+ROW_CHANGE_CLOCKS = T_RTP + T_RP + T_RCD  # last read of a row to first read of the next
 
 # The number of tokens whose scores one group of columns covers (AttAcc's attention mapping).
 GROUP_TOKENS = 16
@@ -79,6 +95,44 @@ class Stack(BaseModel):
     def capacity_bytes(self) -> int:
         """Bytes the stack holds: 16 MiB per bank."""
         return self.banks * BANK_BYTES
+
+
+def row_change_clocks(cadence_clocks: Clocks, commands: Clocks = COLUMNS_PER_ROW) -> FloatArray:
+    """Clocks that closing a row and opening the next add to a row's all-bank commands.
+
+    The last read of a row and the first of the next are `ROW_CHANGE_CLOCKS` apart, of which a cadence would
+    have passed anyway. A row that serves few commands also waits until it has been open for T_RAS. Nothing
+    hides this: all banks work in step, so that no other bank multiplies meanwhile.
+
+    Args:
+        cadence_clocks: between all-bank commands; broadcast with `commands`.
+        commands: that the row serves; a full row of columns read once each by default.
+    """
+    gap = ROW_CHANGE_CLOCKS - np.asarray(cadence_clocks, dtype=np.float64)
+    shortest = T_RAS + T_RP - np.asarray(commands) * cadence_clocks
+    return np.maximum(np.maximum(gap, shortest), 0.0)
+
+
+def refresh_stall_clocks(cadence_clocks: Clocks, row_change: Clocks = 0.0) -> FloatArray:
+    """Clocks that one refresh adds: all banks close, refresh and reopen their rows, a clock between commands.
+
+    Args:
+        cadence_clocks: between all-bank commands, one of which would have passed anyway.
+        row_change: the clocks of a row change whose place the refresh takes; 0 where it interrupts a row,
+            which is opened once more.
+    """
+    added = T_RTP + 1 + T_RFC + T_RCD - np.asarray(cadence_clocks, dtype=np.float64)
+    return np.maximum(added - row_change, 0.0)
+
+
+def refresh_factor(stall_clocks: Clocks) -> FloatArray:
+    """Clocks with refreshes for every clock of banks at work, over long times: T_REFI / (T_REFI - stall).
+
+    A refresh comes every T_REFI and adds `stall_clocks` (`refresh_stall_clocks`), so that the work of an
+    interval is the rest of it. A run shorter than an interval meets a refresh with that probability: the
+    factor is its mean over start times.
+    """
+    return np.asarray(T_REFI / (T_REFI - np.asarray(stall_clocks, dtype=np.float64)))
 
 
 def stack_power(

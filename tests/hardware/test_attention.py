@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papi_env.hardware import attention
+from papi_env.hardware import dram
 from papi_env.hardware.attention import (
     REBUILT,
     SHIPPED,
@@ -212,7 +212,7 @@ def test_refreshes_cost_their_share_of_time(pim, model, revision, context, pairs
 def test_a_run_within_an_interval_is_not_refreshed():
     work = attention_coefficients(BANK, 128, 2, refresh=False)
     single = work.clocks(work.groups(2000), work.chunks(2000), 1)
-    assert single < attention.T_REFI
+    assert single < dram.T_REFI
     assert attention_clocks(BANK, 128, 2, 2000, 16, refresh="counted") == single
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papi_env.hardware import costs
+from papi_env.hardware import costs, dram
 from papi_env.hardware.system import SYSTEMS
 from papi_env.hardware.table import DENSE_ROWS, CostTable
 from papi_env.hardware.units import ATTN_PIM, FC_PIM, PU
@@ -144,3 +144,16 @@ def test_alpha_never_falls_when_the_gpus_lose_bandwidth():
         alphas.append(CostTable(slower, LLAMA.fc_kernels()).calibrate_alpha())
     assert alphas == sorted(alphas)
     assert alphas[0] < alphas[-1]
+
+
+@pytest.mark.parametrize(
+    ("timing", "values"), [("T_RFC", (0, 228, 456, 1824)), ("ROW_CHANGE_CLOCKS", (6, 46, 160, 640))]
+)
+def test_alpha_falls_when_refreshes_or_row_changes_take_longer(monkeypatch, timing, values):
+    # Only FC-PIM pays them one by one; the GPUs' share is in their sustained bandwidth.
+    alphas = []
+    for clocks in values:
+        monkeypatch.setattr(dram, timing, clocks)
+        alphas.append(CostTable(PAPI, LLAMA.fc_kernels()).calibrate_alpha())
+    assert alphas == sorted(alphas, reverse=True)
+    assert alphas[0] > alphas[-1]

@@ -15,6 +15,10 @@ from papi_env.kernel import AttentionKernel, Kernel, KernelClass
 from papi_env.workload.transformer import TRANSFORMERS
 
 CLOCK_S = 0.769e-9
+# Closing a row and opening the next: 8 + 19 + 19 clocks, of which a cadence of 6 passes anyway.
+ROW_CHANGE = 40
+# A refresh every 5070 clocks takes 8 + 1 + 456 + 19 - 6 of them, and a row change falls away for it.
+REFRESHED = 5070 / (5070 - (478 - ROW_CHANGE))
 ROUNDING = 1 + 1e-9  # float64 sums of a few terms
 
 LLAMA = TRANSFORMERS["llama-65b"]
@@ -218,19 +222,69 @@ TWO_ROWS = Kernel(KernelClass.QKV, 4096, 5760)
     ("rows", "mac_clocks", "vector_clocks"),
     [(1, 64 * 6, 1 * 28 * 4), (4, 64 * 6, 4 * 28 * 4), (5, 2 * 64 * 6, 5 * 28 * 4)],
 )
-def test_fc_on_pim_takes_its_macs_or_its_vector_moves_and_the_openings(rows, mac_clocks, vector_clocks):
-    openings = 2 * 29e-9
+def test_fc_on_pim_takes_its_macs_row_changes_and_refreshes_or_its_vector_moves(
+    rows, mac_clocks, vector_clocks
+):
+    bank_clocks = (mac_clocks + 2 * ROW_CHANGE) * REFRESHED
     exposed = changed(FC_PIM_4P1B, double_buffered=False)
     hidden_s, exposed_s = (costs.pim_fc_s(unit, TWO_ROWS, rows) for unit in (FC_PIM_4P1B, exposed))
-    assert hidden_s == pytest.approx(max(mac_clocks, vector_clocks) * CLOCK_S + openings)
-    assert exposed_s == pytest.approx((mac_clocks + vector_clocks) * CLOCK_S + openings)
+    assert hidden_s == pytest.approx(max(bank_clocks, vector_clocks) * CLOCK_S)
+    assert exposed_s == pytest.approx((bank_clocks + vector_clocks) * CLOCK_S)
 
 
 def test_rows_are_opened_again_when_columns_are_read_again():
     again = changed(FC_PIM_4P1B, column_reads="per-slot", double_buffered=False)
     once = changed(again, column_reads="once")
     extra = costs.pim_fc_s(again, TWO_ROWS, 8) - costs.pim_fc_s(once, TWO_ROWS, 8)
-    assert extra == pytest.approx(2 * 29e-9)
+    assert extra == pytest.approx(2 * ROW_CHANGE * REFRESHED * CLOCK_S)
+
+
+def test_a_row_of_one_column_stays_open_for_its_least_time():
+    # One column in each of 30 x 768 banks; 45 clocks open and 19 to close, which the 46 of a full row do not cover.
+    kernel = Kernel(KernelClass.QKV, 512, 720)
+    assert costs.pim_fc_s(FC_PIM_4P1B, kernel, 1) == pytest.approx((45 + 19) * REFRESHED * CLOCK_S)
+    # Four slots of 6 clocks after 19 to open leave nothing to wait for.
+    slots = changed(ATTACC_1P1B, **AS_WEIGHT_STACKS)
+    assert costs.pim_fc_s(slots, kernel, 4) == pytest.approx((4 * 6 + ROW_CHANGE) * REFRESHED * CLOCK_S)
+
+
+def test_vectors_move_while_rows_open_and_banks_refresh():
+    # 64 x 64: one column a bank and two moves of 4 clocks a row; from some n on the channel is the slower side.
+    kernel = Kernel(KernelClass.REPMLP_FC3, 64, 64)
+    assert costs.pim_fc_s(FC_PIM_4P1B, kernel, 100) == pytest.approx(100 * 2 * 4 * CLOCK_S)
+
+
+def without_refreshes(function, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dram, "T_REFI", 1e15)
+        return function(*arguments)
+
+
+@given(pim_units(), kernels, st.integers(1, 64))
+def test_refreshes_take_the_same_share_of_fc_and_attention(unit, kernel, rows):
+    # Banks alone: one head of 128 whose query rows are the rows of the FC kernel.
+    attention = AttentionKernel(rows, 1, 128)
+    shares = []
+    for function, arguments in (
+        (costs.pim_fc_bank_clocks, (unit, kernel, rows)),
+        (lambda *of: costs.pim_attention_coefficients(*of).per_group, (unit, attention, 1)),
+    ):
+        shares.append(function(*arguments) / without_refreshes(function, *arguments))
+    assert shares[0] == pytest.approx(shares[1], rel=1e-9)
+    # Commands that the power budget spreads beyond a refresh leave room for it.
+    assert 1 <= shares[0] <= REFRESHED * ROUNDING
+
+
+def test_long_fc_kernels_reach_the_same_share_of_the_peak_as_long_attention():
+    # 32 columns of 6 clocks and a row change of 40, in 4632 of every 5070 clocks: 0.756 of the peak rate.
+    share = 32 * 6 / (32 * 6 + 40) * (5070 - 438) / 5070
+    fc_bytes_per_s = TWO_ROWS.weight_bytes / costs.pim_fc_s(FC_PIM_4P1B, TWO_ROWS, 1)
+    assert fc_bytes_per_s / FC_PIM_4P1B.peak_bandwidth == pytest.approx(share)
+    # Two pairs on every channel hide their vectors behind each other but for a per mille.
+    heads = AttentionKernel(2 * 60 * 16, 2 * 60 * 16, 128)
+    seconds = costs.pim_attention_s(ATTACC_1P1B, heads, np.array([2**16]), 1)
+    kv_bytes_per_s = heads.kv_bytes_per_token * 2**16 / seconds
+    assert kv_bytes_per_s / ATTACC_1P1B.peak_bandwidth == pytest.approx(share, rel=1e-3)
 
 
 def test_inputs_go_to_every_stack_and_each_channel_returns_partial_sums():

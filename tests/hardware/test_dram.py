@@ -66,6 +66,47 @@ def test_a_command_every_6_4_or_2_clocks_gives_the_published_bank_rates(clocks, 
 
 
 @pytest.mark.parametrize(
+    ("cadence", "commands", "added"),
+    [
+        (6, 32, 40),  # 8 + 19 + 19 from the last read of a row to the first of the next, less a cadence
+        (4, 32, 42),
+        (6, 4, 40),  # 19 + 3 x 6 + 8: as long as a row must stay open
+        (6, 3, 45 + 19 - 18),
+        (6, 1, 45 + 19 - 6),
+        (50, 32, 0),  # commands further apart than that leave room for a row change
+    ],
+)
+def test_what_a_row_change_adds(cadence, commands, added):
+    assert dram.row_change_clocks(cadence, commands) == added
+
+
+@given(st.floats(2, 46), st.integers(1, 200))
+def test_a_row_change_is_the_time_line_of_a_bank(cadence, commands):
+    last_read = 19 + (commands - 1) * cadence
+    next_activation = max(last_read + 8, 45) + 19
+    added = dram.row_change_clocks(cadence, commands)
+    assert commands * cadence + added == pytest.approx(next_activation)
+
+
+def test_a_row_change_takes_at_least_tRP_and_tRCD():
+    # PAPI's 29 ns, beside which a row waits T_RTP before it closes and the cadence passes anyway.
+    assert round((dram.T_RP + dram.T_RCD) * dram.CLOCK_S * 1e9) == 29
+    assert dram.row_change_clocks(6) >= dram.T_RP + dram.T_RCD
+
+
+def test_a_refresh_stalls_banks_for_478_clocks_or_438_in_place_of_a_row_change():
+    assert dram.refresh_stall_clocks(6) == 478
+    assert dram.refresh_stall_clocks(6, dram.row_change_clocks(6)) == 438
+    assert dram.refresh_stall_clocks(500) == 0
+
+
+@given(st.floats(0, 484), st.floats(1, 1e9))
+def test_time_is_work_and_a_stall_for_every_interval_of_it(stall, work):
+    time = work * dram.refresh_factor(stall)
+    assert time == pytest.approx(work + time / 5070 * stall)
+
+
+@pytest.mark.parametrize(
     ("name", "banks", "fpus", "reuse", "inside"),
     [
         ("1P1B", 1024, 1, 1, False),
