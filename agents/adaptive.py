@@ -7,8 +7,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from agents.policy import Actions, Observations, RulePolicy, feature, parallelism, unsquash
+from agents.policy import (
+    STAGE_CHOICES,
+    Actions,
+    Observations,
+    RulePolicy,
+    coming_stage,
+    feature,
+    image_count,
+    parallelism,
+    unsquash,
+)
 from papi_env.hardware.units import FC_PIM, PU
+from papi_env.simulation import layout as at
 
 _UNITS = (PU, FC_PIM)
 _NAMES = ("pu", "fc-pim")
@@ -23,6 +34,8 @@ class AdaptiveAlpha(RulePolicy):
     was not tried for `patience` iterations is tried again if its fit is within `margin` of the best, so
     that a drifting machine is followed. What was learned is kept across episodes, and not shared between
     environments. Where only one unit runs FC kernels, it is used.
+
+    In an image encode every kernel class of every stage has its own two lines, over the number of images.
 
     Args:
         forgetting: weight of the past after one observation, in (0, 1].
@@ -45,16 +58,54 @@ class AdaptiveAlpha(RulePolicy):
                 "age": np.full((len(observations), 2), np.inf),
             }
         self._learn(observations, state, episode_start)
-        n = parallelism(observations)
-        predicted = self._predict(state["sums"], n)
-        best = np.argmin(predicted, axis=1)
+        actions = self.with_fc_on(self._choose(state["sums"], state["age"], parallelism(observations)))
+        if self.env.scenario.images is not None:
+            actions[:, STAGE_CHOICES] = self._act_on_stages(observations, state, episode_start)
+        return actions, state
+
+    def _choose(
+        self, sums: npt.NDArray[np.float64], age: npt.NDArray[np.float64], n: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """The unit to use: int64 [...] for sums [..., 2, 5], ages [..., 2] and n [...]."""
+
+        def of(values: npt.NDArray[Any], unit: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+            return np.take_along_axis(values, unit[..., None], axis=-1)[..., 0]
+
+        predicted = self._predict(sums, n)
+        best = np.argmin(predicted, axis=-1)
         other = 1 - best
-        rows = np.arange(len(n))
-        untried = np.isinf(state["age"][rows, other])
-        near = predicted[rows, other] <= (1 + self.margin) * predicted[rows, best]
-        stale = near & (state["age"][rows, other] > self.patience)
-        chosen = np.where(np.isinf(state["age"][rows, best]), best, np.where(untried | stale, other, best))
-        return self.with_fc_on(chosen), state
+        untried = np.isinf(of(age, other))
+        near = of(predicted, other) <= (1 + self.margin) * of(predicted, best)
+        stale = near & (of(age, other) > self.patience)
+        return np.where(np.isinf(of(age, best)), best, np.where(untried | stale, other, best))
+
+    def _act_on_stages(
+        self, observations: Observations, state: Any, episode_start: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.int64]:
+        """Learn from the last step if it was a stage, then choose for the coming one: int64 [num_envs, 3]."""
+        stage, images = coming_stage(observations), image_count(observations)
+        shape = (len(observations), at.MAX_STAGES, at.NUM_STAGE_CLASSES)
+        if "met" not in state:
+            state |= {"stage_sums": np.zeros((*shape, 2, 5)), "stage_age": np.full((*shape, 2), np.inf)}
+        else:
+            self._learn_stages(observations, state, ~episode_start)
+        state["met"] = (stage, images)
+        here = np.arange(len(observations)), np.maximum(stage, 0)
+        state["stage_age"][here] += (stage >= 0)[:, None, None]
+        n = np.repeat(images[:, None], at.NUM_STAGE_CLASSES, axis=1)
+        return self._choose(state["stage_sums"][here], state["stage_age"][here], n)
+
+    def _learn_stages(self, observations: Observations, state: Any, goes_on: npt.NDArray[np.bool_]) -> None:
+        stage, images = state["met"]
+        for k, kind in enumerate(at.STAGE_CLASSES):
+            y = unsquash(feature(observations, f"last_time_{kind}"))
+            for unit, name in zip(_UNITS, _NAMES, strict=True):
+                ran = (feature(observations, f"last_unit_{kind}_{name}") > 0) & goes_on & (stage >= 0)
+                n = images[ran].astype(np.float64)
+                where = np.flatnonzero(ran), stage[ran], k, unit
+                sample = np.stack([np.ones_like(n), n, n * n, y[ran], n * y[ran]], axis=1)
+                state["stage_sums"][where] = self.forgetting * state["stage_sums"][where] + sample
+                state["stage_age"][where] = 0
 
     def _learn(self, observations: Observations, state: Any, episode_start: npt.NDArray[np.bool_]) -> None:
         state["age"] += 1
@@ -71,7 +122,7 @@ class AdaptiveAlpha(RulePolicy):
 
     @staticmethod
     def _predict(sums: npt.NDArray[np.float64], n: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Fitted FC time (in references) at n, [num_envs, 2]; 0 for a unit without data."""
+        """Fitted time (in references) at n [...], as [..., 2] for sums [..., 2, 5]; 0 for a unit without data."""
         count, s_n, s_nn, s_y, s_ny = (sums[..., i] for i in range(5))
         # A hundredth of an observation at the scale of the data for the parameter the roofline calls zero.
         weak = 0.01
@@ -81,7 +132,7 @@ class AdaptiveAlpha(RulePolicy):
         determinant = np.maximum(a11 * a22 - a12 * a12, 1e-300)
         intercept = (a22 * s_y - a12 * s_ny) / determinant
         slope = (a11 * s_ny - a12 * s_y) / determinant
-        return np.where(count > 0, intercept + slope * n[:, None], 0.0)
+        return np.where(count > 0, intercept + slope * n[..., None], 0.0)
 
     def alpha_of(self, state: Any) -> npt.NDArray[np.float64]:
         """The learned α of each environment, where its two fits cross, [num_envs]; NaN before both are known."""

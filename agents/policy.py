@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from papi_env.envs.base import Problem
+from papi_env.envs.serving import ServingProblem
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.units import UNIT_NAMES, UnitName
 from papi_env.simulation import layout as at
@@ -16,8 +17,10 @@ from papi_env.simulation import layout as at
 Actions: TypeAlias = npt.NDArray[np.int64]
 Observations: TypeAlias = npt.NDArray[np.float32]
 
-# The columns of an observation that rules read, by name.
-_FEATURE = {name: i for i, name in enumerate(at.OBSERVATION_NAMES)}
+# The columns of an observation that rules read, by name; the last ones are those of Kernels-v0 alone.
+_FEATURE = {name: i for i, name in enumerate(at.OBSERVATION_NAMES + at.STAGE_OBSERVATION_NAMES)}
+# The columns of an action that a stage of an image encode reads.
+STAGE_CHOICES = slice(at.NUM_CLASSES, at.NUM_CHOICES)
 
 
 @runtime_checkable
@@ -46,7 +49,7 @@ class RulePolicy:
     """A policy bound to a problem: subclasses define `act` over batches.
 
     Unprivileged ones read from the environment only what an offline profile gives a scheduler: which
-    units exist, and PAPI's α.
+    units exist, PAPI's α, and the kernels' rows and intensities.
     """
 
     privileged = False
@@ -60,9 +63,17 @@ class RulePolicy:
                 f"{type(self).__name__} plays the environments of papi_env, not {type(problem).__name__}"
             )
         self.env = problem
-        self._valid = problem.valid_units()
-        self._defaults = problem.engine.tables.defaults[: problem.choices]
+        self._read_profile(problem)
         self.supports(problem)
+
+    def _read_profile(self, env: Problem) -> None:
+        """Note the units of a static batch or an image encode; rules of other problems read their own profile."""
+        if isinstance(env, ServingProblem):
+            raise ConfigurationError(
+                f"{type(self).__name__} dispatches static batches and image encodes, not papi_env/Serving-v0"
+            )
+        self._valid = env.valid_units()
+        self._defaults = env.engine.tables.defaults[: env.choices]
 
     def supports(self, env: Problem) -> None:
         """Raise ConfigurationError where the policy cannot play `env`."""
@@ -115,6 +126,19 @@ def parallelism(observations: Observations) -> npt.NDArray[np.int64]:
     rlp = np.rint(feature(observations, "rlp") * 128)
     tlp = np.rint(feature(observations, "tlp") * 8)
     return (rlp * tlp).astype(np.int64)
+
+
+def coming_stage(observations: Observations) -> npt.NDArray[np.int64]:
+    """The stage of an image encode that comes next, -1 where an iteration does, [num_envs]."""
+    one_hot = observations[:, at.STAGE_FEATURE : at.IMAGES_FEATURE]
+    if not one_hot.size:
+        return np.full(len(observations), -1)
+    return np.where(one_hot.any(axis=1), np.argmax(one_hot, axis=1), -1)
+
+
+def image_count(observations: Observations) -> npt.NDArray[np.int64]:
+    """Images of the encode that is under way, exact, [num_envs]; for observations of Kernels-v0."""
+    return np.rint(feature(observations, "images") * 128).astype(np.int64)
 
 
 def unsquash(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

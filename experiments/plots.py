@@ -151,7 +151,7 @@ def _regrets(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xlim(left=0 if min(lows, default=0) > -0.05 else None, right=max(reach * 1.15, 1))
     axes.grid(axis="x", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_xlabel("decoding cost above the oracle of the same system (%)")
+    axes.set_xlabel("cost above the oracle of the same system, prefill left out (%)")
     axes.set_title("b  Regret (95 % intervals)")
 
 

@@ -101,7 +101,7 @@ def record(scenario: Scenario, seeds: Sequence[int]) -> Trajectory:
     lengths = alive.sum(axis=1)
     rlp, tlp, context_sum, group_sum, group_max, chunk_sum, chunk_max = np.ascontiguousarray(stacked[alive].T)
     return Trajectory(
-        batch=scenario.workload.batch_size,
+        batch=int(engine.tables.scalars[at.BATCH]),
         rlp=rlp,
         tlp=tlp,
         context_sum=context_sum,

@@ -1,237 +1,18 @@
-"""From finished jobs to rows, from rows to a summary, from the summary to what is printed."""
+"""From a summary to what is printed."""
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from agents.registry import make_policy
-from experiments.entries import Cell, Entry
-from experiments.runner import Job, RunFolder
-from experiments.statistics import (
-    ENOUGH_SEEDS,
-    Estimate,
-    geometric_mean,
-    mean_estimate,
-    ratio_estimate,
-    regret_percent,
-)
-from papi_env.hardware.system import BANK_RATE_READINGS, GPU_BANDWIDTH_READINGS, System
-from papi_env.kernel import FloatArray
-from papi_env.scenario import Scenario
-from papi_env.simulation.engine import METRIC_NAMES
+from experiments.results import REGRET_PARTS
+from experiments.statistics import ENOUGH_SEEDS
 
-BASELINE = Entry("a100-attacc", "static")
-
-_INTEGERS = ("seed", "tokens", "iterations", "switches", "invalid_actions")
-_RAW = ("seed", "alpha", *METRIC_NAMES)
-_RAW_SCHEMA = {name: pl.Int64 if name in _INTEGERS else pl.Float64 for name in _RAW}
-# Derived from an instance's metrics and, for the last two, from its references.
-_DERIVED = ("tokens_per_s", "joules_per_token", "dynamic_joules_per_token", "speedup", "regret_percent")
 _SCENARIOS_ABREAST = 6
-
-
-def collect(
-    folder: RunFolder, cells: Sequence[Cell], jobs: Mapping[int, Job], seeds: Sequence[int]
-) -> pl.DataFrame:
-    """One row per cell and seed, in the order of the cells; `jobs` by index of their cell.
-
-    Cells that do not fit have rows too, with the reason in `note` and no numbers.
-    """
-    privileged = {name: make_policy(name).privileged for name in {cell.entry.policy for cell in cells}}
-    parts = []
-    for i, cell in enumerate(cells):
-        if i in jobs:
-            rows = pl.read_csv(folder.job_path(jobs[i]), schema=_RAW_SCHEMA)
-        else:
-            rows = pl.DataFrame({"seed": list(seeds)}, schema={"seed": pl.Int64})
-            rows = rows.with_columns(pl.lit(None, dtype=_RAW_SCHEMA[name]).alias(name) for name in _RAW[1:])
-        workload = cell.scenario.workload
-        static_w = cell.scenario.system.static_power_w
-        parts.append(
-            rows.select(
-                pl.lit(str(cell.entry)).alias("entry"),
-                pl.lit(cell.entry.system).alias("system"),
-                pl.lit(cell.entry.policy).alias("policy"),
-                pl.lit(privileged[cell.entry.policy]).alias("privileged"),
-                pl.lit(cell.reference).alias("reference"),
-                pl.lit(cell.scenario.name).alias("scenario"),
-                pl.lit(cell.scenario.model.name).alias("model"),
-                pl.lit(workload.batch_size).alias("batch_size"),
-                pl.lit(workload.speculation).alias("speculation"),
-                *_RAW,
-                (pl.col("tokens") / pl.col("total_s")).alias("tokens_per_s"),
-                (pl.col("total_j") / pl.col("tokens")).alias("joules_per_token"),
-                ((pl.col("total_j") - static_w * pl.col("total_s")) / pl.col("tokens")).alias(
-                    "dynamic_joules_per_token"
-                ),
-                pl.lit(cell.refusal or None, dtype=pl.String).alias("note"),
-            )
-        )
-    return pl.concat(parts)
-
-
-class Results:
-    """Rows of a run as arrays, entry by entry, with what is measured against the references.
-
-    Attributes:
-        frame: one row per entry, setting and seed, entry by entry; what results.csv holds.
-        entries: in the order given, references last.
-        settings: (scenario, batch size, speculation length) of each stratum.
-        seeds: played in every stratum.
-    """
-
-    def __init__(self, frame: pl.DataFrame) -> None:
-        keys = frame.select("entry", "system", "policy", "privileged", "reference").unique(
-            maintain_order=True
-        )
-        self.entries = [
-            Entry(system, policy) for system, policy in keys.select("system", "policy").iter_rows()
-        ]
-        self.privileged = dict(zip(self.entries, keys["privileged"], strict=True))
-        self.reference = dict(zip(self.entries, keys["reference"], strict=True))
-        strata = frame.select("scenario", "batch_size", "speculation").unique(maintain_order=True)
-        self.settings: list[tuple[str, int, int]] = list(strata.iter_rows())
-        self.scenarios = list(dict.fromkeys(scenario for scenario, _, _ in self.settings))
-        self.seeds: list[int] = frame["seed"].unique(maintain_order=True).to_list()
-        self.frame = frame
-        speedup = np.concatenate([self._against(e, BASELINE, "total_s") for e in self.entries])
-        regret = np.concatenate(
-            [regret_percent(self.of(e, "return"), self.of(e.oracle, "return")) for e in self.entries]
-        )
-        self.frame = frame.with_columns(
-            pl.Series("speedup", speedup.ravel(), nan_to_null=True),
-            pl.Series("regret_percent", regret.ravel(), nan_to_null=True),
-        ).select(*(name for name in frame.columns if name not in (*_DERIVED, "note")), *_DERIVED, "note")
-
-    def of(self, entry: Entry, column: str) -> FloatArray:
-        """A column of an entry's rows, float64 [settings, seeds]; NaN where the setting does not fit."""
-        rows = len(self.settings) * len(self.seeds)
-        start = self.entries.index(entry) * rows
-        values = self.frame[column].slice(start, rows).cast(pl.Float64).to_numpy()
-        return values.reshape(len(self.settings), len(self.seeds))
-
-    def _against(self, entry: Entry, reference: Entry, column: str) -> FloatArray:
-        return self.of(reference, column) / self.of(entry, column)
-
-    def strata(self, entry: Entry, scenario: str | None = None) -> npt.NDArray[np.bool_]:
-        """Bool [settings]: those of the scenario, or all, that the entry fits."""
-        asked = np.array([scenario in (None, name) for name, _, _ in self.settings])
-        fits = ~np.isnan(self.of(entry, "total_s")).any(axis=1)
-        return np.asarray(asked & fits)
-
-    def notes(self, entry: Entry) -> list[str]:
-        """Why an entry does not fit some settings: each with its sizes."""
-        rows = self.frame.filter((pl.col("entry") == str(entry)) & pl.col("note").is_not_null())
-        rows = rows.select("scenario", "batch_size", "note").unique(maintain_order=True)
-        return [f"{scenario}, batch {batch}: {note}" for scenario, batch, note in rows.iter_rows()]
-
-    def summarise(self, entry: Entry, scenario: str | None = None) -> dict[str, Any]:
-        """Figures of an entry over the instances of a scenario, or of all, as plain data."""
-        kept = self.strata(entry, scenario)
-        # A ratio needs both: the baseline may not fit where the entry does.
-        paired = kept & self.strata(BASELINE)
-        gains = {
-            name: _plain(ratio_estimate(self.of(BASELINE, column)[paired], self.of(entry, column)[paired]))
-            for name, column in (("speedup", "total_s"), ("energy_gain", "total_j"))
-        }
-        means = {
-            name: _number(geometric_mean(self.of(entry, name)[kept]))
-            for name in ("tokens_per_s", "joules_per_token", "dynamic_joules_per_token")
-        }
-        return {
-            "settings": int(kept.sum()),
-            "settings_with_baseline": int(paired.sum()),
-            "instances": int(kept.sum()) * len(self.seeds),
-            **gains,
-            **means,
-            "regret_percent": _plain(mean_estimate(self.of(entry, "regret_percent")[kept])),
-            "invalid_actions": int(self.of(entry, "invalid_actions")[kept].sum()),
-        }
-
-    def summary(self) -> list[dict[str, Any]]:
-        """Every entry's figures, overall and by scenario."""
-        return [
-            {
-                "entry": str(entry),
-                "system": entry.system,
-                "policy": entry.policy,
-                "privileged": self.privileged[entry],
-                "reference": self.reference[entry],
-                **self.summarise(entry),
-                "does_not_fit": self.notes(entry),
-                "by_scenario": {name: self.summarise(entry, name) for name in self.scenarios},
-            }
-            for entry in self.entries
-        ]
-
-    def alphas(self) -> dict[str, dict[str, list[float]]]:
-        """PAPI's thresholds by system and model, where the system has a choice (several if scenarios differ)."""
-        found: dict[str, dict[str, list[float]]] = {}
-        rows = self.frame.select("system", "model", "alpha").drop_nulls().unique(maintain_order=True)
-        for system, model, alpha in rows.iter_rows():
-            if 0 < alpha < math.inf:
-                found.setdefault(system, {}).setdefault(model, []).append(alpha)
-        return found
-
-
-def populations(scenarios: Sequence[Scenario]) -> dict[str, dict[str, Any]]:
-    """The requests of each scenario, and how many of them exceed the model's context."""
-    found = {}
-    for scenario in scenarios:
-        population = scenario.population()
-        mean_input, mean_output = population.means
-        beyond = int((population.lengths.sum(axis=1) > scenario.model.context_limit).sum())
-        found[scenario.name] = {
-            "source": population.source,
-            "requests": len(population),
-            "left_out": population.excluded,
-            "truncated": population.truncated,
-            "extrapolated": beyond,
-            "mean_input": mean_input,
-            "mean_output": mean_output,
-        }
-    return found
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _plain(estimate: Estimate) -> dict[str, float | None]:
-    return {
-        "value": _number(estimate.value),
-        "low": _number(estimate.low),
-        "high": _number(estimate.high),
-    }
-
-
-def readings(systems: Sequence[System]) -> dict[str, list[str]]:
-    """The readings of PAPI's ambiguous figures that the systems use, in words."""
-    bandwidths, cadences = [], []
-    for system in systems:
-        if system.pu is not None:
-            rate = system.pu.memory_bandwidth
-            name = next((key for key, value in GPU_BANDWIDTH_READINGS.items() if value == rate), "own")
-            known = f" ({name})" if system.pu.name == "A100" else ""
-            bandwidths.append(f"{system.pu.name} {rate / 1e9:.0f} GB/s{known}")
-        for unit in (system.fc_pim, system.attn_pim):
-            if unit is not None:
-                clocks = unit.cadence_clocks
-                name = next((key for key, value in BANK_RATE_READINGS.items() if value == clocks), "own")
-                cadences.append(f"a command every {clocks:g} clocks ({name})")
-    return {
-        "gpu_bandwidth": list(dict.fromkeys(bandwidths)),
-        "bank_rate": list(dict.fromkeys(cadences)),
-    }
 
 
 def _interval(estimate: Mapping[str, float | None], digits: int) -> str:
@@ -270,21 +51,23 @@ def _name(row: Mapping[str, Any], best: str | None) -> str:
 
 
 def main_table(summary: Sequence[Mapping[str, Any]]) -> Table:
-    """Speed-up, tokens/s, J/token and regret of the entries asked for."""
+    """Speed-up, tokens/s, J/token (images where nothing decodes) and regret of the entries asked for."""
     rows = _shown(summary)
+    images = all(row["tokens_per_s"] is None for row in rows) and any(row["images_per_s"] for row in rows)
+    thing = "image" if images else "token"
     best = _best(rows)
     invalid = any(row["invalid_actions"] for row in rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("entry", overflow="fold")
-    for name in ("speed-up [95 %]", "tokens/s", "J/token", "regret % [95 %]"):
+    for name in ("speed-up [95 %]", f"{thing}s/s", f"J/{thing}", "regret % [95 %]"):
         table.add_column(name.replace("[", r"\["), justify="right", no_wrap=True)
     if invalid:
         table.add_column("invalid", justify="right")
     for row in rows:
         figures = [
             _interval(row["speedup"], 2),
-            _significant(row["tokens_per_s"]),
-            _significant(row["joules_per_token"]),
+            _significant(row[f"{thing}s_per_s"]),
+            _significant(row[f"joules_per_{thing}"]),
             _interval(row["regret_percent"], 1),
         ]
         if not row["settings"]:
@@ -296,6 +79,25 @@ def main_table(summary: Sequence[Mapping[str, Any]]) -> Table:
             cells = [f"[bold]{text}[/]" for text in cells]
         table.add_row(_name(row, best), *cells)
     return table
+
+
+def regret_table(summary: Sequence[Mapping[str, Any]]) -> Table:
+    """Regret by kernel class of the entries asked for, as far as any has some."""
+    rows = [row for row in _shown(summary) if row["settings"]]
+    found = [row["regret_by_class"] for row in rows]
+    parts = [part for part in REGRET_PARTS if any(abs(split[part] or 0.0) >= 0.05 for split in found)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("regret % by class", overflow="fold")
+    for part in parts:
+        table.add_column(REGRET_PARTS[part], justify="right", no_wrap=True)
+    for row, split in zip(rows, found, strict=True):
+        table.add_row(_name(row, None), *(_plain_number(split[part]) for part in parts))
+    return table
+
+
+def _plain_number(value: float | None) -> str:
+    # Adding 0 turns a rounded -1e-12 from "-0.0" into "0.0".
+    return "-" if value is None else f"{round(value, 1) + 0.0:.1f}"
 
 
 def scenario_tables(summary: Sequence[Mapping[str, Any]]) -> list[Table]:
@@ -337,7 +139,7 @@ def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
     lines = [
         f"Speed-up: end-to-end time of {summary['baseline']} / the entry's, prefill included; geometric means "
         f"over {instances} instances ({summary['settings']} settings x {len(summary['seeds'])} seeds), "
-        "paired 95 % bootstrap intervals over seeds. Regret: decoding cost above the oracle of the same system.",
+        "paired 95 % bootstrap intervals over seeds. Regret: cost without prefill above the oracle of the same system.",
     ]
     if len(summary["seeds"]) < ENOUGH_SEEDS:
         lines.append(
@@ -370,8 +172,8 @@ def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
             name: requests[field] / (requests["requests"] + requests["left_out"])
             for name, requests in summary["requests"].items()
         }
-        worst = max(shares, key=lambda name: shares[name])
-        if shares[worst] > 0:
+        worst = max(shares, key=lambda name: shares[name], default=None)
+        if worst is not None and shares[worst] > 0:
             lines.append(
                 f"Requests beyond the model's context are {said}: {100 * shares[worst]:.2g} % in {worst}"
                 + (", no more in others." if len(shares) > 1 else ".")
@@ -383,15 +185,18 @@ def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
     rates = "/".join(f"{rate:g}" for rate in summary["acceptance_rates"])
     if summary["constants"] != "plain":
         used.append("constants of experiments.reproduce")
-    lines.append(f"Readings: {', '.join(used)}. Acceptance rate {rates}. {summary['problem']}.")
+    acceptance = f"Acceptance rate {rates}. " if rates else ""
+    lines.append(f"Readings: {', '.join(used)}. {acceptance}{summary['problem']}.")
     again = f", {reused} jobs taken from earlier sessions" if reused else ""
     lines.append(f"{wall_s:.1f} s on {summary['cores']} cores{again}.")
     return lines
 
 
 def print_report(console: Console, summary: Mapping[str, Any], wall_s: float, reused: int) -> None:
-    """Both tables and the legend."""
+    """The tables and the legend."""
     console.print(main_table(summary["entries"]), "")
+    if summary["entries"] and "regret_by_class" in summary["entries"][0]:
+        console.print(regret_table(summary["entries"]), "")
     if len(summary["scenarios"]) > 1:
         for table in scenario_tables(summary["entries"]):
             console.print(table, "")

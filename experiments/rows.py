@@ -27,10 +27,11 @@ from experiments.replay import (
 from papi_env.hardware.system import System
 from papi_env.hardware.units import FC_PIM, PU
 from papi_env.kernel import FloatArray
-from papi_env.scenario import Lengths, Scenario, get_scenario
+from papi_env.scenario import Scenario, get_scenario
 from papi_env.simulation import layout as at
 from papi_env.simulation.prefill import Prefill
 from papi_env.simulation.tables import EngineTables, build_tables
+from papi_env.workload.requests import Lengths
 
 MODELS = ("llama-65b", "gpt3-66b", "gpt3-175b")
 QA_MODELS = ("gpt3-175b",)
@@ -129,7 +130,7 @@ class Bench:
             if self.setting.prefill == "gpu" and system.pu is None:
                 helper = self.system(ATTACC)
             static_w = system.static_power_w
-            prefill = Prefill(helper, scenario.model)
+            prefill = Prefill(helper, scenario.decoding()[0])
             self._tables[key] = (build_tables(scenario, 0.0), prefill, static_w)
         return self._tables[key]
 

@@ -2,7 +2,9 @@
 
 An FC kernel multiplies `rows` input vectors of length `inner` by a weight matrix of
 `inner x outer`; `groups` independent matrices (the share-sets of RepMLP's FC3) see `rows`
-vectors each. A kernel knows shapes and bytes, never hardware.
+vectors each. A convolution is such a kernel too: its input vectors are the patches under its window
+(im2col), which overlap where the window is wider than its stride. A kernel knows shapes and bytes,
+never hardware.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ class Kernel:
         groups: independent weight matrices.
         count: how often the kernel runs in one step (the number of layers, say).
         element_bytes: bytes of an element; FP16 by default.
+        taps: how many input vectors each input element appears in: k * k for a k x k convolution of stride
+            1, else 1. It divides `inner`. The element is moved once, and multiplied every time.
     """
 
     kernel_class: KernelClass
@@ -55,14 +59,19 @@ class Kernel:
     groups: int = 1
     count: int = 1
     element_bytes: int = FP16_BYTES
+    taps: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("inner", "outer", "rows", "groups", "count", "element_bytes"):
+        for name in ("inner", "outer", "rows", "groups", "count", "element_bytes", "taps"):
             value = getattr(self, name)
             if not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"Kernel {self.kernel_class}: {name} is {value!r}, expected an integer >= 1")
             # Python's integers do not overflow; NumPy's do.
             object.__setattr__(self, name, int(value))
+        if self.inner % self.taps:
+            raise ValueError(
+                f"Kernel {self.kernel_class}: {self.taps} taps do not divide an inner size of {self.inner}"
+            )
 
     def with_rows(self, rows: int) -> Kernel:
         """The same kernel for another number of rows."""
@@ -96,7 +105,8 @@ class Kernel:
 
 def activation_bytes(kernel: Kernel, rows: Rows) -> FloatArray:
     """Bytes of inputs and outputs of one run of `kernel` with `rows` rows (same shape as `rows`)."""
-    per_row = kernel.groups * (kernel.inner + kernel.outer) * kernel.element_bytes
+    # A row of an overlapping convolution brings `inner / taps` elements that no other row has.
+    per_row = kernel.groups * (kernel.inner // kernel.taps + kernel.outer) * kernel.element_bytes
     return np.asarray(rows, dtype=np.float64) * per_row
 
 

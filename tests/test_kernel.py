@@ -96,3 +96,19 @@ def test_an_attention_size_that_is_no_positive_integer_is_refused_by_name(field,
     shape = {"heads": 8, "kv_heads": 8, "head_size": 128, field: value}
     with pytest.raises(ValueError, match=rf"{field} is .*expected an integer >= 1"):
         AttentionKernel(**shape)
+
+
+@given(st.integers(1, 7), st.integers(1, 64), st.integers(1, 64), st.integers(1, 4096), st.integers(1, 64))
+def test_a_convolution_moves_each_input_element_once(k, inputs, outputs, rows, groups):
+    im2col = Kernel(KernelClass.CONVOLUTION, k * k * inputs, outputs, rows, groups)
+    overlapping = Kernel(KernelClass.CONVOLUTION, k * k * inputs, outputs, rows, groups, taps=k * k)
+    assert overlapping.activation_bytes == 2 * groups * rows * (inputs + outputs)
+    assert (overlapping.macs, overlapping.weight_bytes) == (im2col.macs, im2col.weight_bytes)
+    assert overlapping.arithmetic_intensity >= im2col.arithmetic_intensity
+
+
+def test_taps_divide_the_inner_size():
+    with pytest.raises(ValueError, match="9 taps do not divide an inner size of 16"):
+        Kernel(KernelClass.CONVOLUTION, 16, 4, taps=9)
+    with pytest.raises(ValueError, match="taps is 0, expected an integer >= 1"):
+        Kernel(KernelClass.CONVOLUTION, 16, 4, taps=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -23,7 +23,9 @@ from papi_env.scenario import DEFAULT_SCENARIO, Scenario, get_scenario
 from papi_env.simulation import batch
 from papi_env.simulation import layout as at
 from papi_env.simulation.engine import DecodeEngine
+from papi_env.simulation.tables import Profile
 from papi_env.workload.transformer import Transformer
+from papi_env.workload.vision import RepMLPNet
 
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -51,20 +53,26 @@ _INFO: tuple[tuple[str, str, int], ...] = (
     ("switches", "counters", at.SWITCHES),
     ("invalid_actions", "counters", at.INVALID),
 )
-_CLOCK_INFO = [(name, column) for name, array, column in _INFO if array == "clocks"]
-_COUNTER_INFO = [(name, column) for name, array, column in _INFO if array == "counters"]
+Columns: TypeAlias = tuple[tuple[str, int], ...]
 
 
 class Problem:
     """A problem over the engine: what an action means, and what a policy may ask.
 
-    Subclasses set `choices` (columns of an action) and `single_space`.
+    Subclasses set `choices` (columns of an action) and `single_space`; `clock_info` and `counter_info` name
+    what `info` holds, by column.
     """
 
     choices: ClassVar[int]
+    clock_info: ClassVar[Columns] = tuple(
+        (name, column) for name, array, column in _INFO if array == "clocks"
+    )
+    counter_info: ClassVar[Columns] = tuple(
+        (name, column) for name, array, column in _INFO if array == "counters"
+    )
     free_switching: ClassVar[bool]
     observation_names: ClassVar[tuple[str, ...]] = at.OBSERVATION_NAMES
-    engine: DecodeEngine
+    engine: Any
     scenario: Scenario
 
     @staticmethod
@@ -75,6 +83,7 @@ class Problem:
     def _setup(self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int | None) -> None:
         if max_steps is not None and max_steps < 1:
             raise ConfigurationError(f"max_episode_steps is {max_steps}, expected at least 1 or None")
+        self._check_scenario(scenario)
         self.scenario = scenario
         self.engine = DecodeEngine(
             scenario,
@@ -85,14 +94,31 @@ class Problem:
             max_steps=max_steps or 0,
         )
 
+    def _check_scenario(self, scenario: Scenario) -> None:
+        """Raise ConfigurationError where the problem cannot be played on the scenario: here, text alone."""
+        if scenario.images is not None:
+            raise ConfigurationError(
+                f"Scenario {scenario.name!r} has images, which papi_env/Kernels-v0 alone encodes"
+            )
+        scenario.decoding()
+
     @property
     def alpha(self) -> float:
-        """PAPI's threshold for this system and model, from the offline sweep."""
+        """PAPI's threshold from the offline sweep of what decodes, or of what encodes if nothing decodes."""
         return float(self.engine.tables.scalars[at.ALPHA])
 
     @property
+    def profile(self) -> Profile:
+        """What the offline sweep gives a scheduler: thresholds, and the kernels' rows and intensities."""
+        found: Profile = self.engine.profile
+        return found
+
+    @property
     def reference(self) -> float:
-        """What the reward divides by: seconds (plus weighted joules) of a full batch's iteration on the defaults."""
+        """What the reward divides by: seconds (plus weighted joules) of a full batch's iteration on the defaults.
+
+        Where nothing decodes, of a stage: the mean over an encode of the mean image count.
+        """
         return float(self.engine.tables.scalars[at.REFERENCE])
 
     def valid_units(self) -> BoolArray:
@@ -113,12 +139,39 @@ class Problem:
         """Metrics of the current episodes, arrays [num_envs]; names in `papi_env.simulation.engine.METRIC_NAMES`."""
         return self.engine.metrics()
 
+    def first_info(self) -> dict[str, FloatArray]:
+        """What `info` of a reset holds besides, arrays [num_envs]: the prefill, which no action changes."""
+        metrics = self.engine.metrics()
+        return {name: metrics[name] for name in ("prefill_s", "prefill_j")}
+
+    @staticmethod
+    def new_timeline() -> Timeline:
+        """What records an episode for `render`."""
+        return Timeline()
+
+    def describe_env(self, e: int) -> str:
+        """One line about environment `e`: its clock and what is still decoding."""
+        c, t = self.engine.counters[e], self.engine.clocks[e]
+        return f"env {e}: iteration {c[at.ITERATION]}, {t[at.TIME_S]:.4f} s, RLP {c[at.RLP]}, TLP {c[at.TLP]}"
+
+    def step_masks(self) -> BoolArray:
+        """Bool [num_envs, choices x units]: the valid choices of each environment's next step.
+
+        One row of units after the other, which is the convention of sb3-contrib.
+        """
+        mask = self.valid_units().ravel()
+        return np.broadcast_to(mask, (self.engine.num_envs, mask.size)).copy()
+
+    def ignored(self) -> BoolArray:
+        """Bool [num_envs, choices]: what each environment's next step does not read."""
+        return np.zeros((self.engine.num_envs, self.choices), dtype=np.bool_)
+
     def _check_strict(self, actions: npt.NDArray[np.int64]) -> None:
         valid = self.valid_units()
-        bad = ~valid[np.arange(self.choices), actions]
+        bad = ~valid[np.arange(self.choices), actions] & ~self.ignored()
         if bad.any():
             env, choice = (int(i) for i in np.argwhere(bad)[0])
-            kind = "FC" if self.choices == 1 else at.KERNEL_CLASSES[choice]
+            kind = "FC" if self.choices == 1 else at.CHOICE_CLASSES[choice]
             options = [UNIT_NAMES[u] for u in np.flatnonzero(valid[choice])]
             raise ConfigurationError(
                 f"Environment {env}: {kind} kernels cannot run on {UNIT_NAMES[actions[env, choice]]!r} in system "
@@ -135,8 +188,10 @@ def build_scenario(
     acceptance_rate: float | None,
     energy_weight: float | None,
     switch_s: float | None,
+    network: str | RepMLPNet | None = None,
+    reparameterized: bool | None = None,
 ) -> Scenario:
-    """The scenario that an environment's arguments name; see `DecodeEnv` for them."""
+    """The scenario that an environment's arguments name; see `DecodeEnv` and `KernelsEnv` for them."""
     return get_scenario(scenario).replace(
         system=system,
         model=model,
@@ -145,12 +200,14 @@ def build_scenario(
         acceptance_rate=acceptance_rate,
         energy_weight=energy_weight,
         switch_s=switch_s,
+        network=network,
+        reparameterized=reparameterized,
     )
 
 
-def observation_space() -> gym.spaces.Box:
+def observation_space(names: Sequence[str]) -> gym.spaces.Box:
     """Every feature lies in [0, 1]."""
-    return gym.spaces.Box(0.0, 1.0, (len(at.OBSERVATION_NAMES),), np.float32)
+    return gym.spaces.Box(0.0, 1.0, (len(names),), np.float32)
 
 
 class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
@@ -169,19 +226,33 @@ class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
         acceptance_rate: float | None = None,
         energy_weight: float | None = None,
         switch_s: float | None = None,
+        network: str | RepMLPNet | None = None,
+        reparameterized: bool | None = None,
         strict: bool = False,
         render_mode: str | None = None,
     ) -> None:
+        built = build_scenario(
+            scenario,
+            system,
+            model,
+            batch_size,
+            speculation,
+            acceptance_rate,
+            energy_weight,
+            switch_s,
+            network,
+            reparameterized,
+        )
+        self._start(built, strict, render_mode)
+
+    def _start(self, scenario: Scenario, strict: bool, render_mode: str | None) -> None:
         if render_mode is not None:
             lookup("render mode", render_mode, dict.fromkeys(self.metadata["render_modes"]))
-        built = build_scenario(
-            scenario, system, model, batch_size, speculation, acceptance_rate, energy_weight, switch_s
-        )
-        self._setup(built, 1, batch.DISABLED, None)
-        self.observation_space = observation_space()  # type: ignore[assignment]
+        self._setup(scenario, 1, batch.DISABLED, None)
+        self.observation_space = observation_space(self.observation_names)  # type: ignore[assignment]
         self.action_space = self.single_space()
         self.strict, self.render_mode = strict, render_mode
-        self._timeline = Timeline()
+        self._timeline = self.new_timeline()
         self._started = False
         # Bound once: a step must cost little beside the compiled call.
         self._counters, self._clocks = self.engine.counters[0], self.engine.clocks[0]
@@ -205,10 +276,10 @@ class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
         self._started = True
         self.engine.reset()
         self._timeline.clear()
-        return self.engine.observations[0].copy(), self._info() | self._prefill_info()
+        return self.engine.observations[0].copy(), self._info() | self._first_info()
 
     def step(self, action: Any) -> tuple[Float32Array, float, bool, bool, dict[str, Any]]:
-        """Run one decode iteration with the units that `action` names."""
+        """Run one step with the units that `action` names."""
         engine = self.engine
         if not self._started:
             raise ResetNeeded("step() was called before reset()")
@@ -222,26 +293,26 @@ class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
         engine.step()
         if self.render_mode is not None:
             self._timeline.record(self._counters, self._clocks)
-        done = bool(engine.terminated[0])
+        terminated, truncated = bool(engine.terminated[0]), bool(engine.truncated[0])
         info = self._info()
-        if done:
+        if terminated or truncated:
             info["metrics"] = {name: values[0].item() for name, values in engine.metrics().items()}
-        return engine.observations[0].copy(), float(engine.rewards[0]), done, False, info
+        return engine.observations[0].copy(), float(engine.rewards[0]), terminated, truncated, info
 
     def _info(self) -> dict[str, Any]:
         clocks, counters = self._clocks.tolist(), self._counters.tolist()
-        info = {name: clocks[column] for name, column in _CLOCK_INFO}
-        for name, column in _COUNTER_INFO:
+        info = {name: clocks[column] for name, column in self.clock_info}
+        for name, column in self.counter_info:
             info[name] = counters[column]
         return info
 
-    def _prefill_info(self) -> dict[str, Any]:
-        metrics = self.engine.metrics()
-        return {"prefill_s": float(metrics["prefill_s"][0]), "prefill_j": float(metrics["prefill_j"][0])}
+    def _first_info(self) -> dict[str, Any]:
+        return {name: float(values[0]) for name, values in self.first_info().items()}
 
     def action_masks(self) -> BoolArray:
-        """Bool mask of the valid choices, one row after the other (the convention of sb3-contrib)."""
-        return self.valid_units().ravel()
+        """Bool [choices x units]: the valid choices of the next step, see `step_masks`."""
+        mask: BoolArray = self.step_masks()[0]
+        return mask
 
     def render(self) -> str | npt.NDArray[np.uint8] | None:
         """The timeline so far: text (`ansi`) or uint8 [height, width, 3] (`rgb_array`)."""
@@ -278,25 +349,48 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
         acceptance_rate: float | None = None,
         energy_weight: float | None = None,
         switch_s: float | None = None,
+        network: str | RepMLPNet | None = None,
+        reparameterized: bool | None = None,
         strict: bool = False,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
     ) -> None:
+        built = build_scenario(
+            scenario,
+            system,
+            model,
+            batch_size,
+            speculation,
+            acceptance_rate,
+            energy_weight,
+            switch_s,
+            network,
+            reparameterized,
+        )
+        self._start(built, num_envs, strict, render_mode, max_episode_steps, autoreset_mode, copy)
+
+    def _start(
+        self,
+        scenario: Scenario,
+        num_envs: int,
+        strict: bool,
+        render_mode: str | None,
+        max_episode_steps: int | None,
+        autoreset_mode: AutoresetMode | str,
+        copy: bool,
+    ) -> None:
         if render_mode is not None:
             lookup("render mode", render_mode, dict.fromkeys(self.metadata["render_modes"]))
         if not isinstance(autoreset_mode, AutoresetMode):
             modes = {mode.value: mode for mode in AutoresetMode} | {mode.name: mode for mode in AutoresetMode}
             autoreset_mode = lookup("autoreset mode", autoreset_mode, modes)
-        built = build_scenario(
-            scenario, system, model, batch_size, speculation, acceptance_rate, energy_weight, switch_s
-        )
-        self._setup(built, num_envs, _AUTORESET[autoreset_mode], max_episode_steps)
+        self._setup(scenario, num_envs, _AUTORESET[autoreset_mode], max_episode_steps)
         self.num_envs = num_envs
         self.autoreset_mode = autoreset_mode
         self.metadata = {**type(self).metadata, "autoreset_mode": autoreset_mode}  # type: ignore[misc]
-        self.single_observation_space = observation_space()
+        self.single_observation_space = observation_space(self.observation_names)
         self.single_action_space = self.single_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -342,14 +436,13 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
                 counters[i, at.EPISODE] += 1
         self._started |= mask
         self.engine.reset(mask)
-        metrics = self.engine.metrics()
         info = self._info()
-        for name in ("prefill_s", "prefill_j"):
-            info[name], info[f"_{name}"] = metrics[name], self._all
+        for name, values in self.first_info().items():
+            info[name], info[f"_{name}"] = values, self._all
         return self._out(self.engine.observations), info
 
     def step(self, actions: Any) -> tuple[Float32Array, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
-        """Run one decode iteration in every environment; `actions` is [num_envs] or [num_envs, choices]."""
+        """Run one step in every environment; `actions` is [num_envs] or [num_envs, choices]."""
         engine = self.engine
         if not self._started.all():
             raise ResetNeeded("step() was called before reset()")
@@ -393,8 +486,8 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
         return array.copy() if self.copy else array
 
     def _columns(self, counters: npt.NDArray[np.int64], clocks: FloatArray) -> dict[str, Any]:
-        columns = {name: self._out(clocks[:, column]) for name, column in _CLOCK_INFO}
-        for name, column in _COUNTER_INFO:
+        columns = {name: self._out(clocks[:, column]) for name, column in self.clock_info}
+        for name, column in self.counter_info:
             columns[name] = self._out(counters[:, column])
         return columns
 
@@ -403,15 +496,11 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
         return info | {f"_{name}": self._all for name in info}
 
     def action_masks(self) -> BoolArray:
-        """Bool [num_envs, choices x units]: the valid choices, the same in every environment."""
-        mask = self.valid_units().ravel()
-        return np.broadcast_to(mask, (self.num_envs, mask.size)).copy()
+        """Bool [num_envs, choices x units]: the valid choices of the next step, see `step_masks`."""
+        return self.step_masks()
 
     def render(self) -> tuple[str, ...] | None:
         """One line per environment (`ansi`): its clock and what is still decoding."""
         if self.render_mode is None:
             return None
-        return tuple(
-            f"env {e}: iteration {c[at.ITERATION]}, {t[at.TIME_S]:.4f} s, RLP {c[at.RLP]}, TLP {c[at.TLP]}"
-            for e, (c, t) in enumerate(zip(self.engine.counters, self.engine.clocks, strict=True))
-        )
+        return tuple(self.describe_env(e) for e in range(self.num_envs))

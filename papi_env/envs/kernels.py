@@ -1,27 +1,103 @@
-"""Dispatch kernel by kernel: a unit for each kernel class of an iteration."""
+"""Dispatch kernel by kernel: a unit for each kernel class of an iteration, or of a stage of an image encode."""
 
 from __future__ import annotations
 
-import gymnasium as gym
+from itertools import product
+from typing import ClassVar
 
-from papi_env.envs.base import Problem, ProblemEnv, ProblemVectorEnv
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from papi_env.envs.base import BoolArray, Columns, Problem, ProblemEnv, ProblemVectorEnv
+from papi_env.envs.rendering import KernelsTimeline, Timeline
+from papi_env.scenario import Scenario
 from papi_env.simulation import layout as at
+
+# The columns of an action that a step reads.
+ITERATION, STAGE = slice(0, at.NUM_CLASSES), slice(at.NUM_CLASSES, at.NUM_CHOICES)
 
 
 class KernelsProblem(Problem):
     """A unit for each kernel class; moving data and switching modes cost."""
 
-    choices = at.NUM_CLASSES
+    choices = at.NUM_CHOICES
     free_switching = False
+    observation_names = at.OBSERVATION_NAMES + at.STAGE_OBSERVATION_NAMES
+    clock_info: ClassVar[Columns] = (
+        *Problem.clock_info,
+        *((f"{at.TIMED_CLASSES[k]}_s", at.LAST_CLASS_S + k) for k in range(at.NUM_CLASSES, at.NUM_TIMED)),
+    )
+    counter_info: ClassVar[Columns] = (
+        *Problem.counter_info,
+        ("stage", at.STAGE),  # the coming one; -1: an iteration
+        ("images", at.IMAGES),  # of its encode
+        ("encodes", at.ENCODE),  # finished
+    )
 
     @staticmethod
     def single_space() -> gym.spaces.MultiDiscrete:
-        """For QKV, attention, projection and feed-forward: 0 PUs, 1 FC-PIM, 2 Attn-PIM."""
-        return gym.spaces.MultiDiscrete([at.NUM_UNITS] * at.NUM_CLASSES)
+        """For each class of `layout.CHOICE_CLASSES`: 0 PUs, 1 FC-PIM, 2 Attn-PIM."""
+        return gym.spaces.MultiDiscrete([at.NUM_UNITS] * at.NUM_CHOICES)
+
+    @staticmethod
+    def new_timeline() -> Timeline:
+        """What records an episode for `render`."""
+        return KernelsTimeline()
+
+    def _check_scenario(self, scenario: Scenario) -> None:
+        if scenario.images is None:
+            scenario.decoding()
+
+    def joint_actions(self) -> npt.NDArray[np.int64]:
+        """Int64 [actions, choices]: every valid joint action of an iteration, then of a stage, as there are any.
+
+        In lexicographic order each; the classes that the step does not have are on their default units. In
+        `joint_costs` an action costs what the columns cost that the step reads.
+        """
+        options = [[np.flatnonzero(row) for row in self._masks_of(kind)] for kind in self._kinds()]
+        return np.array([units for rows in options for units in product(*rows)], dtype=np.int64)
+
+    def step_masks(self) -> BoolArray:
+        """Bool [num_envs, 21]: the valid choices; of classes that the next step lacks, the default unit alone."""
+        kinds = self._kinds()
+        first = self._masks_of(kinds[0]).ravel()
+        if len(kinds) == 1:
+            return np.broadcast_to(first, (self.engine.num_envs, first.size)).copy()
+        encodes = self.engine.counters[:, at.STAGE] >= 0
+        return np.where(encodes[:, None], self._masks_of(STAGE).ravel(), first)
+
+    def ignored(self) -> BoolArray:
+        """Bool [num_envs, 7]: the classes that the next step does not have."""
+        encodes = self.engine.counters[:, at.STAGE] >= 0
+        ignored = np.empty((self.engine.num_envs, self.choices), dtype=np.bool_)
+        ignored[:, ITERATION], ignored[:, STAGE] = encodes[:, None], ~encodes[:, None]
+        return ignored
+
+    def _kinds(self) -> list[slice]:
+        """The kinds of steps that the scenario has, each by the columns that it reads."""
+        there = ((ITERATION, self.scenario.model), (STAGE, self.scenario.images))
+        return [kind for kind, part in there if part is not None]
+
+    def _masks_of(self, kind: slice) -> BoolArray:
+        """Bool [7, units]: valid units of the classes of a kind of step; of the others the default alone."""
+        masks: BoolArray = np.arange(at.NUM_UNITS) == self.engine.tables.defaults[:, None]
+        masks[kind] = self.valid_units()[kind]
+        return masks
+
+    def describe_env(self, e: int) -> str:
+        """One line about environment `e`: its clock and what is still decoding, or encoding."""
+        c, t = self.engine.counters[e], self.engine.clocks[e]
+        if c[at.STAGE] < 0:
+            return super().describe_env(e)
+        return (
+            f"env {e}: encode {c[at.ENCODE]}, stage {c[at.STAGE]}, {1e3 * t[at.TIME_S]:.4f} ms, "
+            f"{c[at.IMAGES]} images"
+        )
 
 
 class KernelsEnv(KernelsProblem, ProblemEnv):
-    """Decode a static batch; before each iteration choose a unit for each kernel class.
+    """Decode a static batch, encode images, or both; before each step choose a unit for each kernel class.
 
     ## Description
     As in `papi_env/Decode-v0`, but QKV, attention, projection and feed-forward choose separately, and what
@@ -31,15 +107,49 @@ class KernelsEnv(KernelsProblem, ProblemEnv):
     KV stacks reads every cached key and value over the attention link, behind the computation as far as
     that hides it, and writes the new ones home.
 
-    ## Action space
-    `MultiDiscrete([3, 3, 3, 3])`: a unit (0 PUs, 1 FC-PIM, 2 Attn-PIM) for QKV, attention, projection and
-    feed-forward. FC kernels cannot leave the units that hold the weights. Invalid choices fall back to the
-    class's default unit (FC: the PUs if there are any; attention: where the KV caches are) and are counted,
-    each one, in `info["invalid_actions"]`; `strict=True` raises. `action_masks()` is flat, bool [12].
+    With `images` a scenario also runs a RepMLPNet, whose stages are steps of their own. In a stage, FC1 and
+    FC2 (the global perceptron), FC3, and FFN (with the classifier, in the last stage) each choose a unit. The
+    convolutions do not: embeddings run on the PUs if there are any, and the local perceptron of the training
+    form (`reparameterized=False`) needs them, since overlapping windows are no work for PIM. Without a
+    workload an episode is a stream of encodes (`vision-stream`); with one, the images of all requests are
+    encoded first, in one encode, and the positions of the last stage join the prompts (`vision-language`).
+    The network's weights share the weight stacks, and count against their capacity.
 
-    ## Observation space, rewards, starting state, episode end, arguments, vectorised use
-    As in `papi_env/Decode-v0` (see `papi_env.envs.decode.DecodeEnv`). `switch_s=0` frees mode switches and
-    the crossing of activations.
+    ## Action space
+    `MultiDiscrete([3] * 7)`: a unit (0 PUs, 1 FC-PIM, 2 Attn-PIM) for QKV, attention, projection,
+    feed-forward; RepMLP FC1 with FC2, FC3, FFN. An iteration ignores the last three, a stage the first four;
+    what is ignored is never invalid. FC kernels cannot leave the units that hold the weights. Invalid choices
+    fall back to the class's default unit (FC: the PUs if there are any; attention: where the KV caches are)
+    and are counted, each one, in `info["invalid_actions"]`; `strict=True` raises. `action_masks()` is flat,
+    bool [21]; of classes that the coming step does not have, it allows the default unit alone.
+
+    ## Observation space
+    As in `papi_env/Decode-v0` (see `papi_env.envs.decode.DecodeEnv`), followed by features of images, all 0
+    where the scenario has none:
+
+    | features | meaning |
+    |---|---|
+    | `stage_*` | one-hot, the coming stage; none: an iteration, or the end |
+    | `images` | images of the encode / 128: exact |
+    | `encodes_left` | share of the episode's encodes that wait or are under way: the queue |
+    | `rows_*` | of each class in the coming stage: log2(1 + rows per weight) / 32 |
+    | `intensity_*` | log2(1 + FLOP/B) / 16, of weights and activations |
+    | `last_time_*`, `last_unit_*` | of each class when it last ran, as for the classes of an iteration |
+    | `network_*`, `image_tokens` | constant descriptors |
+
+    Exact rows and intensities by stage and image count are an offline profile: `env.unwrapped.profile`.
+
+    ## Rewards
+    As in `papi_env/Decode-v0`. Where nothing decodes, the reference is the mean cost of a stage, over an encode
+    of the mean image count on the default units.
+
+    ## Starting state, episode end, vectorised use
+    As in `papi_env/Decode-v0`. Image counts are keyed by (seed, episode, encode). An episode ends when all is
+    encoded and decoded; `max_episode_steps` counts iterations and stages.
+
+    ## Arguments
+    Those of `papi_env/Decode-v0`; `switch_s=0` frees mode switches and the crossing of activations. `network`
+    (a registered RepMLPNet or a `RepMLPNet`) and `reparameterized` replace those of the scenario's images.
 
     ## Version history
     * v0: first version.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,17 +28,38 @@ class Segment(NamedTuple):
 
 
 class Iteration(NamedTuple):
-    """One decode iteration: its number, its parallelism when it began, and its segments in order."""
+    """One decode iteration, or one stage of an image encode.
+
+    Its number (a stage's is that of its encode), its parallelism when it began (n, or images), its segments
+    in order, and the stage, or -1.
+    """
 
     number: int
     rows: int
     segments: tuple[Segment, ...]
+    stage: int = -1
+
+    @property
+    def label(self) -> str:
+        """What ran."""
+        if self.stage >= 0:
+            return f"encode {self.number:4d}  stage {self.stage}  images {self.rows:3d}"
+        return f"iteration {self.number:4d}  n {self.rows:4d}"
 
 
 @dataclass
 class Timeline:
-    """The iterations recorded since the last reset."""
+    """The iterations recorded since the last reset; subclasses name their lanes and the colours of labels."""
 
+    lanes: ClassVar[tuple[str, ...]] = (*UNIT_NAMES, "link")
+    colours: ClassVar[Mapping[str, str]] = {
+        "qkv": "#4477aa",
+        "attention": "#cc6677",
+        "projection": "#88ccee",
+        "feed_forward": "#117733",
+        "communication": "#aaaaaa",
+        "switching": "#222222",
+    }
     iterations: list[Iteration] = field(default_factory=list)
 
     def clear(self) -> None:
@@ -49,29 +71,60 @@ class Timeline:
 
         All layers together: the classes in their order, communication and mode switches after them.
         """
+        segments = self.segments(counters, clocks, range(at.NUM_CLASSES))
+        self.iterations.append(
+            Iteration(int(counters[at.ITERATION]), int(counters[at.LAST_N]), tuple(segments))
+        )
+
+    @staticmethod
+    def segments(counters: npt.NDArray[np.int64], clocks: FloatArray, classes: range) -> list[Segment]:
+        """The segments of the last step, which ran such timed classes."""
         start = float(clocks[at.TIME_S] - clocks[at.LAST_TIME_S])
         segments = []
-        for k, kind in enumerate(at.KERNEL_CLASSES):
+        for k in classes:
             seconds = float(clocks[at.LAST_CLASS_S + k])
-            segments.append(Segment(UNIT_NAMES[int(counters[at.LAST_UNIT + k])], str(kind), start, seconds))
+            unit = UNIT_NAMES[int(counters[at.LAST_UNIT + k])]
+            segments.append(Segment(unit, at.TIMED_CLASSES[k], start, seconds))
             start += seconds
         for label, column in (("communication", at.LAST_COMMUNICATION_S), ("switching", at.LAST_SWITCHING_S)):
             seconds = float(clocks[column])
             segments.append(Segment("link", label, start, seconds))
             start += seconds
-        self.iterations.append(
-            Iteration(int(counters[at.ITERATION]), int(counters[at.LAST_N]), tuple(segments))
-        )
+        return segments
+
+
+@dataclass
+class KernelsTimeline(Timeline):
+    """Iterations and stages of image encodes."""
+
+    colours: ClassVar[Mapping[str, str]] = {
+        **Timeline.colours,
+        "repmlp_fc1_fc2": "#332288",
+        "repmlp_fc3": "#aa4499",
+        "repmlp_ffn": "#44aa99",
+        "convolution": "#ddcc77",
+    }
+
+    def record(self, counters: npt.NDArray[np.int64], clocks: FloatArray) -> None:
+        """Append the iteration or stage that the state's `LAST_` entries describe."""
+        stage = int(counters[at.LAST_STAGE])
+        if stage < 0:
+            super().record(counters, clocks)
+            return
+        segments = self.segments(counters, clocks, range(at.NUM_CLASSES, at.NUM_TIMED))
+        # After its last stage an encode counts as finished.
+        encode = int(counters[at.ENCODE]) - int(counters[at.STAGE] != stage + 1)
+        self.iterations.append(Iteration(encode, int(counters[at.LAST_IMAGES]), tuple(segments), stage))
 
 
 def render_ansi(timeline: Timeline, title: str) -> str:
-    """The last iterations as lines of text: n, then each kernel's unit and milliseconds."""
+    """The last steps as lines of text: what ran, then each kernel's unit and milliseconds."""
     lines = [title]
     for iteration in timeline.iterations[-MAX_ITERATIONS:]:
         parts = [
             f"{s.label}@{s.lane} {1e3 * s.duration_s:.3f} ms" for s in iteration.segments if s.duration_s > 0
         ]
-        lines.append(f"iteration {iteration.number:4d}  n {iteration.rows:4d}  " + "  ".join(parts))
+        lines.append(f"{iteration.label}  " + "  ".join(parts))
     return "\n".join(lines)
 
 
@@ -85,15 +138,7 @@ def render_rgb(timeline: Timeline, title: str) -> npt.NDArray[np.uint8]:
         raise DependencyNotInstalled(
             'rgb_array needs matplotlib: pip install "papi-env[experiments]"'
         ) from error
-    lanes = [*UNIT_NAMES, "link"]
-    colours = {
-        "qkv": "#4477aa",
-        "attention": "#cc6677",
-        "projection": "#88ccee",
-        "feed_forward": "#117733",
-        "communication": "#aaaaaa",
-        "switching": "#222222",
-    }
+    lanes, colours = timeline.lanes, timeline.colours
     figure = Figure(figsize=(9.6, 3.6), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -112,14 +157,11 @@ def render_rgb(timeline: Timeline, title: str) -> npt.NDArray[np.uint8]:
             )
     axes.set_yticks(range(len(lanes)), lanes)
     axes.set_ylim(len(lanes) - 0.5, -0.5)
-    axes.set_xlabel("decoding time / ms")
-    span = (
-        f", iterations {shown[0].number}-{shown[-1].number}, n {shown[0].rows} to {shown[-1].rows}"
-        if shown
-        else ""
-    )
+    axes.set_xlabel("time / ms")
+    span = f", {' '.join(shown[0].label.split())} to {' '.join(shown[-1].label.split())}" if shown else ""
     axes.set_title(title + span, fontsize=10)
-    handles = [Patch(facecolor=colour, label=label) for label, colour in colours.items()]
+    drawn = {segment.label for iteration in shown for segment in iteration.segments if segment.duration_s > 0}
+    handles = [Patch(facecolor=colour, label=label) for label, colour in colours.items() if label in drawn]
     axes.legend(handles=handles, ncols=6, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

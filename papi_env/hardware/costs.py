@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -112,18 +112,74 @@ def pim_cadence_clocks(unit: PimUnit, rows: Rows) -> FloatArray:
     return np.maximum(unit.cadence_clocks, slot_j / available_w / dram.CLOCK_S)
 
 
-def pim_fc_s(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
-    """Seconds of one FC kernel on all stacks of a PIM unit.
+class FcMapping(NamedTuple):
+    """How the weights of an FC kernel lie in the stacks of a PIM unit; fixed when they are stored.
 
-    Outputs are spread over the stacks, inputs over the 16 channels of a stack, so a channel gets a
-    sixteenth of every input vector and gives one partial sum per output of its stack. Vectors move on the
-    channel while the banks multiply, open rows or refresh if the buffers are double, else before and after.
+    Attributes:
+        columns: 32 B columns of weights in a bank, the fullest.
+        vector_commands: 32 B writes of inputs and moves of outputs on the busiest channel, per row.
+        input_copies: GEMV buffers, in whole vectors, that an input is written to.
+        partial_sums: channels that give a partial sum of each output.
     """
-    bank_clocks = pim_fc_bank_clocks(unit, kernel, rows)
-    per_row = _vector_commands_per_row(unit, kernel) * dram.WRITE_CLOCKS
-    vector_clocks = np.asarray(rows, dtype=np.float64) * per_row
-    busy = np.maximum(bank_clocks, vector_clocks) if unit.double_buffered else bank_clocks + vector_clocks
-    return busy * dram.CLOCK_S
+
+    columns: int
+    vector_commands: int
+    input_copies: float
+    partial_sums: float
+
+
+def pim_fc_mapping(unit: PimUnit, kernel: Kernel) -> FcMapping:
+    """The mapping of an FC kernel: the faster of two while the FPUs of a bank work through one row each.
+
+    *Spread*, as AttAcc maps GEMV: outputs over the stacks, inputs over the 16 channels of a stack, so a channel
+    gets a sixteenth of every input vector and gives a partial sum for each output of its stack. *By channel*,
+    as AttAcc maps attention heads: independent matrices (`groups`) lie in channels of their own, several in
+    one or one over several, which then divide its outputs; no partial sums, but channels may be left over.
+    """
+    channels = unit.stacks * dram.CHANNELS
+    size = kernel.element_bytes
+
+    def commands(inputs: float, outputs: float) -> int:
+        return sum(math.ceil(vector * size / dram.COLUMN_BYTES) for vector in (inputs, outputs))
+
+    spread = FcMapping(
+        columns=math.ceil(kernel.weight_bytes / (unit.stacks * unit.stack.banks * dram.COLUMN_BYTES)),
+        vector_commands=commands(
+            kernel.inner * max(1.0, kernel.groups / unit.stacks) / dram.CHANNELS,
+            kernel.groups * kernel.outer / unit.stacks,
+        ),
+        input_copies=max(1.0, unit.stacks / kernel.groups),
+        partial_sums=dram.CHANNELS,
+    )
+    if kernel.groups == 1:
+        return spread
+    held = math.ceil(kernel.groups / channels)  # matrices of the busiest channel
+    shared_by = max(channels // kernel.groups, 1)  # channels of a matrix
+    outputs = math.ceil(kernel.outer / shared_by)
+    banks = unit.stack.banks_per_channel
+    by_channel = FcMapping(
+        columns=math.ceil(held * kernel.inner * outputs * size / (banks * dram.COLUMN_BYTES)),
+        vector_commands=commands(held * kernel.inner, held * outputs),
+        input_copies=min(shared_by, kernel.outer),
+        partial_sums=1,
+    )
+    rows = max(1, round(unit.fpus_per_bank))
+    return min(spread, by_channel, key=lambda mapping: float(_pim_fc_clocks(unit, mapping, rows)))
+
+
+def pim_fc_s(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
+    """Seconds of one FC kernel on all stacks of a PIM unit, mapped by `pim_fc_mapping`.
+
+    Vectors move on a channel while its banks multiply, open rows or refresh if the buffers are double, else
+    before and after.
+    """
+    return _pim_fc_clocks(unit, pim_fc_mapping(unit, kernel), rows) * dram.CLOCK_S
+
+
+def _pim_fc_clocks(unit: PimUnit, mapping: FcMapping, rows: Rows) -> FloatArray:
+    bank_clocks = _bank_clocks(unit, mapping.columns, rows)
+    vector_clocks = np.asarray(rows, dtype=np.float64) * (mapping.vector_commands * dram.WRITE_CLOCKS)
+    return np.maximum(bank_clocks, vector_clocks) if unit.double_buffered else bank_clocks + vector_clocks
 
 
 def pim_fc_bank_clocks(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
@@ -138,8 +194,11 @@ def pim_fc_bank_clocks(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     Returns:
         Clocks of one run, float64 of the shape of `rows`.
     """
+    return _bank_clocks(unit, pim_fc_mapping(unit, kernel).columns, rows)
+
+
+def _bank_clocks(unit: PimUnit, columns: int, rows: Rows) -> FloatArray:
     slots, passes, cadence = pim_slots(unit, rows), pim_reads(unit, rows), pim_cadence_clocks(unit, rows)
-    columns = math.ceil(kernel.weight_bytes / (unit.stacks * unit.stack.banks * dram.COLUMN_BYTES))
     full, rest = divmod(columns, dram.COLUMNS_PER_ROW)
     per_column = slots / passes
     row_change = dram.row_change_clocks(cadence, dram.COLUMNS_PER_ROW * per_column)
@@ -150,21 +209,13 @@ def pim_fc_bank_clocks(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     return (columns * slots * cadence + passes * changes) * refreshes
 
 
-def _vector_commands_per_row(unit: PimUnit, kernel: Kernel) -> float:
-    """32 B writes of inputs and moves of partial sums on the busiest channel, per row."""
-    inputs = kernel.inner * max(1.0, kernel.groups / unit.stacks) * kernel.element_bytes / dram.CHANNELS
-    outputs = kernel.groups * kernel.outer * kernel.element_bytes / unit.stacks
-    return float(np.ceil(inputs / dram.COLUMN_BYTES) + np.ceil(outputs / dram.COLUMN_BYTES))
-
-
 def pim_fc_energy(unit: PimUnit, kernel: Kernel, rows: Rows) -> Energy:
     """Joules of one FC kernel on all stacks: reads by reuse, vectors between buffer die and banks, MACs."""
+    mapping = pim_fc_mapping(unit, kernel)
     read_bytes = kernel.weight_bytes * pim_reads(unit, rows)
     row_count = np.asarray(rows, dtype=np.float64)
-    # Inputs are written to the GEMV buffers of every stack; each channel returns its partial sums.
-    copies = max(1.0, unit.stacks / kernel.groups)
-    inputs = row_count * kernel.groups * kernel.inner * kernel.element_bytes * copies
-    outputs = row_count * kernel.groups * kernel.outer * kernel.element_bytes * dram.CHANNELS
+    inputs = row_count * kernel.groups * kernel.inner * kernel.element_bytes * mapping.input_copies
+    outputs = row_count * kernel.groups * kernel.outer * kernel.element_bytes * mapping.partial_sums
     return Energy(
         activation=read_bytes * (dram.ACTIVATION_J / dram.ROW_BYTES),
         read=read_bytes * dram.READ_J_PER_BYTE,

@@ -211,10 +211,10 @@ class System(BaseModel):
         return System.model_validate(self.model_copy(update=changes).model_dump())
 
 
-def _a100(memory: int) -> ProcessingUnit:
+def _a100(memory: int, count: int = 6) -> ProcessingUnit:
     # A100 data sheet: 312 TFLOP/s dense FP16, 1935 GB/s (80 GB PCIe, PAPI's roofline).
     return ProcessingUnit(
-        name="A100", count=6, peak_flops=312e12, memory_bandwidth=1935e9, memory_bytes=memory
+        name="A100", count=count, peak_flops=312e12, memory_bandwidth=1935e9, memory_bytes=memory
     )
 
 
@@ -285,6 +285,14 @@ _ALL = (
         name="a100",
         description="6 A100 alone: weights and KV caches share their 30 plain stacks",
         pu=_a100(_PLAIN_GPU),
+        attention_link=None,
+        fabric=NVLINK3,
+    ),
+    System(
+        name="papi-1gpu",
+        description="1 A100 whose 5 stacks are FC-PIM, no Attn-PIM: weights and KV caches share them",
+        pu=_a100(_PIM_GPU, count=1),
+        fc_pim=FC_PIM_4P1B.model_copy(update={"stacks": _GPU_STACKS}),
         attention_link=None,
         fabric=NVLINK3,
     ),

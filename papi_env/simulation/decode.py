@@ -158,12 +158,13 @@ def reset_env(e, counters, clocks, contexts, remaining, keys, population, schedu
     counters[e, 2:] = 0
     clocks[e, :] = 0.0
     batch = int(scalars[at.BATCH])
+    image_tokens = int(scalars[at.IMAGE_TOKENS])
     prefill_tokens = 0
     prefill_pairs = 0
     for i in range(batch):
         key = request_key(seed, episode, i)
         row = request_row(key, population.shape[0])
-        length = population[row, 0]
+        length = population[row, 0] + image_tokens
         keys[e, i] = key
         contexts[e, i] = length
         remaining[e, i] = population[row, 1]
@@ -174,7 +175,9 @@ def reset_env(e, counters, clocks, contexts, remaining, keys, population, schedu
     counters[e, at.RLP] = batch
     counters[e, at.TLP] = scheduled_tlp(0, schedule)
     counters[e, at.LAST_FC] = -1
-    for k in range(at.NUM_CLASSES):
+    counters[e, at.STAGE] = -1
+    counters[e, at.LAST_STAGE] = -1
+    for k in range(at.NUM_TIMED):
         counters[e, at.LAST_UNIT + k] = -1
     survey(e, counters, contexts, scalars)
 
@@ -334,13 +337,13 @@ def observe_env(e, counters, clocks, scalars, observations):
     # An infinite α (no PUs) gives 0; n = 0 occurs only after the last iteration.
     observations[e, 3] = n / (n + scalars[at.ALPHA]) if n > 0 else 0.0
     observations[e, 4] = scalars[at.BATCH] / 128.0
-    observations[e, 5] = 1.0 - rlp / scalars[at.BATCH]
+    observations[e, 5] = 1.0 - rlp / max(scalars[at.BATCH], 1.0)
     mean_context = 4.0 * counters[e, at.CONTEXT_SUM] / max(rlp, 1) / scalars[at.CONTEXT_LIMIT]
     observations[e, 6] = mean_context / (1.0 + mean_context)
     longest = 4.0 * GROUP_TOKENS * counters[e, at.GROUP_MAX] / scalars[at.CONTEXT_LIMIT]
     observations[e, 7] = longest / (1.0 + longest)
     observations[e, 8] = counters[e, at.ITERATION] / (counters[e, at.ITERATION] + 256.0)
-    observations[e, 9] = counters[e, at.LAST_FINISHED] / scalars[at.BATCH]
+    observations[e, 9] = counters[e, at.LAST_FINISHED] / max(scalars[at.BATCH], 1.0)
     observations[e, 10] = counters[e, at.LAST_DECODED] / max(counters[e, at.LAST_N], 1)
     observations[e, 11] = clocks[e, at.LAST_TIME_S] / (clocks[e, at.LAST_TIME_S] + scalars[at.REFERENCE])
     observations[e, 12] = clocks[e, at.LAST_COMMUNICATION_S] / (

@@ -13,14 +13,14 @@ from papi_env.scenario import Scenario
 from papi_env.simulation import batch
 from papi_env.simulation import layout as at
 from papi_env.simulation.prefill import Prefill
-from papi_env.simulation.tables import EngineTables, build_tables
+from papi_env.simulation.tables import EngineTables, build_profiled_tables
 
 METRIC_NAMES = (
-    "time_s",  # decoding, without prefill
+    "time_s",  # decoding and encoding, without prefill
     "prefill_s",
     "total_s",
-    "dynamic_j",  # decoding
-    "static_j",  # decoding: static power x time
+    "dynamic_j",  # of that time
+    "static_j",  # static power x that time
     "prefill_j",  # dynamic and static
     "total_j",
     "tokens",
@@ -34,19 +34,22 @@ METRIC_NAMES = (
     "switches",
     "invalid_actions",
     "return",
+    *(f"{kind}_s" for kind in at.TIMED_CLASSES[at.NUM_CLASSES :]),
+    "stages",  # of image encodes
+    "images",  # encoded
 )
 
 
 class DecodeEngine:
-    """State and dynamics of `num_envs` static batches.
+    """State and dynamics of `num_envs` static batches, image encodes, or both.
 
     Args:
-        scenario: what is simulated.
+        scenario: what is simulated; one with images needs 7 choices.
         num_envs: environments, any number from 1.
-        choices: 1 (a unit for all FC kernels) or 4 (a unit for each kernel class).
+        choices: 1 (a unit for all FC kernels) or 7 (a unit for each kernel class).
         default_switch_s: seconds of a mode switch where the scenario does not say.
         autoreset: `batch.DISABLED`, `NEXT_STEP` or `SAME_STEP`.
-        max_steps: iterations after which an episode is truncated; 0 for never.
+        max_steps: iterations and stages after which an episode is truncated; 0 for never.
 
     Attributes:
         counters: int64 [num_envs, layout.NUM_COUNTERS]; clocks: float64 [num_envs, layout.NUM_CLOCKS].
@@ -68,17 +71,22 @@ class DecodeEngine:
             raise ValueError(f"num_envs is {num_envs}, expected at least 1")
         self.scenario, self.num_envs = scenario, num_envs
         self.autoreset, self.max_steps = autoreset, max_steps
-        self.tables: EngineTables = build_tables(scenario, default_switch_s)
-        self.prefill = Prefill(scenario.system, scenario.model)
-        requests = scenario.workload.batch_size
+        tables, self.profile = build_profiled_tables(scenario, default_switch_s)
+        self.tables: EngineTables = tables
+        self.prefill = None if scenario.model is None else Prefill(scenario.system, scenario.model)
+        requests = int(tables.scalars[at.BATCH])
         self.counters = np.zeros((num_envs, at.NUM_COUNTERS), dtype=np.int64)
         self.clocks = np.zeros((num_envs, at.NUM_CLOCKS))
         self.contexts = np.zeros((num_envs, requests), dtype=np.int32)
         self.remaining = np.zeros((num_envs, requests), dtype=np.int32)
         self.keys = np.zeros((num_envs, requests), dtype=np.uint64)
         self.actions = np.zeros((num_envs, choices), dtype=np.int64)
-        self.observations = np.zeros((num_envs, len(at.OBSERVATION_NAMES)), dtype=np.float32)
-        self.observations[:, at.NUM_STATE_FEATURES :] = self.tables.descriptors
+        observed = len(at.OBSERVATION_NAMES)
+        features = observed if choices == 1 else observed + len(at.STAGE_OBSERVATION_NAMES)
+        self.observations = np.zeros((num_envs, features), dtype=np.float32)
+        self.observations[:, at.NUM_STATE_FEATURES : observed] = self.tables.descriptors
+        if choices > 1:
+            self.observations[:, at.STAGE_DESCRIPTOR_FEATURE :] = self.tables.stage_descriptors
         self.rewards = np.zeros(num_envs)
         self.terminated = np.zeros(num_envs, dtype=np.bool_)
         self.truncated = np.zeros(num_envs, dtype=np.bool_)
@@ -101,7 +109,7 @@ class DecodeEngine:
         )
 
     def step(self) -> None:
-        """Advance every environment by one iteration with the units in `self.actions`, already checked."""
+        """Advance every environment by one step with the units in `self.actions`, already checked."""
         batch.step_batch(
             self.actions,
             self.autoreset,
@@ -122,7 +130,7 @@ class DecodeEngine:
         )
 
     def joint_costs(self, joint_actions: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
-        """Privileged: true seconds and total joules of the next iteration, [num_envs, len(joint_actions)].
+        """Privileged: true seconds and total joules of the next step, [num_envs, len(joint_actions)].
 
         Args:
             joint_actions: int64 [actions, choices]. Invalid ones take infinite seconds.
@@ -164,9 +172,12 @@ class DecodeEngine:
         c = self.counters if counters is None else counters
         t = self.clocks if clocks is None else clocks
         static_w = float(self.tables.scalars[at.STATIC_W])
-        prefill_s, prefill_j = self.prefill.cost(
-            c[:, at.PREFILL_TOKENS], c[:, at.PREFILL_PAIRS], self.scenario.workload.batch_size
-        )
+        prefill_s, prefill_j = np.zeros(len(t)), np.zeros(len(t))
+        if self.prefill is not None:
+            requests = self.contexts.shape[1]
+            prefill_s, prefill_j = self.prefill.cost(
+                c[:, at.PREFILL_TOKENS], c[:, at.PREFILL_PAIRS], requests
+            )
         time_s = t[:, at.TIME_S].copy()
         prefill_j = prefill_j + static_w * prefill_s
         static_j = static_w * time_s
@@ -189,13 +200,16 @@ class DecodeEngine:
             c[:, at.SWITCHES].copy(),
             c[:, at.INVALID].copy(),
             t[:, at.RETURN].copy(),
+            *(t[:, at.CLASS_S + k].copy() for k in range(at.NUM_CLASSES, at.NUM_TIMED)),
+            c[:, at.STAGES_RUN].copy(),
+            c[:, at.ENCODED].copy(),
         )
         return dict(zip(METRIC_NAMES, values, strict=True))
 
     @property
     def max_iterations(self) -> int:
         """An episode never takes more iterations: every request gains at least a token in each."""
-        return int(self.tables.population[:, 1].max())
+        return int(self.tables.population[:, 1].max(initial=0))
 
     @property
     def state_bytes_per_env(self) -> int:

@@ -7,11 +7,21 @@ from __future__ import annotations
 
 from papi_env.hardware.units import UNIT_NAMES
 from papi_env.kernel import KernelClass
+from papi_env.workload.images import MAX_STAGES
 
 # Kernel classes of a decode iteration, in the order of actions.
 KERNEL_CLASSES = (KernelClass.QKV, KernelClass.ATTENTION, KernelClass.PROJECTION, KernelClass.FEED_FORWARD)
 QKV, ATTENTION, PROJECTION, FEED_FORWARD = range(4)
 NUM_CLASSES, NUM_UNITS = len(KERNEL_CLASSES), len(UNIT_NAMES)
+# What else an action names: the classes of a stage of an image encode, after those of an iteration. FC1 and
+# FC2, the global perceptron, go together.
+STAGE_CLASSES = ("repmlp_fc1_fc2", "repmlp_fc3", "repmlp_ffn")
+REPMLP_FC1_FC2, REPMLP_FC3, REPMLP_FFN = range(NUM_CLASSES, NUM_CLASSES + 3)
+CHOICE_CLASSES: tuple[str, ...] = (*map(str, KERNEL_CLASSES), *STAGE_CLASSES)
+NUM_STAGE_CLASSES, NUM_CHOICES = len(STAGE_CLASSES), len(CHOICE_CLASSES)
+# What is timed: convolutions too, which no action names (see `simulation.stages`).
+TIMED_CLASSES = (*CHOICE_CLASSES, str(KernelClass.CONVOLUTION))
+CONVOLUTION, NUM_TIMED = NUM_CHOICES, len(TIMED_CLASSES)
 
 # --- counters: int64 [num_envs, NUM_COUNTERS] -------------------------------------------------------
 SEED = 0
@@ -25,7 +35,7 @@ GROUP_SUM = 7  # over active requests, of ceil(context / 16)
 GROUP_MAX = 8
 CHUNK_SUM = 9  # over active requests, of the DRAM rows of keys (see `hardware.attention`)
 CHUNK_MAX = 10
-LAST_FC = 11  # the FC unit that ran last: PU, FC_PIM, or -1 before the first iteration
+LAST_FC = 11  # the FC unit that ran last: PU, FC_PIM, or -1 before the first step
 SWITCHES = 12
 INVALID = 13
 DECODED = 14
@@ -34,9 +44,16 @@ PREFILL_PAIRS = 16  # (query, key) pairs of causal attention in the prefill
 LAST_FINISHED = 17  # requests that reached end-of-sequence in the last iteration
 LAST_DECODED = 18
 LAST_N = 19
-LAST_UNIT = 20  # .. +3: the unit each class ran on
-SEEN_N = 24  # .. +1: n when all FC kernels last ran on the PUs, on FC-PIM
-NUM_COUNTERS = 26
+LAST_UNIT = 20  # .. +7: the unit each timed class ran on
+SEEN_N = 28  # .. +1: n when all FC kernels last ran on the PUs, on FC-PIM
+STAGE = 30  # the stage of an encode that comes next, or -1: a decode iteration
+ENCODE = 31  # encodes finished
+IMAGES = 32  # of the encode that is under way, or waits
+LAST_STAGE = 33  # what the last step was: a stage, or -1
+LAST_IMAGES = 34
+ENCODED = 35  # images of finished encodes
+STAGES_RUN = 36  # steps that were stages; ITERATION counts the others
+NUM_COUNTERS = 37
 
 # --- clocks: float64 [num_envs, NUM_CLOCKS] ---------------------------------------------------------
 TIME_S = 0
@@ -44,17 +61,17 @@ DYNAMIC_J = 1
 COMMUNICATION_S = 2
 SWITCHING_S = 3
 BUSY_S = 4  # .. +2: by unit
-CLASS_S = 7  # .. +3: by kernel class
-RETURN = 11
-LAST_TIME_S = 12
-LAST_DYNAMIC_J = 13
-LAST_COMMUNICATION_S = 14
-LAST_SWITCHING_S = 15
-LAST_CLASS_S = 16  # .. +3
-LAST_REWARD_TIME = 20
-LAST_REWARD_ENERGY = 21
-SEEN_FC_S = 22  # .. +1: seconds of all FC kernels when they last ran on the PUs, on FC-PIM
-NUM_CLOCKS = 24
+CLASS_S = 7  # .. +7: by timed class
+RETURN = 15
+LAST_TIME_S = 16
+LAST_DYNAMIC_J = 17
+LAST_COMMUNICATION_S = 18
+LAST_SWITCHING_S = 19
+LAST_CLASS_S = 20  # .. +7
+LAST_REWARD_TIME = 28
+LAST_REWARD_ENERGY = 29
+SEEN_FC_S = 30  # .. +1: seconds of all FC kernels when they last ran on the PUs, on FC-PIM
+NUM_CLOCKS = 32
 
 # --- scalars of a scenario: float64 [NUM_SCALARS] ---------------------------------------------------
 ENERGY_WEIGHT = 0
@@ -68,7 +85,11 @@ BATCH = 7
 ACCEPTANCE = 8  # the rate times 2**53: what a 53-bit draw is compared with
 OVERHEAD_S = 9  # of an iteration: what no unit and no link is charged with
 GROUP_COLUMNS = 10  # columns of keys in a group, on the unit with the KV caches
-NUM_SCALARS = 11
+ENCODES = 11  # of an episode
+IMAGE_TOKENS = 12  # positions that its images add to each prompt
+CONVOLUTION_UNIT = 13
+MERGED = 14  # 1 after Locality Injection, else 0
+NUM_SCALARS = 15
 
 # --- columns of the cost tables ---------------------------------------------------------------------
 COST_S, COST_J = 0, 1
@@ -86,6 +107,9 @@ COST_S, COST_J = 0, 1
 NUM_ATTENTION = 9
 ROUNDS, UNPAIRED = 0, 1
 COMBINE_S, COMBINE_J, CROSSING_S, CROSSING_J = range(4)
+# Of a stage: combining outputs, and one crossing of its input, its pooled channels, its map.
+STAGE_COMBINE_S, INPUT_S, POOLED_S, MAP_S, STAGE_COMBINE_J, INPUT_J, POOLED_J, MAP_J = range(8)
+NUM_STAGE_MOVES = 8
 
 # --- observations: float32 [num_envs, len(OBSERVATION_NAMES)] ---------------------------------------
 # squash(x) = x / (1 + x) maps [0, inf) onto [0, 1) without a clamp; times are first divided by the
@@ -131,3 +155,27 @@ NUM_STATE_FEATURES = len(_STATE_NAMES)
 LAST_CLASS_FEATURE = _STATE_NAMES.index(f"last_time_{KERNEL_CLASSES[0]}")
 LAST_UNIT_FEATURE = _STATE_NAMES.index(f"last_unit_{KERNEL_CLASSES[0]}_{UNIT_NAMES[0]}")
 SEEN_FEATURE = _STATE_NAMES.index("seen_fc_time_pu")
+
+# What Kernels-v0 appends: written in every step where a scenario has images, all zero where it has none.
+_STAGE_STATE_NAMES = (
+    *(f"stage_{stage}" for stage in range(MAX_STAGES)),  # one-hot, the coming stage; none: an iteration
+    "images",  # of the encode / 128
+    "encodes_left",  # waiting or under way / encodes of the episode
+    *(f"rows_{kind}" for kind in STAGE_CLASSES),  # log2(1 + rows per weight matrix) / 32
+    *(f"intensity_{kind}" for kind in STAGE_CLASSES),  # log2(1 + FLOP/B) / 16
+    *(f"last_time_{kind}" for kind in STAGE_CLASSES),  # squash
+    *(f"last_unit_{kind}_{unit}" for kind in STAGE_CLASSES for unit in UNIT_NAMES),  # one-hot
+)
+STAGE_DESCRIPTOR_NAMES = (
+    "network_weight_bytes",  # logarithm / 20
+    "network_blocks",  # / 100
+    "network_reparameterized",  # 1 after Locality Injection
+    "image_tokens",  # positions that images add to each prompt / context limit
+)
+STAGE_OBSERVATION_NAMES = _STAGE_STATE_NAMES + STAGE_DESCRIPTOR_NAMES
+STAGE_FEATURE = len(OBSERVATION_NAMES)
+IMAGES_FEATURE = STAGE_FEATURE + MAX_STAGES
+SHAPE_FEATURE = IMAGES_FEATURE + 2  # rows, then intensities
+LAST_STAGE_TIME_FEATURE = SHAPE_FEATURE + 2 * NUM_STAGE_CLASSES
+LAST_STAGE_UNIT_FEATURE = LAST_STAGE_TIME_FEATURE + NUM_STAGE_CLASSES
+STAGE_DESCRIPTOR_FEATURE = STAGE_FEATURE + len(_STAGE_STATE_NAMES)

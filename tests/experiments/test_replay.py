@@ -9,16 +9,20 @@ from agents.registry import make_policy
 from experiments.replay import PARTS, dynamic_joules, fc_units, iteration_seconds, record
 from papi_env.envs.decode import DecodeVectorEnv
 from papi_env.hardware.system import SYSTEMS
-from papi_env.scenario import Lengths, get_scenario, parse_scenario
+from papi_env.scenario import get_scenario, parse_scenario
+from papi_env.workload.requests import Lengths
+from papi_env.workload.transformer import get_transformer
 
 SEEDS = (0, 1, 7)
 BASE = get_scenario("creative-writing/llama-65b").replace(batch_size=8, speculation=2)
+# A quarter of the layers, so that it fits the smallest system.
+SMALL = get_transformer("llama-65b").model_copy(update={"layers": 20})
 
 
 @pytest.mark.parametrize("policy", ["static", "threshold", "oracle"])
 @pytest.mark.parametrize("system", sorted(SYSTEMS))
 def test_replay_is_the_engine(system, policy):
-    scenario = BASE.replace(system=system)
+    scenario = BASE.replace(system=system, model=SMALL)
     env = DecodeVectorEnv(scenario, num_envs=len(SEEDS), autoreset_mode=AutoresetMode.DISABLED)
     played = evaluate(make_policy(policy), env, SEEDS)
     # Recorded on another system: the path does not depend on it.

@@ -1,6 +1,7 @@
 """No unit beats physics: peaks, power budgets, monotone times, and energies that add up."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -294,10 +295,32 @@ def test_inputs_go_to_every_stack_and_each_channel_returns_partial_sums():
     assert transfer == pytest.approx(7 * (inputs + outputs) * to_buffer_die)
 
 
-def test_share_sets_on_stacks_of_their_own_need_one_copy_of_their_inputs():
+def test_share_sets_in_channels_of_their_own_have_no_partial_sums():
+    # 480 channels for 60 matrices: eight each, which divide its outputs and all need its inputs.
     share_sets = Kernel(KernelClass.REPMLP_FC3, 64, 64, groups=60)
-    expected = 60 * (2 * 64 + 2 * 64 * 16) * (26.32e-12 - 4.4e-12)
+    assert costs.pim_fc_mapping(FC_PIM_4P1B, share_sets) == costs.FcMapping(
+        columns=1, vector_commands=2 * 64 // 32 + 1, input_copies=8, partial_sums=1
+    )
+    expected = 60 * (2 * 64 * 8 + 2 * 64) * (26.32e-12 - 4.4e-12)
     assert costs.pim_fc_energy(FC_PIM_4P1B, share_sets, 1).transfer == pytest.approx(expected)
+
+
+def test_more_share_sets_than_channels_queue_up_in_them():
+    share_sets = Kernel(KernelClass.REPMLP_FC3, 64, 64, groups=481)
+    mapping = costs.pim_fc_mapping(FC_PIM_4P1B, share_sets)
+    # Two matrices of 8 KiB in the 48 banks of the busiest channel.
+    assert mapping == costs.FcMapping(columns=11, vector_commands=16, input_copies=1, partial_sums=1)
+
+
+@given(kernel=kernels, unit=pim_units())
+def test_any_mapping_holds_all_weights_and_moves_all_vectors(kernel, unit):
+    assert costs.pim_fc_mapping(unit, replace(kernel, groups=1)).partial_sums == 16
+    mapping = costs.pim_fc_mapping(unit, kernel)
+    assert mapping.columns * unit.stacks * unit.stack.banks * 32 >= kernel.weight_bytes
+    # Whatever the mapping, every input is written somewhere and every output comes from somewhere.
+    channels = unit.stacks * 16
+    moved = mapping.vector_commands * 32 * channels
+    assert moved >= kernel.groups * (kernel.inner + kernel.outer) * kernel.element_bytes
 
 
 # --- attention on PIM ------------------------------------------------------------------------------

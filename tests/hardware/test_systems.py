@@ -41,6 +41,7 @@ def test_the_registry_holds_the_named_systems():
         "attacc-only",
         "papi-pim-only",
         "a100",
+        "papi-1gpu",
         "papi-h100",
         "h100-attacc",
         "h100",
@@ -83,6 +84,7 @@ def test_the_nearest_system_is_offered():
         ("h100-attacc", 6 * 80 * GIB, 60 * 16 * GIB),
         ("a100", 6 * 80 * GIB, None),
         ("h100", 6 * 80 * GIB, None),
+        ("papi-1gpu", 5 * 12 * GIB, None),
     ],
 )
 def test_capacities_are_those_of_30_weight_and_60_kv_stacks(name, weights, kv):
@@ -91,7 +93,7 @@ def test_capacities_are_those_of_30_weight_and_60_kv_stacks(name, weights, kv):
 
 
 def test_fc_pim_is_the_gpus_own_memory():
-    for name in ("papi", "papi-h100"):
+    for name in ("papi", "papi-h100", "papi-1gpu"):
         assert SYSTEMS[name].pu.capacity_bytes == SYSTEMS[name].fc_pim.capacity_bytes
 
 
@@ -103,6 +105,7 @@ def test_fc_pim_is_the_gpus_own_memory():
         ("attacc-only", "fc-pim", "attn-pim"),
         ("papi-pim-only", "fc-pim", "attn-pim"),
         ("a100", "pu", "pu"),
+        ("papi-1gpu", "pu", "pu"),
     ],
 )
 def test_default_units_are_the_pus_for_fc_and_the_kv_stacks_for_attention(name, fc, attention):
@@ -132,7 +135,13 @@ def test_prefill_runs_on_the_gpus_where_there_are_any():
 @pytest.mark.parametrize(
     ("name", "watts"),
     # 100 W a GPU with its own stacks, 20 W a stack that is no GPU's.
-    [("a100", 600), ("papi", 600 + 1200), ("a100-attacc", 600 + 1200), ("attacc-only", 90 * 20)],
+    [
+        ("a100", 600),
+        ("papi-1gpu", 100),
+        ("papi", 600 + 1200),
+        ("a100-attacc", 600 + 1200),
+        ("attacc-only", 90 * 20),
+    ],
 )
 def test_static_power_counts_every_gpu_and_every_other_stack_once(name, watts):
     assert SYSTEMS[name].static_power_w == watts

@@ -10,10 +10,11 @@ from papi_env.hardware import costs
 from papi_env.hardware.dram import GROUP_TOKENS
 from papi_env.hardware.system import SYSTEMS, get_system
 from papi_env.hardware.units import ATTN_PIM, FC_PIM, PU
-from papi_env.scenario import Lengths, get_scenario, parse_scenario
+from papi_env.scenario import get_scenario, parse_scenario
 from papi_env.simulation import layout as at
 from papi_env.simulation.decode import survey
 from papi_env.simulation.engine import DecodeEngine
+from papi_env.workload.requests import Lengths
 from papi_env.workload.transformer import TRANSFORMERS
 
 
@@ -102,9 +103,11 @@ def test_context_sums_are_those_of_the_active_requests():
 
 
 @pytest.mark.parametrize("system", sorted(SYSTEMS))
-@pytest.mark.parametrize("choices", [1, 4])
+@pytest.mark.parametrize("choices", [1, 7])
 def test_accounts_add_up(system, choices):
-    engine = started(scenario(system=system, model="opt-30b", energy_weight=0.01), choices=choices)
+    # A quarter of the layers, so that it fits the smallest system.
+    model = TRANSFORMERS["opt-30b"].model_copy(update={"layers": 12})
+    engine = started(scenario(system=system, model=model, energy_weight=0.01), choices=choices)
     play(engine, lambda e: np.full((e.num_envs, choices), int(e.tables.defaults[0])))
     m = engine.metrics()
     busy = m["busy_pu_s"] + m["busy_fc-pim_s"] + m["busy_attn-pim_s"]
@@ -167,24 +170,24 @@ def test_speculation_follows_its_schedule():
 
 
 def test_crossings_are_counted_by_layer_and_iteration():
-    engine = started(scenario(), 1, choices=4, default_switch_s=1e-6)
+    engine = started(scenario(), 1, choices=7, default_switch_s=1e-6)
     layers = engine.scenario.model.layers
     # QKV on the PUs, the rest on FC-PIM: two crossings a layer, but the last layer hands on to nobody.
-    engine.actions[:] = [PU, ATTN_PIM, FC_PIM, FC_PIM]
+    engine.actions[:, :4] = [PU, ATTN_PIM, FC_PIM, FC_PIM]
     engine.step()
     assert engine.counters[0, at.SWITCHES] == 2 * layers - 1
     assert engine.clocks[0, at.LAST_SWITCHING_S] == pytest.approx((2 * layers - 1) * 1e-6)
     # The next iteration starts on the PUs again: one crossing more than within it.
     engine.step()
     assert engine.counters[0, at.SWITCHES] == 4 * layers - 1
-    engine.actions[:] = [FC_PIM, ATTN_PIM, FC_PIM, FC_PIM]
+    engine.actions[:, :4] = [FC_PIM, ATTN_PIM, FC_PIM, FC_PIM]
     engine.step()
     assert engine.counters[0, at.SWITCHES] == 4 * layers - 1
 
 
 def test_attention_on_the_pus_pays_for_reading_the_caches_over_the_link():
-    engine = started(scenario(), 1, choices=4)
-    engine.actions[:] = [PU, PU, PU, PU]
+    engine = started(scenario(), 1, choices=7)
+    engine.actions[:] = PU
     context = int(engine.counters[0, at.CONTEXT_SUM])
     engine.step()
     model, link = engine.scenario.model, engine.scenario.system.attention_link

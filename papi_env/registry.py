@@ -1,0 +1,28 @@
+"""What users write where something registered is meant: its name, or a table that starts from one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from papi_env.errors import lookup
+
+
+def resolve(value: Any, registry: Mapping[str, BaseModel], kind: str) -> Any:
+    """A registered name, or a table that overrides a registered one named by its `base`; else the value itself."""
+    if isinstance(value, str):
+        return lookup(kind, value, registry)
+    if isinstance(value, dict) and "base" in value:
+        base = lookup(kind, value["base"], registry).model_dump()
+        return _override(base, {key: item for key, item in value.items() if key != "base"})
+    return value
+
+
+def _override(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _override(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

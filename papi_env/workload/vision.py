@@ -1,0 +1,222 @@
+"""RepMLPNet as kernels: what each network is, and what an encode of some images runs. No torch here.
+
+A stage is an embedding convolution, then units of a RepMLP block and an FFN block. A RepMLP block has a
+global perceptron (FC1, FC2 on pooled channels), FC3 on the partitions of the map, and in its training
+form a local perceptron (convolutions on the same partitions), which Locality Injection merges into FC3.
+
+Left out of time and bytes, as in `transformer`: batch norms, activation functions, pooling, the scaling by
+the global perceptron and residual additions. Parameters count everything that is learned.
+
+Source: RepMLPNet (Ding et al., CVPR 2022, sections 3 and 4) and its released models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from papi_env.errors import ConfigurationError, lookup
+from papi_env.kernel import FP16_BYTES, Kernel, KernelClass
+
+PATCH = 4  # size and stride of the patch embedding
+STRIDE = 2  # size and stride of the convolution between stages
+
+
+class RepMLPNet(BaseModel):
+    """A hierarchical vision MLP: a patch embedding of stride 4, then stages of RepMLP and FFN units.
+
+    Attributes:
+        channels, share_sets, blocks: by stage; share-sets divide channels.
+        partitions: h = w of a partition by stage; FC3 of a share-set is (h*w) x (h*w).
+        image_size: native resolution, at which one partition covers the map.
+        local_kernels: odd sizes of the local perceptron's convolutions, which deploy form has merged away.
+        reduction: channels over neurons of the global perceptron; expansion: of the FFN.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    channels: tuple[int, ...]
+    share_sets: tuple[int, ...]
+    blocks: tuple[int, ...]
+    partitions: tuple[int, ...]
+    image_size: int = Field(ge=1)
+    local_kernels: tuple[int, ...] = (1, 3)
+    image_channels: int = Field(3, ge=1)
+    classes: int = Field(1000, ge=1)
+    reduction: int = Field(4, ge=1)
+    expansion: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RepMLPNet:
+        stages = {len(part) for part in (self.channels, self.share_sets, self.blocks, self.partitions)}
+        if len(stages) != 1 or 0 in stages:
+            raise ValueError(
+                "channels, share_sets, blocks and partitions must name the same stages, at least one"
+            )
+        for name in ("channels", "blocks", "partitions"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: expected numbers >= 1")
+        for channels, sets in zip(self.channels, self.share_sets, strict=True):
+            if sets < 1 or channels % sets:
+                raise ValueError(f"{sets} share-sets do not divide {channels} channels")
+            if channels < self.reduction:
+                raise ValueError(f"reduction {self.reduction} leaves no neuron of {channels} channels")
+        for size in self.local_kernels:
+            if size < 1 or size % 2 == 0:
+                raise ValueError(f"local kernel {size}: expected an odd size")
+        return self
+
+    @property
+    def stages(self) -> int:
+        """How many stages there are."""
+        return len(self.channels)
+
+    @property
+    def resolution_step(self) -> int:
+        """The side of an image is a multiple of this, lest a partition be cut: pixels."""
+        sides = (PATCH * STRIDE**stage * part for stage, part in enumerate(self.partitions))
+        return math.lcm(*sides)
+
+    def map_size(self, stage: int, image_size: int | None = None) -> int:
+        """Height = width of the map in a stage, in positions; `image_size` is native if absent.
+
+        Raises ConfigurationError where the partitions do not divide it.
+        """
+        size = self.image_size if image_size is None else image_size
+        step = self.resolution_step
+        if isinstance(size, bool) or size < 1 or size % step:
+            nearest = max(round(size / step), 1) * step
+            raise ConfigurationError(
+                f"{self.name}: partitions of {', '.join(map(str, self.partitions))} do not divide the maps of "
+                f"{size} x {size} images; expected a multiple of {step}, such as {nearest}"
+            )
+        return size // (PATCH * STRIDE**stage)
+
+    def positions(self, image_size: int | None = None) -> int:
+        """Positions of the last stage's map: what one image adds to the prompt of a language model."""
+        return self.map_size(self.stages - 1, image_size) ** 2
+
+
+def _net(
+    name: str, image: int, channels: tuple[int, ...], sets: tuple[int, ...], blocks: tuple[int, ...]
+) -> RepMLPNet:
+    partitions = tuple(image // 4 >> stage for stage in range(4))
+    return RepMLPNet(
+        name=name, channels=channels, share_sets=sets, blocks=blocks, partitions=partitions, image_size=image
+    )
+
+
+_ALL = (
+    _net("repmlpnet-t224", 224, (64, 128, 256, 512), (1, 4, 16, 128), (2, 2, 6, 2)),
+    _net("repmlpnet-t256", 256, (64, 128, 256, 512), (1, 4, 16, 128), (2, 2, 6, 2)),
+    _net("repmlpnet-b224", 224, (96, 192, 384, 768), (1, 4, 32, 128), (2, 2, 12, 2)),
+    _net("repmlpnet-b256", 256, (96, 192, 384, 768), (1, 4, 32, 128), (2, 2, 12, 2)),
+    _net("repmlpnet-d256", 256, (80, 160, 320, 640), (1, 4, 16, 128), (2, 2, 18, 2)),
+    _net("repmlpnet-l256", 256, (96, 192, 384, 768), (1, 4, 32, 256), (2, 2, 18, 2)),
+)
+REPMLPNETS: Mapping[str, RepMLPNet] = {net.name: net for net in _ALL}
+
+
+def get_repmlpnet(name: str) -> RepMLPNet:
+    """The registered network of that name; an unknown name is answered with the known ones."""
+    return lookup("RepMLPNet", name, REPMLPNETS)
+
+
+def stage_kernels(
+    net: RepMLPNet,
+    stage: int,
+    images: int = 1,
+    image_size: int | None = None,
+    reparameterized: bool = True,
+) -> tuple[Kernel, ...]:
+    """The kernels of one stage for `images` images together, in order of execution.
+
+    The embedding first; those of a unit have `count` = the stage's blocks, as if each ran in all units
+    before the next; the classifier ends the last stage, as a kernel of its FFN class.
+
+    Args:
+        stage: from 0.
+        images: encoded together, at least 1.
+        image_size: height = width of an image in pixels; native if absent.
+        reparameterized: after Locality Injection, else the training form with its local perceptron.
+
+    Raises:
+        ConfigurationError: partitions do not divide the maps.
+    """
+    side = net.map_size(stage, image_size)
+    channels, sets, blocks = net.channels[stage], net.share_sets[stage], net.blocks[stage]
+    inputs, window = (net.channels[stage - 1], STRIDE) if stage else (net.image_channels, PATCH)
+    positions = images * side * side
+    neurons = channels // net.reduction
+    part = net.partitions[stage] ** 2
+    # One row for each image, partition and channel of a share-set.
+    parts = positions // part * (channels // sets)
+    hidden = net.expansion * channels
+    convolution = KernelClass.CONVOLUTION
+    kernels = [
+        Kernel(convolution, window * window * inputs, channels, positions),
+        Kernel(KernelClass.REPMLP_FC1, channels, neurons, images, count=blocks),
+        Kernel(KernelClass.REPMLP_FC2, neurons, channels, images, count=blocks),
+    ]
+    if not reparameterized:
+        # A share-set is convolved with a single filter: one channel in, one out, at every position.
+        kernels += [
+            Kernel(convolution, k * k, 1, parts * part, groups=sets, count=blocks, taps=k * k)
+            for k in net.local_kernels
+        ]
+    kernels += [
+        Kernel(KernelClass.REPMLP_FC3, part, part, parts, groups=sets, count=blocks),
+        Kernel(KernelClass.REPMLP_FFN, channels, hidden, positions, count=blocks),
+        Kernel(KernelClass.REPMLP_FFN, hidden, channels, positions, count=blocks),
+    ]
+    if stage == net.stages - 1:
+        kernels.append(Kernel(KernelClass.REPMLP_FFN, channels, net.classes, images))
+    return tuple(kernels)
+
+
+def encode_kernels(
+    net: RepMLPNet, images: int = 1, image_size: int | None = None, reparameterized: bool = True
+) -> tuple[tuple[Kernel, ...], ...]:
+    """The kernels of an encode, stage by stage; see `stage_kernels`."""
+    return tuple(
+        stage_kernels(net, stage, images, image_size, reparameterized) for stage in range(net.stages)
+    )
+
+
+def macs(net: RepMLPNet, images: int = 1, image_size: int | None = None, reparameterized: bool = True) -> int:
+    """Multiply-accumulates of an encode."""
+    stages = encode_kernels(net, images, image_size, reparameterized)
+    return sum(kernel.macs * kernel.count for stage in stages for kernel in stage)
+
+
+def parameters(net: RepMLPNet, reparameterized: bool = True) -> int:
+    """Learned parameters: weights, biases, and scale and shift of every batch norm.
+
+    Locality Injection takes FC3's batch norm and the local perceptron away and gives FC3 a bias; the batch
+    norms of embeddings, units, FFNs and classifier stay.
+    """
+    total = 0
+    inputs, window = net.image_channels, PATCH
+    for channels, sets, blocks, partition in zip(
+        net.channels, net.share_sets, net.blocks, net.partitions, strict=True
+    ):
+        neurons, hidden, part = channels // net.reduction, net.expansion * channels, partition**2
+        unit = 2 * 2 * channels  # a batch norm before each of the two blocks
+        unit += channels * neurons + neurons + neurons * channels + channels
+        unit += sets * part**2
+        if reparameterized:
+            unit += sets * part
+        else:
+            unit += 2 * sets + sum(sets * k * k + 2 * sets for k in net.local_kernels)
+        unit += 2 * channels * hidden + 2 * (hidden + channels)
+        total += window * window * inputs * channels + 2 * channels + blocks * unit
+        inputs, window = channels, STRIDE
+    return total + 2 * inputs + inputs * net.classes + net.classes
+
+
+def weight_bytes(net: RepMLPNet, reparameterized: bool = True) -> int:
+    """Bytes that the network's parameters take in FP16."""
+    return FP16_BYTES * parameters(net, reparameterized)
