@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,12 @@ from papi_env.envs.base import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
 
 
-def evaluate(policy: Policy, env: ProblemVectorEnv, seeds: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+def evaluate(
+    policy: Policy,
+    env: ProblemVectorEnv,
+    seeds: Sequence[int],
+    watch: Callable[[ProblemVectorEnv], None] | None = None,
+) -> dict[str, npt.NDArray[Any]]:
     """Metrics of one episode per seed, arrays [len(seeds)] named in `papi_env.simulation.engine.METRIC_NAMES`.
 
     Args:
@@ -22,6 +27,7 @@ def evaluate(policy: Policy, env: ProblemVectorEnv, seeds: Sequence[int]) -> dic
         env: a vector environment with one environment per seed and autoreset disabled, so that finished
             episodes wait for the longest.
         seeds: seeds of the episodes.
+        watch: called with `env` after the reset and after every step, to look on.
     """
     if env.num_envs != len(seeds):
         raise ConfigurationError(f"{len(seeds)} seeds for {env.num_envs} environments")
@@ -33,12 +39,16 @@ def evaluate(policy: Policy, env: ProblemVectorEnv, seeds: Sequence[int]) -> dic
     if bind is not None:
         bind(env)
     observations, _ = env.reset(seed=list(seeds))
+    if watch is not None:
+        watch(env)
     state: Any = None
     episode_start = np.ones(env.num_envs, dtype=np.bool_)
     done = np.zeros(env.num_envs, dtype=np.bool_)
     while not done.all():
         actions, state = policy.predict(observations, state, episode_start, deterministic=True)
         observations, _, terminated, truncated, _ = env.step(actions)
+        if watch is not None:
+            watch(env)
         episode_start[:] = False
         done |= terminated | truncated
     return env.metrics()

@@ -1,18 +1,17 @@
-"""A scenario: a system, a model, a workload and an objective, validated where it enters.
+"""A scenario: a system, what it runs, and an objective, validated where it enters.
 
-Presets by name, files in TOML, or dictionaries; a system or model inside a scenario is a registered
-name, or a table that starts from one (`base = "papi"`) and overrides fields, or a whole definition.
+What runs: a model that decodes a workload, an encoder of images, or both. Presets by name, files in TOML, or
+dictionaries; a system, model or network inside a scenario is a registered name, or a table that starts from
+one (`base = "papi"`) and overrides fields, or a whole definition.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from contextlib import suppress
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -22,50 +21,19 @@ from papi_env.hardware.links import Link
 from papi_env.hardware.system import SYSTEMS, System, get_system
 from papi_env.hardware.table import DENSE_ROWS
 from papi_env.hardware.units import PimUnit, ProcessingUnit
-from papi_env.workload.lengths import (
-    LENGTH_TABLES,
-    RequestPopulation,
-    fixed_lengths,
-    sample_table,
-    within_context,
-)
-from papi_env.workload.traces import read_trace
+from papi_env.registry import resolve
+from papi_env.workload.arrivals import Arrivals
+from papi_env.workload.images import MAX_IMAGES, Images
+from papi_env.workload.lengths import ContextPolicy, RequestPopulation
+from papi_env.workload.requests import Lengths
+from papi_env.workload.serving import Drift, Objectives, Serving, Speculation
+from papi_env.workload.serving_presets import serving_presets
 from papi_env.workload.transformer import TRANSFORMERS, Transformer, get_transformer
+from papi_env.workload.vision import RepMLPNet, get_repmlpnet
 
 MAX_BATCH = 128
 MAX_SPECULATION = 8
 assert MAX_BATCH * MAX_SPECULATION == DENSE_ROWS
-
-BeyondContext = Literal["refuse", "truncate", "extrapolate"]
-
-
-class Lengths(BaseModel):
-    """Where request lengths come from: exactly one of `table`, `trace`, or `input` with `output`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    table: str | None = None
-    trace: str | None = Field(None, description="path of a CSV file")
-    input_column: str | None = None
-    output_column: str | None = None
-    category_column: str | None = None
-    categories: tuple[str, ...] | None = None
-    input: int | None = Field(None, ge=1, le=1_000_000)
-    output: int | None = Field(None, ge=1, le=1_000_000)
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Lengths:
-        fixed = self.input is not None or self.output is not None
-        if (self.table is not None) + (self.trace is not None) + fixed != 1:
-            raise ValueError("expected exactly one of table, trace, or input with output")
-        if fixed and (self.input is None or self.output is None):
-            raise ValueError("fixed lengths need both input and output")
-        if self.table is not None:
-            lookup("length table", self.table, LENGTH_TABLES)
-        columns = (self.input_column, self.output_column, self.category_column, self.categories)
-        if self.trace is None and any(value is not None for value in columns):
-            raise ValueError("columns and categories belong to a trace")
-        return self
 
 
 class Workload(BaseModel):
@@ -87,7 +55,7 @@ class Workload(BaseModel):
     speculation: int = Field(2, ge=1, le=MAX_SPECULATION)
     speculation_schedule: tuple[tuple[int, int], ...] = ()
     acceptance_rate: float = Field(1.0, ge=0, le=1)
-    beyond_context: BeyondContext = "refuse"
+    beyond_context: ContextPolicy = "refuse"
 
     @field_validator("batch_size", "speculation", mode="before")
     @classmethod
@@ -108,35 +76,25 @@ class Workload(BaseModel):
         return schedule
 
 
-def _resolve(value: Any, registry: Mapping[str, BaseModel], kind: str) -> Any:
-    """A registered name, or a table that overrides a registered one named by its `base`."""
-    if isinstance(value, str):
-        return lookup(kind, value, registry)
-    if isinstance(value, dict) and "base" in value:
-        base = lookup(kind, value["base"], registry).model_dump()
-        return _override(base, {key: item for key, item in value.items() if key != "base"})
-    return value
-
-
-def _override(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = _override(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
 class Scenario(BaseModel):
-    """What an environment simulates; see the module docstring for how one is written."""
+    """What an environment simulates; see the module docstring for how one is written.
+
+    `model` with `workload` decodes static batches, `images` encodes images; at least one of the two is there.
+    Or `model` with `serving`, and neither of the two, serves requests as they arrive.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     description: str = ""
     system: System
-    model: Transformer
-    workload: Workload
-    energy_weight: float = Field(0.0, ge=0, le=1e6, description="seconds per joule in the reward")
+    model: Transformer | None = None
+    workload: Workload | None = None
+    images: Images | None = None
+    serving: Serving | None = None
+    energy_weight: float = Field(
+        0.0, ge=0, le=1e6, description="in the reward: seconds per joule; in serving, tokens per joule"
+    )
     # Seconds of a mode switch; 0 is free switching (nothing is charged, PAPI's assumption). Absent: the
     # problem's default, free in Decode-v0 and the system's `mode_switch_s` in Kernels-v0.
     switch_s: float | None = Field(None, ge=0, le=1)
@@ -144,12 +102,58 @@ class Scenario(BaseModel):
     @field_validator("system", mode="before")
     @classmethod
     def _system(cls, value: Any) -> Any:
-        return _resolve(value, SYSTEMS, "system")
+        return resolve(value, SYSTEMS, "system")
 
     @field_validator("model", mode="before")
     @classmethod
     def _model(cls, value: Any) -> Any:
-        return _resolve(value, TRANSFORMERS, "model")
+        return resolve(value, TRANSFORMERS, "model")
+
+    @model_validator(mode="after")
+    def _something_to_run(self) -> Scenario:
+        if self.serving is not None:
+            for name, value, there in (
+                ("model", self.model, True),
+                ("workload", self.workload, False),
+                ("images", self.images, False),
+            ):
+                if (value is not None) != there:
+                    raise ValueError(f"{name}: {'required' if there else 'not used'} with serving")
+            return self
+        if self.images is None or self.model is not None or self.workload is not None:
+            for name, value, other in (
+                ("model", self.model, "workload"),
+                ("workload", self.workload, "model"),
+            ):
+                if value is None:
+                    raise ValueError(
+                        f"{name}: required to decode, together with a {other} (images alone do without both)"
+                    )
+        if self.images is None:
+            return self
+        images, workload = self.images, self.workload
+        if (workload is None) == (images.per_request is not None):
+            kind = "a stream: batch_sizes and encodes" if workload is None else "images per_request"
+            raise ValueError(f"images: with{'out' * (workload is None)} a workload, expected {kind}")
+        if workload is not None and workload.batch_size * (images.per_request or 0) > MAX_IMAGES:
+            raise ValueError(
+                f"images: {workload.batch_size} requests with {images.per_request} images each are more than "
+                f"the {MAX_IMAGES} of one encode"
+            )
+        if self.system.pu is None and not images.reparameterized:
+            raise ValueError(
+                f"images: system {self.system.name!r} has no PUs, which alone run the overlapping convolutions "
+                "of the training form; expected reparameterized = true"
+            )
+        return self
+
+    def decoding(self) -> tuple[Transformer, Workload]:
+        """The model and the workload; ConfigurationError where the scenario decodes nothing."""
+        if self.model is None or self.workload is None:
+            raise ConfigurationError(
+                f"Scenario {self.name!r} decodes no text: it has no model and no workload"
+            )
+        return self.model, self.workload
 
     def replace(
         self,
@@ -160,15 +164,23 @@ class Scenario(BaseModel):
         batch_size: int | None = None,
         speculation: int | None = None,
         acceptance_rate: float | None = None,
-        beyond_context: BeyondContext | None = None,
+        beyond_context: ContextPolicy | None = None,
         energy_weight: float | None = None,
         switch_s: float | None = None,
+        network: str | RepMLPNet | None = None,
+        reparameterized: bool | None = None,
+        serving: Mapping[str, Any] | None = None,
     ) -> Scenario:
-        """The scenario with some parts replaced; what is None stays. Validated like any other."""
+        """The scenario with some parts replaced; what is None stays. Validated like any other.
+
+        Raises ConfigurationError also where the scenario lacks what a part belongs to.
+        """
         for field, value, kinds in (
             ("system", system, (str, System)),
             ("model", model, (str, Transformer)),
+            ("network", network, (str, RepMLPNet)),
             ("lengths", lengths, (Lengths,)),
+            ("serving", serving, (Mapping,)),
         ):
             if value is not None and not isinstance(value, kinds):
                 names = " or ".join(kind.__name__ for kind in kinds)
@@ -176,10 +188,6 @@ class Scenario(BaseModel):
         data = self.model_dump()
         if system is not None:
             data["system"] = (get_system(system) if isinstance(system, str) else system).model_dump()
-        if model is not None:
-            data["model"] = (get_transformer(model) if isinstance(model, str) else model).model_dump()
-        if speculation is not None:
-            data["workload"]["speculation_schedule"] = ()
         workload = {
             "lengths": None if lengths is None else lengths.model_dump(),
             "batch_size": batch_size,
@@ -187,59 +195,85 @@ class Scenario(BaseModel):
             "acceptance_rate": acceptance_rate,
             "beyond_context": beyond_context,
         }
-        data["workload"].update({key: value for key, value in workload.items() if value is not None})
+        workload = {key: value for key, value in workload.items() if value is not None}
+        if workload or model is not None:
+            if workload or self.serving is None:
+                self.decoding()
+            if model is not None:
+                data["model"] = (get_transformer(model) if isinstance(model, str) else model).model_dump()
+            if speculation is not None:
+                data["workload"]["speculation_schedule"] = ()
+            if workload:
+                data["workload"].update(workload)
+        if network is not None or reparameterized is not None:
+            if self.images is None:
+                raise ConfigurationError(f"Scenario {self.name!r} has no images, so no network to replace")
+            if network is not None:
+                network = get_repmlpnet(network) if isinstance(network, str) else network
+                data["images"]["network"] = network.model_dump()
+            if reparameterized is not None:
+                data["images"]["reparameterized"] = reparameterized
+        if serving is not None:
+            if self.serving is None:
+                raise ConfigurationError(
+                    f"Scenario {self.name!r} serves no requests: no serving part to replace"
+                )
+            # An end of the episode takes the place of the other.
+            if serving.get("requests") is not None:
+                data["serving"]["horizon_s"] = None
+            elif serving.get("horizon_s") is not None:
+                data["serving"]["requests"] = None
+            data["serving"].update(serving)
         whole = {"energy_weight": energy_weight, "switch_s": switch_s}
         data.update({key: value for key, value in whole.items() if value is not None})
         return parse_scenario(data, f"scenario {self.name!r}")
 
     def population(self) -> RequestPopulation:
-        """The requests that instances are drawn from, those beyond the model's context treated as asked."""
-        lengths = self.workload.lengths
-        version = (0, 0)
-        if lengths.trace is not None:
-            with suppress(OSError):  # the reader says what is wrong with the file
-                stat = Path(lengths.trace).stat()
-                version = (stat.st_mtime_ns, stat.st_size)
-        return _population(lengths, self.model.context_limit, self.workload.beyond_context, version)
+        """The requests that instances are drawn from, those beyond the model's context treated as asked.
+
+        Lengths are those of the text; positions of images take their part of the context.
+        """
+        model, workload = self.decoding()
+        limit = model.context_limit - self.image_tokens
+        if limit < 2:
+            raise ConfigurationError(
+                f"Scenario {self.name!r}: the images of a request take {self.image_tokens} positions, but "
+                f"{model.name} has a context of {model.context_limit} tokens"
+            )
+        return workload.lengths.population(limit, workload.beyond_context)
+
+    @property
+    def image_tokens(self) -> int:
+        """Positions that images add to every prompt."""
+        return 0 if self.images is None else self.images.tokens_per_request
 
     def check(self) -> Scenario:
         """Refuse a scenario that the system cannot hold. Returns itself.
 
         Every batch that can be drawn fits: the KV caches are reserved for the longest request
-        (input, all of its output, and the drafted tokens being verified) times the batch size.
+        (input with its images, all of its output, and the drafted tokens being verified) times the batch
+        size. The weights of all models count.
         """
-        tlp = max([self.workload.speculation, *(length for _, length in self.workload.speculation_schedule)])
-        tokens = self.workload.batch_size * (self.population().max_total + tlp - 1)
-        kv = tokens * self.model.kv_bytes_per_token
-        self.system.check_capacity(self.model.weight_bytes, kv)
+        weights = kv = 0
+        if self.images is not None:
+            weights += self.images.weight_bytes
+        if self.model is not None and self.workload is not None:
+            schedule = self.workload.speculation_schedule
+            tlp = max([self.workload.speculation, *(length for _, length in schedule)])
+            longest = self.population().max_total + self.image_tokens + tlp - 1
+            kv = self.workload.batch_size * longest * self.model.kv_bytes_per_token
+            weights += self.model.weight_bytes
+        self.system.check_capacity(weights, kv)
         return self
-
-
-@lru_cache(maxsize=32)
-def _population(
-    lengths: Lengths, context_limit: int, beyond: BeyondContext, version: tuple[int, int]
-) -> RequestPopulation:
-    """Cached; `version` changes with the trace file."""
-    if lengths.table is not None:
-        population = sample_table(lookup("length table", lengths.table, LENGTH_TABLES))
-    elif lengths.trace is not None:
-        population = read_trace(
-            lengths.trace,
-            input_column=lengths.input_column,
-            output_column=lengths.output_column,
-            category_column=lengths.category_column,
-            categories=lengths.categories,
-        ).population()
-    else:
-        assert lengths.input is not None
-        assert lengths.output is not None
-        population = fixed_lengths(lengths.input, lengths.output)
-    return within_context(population, context_limit, beyond)
 
 
 _FIELDS = {
     name
-    for model in (Scenario, Workload, Lengths, System, ProcessingUnit, PimUnit, Stack, Link, Transformer)
+    for model in (
+        *(Scenario, Workload, Lengths, Images, System),
+        *(Serving, Arrivals, Objectives, Speculation, Drift),
+        *(ProcessingUnit, PimUnit, Stack, Link, Transformer, RepMLPNet),
+    )
     for name in model.model_fields
 }
 
@@ -262,9 +296,11 @@ def load_scenario(path: str | Path) -> Scenario:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a TOML file: {error}") from None
     data.setdefault("name", path.stem)
-    lengths = data.get("workload", {}).get("lengths", {}) if isinstance(data.get("workload"), dict) else {}
-    if isinstance(lengths, dict) and isinstance(lengths.get("trace"), str):
-        lengths["trace"] = str(path.parent / lengths["trace"])
+    for part, source in (("workload", "lengths"), ("serving", "lengths"), ("serving", "arrivals")):
+        table = data.get(part)
+        named = table.get(source) if isinstance(table, dict) else None
+        if isinstance(named, dict) and isinstance(named.get("trace"), str):
+            named["trace"] = str(path.parent / named["trace"])
     return parse_scenario(data, str(path))
 
 
@@ -274,6 +310,23 @@ _DATASETS = {
     "azure-code": "azure-code",
     "azure-conversation": "azure-conversation",
 }
+
+
+def _near() -> System:
+    """`papi-1gpu` where a unit is worth choosing although kernels take microseconds.
+
+    Activations cross no link: FC-PIM is the GPU's own memory, and a kernel's cost already moves its vectors in
+    and out of the stacks. chosen: mode switches of 0.1 us, three row openings (range of `System.mode_switch_s`
+    0.03-10 us): with 1 us, or over NVLink, what FC-PIM gains on FC3 of few images is lost on the way there.
+    """
+    return get_system("papi-1gpu").model_copy(
+        update={
+            "name": "papi-1gpu-near",
+            "description": "1 A100 and its 5 FC-PIM stacks, no link between them, mode switches of 0.1 us",
+            "fabric": None,
+            "mode_switch_s": 1e-7,
+        }
+    )
 
 
 def _presets() -> dict[str, Scenario]:
@@ -288,6 +341,31 @@ def _presets() -> dict[str, Scenario]:
                 model=model,
                 workload=Workload(lengths=Lengths(table=table)),
             )
+    presets["vision-stream"] = Scenario(
+        name="vision-stream",
+        description="RepMLPNet-B256 encodes a stream of batches of 1 to 8 images on one GPU with FC-PIM stacks",
+        system=_near(),
+        # chosen: mostly few images, as cameras give them (range 1-128), and 16 encodes, so that an episode meets
+        # every size. FC3 of the third stage has 12 rows an image: up to three are on FC-PIM's side.
+        images=Images(network=get_repmlpnet("repmlpnet-b256"), batch_sizes=(1, 1, 2, 4, 8), encodes=16),
+    )
+    presets["vision-language"] = Scenario(
+        name="vision-language",
+        description="RepMLPNet-B256 encodes an image of each request, then LLaMA-65B answers in static batches",
+        system=get_system("papi"),
+        model=get_transformer("llama-65b"),
+        workload=Workload(lengths=Lengths(table="dolly-general-qa")),
+        images=Images(network=get_repmlpnet("repmlpnet-b256"), per_request=1),
+    )
+    for name, preset in serving_presets().items():
+        presets[name] = Scenario(
+            name=name,
+            description=preset.description,
+            system=get_system("papi"),
+            model=get_transformer(preset.model),
+            serving=preset.serving,
+            energy_weight=preset.energy_weight,
+        )
     return presets
 
 

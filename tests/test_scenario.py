@@ -84,10 +84,18 @@ def test_a_preset_fits_papi_and_survives_being_written_down(name):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_preset_on_another_system_fits_or_is_refused_with_both_sizes(system):
     for scenario in SCENARIOS.values():
-        kv = 64 * scenario.population().max_total * scenario.model.kv_bytes_per_token
+        if scenario.serving is not None:
+            continue
+        kv = weights = 0
+        if scenario.model is not None:
+            longest = scenario.population().max_total + scenario.image_tokens
+            kv = 64 * longest * scenario.model.kv_bytes_per_token
+            weights = scenario.model.weight_bytes
+        if scenario.images is not None:
+            weights += scenario.images.weight_bytes
         moved = scenario.replace(system=system)
         shared = moved.system.kv_capacity_bytes is None
-        need, limit = scenario.model.weight_bytes + kv * shared, moved.system.weight_capacity_bytes
+        need, limit = weights + kv * shared, moved.system.weight_capacity_bytes
         if need <= limit and (shared or kv <= moved.system.kv_capacity_bytes):
             assert moved.check() is moved
         else:
@@ -100,10 +108,10 @@ def test_the_papers_scenarios_are_presets():
     assert DEFAULT_SCENARIO in PAPER_SCENARIOS
 
 
-@PRESETS
+@pytest.mark.parametrize("name", [name for name, s in SCENARIOS.items() if s.workload is not None])
 def test_no_request_of_a_preset_exceeds_the_models_context(name):
     scenario = SCENARIOS[name]
-    assert scenario.population().max_total <= scenario.model.context_limit
+    assert scenario.population().max_total + scenario.image_tokens <= scenario.model.context_limit
 
 
 @pytest.mark.parametrize("name", ["creative-writting/llama-65b", "papi", "", "PAPI"])
@@ -155,7 +163,8 @@ def test_a_model_starts_from_a_base_or_is_described_whole():
 @PRESETS
 def test_objects_are_accepted_as_they_are(name):
     preset = SCENARIOS[name]
-    again = Scenario(name=name, system=preset.system, model=preset.model, workload=preset.workload)
+    parts = {part: getattr(preset, part) for part in ("system", "model", "workload", "images", "serving")}
+    again = Scenario(name=name, **parts)
     assert again.system is preset.system
 
 
@@ -575,7 +584,114 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
 
 
 def test_an_empty_file_is_told_what_is_missing(tmp_path):
-    with pytest.raises(
-        ConfigurationError, match=r"system: .*required.*model: .*required.*workload: .*required"
-    ):
+    with pytest.raises(ConfigurationError, match=r"system: .*required"):
         load_scenario(written(tmp_path, ""))
+    with pytest.raises(ConfigurationError, match=r"model: required to decode, together with a workload"):
+        load_scenario(written(tmp_path, 'system = "papi"'))
+
+
+# --- images ----------------------------------------------------------------------------------------
+
+STREAM = {
+    "name": "stream",
+    "system": "papi-1gpu",
+    "images": {"network": "repmlpnet-t224", "batch_sizes": [1, 8], "encodes": 4},
+}
+
+
+def stream(**images):
+    return {**STREAM, "images": {**STREAM["images"], **images}}
+
+
+def test_a_stream_of_images_needs_no_model_and_no_workload():
+    scenario = get_scenario(STREAM)
+    assert (scenario.model, scenario.workload, scenario.image_tokens) == (None, None, 0)
+    assert scenario.images.network.channels == (64, 128, 256, 512)
+    assert parse_scenario(scenario.model_dump(mode="json"), "again") == scenario
+    with pytest.raises(ConfigurationError, match="'stream' decodes no text"):
+        scenario.population()
+
+
+def test_a_network_starts_from_a_base_and_a_file_may_describe_it_whole(tmp_path):
+    text = """
+system = "papi-1gpu"
+[images]
+batch_sizes = [2]
+encodes = 1
+reparameterized = false
+[images.network]
+base = "repmlpnet-t256"
+name = "deeper"
+blocks = [2, 2, 9, 2]
+"""
+    scenario = load_scenario(written(tmp_path, text))
+    assert (scenario.images.network.name, scenario.images.network.blocks) == ("deeper", (2, 2, 9, 2))
+    assert not scenario.images.reparameterized
+    assert scenario.replace(network="repmlpnet-l256").images.network.name == "repmlpnet-l256"
+
+
+def test_positions_of_images_take_their_part_of_the_context():
+    plain = get_scenario("general-qa/llama-65b")
+    data = plain.model_dump()
+    data["images"] = {"network": "repmlpnet-b256", "per_request": 2}
+    scenario = parse_scenario(data, "with images")
+    assert scenario.image_tokens == 2 * 8 * 8
+    assert scenario.population().max_total <= 2048 - 128 < plain.population().max_total
+    assert scenario.population().excluded > plain.population().excluded
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (stream(network="repmlpnet-t25"), "Did you mean 'repmlpnet-t256'"),
+        (
+            stream(network={"base": "repmlpnet-t256", "share_sets": [1, 4, 16, 100]}),
+            "100 share-sets do not divide 512",
+        ),
+        (stream(image_size=300), "do not divide the maps of 300 x 300 images; expected a multiple of 224"),
+        (stream(batch_sizes=[]), "a stream needs both batch_sizes"),
+        (stream(batch_sizes=[129]), r"batch size 129 is outside 1\.\.128"),
+        (stream(encodes=0), "images.encodes"),
+        (stream(encodes=None), "a stream needs both batch_sizes"),
+        (stream(per_request=1), "expected batch_sizes with encodes .* or per_request"),
+        (stream(batch_size=4), "images.batch_size: not a known field; did you mean 'batch_size"),
+        (
+            {**STREAM, "images": {"network": "repmlpnet-t224", "per_request": 1}},
+            "without a workload, expected a stream",
+        ),
+        ({**PLAIN, "images": STREAM["images"]}, "with a workload, expected images per_request"),
+        (
+            {**PLAIN, "images": {"network": "repmlpnet-t224", "per_request": 3}},
+            "64 requests with 3 images each are more",
+        ),
+        ({**STREAM, "model": "opt-30b"}, "workload: required to decode"),
+        (
+            {**stream(reparameterized=False), "system": "attacc-only"},
+            "has no PUs, which alone run the overlapping convolutions",
+        ),
+    ],
+)
+def test_images_that_cannot_be_encoded_are_one_clear_error(data, message):
+    with pytest.raises(ConfigurationError, match=message):
+        get_scenario(data)
+
+
+def test_a_network_with_more_stages_than_observations_have_places_is_refused():
+    five = {
+        "name": "five",
+        "channels": [4] * 5,
+        "share_sets": [1] * 5,
+        "blocks": [1] * 5,
+        "partitions": [16, 8, 4, 2, 1],
+        "image_size": 64,
+    }
+    with pytest.raises(ConfigurationError, match="five has 5 stages, expected at most 4"):
+        get_scenario(stream(network=five))
+
+
+def test_images_that_fill_the_context_are_refused():
+    data = copy.deepcopy(PLAIN)
+    data["workload"]["batch_size"] = 1
+    data["images"] = {"network": "repmlpnet-t256", "image_size": 1536, "per_request": 1}
+    with pytest.raises(ConfigurationError, match="take 2304 positions, but llama-65b has a context of 2048"):
+        get_scenario(data).check()

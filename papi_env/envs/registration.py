@@ -7,6 +7,7 @@ import gymnasium as gym
 _PROBLEMS = {
     "papi_env/Decode-v0": "papi_env.envs.decode:Decode",
     "papi_env/Kernels-v0": "papi_env.envs.kernels:Kernels",
+    "papi_env/Serving-v0": "papi_env.envs.serving:Serving",
 }
 ENV_IDS = tuple(_PROBLEMS)
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from papi_env.errors import ConfigurationError, DataError, nearest, unknown_name
-from papi_env.workload.lengths import MAX_TOKENS, RequestPopulation
+from papi_env.workload.lengths import MAX_TOKENS, ContextPolicy, RequestPopulation, whole_number
 
 TIME_EXPECTED = "a time such as 2023-11-16 18:17:03.9799600, or seconds such as 12.5"
 MAX_SECONDS = 10**12  # more than the years 1 to 9999 have
@@ -156,6 +157,61 @@ def read_trace(
         None if times is None else times[kept],
         tuple(labels[i] for i in kept),
     )
+
+
+class ContextCounts(NamedTuple):
+    """How many requests of a trace are refused, served with their output cut, or served beyond the context."""
+
+    refused: int
+    truncated: int
+    extrapolated: int
+
+
+class TraceLengths(NamedTuple):
+    """The requests of a trace as a model serves them, row by row; both arrays are read-only.
+
+    `lengths` is int32 [N, 2], input and output tokens; `refused` is bool [N], the rows that arrive and are
+    rejected, whose lengths are those of the file.
+    """
+
+    lengths: npt.NDArray[np.int32]
+    refused: npt.NDArray[np.bool_]
+    counts: ContextCounts
+
+
+def trace_lengths(trace: Trace, context_limit: int, beyond: ContextPolicy = "refuse") -> TraceLengths:
+    """The lengths of every row where requests keep those of the trace, for a context of `context_limit` tokens.
+
+    As `within_context` treats a population, but no row is left out: a request that cannot be served still
+    arrives. `refuse` rejects those whose input and output exceed the limit; `truncate` cuts their output to
+    fit, and rejects those whose input leaves no room for one output token; `extrapolate` serves all. Raises
+    ConfigurationError for another policy, and where every request would be rejected.
+    """
+    if beyond not in get_args(ContextPolicy):
+        raise unknown_name("context policy", beyond, get_args(ContextPolicy))
+    limit = whole_number("context limit", context_limit, 2, 2 * MAX_TOKENS)
+    inputs, outputs = trace.input_lengths, trace.output_lengths
+    too_long = inputs + outputs > limit
+    none = np.zeros(len(trace), dtype=np.bool_)
+    refused, truncated, extrapolated = none, none, none
+    if beyond == "refuse":
+        refused = too_long
+    elif beyond == "truncate":
+        refused = inputs >= limit
+        truncated = too_long & ~refused
+    else:
+        extrapolated = too_long
+    if refused.all():
+        shortest = int((inputs + (outputs if beyond == "refuse" else 1)).min())
+        raise ConfigurationError(
+            f"{trace.path}: none of {len(trace)} requests fits a context of {limit} tokens under "
+            f"policy {beyond!r}; the shortest needs {shortest}"
+        )
+    lengths = np.stack((inputs, np.where(truncated, limit - inputs, outputs)), axis=1).astype(np.int32)
+    for array in (lengths, refused):
+        array.setflags(write=False)
+    counts = ContextCounts(int(refused.sum()), int(truncated.sum()), int(extrapolated.sum()))
+    return TraceLengths(lengths, refused, counts)
 
 
 def csv_text(path: Path) -> str:

@@ -1,0 +1,280 @@
+"""Continuous batching: where FC kernels run, how far to speculate, whom to admit, and what to overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+
+from papi_env.envs.base import BoolArray, Columns, Problem, ProblemEnv, ProblemVectorEnv
+from papi_env.envs.serving_timeline import ServingTimeline
+from papi_env.errors import ConfigurationError
+from papi_env.hardware.system import System
+from papi_env.kernel import FloatArray
+from papi_env.scenario import Scenario, get_scenario
+from papi_env.simulation import serving_layout as at
+from papi_env.simulation.serving_engine import ServingEngine
+from papi_env.workload.transformer import Transformer
+
+DEFAULT_SERVING_SCENARIO = "saturated/llama-65b"
+
+# [72, 4]: every joint action, in the order that the flattened space numbers them.
+JOINT_ACTIONS: npt.NDArray[np.int64] = np.stack(
+    np.unravel_index(np.arange(at.NUM_ACTIONS), at.NVEC), axis=1
+).astype(np.int64)
+
+
+class ServingProblem(Problem):
+    """Four choices before every iteration of continuous batching."""
+
+    choices = len(at.NVEC)
+    free_switching = False
+    observation_names = at.OBSERVATION_NAMES
+    clock_info: ClassVar[Columns] = (
+        ("time_s", at.TIME_S),
+        ("iteration_s", at.LAST_TIME_S),
+        ("iteration_dynamic_j", at.LAST_DYNAMIC_J),
+        ("fc_s", at.LAST_FC_S),
+        ("attention_s", at.LAST_ATTENTION_S),
+        ("draft_s", at.LAST_DRAFT_S),
+        ("prefill_attention_s", at.LAST_PREFILL_S),
+        ("communication_s", at.LAST_COMMUNICATION_S),
+        ("reward_goodput", at.LAST_REWARD_GOODPUT),
+        ("reward_energy", at.LAST_REWARD_ENERGY),
+    )
+    counter_info: ClassVar[Columns] = (
+        ("queued", at.QUEUED),
+        ("rlp", at.RLP),
+        ("prefilling", at.PREFILLING),
+        ("iteration", at.ITERATION),
+        ("tokens", at.TOKENS),
+        ("finished", at.FINISHED),
+        ("attained", at.ATTAINED),
+        ("rejected", at.REJECTED),
+        ("preemptions", at.PREEMPTIONS),
+        ("invalid_actions", at.INVALID),
+    )
+    engine: ServingEngine
+
+    @staticmethod
+    def single_space() -> gym.spaces.MultiDiscrete:
+        """FC unit, speculation length, admission, overlap."""
+        return gym.spaces.MultiDiscrete(list(at.NVEC))
+
+    def _setup(self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int | None) -> None:
+        if max_steps is not None and max_steps < 1:
+            raise ConfigurationError(f"max_episode_steps is {max_steps}, expected at least 1 or None")
+        self.scenario = scenario
+        self.engine = ServingEngine(scenario, num_envs, autoreset=autoreset, max_steps=max_steps or 0)
+
+    @property
+    def reference(self) -> float:
+        """What the reward divides by: the mean output tokens of a request."""
+        return float(self.engine.tables.scalars[at.REFERENCE_TOKENS])
+
+    @property
+    def alpha(self) -> float:
+        """PAPI's threshold for this system and model, from the offline sweep."""
+        return float(self.engine.tables.scalars[at.ALPHA])
+
+    def first_info(self) -> dict[str, FloatArray]:
+        """Nothing besides."""
+        return {}
+
+    @staticmethod
+    def new_timeline() -> ServingTimeline:
+        """What records an episode for `render`."""
+        return ServingTimeline()
+
+    def describe_env(self, e: int) -> str:
+        """One line about environment `e`."""
+        c, t = self.engine.counters[e], self.engine.clocks[e]
+        return (
+            f"env {e}: iteration {c[at.ITERATION]}, {t[at.TIME_S]:.3f} s, {c[at.RLP]} decoding, "
+            f"{c[at.PREFILLING]} in prefill, {c[at.QUEUED]} queued, {c[at.FINISHED]} finished, {c[at.ATTAINED]} in time"
+        )
+
+    def valid_choices(self) -> BoolArray:
+        """Bool [num_envs, 3 + 4 + 3 + 2]: the valid choices of the coming step, one choice after the other."""
+        scalars, counters = self.engine.tables.scalars, self.engine.counters
+        valid = np.ones((self.engine.num_envs, sum(at.NVEC)), dtype=np.bool_)
+        only = int(scalars[at.ONLY_UNIT])
+        if only >= 0:
+            valid[:, : at.NVEC[at.FC]] = False
+            valid[:, only] = True
+        idle = (counters[:, at.RLP] + counters[:, at.PREFILLING] == 0) & (counters[:, at.QUEUED] > 0)
+        valid[:, sum(at.NVEC[: at.ADMISSION]) + at.NONE] = ~idle
+        if scalars[at.ATTENTION_UNIT] != 2.0:
+            valid[:, -1] = False
+        return valid
+
+    def step_masks(self) -> BoolArray:
+        """Bool [num_envs, 12]: the same, under the name that all problems share."""
+        return self.valid_choices()
+
+    def valid_units(self) -> BoolArray:
+        """Bool [12]: the choices of environment 0, as `action_masks` gives them."""
+        return self.valid_choices()[0]
+
+    def joint_actions(self) -> npt.NDArray[np.int64]:
+        """Int64 [72, 4]: every joint action, valid or not."""
+        return JOINT_ACTIONS
+
+    def joint_masks(self) -> BoolArray:
+        """Bool [num_envs, 72]: which joint actions are valid."""
+        valid = self.valid_choices()
+        starts = np.cumsum((0, *at.NVEC[:-1]))
+        return np.all([valid[:, starts[k] + JOINT_ACTIONS[:, k]] for k in range(len(at.NVEC))], axis=0)
+
+    def joint_costs(self) -> FloatArray:
+        """Refused: on this problem the next step's cost alone ranks nothing (see `agents`' look-ahead policies)."""
+        raise ConfigurationError("Serving-v0 has no joint_costs(); fork its engine to look ahead")
+
+    def metrics(self) -> dict[str, npt.NDArray[Any]]:
+        """Metrics of the current episodes, arrays [num_envs]; names in `simulation.serving_metrics`."""
+        return self.engine.metrics()
+
+    def _check_strict(self, actions: npt.NDArray[np.int64]) -> None:
+        valid = self.valid_choices()
+        starts = np.cumsum((0, *at.NVEC[:-1]))
+        good = np.take_along_axis(valid, starts + actions, axis=1)
+        if not good.all():
+            env, choice = (int(i) for i in np.argwhere(~good)[0])
+            name = ("FC unit", "speculation", "admission", "overlap")[choice]
+            options = [o for k, o in enumerate(at.CHOICES[choice]) if valid[env, starts[choice] + k]]
+            raise ConfigurationError(
+                f"Environment {env}: {name} {at.CHOICES[choice][actions[env, choice]]!r} is not possible now in system "
+                f"{self.scenario.system.name!r}; expected one of {options}"
+            )
+
+
+def build_serving_scenario(
+    scenario: str | Path | Mapping[str, Any] | Scenario,
+    system: str | System | None,
+    model: str | Transformer | None,
+    energy_weight: float | None,
+    switch_s: float | None,
+    serving: Mapping[str, Any] | None,
+) -> Scenario:
+    """The scenario that an environment's arguments name; see `ServingEnv` for them."""
+    built = get_scenario(scenario)
+    if built.serving is None:
+        raise ConfigurationError(
+            f"Scenario {built.name!r} has no serving part; expected one such as {DEFAULT_SERVING_SCENARIO!r}"
+        )
+    return built.replace(
+        system=system, model=model, energy_weight=energy_weight, switch_s=switch_s, serving=serving
+    )
+
+
+class ServingEnv(ServingProblem, ProblemEnv):
+    """Serve requests as they arrive; before each iteration make four choices that depend on one another.
+
+    ## Description
+    Requests arrive over time, wait in a queue, are admitted, have their prompt processed in chunks of 512
+    tokens, and decode together until they have all their output tokens (continuous batching at token
+    granularity; PAPI, ASPLOS 2025, names the setting and evaluates static batches). The machine is that of
+    the other problems; here its parts compete. Prompt chunks run on the PUs: decode rows can share that
+    kernel, or run on FC-PIM beside it, or be split by tokens, but PUs and FC-PIM share the stacks' banks.
+    Drafting costs time on the PUs and pays only where drafts are accepted, which depends on the request.
+    Two half-batches can take turns on FC kernels and attention, for which weights are read twice. KV caches
+    take pages of 16 tokens on Attn-PIM; when those run out, the request admitted last loses its own and is
+    computed again. Units may drift from their offline profile. `papi_env.workload.serving.Serving` lists
+    every effect with its switch and source, `papi_env.simulation.serving` how an iteration is put together.
+
+    ## Action space
+    `MultiDiscrete([3, 4, 3, 2])`: unit of the decode FC kernels (0 PUs, 1 FC-PIM, 2 split), tokens verified per
+    request (1, 2, 4, 8), admission (0 none, 1 one request, 2 as many as fit), overlap of half-batches (0, 1).
+    `papi_env.envs.flatten` numbers the 72 joint actions for algorithms that want `Discrete`. Invalid choices (a
+    unit that the system lacks, overlap without Attn-PIM, admitting none while nothing runs) fall back to what
+    is possible and are counted in `info["invalid_actions"]`; `strict=True` raises. `action_masks()` is flat,
+    bool [12].
+
+    ## Observation space
+    `Box(0, 1, float32)`; `observation_names` gives the features in order, `papi_env.simulation.serving_layout` their
+    scaling: queue and waiting time, requests decoding and in prefill, prompt backlog, KV use, contexts, times of
+    the last iteration by cause, the last action, observed over profiled time by unit, moving averages of
+    tokens gained at each speculation length and of accepted drafts, slack against the objectives, and
+    descriptors of system, model and objectives. Output lengths, acceptance rates, drift and future arrivals
+    are not observed.
+
+    ## Rewards
+    (good tokens - energy_weight x joules) / reference. Good tokens are the output tokens of requests that
+    finish in this step having met both objectives, time to first token and mean time per output token; with
+    `reward="on-time"` in the scenario, the tokens produced in this step no later than their request's pace
+    allows. The reference is the mean output of a request. Terms: `info["reward_goodput"]` and
+    `info["reward_energy"]`.
+
+    ## Starting state
+    An empty machine at the first arrival. Arrivals, lengths, classes, acceptance and drift are keyed by (seed,
+    episode, request, token), so every policy meets the same instance.
+
+    ## Episode end
+    By requests: terminated when every request has finished or was rejected. By time (`horizon_s`): truncated at
+    the first iteration that ends at or after the horizon. `info["metrics"]` then holds the totals;
+    `engine.records(0)` every request's arrival, admission, first token, finish, preemptions and status.
+
+    ## Arguments
+    * `scenario`: a preset's name, a `.toml` file, a table or a `Scenario` with a `serving` part.
+    * `system`, `model`, `energy_weight` (tokens per joule), `switch_s`: replace the scenario's.
+    * `serving`: a table of fields of `Serving` to replace, such as `{"horizon_s": 30.0, "drift": None}`.
+    * `strict`: raise on choices that are not possible.
+    * `render_mode`: `ansi` or `rgb_array`, a timeline of work by unit.
+
+    ## Vectorised use
+    `gymnasium.make_vec("papi_env/Serving-v0", num_envs=1024)`; further arguments as in `papi_env/Decode-v0`.
+
+    ## Version history
+    * v0: first version.
+    """
+
+    def __init__(
+        self,
+        scenario: str | Path | Mapping[str, Any] | Scenario = DEFAULT_SERVING_SCENARIO,
+        *,
+        system: str | System | None = None,
+        model: str | Transformer | None = None,
+        energy_weight: float | None = None,
+        switch_s: float | None = None,
+        serving: Mapping[str, Any] | None = None,
+        strict: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        built = build_serving_scenario(scenario, system, model, energy_weight, switch_s, serving)
+        self._start(built, strict, render_mode)
+
+    def action_masks(self) -> BoolArray:
+        """Bool [12]: the valid choices of the coming step, one choice after the other."""
+        return self.valid_units()
+
+
+class ServingVectorEnv(ServingProblem, ProblemVectorEnv):
+    """The vector version of `ServingEnv`; environment i is the single one with seed + i."""
+
+    def __init__(
+        self,
+        scenario: str | Path | Mapping[str, Any] | Scenario = DEFAULT_SERVING_SCENARIO,
+        *,
+        num_envs: int = 1,
+        system: str | System | None = None,
+        model: str | Transformer | None = None,
+        energy_weight: float | None = None,
+        switch_s: float | None = None,
+        serving: Mapping[str, Any] | None = None,
+        strict: bool = False,
+        render_mode: str | None = None,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        copy: bool = True,
+    ) -> None:
+        built = build_serving_scenario(scenario, system, model, energy_weight, switch_s, serving)
+        self._start(built, num_envs, strict, render_mode, max_episode_steps, autoreset_mode, copy)
+
+    def action_masks(self) -> BoolArray:
+        """Bool [num_envs, 12]: the valid choices of the coming step, one choice after the other."""
+        return self.valid_choices()

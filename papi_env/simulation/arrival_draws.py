@@ -1,0 +1,176 @@
+"""Arrival times of an episode, drawn in compiled code and keyed as all draws are (see `draws`).
+
+The gap before a request is a function of (seed, episode, request), where the episode starts in a profile or
+trace of (seed, episode). Both hash with a constant of their own, so that they are independent of the draws
+of lengths and acceptance.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from papi_env.simulation.draws import mix, njit, request_key
+from papi_env.workload.arrivals import GAMMA, TOGETHER, TRACE
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+# Any odd constant other than those of other streams; this one is next to 2^64 / sqrt(2).
+_ARRIVALS = np.uint64(0xB504F333F9DE6485)
+_NO_REQUEST = np.uint64(2**64 - 1)  # stands for the episode itself
+_12 = np.uint64(12)
+
+
+@njit
+def arrival_stream(seed, episode, request):
+    """uint64 key of the draws for one request's arrival."""
+    return mix(request_key(seed, episode, request) ^ _ARRIVALS)
+
+
+@njit
+def uniform(stream, counter):
+    """Draw `counter` of a stream: one of 2^52 even steps inside (0, 1), never at its ends."""
+    bits = mix(stream + np.uint64(counter) * _GOLDEN) >> _12
+    return (np.float64(bits) + 0.5) * 2.0**-52
+
+
+@njit
+def exponential(stream, counter):
+    """Exponential draw of mean 1, by inversion."""
+    return -math.log(uniform(stream, counter))
+
+
+@njit
+def standard_gamma(stream, counter, shape):
+    """Gamma draw of the given shape (mean and variance), from draws `counter` on.
+
+    Rejection by Marsaglia and Tsang (ACM TOMS 26(3), 2000), exact for shape >= 1: three draws a proposal,
+    more than 95 % accepted. Below 1, their boost: a gamma of shape + 1 times U^(1 / shape).
+    """
+    boosted = shape < 1.0
+    d = (shape + 1.0 if boosted else shape) - 1.0 / 3.0
+    c = 1.0 / math.sqrt(9.0 * d)
+    while True:
+        radius = math.sqrt(-2.0 * math.log(uniform(stream, counter)))
+        normal = radius * math.cos(2.0 * math.pi * uniform(stream, counter + 1))  # Box and Muller
+        log_u = math.log(uniform(stream, counter + 2))
+        counter += 3
+        v = 1.0 + c * normal
+        if v <= 0.0:
+            continue
+        v = v * v * v
+        if log_u < 0.5 * normal * normal + d - d * v + d * math.log(v):
+            break
+    if boosted:
+        return d * v * uniform(stream, counter) ** (1.0 / shape)
+    return d * v
+
+
+@njit
+def gap(stream, kind, shape):
+    """Gap between two requests, in units of the mean gap."""
+    if kind == GAMMA:
+        return standard_gamma(stream, 1, shape) / shape
+    return exponential(stream, 1)
+
+
+@njit
+def first_gap(stream, kind, shape):
+    """Time from the start of an episode to its first request, in units of the mean gap.
+
+    What remains, at a random time, of the gap that this time fell into. Such a gap is drawn in proportion
+    to its length, which for a gamma adds 1 to the shape, and is uniformly cut.
+    """
+    if kind == GAMMA:
+        return uniform(stream, 1) * standard_gamma(stream, 2, shape + 1.0) / shape
+    return exponential(stream, 1)  # without memory
+
+
+@njit
+def operational_time(within_s, knots_s, operational_s, stretch):
+    """Operational seconds that have passed `within_s` seconds after a period's start; less than a period."""
+    segment = np.searchsorted(knots_s, within_s, side="right") - 1
+    if stretch[segment] == 0.0:
+        return operational_s[segment]
+    return operational_s[segment] + (within_s - knots_s[segment]) / stretch[segment]
+
+
+@njit
+def real_time(operational, period_s, knots_s, operational_s, stretch):
+    """The time at which `operational` seconds of operational time have passed since a period's start."""
+    periods = math.floor(operational / period_s)
+    within = max(0.0, operational - periods * period_s)
+    # The last knot at or before it: at the end of a time without arrivals, not at its start.
+    segment = np.searchsorted(operational_s, within, side="right") - 1
+    segment = min(segment, len(stretch) - 1)
+    return periods * period_s + knots_s[segment] + (within - operational_s[segment]) * stretch[segment]
+
+
+@njit
+def draw_renewal(seed, episode, tables, limit, times, rows):
+    """`draw_arrivals` of a Poisson or gamma process, at most `limit` requests."""
+    kind, shape, mean_gap_s, horizon_s = tables.kind, tables.shape, tables.mean_gap_s, tables.horizon_s
+    period_s, knots_s, operational_s = tables.period_s, tables.knots_s, tables.operational_s
+    stretch = tables.stretch
+    phase_s = 0.0
+    operational = 0.0
+    if tables.random_phase:
+        phase_s = period_s * uniform(arrival_stream(seed, episode, _NO_REQUEST), 1)
+        operational = operational_time(phase_s, knots_s, operational_s, stretch)
+    before = 0.0
+    for i in range(limit):
+        stream = arrival_stream(seed, episode, np.uint64(i))
+        gaps = first_gap(stream, kind, shape) if i == 0 else gap(stream, kind, shape)
+        operational += gaps * mean_gap_s
+        time = operational
+        if len(stretch) > 0:
+            time = real_time(operational, period_s, knots_s, operational_s, stretch) - phase_s
+        time = max(time, before)  # rounding at the knots must not reorder
+        if time >= horizon_s:
+            return i
+        times[i] = time
+        rows[i] = -1
+        before = time
+    return limit
+
+
+@njit
+def draw_window(seed, episode, tables, limit, times, rows):
+    """`draw_arrivals` of a trace: the rows of a window that starts at a drawn time or row."""
+    rows_s, horizon_s, first_row = tables.rows_s, tables.horizon_s, tables.first_row
+    u = uniform(arrival_stream(seed, episode, _NO_REQUEST), 1)
+    if tables.start_rows > 0:
+        first = min(np.int64(u * tables.start_rows), tables.start_rows - 1)
+        start_s = rows_s[first]
+    else:
+        low, high = tables.first_start_s, tables.last_start_s
+        start_s = min(low + u * (high - low), high)
+        first = np.searchsorted(rows_s, start_s)
+    count = 0
+    while count < limit and first + count < len(rows_s):
+        time = rows_s[first + count] - start_s
+        if time >= horizon_s:
+            break
+        times[count] = time
+        rows[count] = first_row + first + count
+        count += 1
+    return count
+
+
+@njit
+def draw_arrivals(seed, episode, tables, times, rows):
+    """The requests of an episode, in order of arrival; returns how many there are.
+
+    Writes float64 seconds since the episode's start into `times[:count]`, never decreasing and before
+    `tables.horizon_s`, and int64 rows of the trace into `rows[:count]`, -1 where there is none. No more
+    than `tables.capacity`, nor than the arrays hold. `tables` is an `ArrivalTables`; nothing is allocated.
+    """
+    limit = min(tables.capacity, len(times), len(rows))
+    if tables.kind == TRACE:
+        return draw_window(seed, episode, tables, limit, times, rows)
+    if tables.kind == TOGETHER:
+        for i in range(limit):
+            times[i] = 0.0
+            rows[i] = -1
+        return limit
+    return draw_renewal(seed, episode, tables, limit, times, rows)

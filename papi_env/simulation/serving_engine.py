@@ -1,0 +1,189 @@
+"""The serving engine: any number of environments of one serving scenario, as arrays that compiled code advances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from papi_env.kernel import FloatArray
+from papi_env.scenario import Scenario
+from papi_env.simulation import batch, serving_batch
+from papi_env.simulation import serving_layout as at
+from papi_env.simulation.serving_batch import ServingState
+from papi_env.simulation.serving_metrics import serving_metrics
+from papi_env.simulation.serving_tables import ServingTables, build_serving_tables, freeze
+
+
+class ServingEngine:
+    """State and dynamics of `num_envs` machines under continuous batching.
+
+    Args:
+        scenario: what is simulated; its `serving` part is required.
+        num_envs: environments, any number from 1.
+        autoreset: `batch.DISABLED`, `NEXT_STEP` or `SAME_STEP`.
+        max_steps: iterations after which an episode is truncated; 0 for never.
+
+    Attributes:
+        state: see `serving_batch.ServingState`; its counters and clocks are also attributes.
+        actions: int64 [num_envs, 4]; observations: float32 [num_envs, features]; rewards: float64 [num_envs].
+        terminated, truncated: bool [num_envs].
+        final: with SAME_STEP, the last counters, clocks and records of episodes that ended in the last step.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        num_envs: int = 1,
+        *,
+        autoreset: int = batch.DISABLED,
+        max_steps: int = 0,
+        tables: ServingTables | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}, expected at least 1")
+        self.scenario, self.num_envs = scenario, num_envs
+        self.autoreset, self.max_steps = autoreset, max_steps
+        self.tables = build_serving_tables(scenario) if tables is None else tables
+        assert scenario.serving is not None
+        slots, requests = scenario.serving.max_running, max(self.tables.arrivals.capacity, 1)
+        self.state = empty_state(num_envs, slots, requests)
+        # Final states keep what metrics need; their slots are not copied.
+        self.final = self.state._replace(
+            counters=np.zeros_like(self.state.counters),
+            clocks=np.zeros_like(self.state.clocks),
+            moments=np.zeros_like(self.state.moments) if autoreset == batch.SAME_STEP else self.state.moments,
+            facts=np.zeros_like(self.state.facts) if autoreset == batch.SAME_STEP else self.state.facts,
+        )
+        self.actions = np.zeros((num_envs, len(at.NVEC)), dtype=np.int64)
+        self.observations = np.zeros((num_envs, len(at.OBSERVATION_NAMES)), dtype=np.float32)
+        self.observations[:, at.NUM_STATE_FEATURES :] = self.tables.descriptors
+        self.final_observations = np.zeros_like(self.observations)
+        self.rewards = np.zeros(num_envs)
+        self.terminated = np.zeros(num_envs, dtype=np.bool_)
+        self.truncated = np.zeros(num_envs, dtype=np.bool_)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        freeze(self.tables)
+
+    @property
+    def counters(self) -> npt.NDArray[np.int64]:
+        """int64 [num_envs, NUM_COUNTERS]; see `serving_layout`."""
+        return self.state.counters
+
+    @property
+    def clocks(self) -> FloatArray:
+        """float64 [num_envs, NUM_CLOCKS]; see `serving_layout`."""
+        return self.state.clocks
+
+    @property
+    def final_counters(self) -> npt.NDArray[np.int64]:
+        """Counters of episodes that ended in the last step, with SAME_STEP."""
+        return self.final.counters
+
+    @property
+    def final_clocks(self) -> FloatArray:
+        """Clocks of episodes that ended in the last step, with SAME_STEP."""
+        return self.final.clocks
+
+    def reset(self, mask: npt.NDArray[np.bool_] | None = None) -> None:
+        """Start the episode that the SEED and EPISODE counters name, where `mask` is true."""
+        mask = np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
+        serving_batch.reset_batch(mask, self.state, self.tables, self.observations)
+
+    def step(self) -> None:
+        """Advance every environment by one iteration with `self.actions`, already checked."""
+        serving_batch.step_batch(
+            self.actions,
+            self.autoreset,
+            self.max_steps,
+            self.state,
+            self.tables,
+            self.observations,
+            self.rewards,
+            self.terminated,
+            self.truncated,
+            self.final,
+            self.final_observations,
+        )
+
+    def fork(self, env: int, copies: int) -> ServingEngine:
+        """Privileged: an engine with `copies` copies of environment `env`, for looking ahead; no autoreset."""
+        twin = object.__new__(ServingEngine)
+        twin.__dict__.update(self.__dict__)
+        twin.num_envs, twin.autoreset, twin.max_steps = copies, batch.DISABLED, 0
+        twin.state = ServingState._make(
+            np.repeat(array[env : env + 1], copies, axis=0) for array in self.state
+        )
+        twin.final = twin.state
+        twin.actions = np.zeros((copies, len(at.NVEC)), dtype=np.int64)
+        twin.observations = np.repeat(self.observations[env : env + 1], copies, axis=0)
+        twin.final_observations = twin.observations
+        twin.rewards = np.zeros(copies)
+        twin.terminated = np.zeros(copies, dtype=np.bool_)
+        twin.truncated = np.zeros(copies, dtype=np.bool_)
+        return twin
+
+    def clone(self) -> ServingEngine:
+        """An engine with a copy of the whole state; the tables are shared."""
+        twin = object.__new__(ServingEngine)
+        twin.__dict__.update(
+            {
+                name: value.copy() if isinstance(value, np.ndarray) else value
+                for name, value in self.__dict__.items()
+            }
+        )
+        twin.state = ServingState._make(array.copy() for array in self.state)
+        twin.final = ServingState._make(array.copy() for array in self.final)
+        return twin
+
+    @property
+    def state_bytes_per_env(self) -> int:
+        """Bytes of simulation state of one environment: counters, clocks, slots and the requests' records."""
+        return sum(array.nbytes for array in self.state) // self.num_envs
+
+    def metrics(
+        self, counters: npt.NDArray[np.int64] | None = None, clocks: FloatArray | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Metrics of the current episodes, or (given any argument) of those that ended in the last step.
+
+        Arrays [num_envs], by `serving_metrics.METRIC_NAMES`.
+        """
+        final = counters is not None or clocks is not None
+        return serving_metrics(self.final if final else self.state, self.tables)
+
+    def records(self, env: int, state: ServingState | None = None) -> dict[str, npt.NDArray[Any]]:
+        """What became of every request of environment `env` that has arrived, arrays [requests].
+
+        Moments are seconds from the episode's start, NaN where they have not come: `arrival_s`, `admitted_s`,
+        `first_token_s`, `finish_s`; then `input`, `output` and `generated` tokens (`generated` of a request
+        that is decoding counts up to its last preemption), `preemptions`, `class` and `status` (see
+        `serving_layout.STATUS_NAMES`).
+        """
+        state = self.state if state is None else state
+        count = int(state.counters[env, at.ARRIVED])
+        moments, facts = state.moments[env, :count], state.facts[env, :count]
+        columns: dict[str, npt.NDArray[Any]] = {
+            name: moments[:, k].copy() for k, name in enumerate(at.MOMENT_NAMES)
+        }
+        return columns | {name: facts[:, k].copy() for k, name in enumerate(at.FACT_NAMES)}
+
+
+def empty_state(num_envs: int, slots: int, requests: int) -> ServingState:
+    """Zeroed state; shapes as in `ServingState`."""
+    return ServingState(
+        counters=np.zeros((num_envs, at.NUM_COUNTERS), dtype=np.int64),
+        clocks=np.zeros((num_envs, at.NUM_CLOCKS)),
+        moments=np.full((num_envs, requests, at.NUM_MOMENTS), np.nan),
+        facts=np.zeros((num_envs, requests, at.NUM_FACTS), dtype=np.int32),
+        requests=np.zeros((num_envs, slots), dtype=np.int32),
+        contexts=np.zeros((num_envs, slots), dtype=np.int32),
+        left=np.zeros((num_envs, slots), dtype=np.int32),
+        classes=np.zeros((num_envs, slots), dtype=np.int32),
+        keys=np.zeros((num_envs, slots), dtype=np.uint64),
+        deadlines=np.zeros((num_envs, slots)),
+        prefill=np.zeros((num_envs, slots), dtype=np.int32),
+        preempted=np.zeros((num_envs, slots), dtype=np.int32),
+    )

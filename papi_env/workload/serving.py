@@ -1,0 +1,177 @@
+"""What a serving scenario says: arrivals, objectives, speculation, drift, and which effects are on.
+
+Every effect of continuous batching can be switched off; with all of them off, requests that arrive together
+and one fixed speculation length, an episode is a static batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from papi_env.errors import lookup
+from papi_env.workload.arrivals import Arrivals
+from papi_env.workload.lengths import ContextPolicy
+from papi_env.workload.requests import Lengths
+from papi_env.workload.transformer import Transformer
+
+# Concurrent requests whose shapes the look-ups cover.
+MAX_RUNNING = 256
+# Tokens verified per request that a policy may choose.
+SPECULATION_LENGTHS = (1, 2, 4, 8)
+MAX_DRAFTED = SPECULATION_LENGTHS[-1] - 1
+# vLLM (Kwon et al., SOSP 2023): KV caches in pages of 16 tokens, of which 1 % stay free at admission.
+PAGE_TOKENS = 16
+WATERMARK = 0.01
+# Sarathi-Serve (Agrawal et al., OSDI 2024): a chunk of 512 prompt tokens.
+CHUNK_TOKENS = 512
+
+# Small models of the LLaMA and OPT families used to draft (SpecInfer, ASPLOS 2024, drafts with the first and
+# OPT-125M): layers, hidden, heads, feed-forward.
+DRAFTS = {
+    "llama-160m": Transformer(
+        name="llama-160m", layers=12, hidden=768, heads=12, feed_forward=3072, gated=True, context_limit=2048
+    ),
+    "opt-125m": Transformer(
+        name="opt-125m", layers=12, hidden=768, heads=12, feed_forward=3072, context_limit=2048
+    ),
+}
+
+# Chance that a drafted token is accepted, given that those before it were, at draft positions 1..7: first and
+# last value measured with small models, a straight line between them (chosen; only the ends are known).
+_ENDS = {
+    "writing": (0.64, 0.64),
+    "questions": (0.635, 0.635),
+    "code": (0.84, 0.74),
+    "maths": (0.84, 0.70),
+    "tools": (0.73, 0.53),
+}
+ACCEPTANCE = {
+    name: tuple(first + (last - first) * i / (MAX_DRAFTED - 1) for i in range(MAX_DRAFTED))
+    for name, (first, last) in _ENDS.items()
+}
+REQUEST_CLASSES = tuple(ACCEPTANCE)
+
+
+def _number(value: Any) -> Any:
+    """Refuse a truth value or text where a number belongs, which would be taken for one."""
+    if isinstance(value, (bool, str)):
+        raise ValueError("expected a number")
+    return value
+
+
+class Objectives(BaseModel):
+    """Latency objectives of a request: time to its first token, and mean time per output token after it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    ttft_s: float = Field(gt=0, le=1e6)
+    tpot_s: float = Field(gt=0, le=1e6)
+
+    _numbers = field_validator("ttft_s", "tpot_s", mode="before")(_number)
+
+
+class Speculation(BaseModel):
+    """Drafting: who drafts, and how often drafted tokens are accepted.
+
+    `classes` gives the shares of request classes (normalised); `acceptance` overrides the measured rates with
+    one list per class, by draft position (the last value goes on). A policy sees what was accepted, no rates.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    draft: str = "llama-160m"
+    classes: dict[str, float] = {"writing": 1.0}
+    acceptance: dict[str, tuple[float, ...]] = {}
+    # Kernel launches of one layer of the draft model. chosen: 10 us; range 0-30 (AttAcc has 22 us a layer for
+    # norms and activations alone; CUDA graphs save most of the launches).
+    draft_layer_overhead_s: float = Field(10e-6, ge=0, le=1e-3)
+
+    @model_validator(mode="after")
+    def _known(self) -> Speculation:
+        lookup("draft model", self.draft, DRAFTS)
+        known = {**ACCEPTANCE, **self.acceptance}
+        if not self.classes or len(self.classes) > 16:
+            raise ValueError(f"{len(self.classes)} request classes, expected 1 to 16")
+        for name, share in self.classes.items():
+            lookup("request class", name, known)
+            if share < 0:
+                raise ValueError(f"share of class {name!r} is {share}, expected at least 0")
+        if not sum(self.classes.values()) > 0:
+            raise ValueError("shares of request classes are all 0")
+        for name, rates in self.acceptance.items():
+            if not rates or any(not 0 <= rate <= 1 for rate in rates):
+                raise ValueError(f"acceptance of class {name!r} is {rates}, expected rates from 0 to 1")
+        return self
+
+    def rates(self) -> dict[str, tuple[float, ...]]:
+        """Acceptance of every class of this scenario at draft positions 1..7."""
+        known = {**ACCEPTANCE, **self.acceptance}
+        return {
+            name: tuple(known[name][min(i, len(known[name]) - 1)] for i in range(MAX_DRAFTED))
+            for name in self.classes
+        }
+
+
+class Drift(BaseModel):
+    """True times over profiled ones: a factor per unit that wanders slowly between two bounds.
+
+    The logarithm of the factor is a smooth noise with a new level every `period_s` of simulated time, uniform
+    within [0, log(worst)]: a throttled or contended unit is slower than its profile, never faster.
+    chosen: a factor of 1.6 over 20 s (thermal throttling of GPUs halves clocks within seconds to minutes;
+    DRAM refresh doubles above 85 C); ranges 1-3 and 1-600 s.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    period_s: float = Field(20.0, gt=0, le=1e6)
+    pu: float = Field(1.6, ge=1, le=10)
+    fc_pim: float = Field(1.6, ge=1, le=10)
+    attn_pim: float = Field(1.6, ge=1, le=10)
+
+    _numbers = field_validator("period_s", "pu", "fc_pim", "attn_pim", mode="before")(_number)
+
+
+class Serving(BaseModel):
+    """Continuous batching of one model on one system.
+
+    Effects, each with its switch: `prefill` (prompts are processed in chunks before the first token; off:
+    prompts arrive processed), `paging` (KV pages limit admission and cause preemption by recomputation; off:
+    memory is unbounded), `draft_cost`, `switching` (mode switches of the FC-PIM stacks), `drift` (absent: none),
+    `dual_row_buffers` (PU reads and PIM work at once, NeuPIMs, ASPLOS 2024), `decision_s`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    arrivals: Arrivals
+    lengths: Lengths
+    beyond_context: ContextPolicy = "refuse"
+    objectives: Objectives
+    speculation: Speculation = Speculation()
+    drift: Drift | None = None
+    # An episode ends after so many requests, or after so much simulated time; exactly one is given.
+    requests: int | None = Field(None, ge=1, le=1_000_000)
+    horizon_s: float | None = Field(None, gt=0, le=1e6)
+    max_running: int = Field(128, ge=1, le=MAX_RUNNING)
+    chunk_tokens: int = Field(CHUNK_TOKENS, ge=1, le=CHUNK_TOKENS)
+    # Take the lengths of a trace's own rows when the arrivals come from it.
+    paired: bool = True
+    prefill: bool = True
+    paging: bool = True
+    draft_cost: bool = True
+    switching: bool = True
+    dual_row_buffers: bool = False
+    # Time that a decision adds to every iteration.
+    decision_s: float = Field(0.0, ge=0, le=1)
+    reward: Literal["attained", "on-time"] = "attained"
+
+    _numbers = field_validator(
+        "requests", "horizon_s", "max_running", "chunk_tokens", "decision_s", mode="before"
+    )(_number)
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Serving:
+        if (self.requests is None) == (self.horizon_s is None):
+            raise ValueError("expected exactly one of requests and horizon_s")
+        return self
