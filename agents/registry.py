@@ -1,17 +1,40 @@
-"""The registry of policies, and the way to a user's own."""
+"""The registry of policies, and the way to a user's own.
+
+A name stands for one idea; where problems differ too much for one class to play them, as a static batch and
+Serving-v0 do, the environment that a policy is bound to decides which class it is.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from agents.adaptive import AdaptiveAlpha
+from agents.learned import load_policy
 from agents.oracles import Optimum, Oracle
 from agents.policy import Policy
-from agents.rules import Random, Static, Threshold
-from papi_env.errors import ConfigurationError, lookup
+from agents.rules import Random, Static, Threshold, ThresholdIntensity
+from agents.serving_heuristic import ServingHeuristic
+from agents.serving_policies import (
+    FIXED_NAMES,
+    ServingAdaptive,
+    ServingFixed,
+    ServingPrefillThreshold,
+    ServingRandom,
+    ServingThreshold,
+    parse_fixed,
+)
+from agents.serving_search import ServingClairvoyant, ServingOracle, ServingSearch
+from papi_env.envs.serving import ServingProblem
+from papi_env.errors import ConfigurationError, unknown_name
+from papi_env.workload.serving import SPECULATION_LENGTHS
 
+# Of static batches and image encodes: Decode-v0 and Kernels-v0.
 POLICIES: Mapping[str, Callable[[], Policy]] = {
     "static": Static,
     "static-pu": partial(Static, "pu"),
@@ -19,20 +42,85 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
     "random": Random,
     "threshold": Threshold,
     "threshold-initial": partial(Threshold, runtime=False),
+    "threshold-intensity": ThresholdIntensity,
     "adaptive": AdaptiveAlpha,
     "oracle": Oracle,
     "optimum": Optimum,
 }
 
+# Of Serving-v0; besides, every fixed joint action by its name (`fixed-fc-pim-4-all-on`), and look-aheads with
+# a budget: `search-<candidates>x<samples>x<iterations>`, `clairvoyant-<candidates>x<iterations>`.
+_RULES: Mapping[str, Callable[..., Policy]] = {
+    "threshold": ServingThreshold,
+    "threshold-prefill": ServingPrefillThreshold,
+    "adaptive": ServingAdaptive,
+}
+SERVING_POLICIES: Mapping[str, Callable[[], Policy]] = {
+    "static": ServingFixed,
+    "random": ServingRandom,
+    **{name: partial(rule, 1) for name, rule in _RULES.items()},
+    **{f"{name}-spec{t}": partial(rule, t) for name, rule in _RULES.items() for t in SPECULATION_LENGTHS[1:]},
+    "heuristic": ServingHeuristic,
+    "oracle": ServingOracle,
+    "search": ServingSearch,
+    "clairvoyant": ServingClairvoyant,
+}
+_BUDGETED = {
+    "search": (ServingSearch, re.compile(r"search-(\d+)x(\d+)x(\d+)")),
+    "clairvoyant": (ServingClairvoyant, re.compile(r"clairvoyant-(\d+)x(\d+)")),
+}
+
+
+class ByProblem:
+    """One name, two classes: which of them plays is known when an environment is bound.
+
+    Args:
+        batch: plays static batches and image encodes; serving: plays Serving-v0. Both or neither privileged.
+    """
+
+    def __init__(self, batch: Policy, serving: Policy) -> None:
+        assert batch.privileged == serving.privileged
+        self.privileged = batch.privileged
+        self._batch, self._serving = batch, serving
+        self._playing: Policy | None = None
+
+    def bind(self, env: Any) -> None:
+        """Choose the class and bind it."""
+        problem = getattr(env, "unwrapped", env)
+        self._playing = self._serving if isinstance(problem, ServingProblem) else self._batch
+        bind = getattr(self._playing, "bind", None)
+        if bind is not None:
+            bind(env)
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[Any, Any]:
+        """What the chosen class predicts; see `Policy`."""
+        if self._playing is None:
+            raise ConfigurationError("call bind(env) before predict()")
+        return self._playing.predict(observation, state, episode_start, deterministic)
+
+
+def names_folder(name: str) -> bool:
+    """Whether a policy's name is the folder of a learned one: a path, or a directory that is there."""
+    if "/" in name or os.sep in name:
+        return True
+    return name not in POLICIES and name not in SERVING_POLICIES and Path(name).is_dir()
+
 
 def make_policy(name: str) -> Policy:
-    """A fresh policy: a registered name, or `module:Class` for a class that is called without arguments.
+    """A fresh policy: a registered name, the folder of a learned one, or `module:Class` for a class of one's own.
+
+    A class is called without arguments. From a folder nothing is executed (see `agents.checkpoint`).
 
     Raises:
         ConfigurationError: the name is unknown, or what it names is no policy.
+        DataError: a learned policy's files are damaged.
     """
+    if names_folder(name):
+        return load_policy(name)
     if ":" not in name:
-        return lookup("policy", name, POLICIES)()
+        return _registered(name)
     module_name, _, class_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -50,3 +138,20 @@ def make_policy(name: str) -> Policy:
         made.privileged = False
     policy: Policy = made
     return policy
+
+
+def _registered(name: str) -> Policy:
+    """The policy of a registered name, or of one that says its parameters."""
+    if name in POLICIES and name in SERVING_POLICIES:
+        return ByProblem(POLICIES[name](), SERVING_POLICIES[name]())
+    if name.startswith("fixed-"):
+        return parse_fixed(name)
+    for made, pattern in _BUDGETED.values():
+        budget = pattern.fullmatch(name)
+        if budget:
+            return made(*(int(part) for part in budget.groups()))
+    known = {**POLICIES, **SERVING_POLICIES}
+    if name not in known:
+        names = (*known, FIXED_NAMES[0], "search-24x2x16", "clairvoyant-24x24")
+        raise unknown_name("policy", name, names)
+    return known[name]()

@@ -2,7 +2,9 @@
 
 An entry is a policy on a system, such as papi/threshold. Every entry plays every scenario at every batch
 size and speculation length on the same seeds. Printed: end-to-end speed-up over a100-attacc/static,
-tokens per second, joules per token, and regret against the oracle of the same system. Written to the run
+tokens per second, joules per token, and regret against the oracle of the same system; in Kernels-v0 also
+regret by kernel class. Image streams (--env papi_env/Kernels-v0 --scenario vision-stream) are compared on their
+own system, in images per second. Written to the run
 folder: run.json (what ran), results.csv (a row per instance), summary.json, compare.png. An interrupted
 run goes on with `--out` and the same options.
 """
@@ -35,11 +37,13 @@ from experiments.entries import (
     settings,
     trace_digest,
 )
-from experiments.report import BASELINE, Results, collect, populations, print_report, readings
+from experiments.report import print_report
+from experiments.results import BASELINE, Results, collect, populations, readings
 from experiments.runner import Job, RunFolder, run_jobs
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import SYSTEMS
-from papi_env.scenario import PAPER_SCENARIOS, Lengths, Scenario
+from papi_env.scenario import PAPER_SCENARIOS, Scenario
+from papi_env.workload.requests import Lengths
 
 DEFAULT_ENTRIES = (
     "a100-attacc/static",
@@ -52,6 +56,16 @@ DEFAULT_ENTRIES = (
     "papi/threshold",
     "papi/adaptive",
     "papi/oracle",
+)
+# On the scenario's own system, where nothing decodes.
+IMAGE_POLICIES = (
+    "static-pu",
+    "static-fc-pim",
+    "random",
+    "threshold",
+    "threshold-intensity",
+    "adaptive",
+    "oracle",
 )
 MAX_SEED = 2**62
 
@@ -67,13 +81,19 @@ class Config:
 
     Prints speed-up over a100-attacc/static, tokens/s, J/token and regret with 95 % intervals, and writes
     run.json, results.csv, summary.json and compare.png. Repeat a command with --out to go on where it
-    was interrupted.
+    was interrupted. Scenarios with images need --env papi_env/Kernels-v0:
+
+    python -m experiments.compare --env papi_env/Kernels-v0 --scenario vision-stream
     """
 
     entries: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SYSTEM/POLICY ...")] = DEFAULT_ENTRIES
-    """Policies on systems, in the order of the table."""
+    """Policies on systems, in the order of the table. Where nothing decodes, the default is rules and oracle on
+    the scenario's own system."""
+    baseline: Annotated[str | None, _as_is("SYSTEM/POLICY")] = None
+    """What speed-up is measured against (default: a100-attacc/static, or static on the scenario's own system
+    where nothing decodes)."""
     policy: Annotated[tuple[str, ...], _as_is("MODULE:CLASS ...")] = ()
-    """Policies of your own; each adds the entry papi/MODULE:CLASS."""
+    """Policies of your own; each adds the entry papi/MODULE:CLASS (where nothing decodes, on the own system)."""
     scenario: Annotated[tuple[str, ...], _as_is("NAME|FILE.toml ...")] = ()
     """Presets by name, or .toml files (default: the paper's three models on its two datasets)."""
     requests: Annotated[Path | None, _as_is("FILE")] = None
@@ -129,6 +149,7 @@ class Comparison:
     grid: tuple[Scenario, ...]
     cells: tuple[Cell, ...]
     seeds: tuple[int, ...]
+    baseline: Entry
 
     def describe(self) -> dict[str, Any]:
         """The resolved configuration as plain data; a run folder goes on only if all of it is the same."""
@@ -140,7 +161,7 @@ class Comparison:
             "problem": self.config.env,
             "entries": [str(entry) for entry in self.entries],
             "references": [str(e) for e in dict.fromkeys(c.entry for c in self.cells if c.reference)],
-            "baseline": str(BASELINE),
+            "baseline": str(self.baseline),
             "seeds": {"first": self.seeds[0], "count": len(self.seeds)},
             "readings": readings_asked,
             # A scenario's own system stands for its name there; `systems` are those of the first scenario.
@@ -149,7 +170,7 @@ class Comparison:
             "traces": {
                 str(scenario.workload.lengths.trace): trace_digest(scenario)
                 for scenario in self.grid
-                if scenario.workload.lengths.trace is not None
+                if scenario.workload is not None and scenario.workload.lengths.trace is not None
             },
             "policy_sources": {name: policy_digest(name) for name in sorted(policies) if ":" in name},
         }
@@ -183,14 +204,15 @@ def resolve(config: Config) -> Comparison:
             raise ConfigurationError(f"--{option.replace('_', '-')} names a value twice: {values}")
     grid = settings(scenarios, config.batch_sizes, config.speculation)
     entries = _entries(config, grid)
+    baseline = _baseline(config, grid)
     references = [
-        e for e in dict.fromkeys((BASELINE, *(e.oracle for e in (BASELINE, *entries)))) if e not in entries
+        e for e in dict.fromkeys((baseline, *(e.oracle for e in (baseline, *entries)))) if e not in entries
     ]
     cells = plan(entries, references, grid, config.gpu_bandwidth, config.bank_rate, config.constants)
     if all(cell.refusal for cell in cells if not cell.reference):
         raise ConfigurationError(f"No scenario fits any entry's system. {cells[0].refusal}")
     seeds = tuple(range(config.seed, config.seed + config.seeds))
-    return Comparison(config, entries, tuple(grid), tuple(cells), seeds)
+    return Comparison(config, entries, tuple(grid), tuple(cells), seeds, baseline)
 
 
 def _scenario_names(config: Config) -> tuple[str, ...]:
@@ -218,13 +240,18 @@ def _requests(config: Config) -> Lengths | None:
 def _entries(config: Config, grid: Sequence[Scenario]) -> tuple[Entry, ...]:
     """The entries asked for; a scenario's own system joins the default ones, lest it be left out silently."""
     names = [*config.entries]
-    if config.entries == DEFAULT_ENTRIES:
+    images_alone = _images_alone(grid)
+    if config.entries == DEFAULT_ENTRIES and images_alone:
+        own = dict.fromkeys(scenario.system.name for scenario in grid)
+        names = [f"{name}/{policy}" for name in own for policy in IMAGE_POLICIES]
+    elif config.entries == DEFAULT_ENTRIES:
         for name, system in known_systems(grid).items():
             if name not in SYSTEMS:
                 choice = system.can_run("pu", "fc") and system.can_run("fc-pim", "fc")
                 policies = ("threshold", "adaptive", "oracle") if choice else ("static",)
                 names += [f"{name}/{policy}" for policy in policies]
-    names += [f"papi/{policy}" for policy in config.policy]
+    home = grid[0].system.name if images_alone else "papi"
+    names += [f"{home}/{policy}" for policy in config.policy]
     for policy in config.policy:
         if ":" not in policy:
             raise ConfigurationError(
@@ -234,6 +261,17 @@ def _entries(config: Config, grid: Sequence[Scenario]) -> tuple[Entry, ...]:
     if not entries:
         raise ConfigurationError("No entries: name at least one in --entries or --policy")
     return entries
+
+
+def _images_alone(grid: Sequence[Scenario]) -> bool:
+    """Whether no scenario decodes: systems of six GPUs are no measure for those, then."""
+    return all(scenario.model is None for scenario in grid)
+
+
+def _baseline(config: Config, grid: Sequence[Scenario]) -> Entry:
+    if config.baseline is not None:
+        return Entry.parse(config.baseline)
+    return Entry(grid[0].system.name, "static") if _images_alone(grid) else BASELINE
 
 
 def run(config: Config, command: str, console: Console, progress: Console) -> Path:
@@ -283,11 +321,13 @@ def _write(folder: RunFolder, comparison: Comparison, jobs: dict[int, Job], core
     # Only the process that reports needs it.
     from experiments.plots import compare_figure
 
-    results = Results(collect(folder, comparison.cells, jobs, comparison.seeds))
+    by_class = comparison.config.env == "papi_env/Kernels-v0"
+    frame = collect(folder, comparison.cells, jobs, comparison.seeds)
+    results = Results(frame, comparison.baseline, by_class)
     folder.write("results.csv", results.frame.write_csv())
     systems = {cell.entry: cell.scenario.system for cell in comparison.cells}
     summary = {
-        "baseline": str(BASELINE),
+        "baseline": str(comparison.baseline),
         "problem": comparison.config.env,
         "scenarios": results.scenarios,
         "settings": len(results.settings),
@@ -301,7 +341,9 @@ def _write(folder: RunFolder, comparison: Comparison, jobs: dict[int, Job], core
         "alpha": results.alphas(),
         "readings": readings(list(systems.values())),
         "constants": comparison.config.constants,
-        "acceptance_rates": sorted({s.workload.acceptance_rate for s in comparison.grid}),
+        "acceptance_rates": sorted(
+            {s.workload.acceptance_rate for s in comparison.grid if s.workload is not None}
+        ),
         "cores": cores,
         "entries": results.summary(),
     }

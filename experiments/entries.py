@@ -10,16 +10,19 @@ from typing import Any, Literal, get_args
 
 from gymnasium.vector import AutoresetMode
 
+from agents.checkpoint import DESCRIPTION, WEIGHTS
 from agents.evaluate import evaluate
-from agents.registry import make_policy
-from experiments.runner import file_digest
+from agents.registry import make_policy, names_folder
+from experiments.runner import digest, file_digest
 from papi_env.envs.base import ProblemVectorEnv
 from papi_env.envs.decode import DecodeVectorEnv
 from papi_env.envs.kernels import KernelsVectorEnv
 from papi_env.errors import ConfigurationError, DataError, lookup, unknown_name
 from papi_env.hardware.system import SYSTEMS, System
-from papi_env.scenario import BeyondContext, Lengths, Scenario, get_scenario, parse_scenario
+from papi_env.scenario import Scenario, get_scenario, parse_scenario
 from papi_env.simulation.engine import METRIC_NAMES
+from papi_env.workload.lengths import ContextPolicy
+from papi_env.workload.requests import Lengths
 
 PROBLEMS: Mapping[str, type[ProblemVectorEnv]] = {
     "papi_env/Decode-v0": DecodeVectorEnv,
@@ -32,7 +35,7 @@ PAPER_SPECULATION = (1, 2, 4)
 
 @dataclass(frozen=True)
 class Entry:
-    """A policy on a system, by name: `papi/threshold`."""
+    """A policy on a system, by name: `papi/threshold`; or a learned one, by its folder: `papi/runs/mine/best`."""
 
     system: str
     policy: str
@@ -72,10 +75,10 @@ class Cell:
     def label(self) -> str:
         """What is played, for people."""
         workload = self.scenario.workload
-        return (
-            f"{self.entry} · {self.scenario.name} · batch {workload.batch_size} · "
-            f"speculation {workload.speculation}"
-        )
+        label = f"{self.entry} · {self.scenario.name}"
+        if workload is None:
+            return label
+        return f"{label} · batch {workload.batch_size} · speculation {workload.speculation}"
 
 
 def resolve_scenarios(
@@ -94,7 +97,7 @@ def resolve_scenarios(
     """
     if beyond_context is not None:
         lookup(
-            "treatment of requests beyond the context", beyond_context, dict.fromkeys(get_args(BeyondContext))
+            "treatment of requests beyond the context", beyond_context, dict.fromkeys(get_args(ContextPolicy))
         )
     resolved: dict[str, tuple[Scenario, bool]] = {}
     for name in names:
@@ -107,17 +110,19 @@ def resolve_scenarios(
         ).model_dump()
         if requests is not None:
             assert requests.trace is not None
+            model, _ = scenario.decoding()
             # The first part of a preset's name is its lengths, which are others now.
-            data["name"] = f"{Path(requests.trace).stem}/{scenario.name if own else scenario.model.name}"
-            data["description"] = (
-                f"{scenario.model.name} decodes static batches with the lengths of {requests.trace}"
-            )
+            kept = own or scenario.images is not None
+            data["name"] = f"{Path(requests.trace).stem}/{scenario.name if kept else model.name}"
+            data["description"] = f"{model.name} decodes static batches with the lengths of {requests.trace}"
         if beyond_context is not None:
+            scenario.decoding()
             data["workload"]["beyond_context"] = beyond_context
         scenario = parse_scenario(data, f"scenario {name!r}")
         if scenario.name in resolved:
             raise ConfigurationError(f"Two scenarios are called {scenario.name!r}; give each its own name")
-        scenario.population()  # reads the lengths: a mistake in them is not a matter of one system
+        if scenario.workload is not None:
+            scenario.population()  # reads the lengths: a mistake in them is not a matter of one system
         resolved[scenario.name] = (scenario, own)
     return list(resolved.values())
 
@@ -127,10 +132,14 @@ def settings(
 ) -> list[Scenario]:
     """Every scenario at every batch size and speculation length.
 
-    Where none are given a preset is played on the paper's grid, and a scenario from a file as it stands.
+    Where none are given a preset is played on the paper's grid, and a scenario from a file as it stands; a
+    scenario that decodes nothing has neither.
     """
     out: list[Scenario] = []
     for scenario, own in scenarios:
+        if scenario.workload is None:
+            out.append(scenario)
+            continue
         batches: Sequence[int | None] = batch_sizes or ((None,) if own else PAPER_BATCH_SIZES)
         lengths: Sequence[int | None] = speculation or ((None,) if own else PAPER_SPECULATION)
         out += [scenario.replace(batch_size=b, speculation=t) for b in batches for t in lengths]
@@ -249,7 +258,7 @@ def job_spec(problem: str, cell: Cell, seeds: Sequence[int]) -> dict[str, Any]:
 
 def trace_digest(scenario: Scenario) -> str | None:
     """A hash of the scenario's file of lengths, or None where it has none."""
-    trace = scenario.workload.lengths.trace
+    trace = None if scenario.workload is None else scenario.workload.lengths.trace
     try:
         return None if trace is None else file_digest(trace)
     except OSError as error:
@@ -257,7 +266,10 @@ def trace_digest(scenario: Scenario) -> str | None:
 
 
 def policy_digest(policy: str) -> str | None:
-    """A hash of the file that defines a user's own policy, or None for a registered one."""
+    """A hash of what defines a learned policy or a user's own, or None for a registered one."""
+    if names_folder(policy):
+        files = [Path(policy) / name for name in (DESCRIPTION, WEIGHTS)]
+        return digest("".join(file_digest(path) for path in files if path.is_file()))
     if ":" not in policy:
         return None
     try:

@@ -17,7 +17,8 @@ from agents.rules import Random, Static, Threshold, calibrate_alpha
 from papi_env.envs.decode import DecodeVectorEnv
 from papi_env.envs.kernels import KernelsVectorEnv
 from papi_env.errors import ConfigurationError
-from papi_env.scenario import PAPER_SCENARIOS, Lengths, get_scenario
+from papi_env.scenario import PAPER_SCENARIOS, get_scenario
+from papi_env.workload.requests import Lengths
 
 SEEDS = range(4)
 

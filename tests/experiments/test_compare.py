@@ -28,7 +28,7 @@ import numpy as np
 
 class FcPim:
     def predict(self, observation, state=None, episode_start=None, deterministic=True):
-        return np.ones((len(observation), 4), dtype=int), state
+        return np.ones((len(observation), 7), dtype=int), state
 """
 
 
@@ -219,10 +219,63 @@ def test_a_users_policy_plays_beside_the_others_on_a_users_scenario(tmp_path, mo
         rows.filter(pl.col("entry") == f"papi/{p}") for p in ("users_fc_pim:FcPim", "static-fc-pim")
     )
     assert mine["total_s"].to_list() == static["total_s"].to_list()
-    # FC-PIM cannot run attention: one choice in four falls back, in every iteration, and the table says so.
+    # FC-PIM cannot run attention: one choice falls back in every iteration, and the table says so.
     assert mine["invalid_actions"].to_list() == mine["iterations"].to_list()
     assert "invalid" in out
     assert static["invalid_actions"].to_list() == [0, 0]
+
+
+IMAGES = ["--env", "papi_env/Kernels-v0", "--scenario", "vision-stream", "--seeds", "3", "--jobs", "1"]
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images") / "run"
+    status, out, err = command(*IMAGES, "--out", folder)
+    assert status == 0, err
+    return out, pl.read_csv(folder / "results.csv"), json.loads((folder / "summary.json").read_text())
+
+
+def test_image_streams_are_compared_on_their_own_system_in_images_per_second(encoded):
+    out, rows, summary = encoded
+    assert rows["system"].unique().to_list() == ["papi-1gpu-near"]
+    assert summary["baseline"] == "papi-1gpu-near/static"
+    assert [row["policy"] for row in summary["entries"] if not row["reference"]] == list(
+        compare.IMAGE_POLICIES
+    )
+    assert "images/s" in out.splitlines()[0]
+    assert "tokens/s" not in out
+    assert max(map(len, out.splitlines())) <= 100
+    assert rows["tokens_per_s"].null_count() == rows["batch_size"].null_count() == rows.height
+    assert np.allclose(rows["images_per_s"], rows["images"] / rows["total_s"])
+    assert np.allclose(rows["joules_per_image"], rows["total_j"] / rows["images"])
+
+
+def test_regret_by_class_adds_up_to_the_regret(encoded):
+    out, rows, summary = encoded
+    oracle = rows.filter(pl.col("policy") == "oracle").select(
+        "seed", best_s="time_s", best_fc3="repmlp_fc3_s"
+    )
+    for row in summary["entries"]:
+        split = row["regret_by_class"]
+        assert sum(split.values()) == pytest.approx(row["regret_percent"]["value"], rel=1e-9, abs=1e-9)
+        own = rows.filter(pl.col("entry") == row["entry"]).join(oracle, on="seed")
+        fc3 = (100 * (own["repmlp_fc3_s"] - own["best_fc3"]) / own["best_s"]).mean()
+        assert split["repmlp_fc3"] == pytest.approx(fc3, rel=1e-9, abs=1e-9)
+    (header,) = [line for line in out.splitlines() if line.startswith("regret % by class")]
+    assert "FC3" in header
+    assert "QKV" not in header
+
+
+def test_a_baseline_of_ones_own(tmp_path):
+    entries = ["papi-1gpu/static-pu", "papi-1gpu-near/oracle"]
+    baseline = ["--baseline", "papi-1gpu/static-fc-pim"]
+    status, out, err = command(*IMAGES, "--entries", *entries, *baseline, "--out", tmp_path / "run")
+    assert status == 0, err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["baseline"] == "papi-1gpu/static-fc-pim"
+    assert all(row["speedup"]["value"] > 1 for row in summary["entries"][:2])
+    assert "end-to-end time of papi-1gpu/static-fc-pim" in out
 
 
 @pytest.mark.parametrize(
@@ -239,6 +292,9 @@ def test_a_users_policy_plays_beside_the_others_on_a_users_scenario(tmp_path, mo
         (["--scenario", "no_such.toml"], "no_such.toml: cannot be read"),
         (["--requests", "no_such.csv"], "no_such.csv"),
         (["--input-column", "lin"], "belong to --requests"),
+        (["--scenario", "vision-stream"], "papi_env/Kernels-v0 alone encodes"),
+        (["--scenario", "vision-stream", "--acceptance-rate", "0.5"], "decodes no text"),
+        (["--baseline", "papi"], "SYSTEM/POLICY"),
         (["--batch-sizes", "129"], "workload.batch_size"),
         (["--batch-sizes", "4", "4"], "--batch-sizes names a value twice"),
         (["--speculation", "0"], "workload.speculation"),

@@ -17,8 +17,9 @@ from experiments.entries import (
 )
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.hardware.system import SYSTEMS
-from papi_env.scenario import SCENARIOS, Lengths
+from papi_env.scenario import SCENARIOS
 from papi_env.simulation.engine import METRIC_NAMES
+from papi_env.workload.requests import Lengths
 
 DECODE = "papi_env/Decode-v0"
 OWN = """

@@ -1,0 +1,417 @@
+"""Training from its command line: what is written, that resuming changes nothing, and refusals."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shlex
+import signal
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from safetensors.numpy import load_file
+
+from agents.checkpoint import WEIGHTS, load_checkpoint
+from agents.evaluate import evaluate
+from agents.learned import load_policy
+from agents.registry import make_policy
+from experiments import compare
+from experiments.train import Config, EnvId, main
+from experiments.train_algorithms import ALGORITHMS, build_model, flattens
+from experiments.train_callbacks import BEST, EVALUATIONS, LAST, STATE, Boundary
+from experiments.train_evaluation import Validator
+from experiments.train_hyperparameters import FOLDER, KINDS, Linear, load_hyperparameters
+from experiments.train_settings import TRAINING_SEED, VALIDATION_SEED, scenario_settings, training_envs
+from experiments.train_state import load_state, save_state
+from experiments.train_tune import BEST_BLOCK, finished, open_study
+from papi_env.envs.decode import DecodeVectorEnv
+from papi_env.envs.registration import ENV_IDS
+from papi_env.errors import ConfigurationError, DataError
+from papi_env.sb3 import BatchVecEnv
+from papi_env.simulation import layout as at
+
+DECODE, KERNELS, SERVING = ENV_IDS
+SHORT = ["--batch-sizes", "2", "3", "--speculation", "8", "--validations", "4", "--episodes", "2"]
+# Short rollouts; rewards normalised, so that the running statistics are part of what is resumed.
+ROLLOUTS = ["n_envs=4", "n_steps=16", "normalize_reward=true", "net_arch=[8]"]
+REPLAY = ["n_envs=4", "buffer_size=300", "learning_starts=64", "batch_size=16", "target_update_interval=40"]
+REPLAY += ["normalize_reward=true", "net_arch=[8]"]
+HYPER = {
+    "ppo": [*ROLLOUTS, "batch_size=32"],
+    "maskable-ppo": [*ROLLOUTS, "batch_size=32"],
+    "recurrent-ppo": [*ROLLOUTS, "batch_size=32", "lstm_hidden_size=4"],
+    "a2c": ROLLOUTS,
+    "dqn": REPLAY,
+    "qr-dqn": [*REPLAY, "n_quantiles=5"],
+}
+SERVED = """
+system = "papi"
+model = "opt-30b"
+[serving]
+arrivals = { process = "together" }
+lengths = { table = "dolly-general-qa" }
+objectives = { ttft_s = 10.0, tpot_s = 1.0 }
+requests = 4
+max_running = 4
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_as_before():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def command(*arguments, run=main):
+    """(exit status, standard output, standard error) of the command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run([str(argument) for argument in arguments])
+    return status, out.getvalue(), err.getvalue()
+
+
+def options(algorithm, env=KERNELS, timesteps=640):
+    return [
+        *("--algorithm", algorithm, "--env", env, "--timesteps", timesteps, *SHORT, "--no-tensorboard"),
+        *("--hyper", *HYPER[algorithm]),
+    ]
+
+
+def tensors(folder):
+    """Everything at the end of a run that is an array: the policies, and the whole state."""
+    files = {name: folder / name / WEIGHTS for name in (BEST, LAST)} | {"state": folder / STATE}
+    return {f"{name}: {key}": value for name, path in files.items() for key, value in load_file(path).items()}
+
+
+def evaluations(folder):
+    with (folder / EVALUATIONS).open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "wall_s"} for row in csv.DictReader(file)]
+
+
+def assert_the_same_run(one, other):
+    ours, theirs = tensors(one), tensors(other)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+    assert evaluations(one) == evaluations(other)
+
+
+def stopping_at(monkeypatch, call, stop):
+    """Run `stop` in the validation number `call` of the coming session."""
+    validate, calls = Validator.__call__, []
+
+    def counted(self, checkpoint):
+        calls.append(checkpoint)
+        if len(calls) == call:
+            stop()
+        return validate(self, checkpoint)
+
+    monkeypatch.setattr(Validator, "__call__", counted)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train") / "run"
+    arguments = [a for a in options("maskable-ppo") if a != "--no-tensorboard"]
+    status, out, err = command(*arguments, "--out", folder)
+    assert status == 0, err
+    return folder, out, err
+
+
+def test_the_folder_holds_what_ran_and_what_came_out(trained):
+    folder, out, err = trained
+    assert {path.name for path in folder.iterdir()} >= {
+        "run.json",
+        BEST,
+        LAST,
+        STATE,
+        EVALUATIONS,
+        "tensorboard",
+    }
+    assert list((folder / "tensorboard").glob("events*"))
+    record = json.loads((folder / "run.json").read_text())
+    assert record["configuration"]["hyperparameters"]["n_steps"] == 16
+    assert [s["workload"]["batch_size"] for s in record["configuration"]["settings"]] == [2, 3]
+    (session,) = record["sessions"]
+    assert session["status"] == "finished"
+    assert session["command"].startswith("python -m experiments.train --algorithm maskable-ppo")
+    assert {"torch", "stable-baselines3", "sb3-contrib", "numpy"} <= session["versions"].keys()
+    assert session["steps"] == 640
+    rows = evaluations(folder)
+    # A boundary every 64 steps; a validation at the first one from every 160 on.
+    assert [int(row["steps"]) for row in rows] == [0, 192, 320, 512, 640]
+    assert all(float(row["regret"]) >= -1e-9 for row in rows), "no policy beats the oracle"
+    simulated = [float(row["simulated_s"]) for row in rows]
+    assert simulated == sorted(simulated)
+    assert simulated[-1] > 0
+    assert "best" in out
+    assert "640 steps: return" in err
+
+
+def test_the_checkpoints_say_what_they_are_and_play(trained):
+    folder, _, _ = trained
+    rows = evaluations(folder)
+    best = max(rows, key=lambda row: float(row["score"]))
+    for name, row in ((BEST, best), (LAST, rows[-1])):
+        description = load_checkpoint(folder / name).description
+        assert (description.algorithm, description.env, description.masked) == ("MaskablePPO", KERNELS, True)
+        assert [s["workload"]["batch_size"] for s in description.scenarios] == [2, 3]
+        assert description.training["validation"]["steps"] == int(row["steps"])
+        assert shlex.split(description.training["command"])[-5:] == HYPER["maskable-ppo"]
+        # What is in the file earns what the validation says, on the same instances.
+        (setting, _) = scenario_settings(KERNELS, batch_sizes=(2, 3), speculation=(8,))
+        found = Validator(KERNELS, [setting], 2)(load_checkpoint(folder / name)).returns[0]
+        assert found == float(next(v for k, v in row.items() if k.startswith("return: ")))
+
+
+def test_compare_plays_the_folder(trained, tmp_path):
+    folder, _, _ = trained
+    arguments = [
+        "--env",
+        KERNELS,
+        "--scenario",
+        "creative-writing/llama-65b",
+        "--batch-sizes",
+        "2",
+        "--seeds",
+        "2",
+    ]
+    entry = f"papi/{folder / BEST}"
+    arguments += ["--speculation", "8", "--jobs", "1", "--entries", "papi/threshold", entry]
+    status, _, err = command(*arguments, "--out", tmp_path / "compare", run=compare.main)
+    assert status == 0, err
+    summary = json.loads((tmp_path / "compare" / "summary.json").read_text())
+    assert entry in json.dumps(summary["entries"])
+    status, _, err = command(*arguments[:-1], f"papi/{folder}", "--out", tmp_path / "wrong", run=compare.main)
+    assert status == 2
+    assert f"did you mean {folder / BEST}" in err
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path, monkeypatch, algorithm):
+    assert command(*options(algorithm), "--out", tmp_path / "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        stopping_at(patch, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
+        status, _, err = command(*options(algorithm), "--out", tmp_path / "parts")
+    assert status == 130, err
+    assert f"--resume {tmp_path / 'parts'} goes on" in err
+    assert len(evaluations(tmp_path / "parts")) == 2
+    record = json.loads((tmp_path / "parts" / "run.json").read_text())
+    assert record["sessions"][-1]["status"] == "interrupted"
+    # And a crash, in the middle of what comes next.
+    with monkeypatch.context() as patch:
+        patch.setattr(Boundary, "_on_step", lambda self: exec("raise MemoryError"))
+        with pytest.raises(MemoryError):
+            command("--resume", tmp_path / "parts")
+    status, _, err = command("--resume", tmp_path / "parts")
+    assert status == 0, err
+    assert_the_same_run(tmp_path / "whole", tmp_path / "parts")
+    # There is nothing more to do.
+    before = tensors(tmp_path / "parts")
+    assert command("--resume", tmp_path / "parts")[0] == 0
+    assert evaluations(tmp_path / "whole") == evaluations(tmp_path / "parts")
+    for name, array in tensors(tmp_path / "parts").items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_run_killed_at_any_time_goes_on_from_its_last_validation(tmp_path, monkeypatch):
+    assert command(*options("ppo", DECODE), "--out", tmp_path / "whole")[0] == 0
+
+    def crash():
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        stopping_at(patch, 4, crash)
+        with pytest.raises(MemoryError):
+            command(*options("ppo", DECODE), "--out", tmp_path / "parts")
+    # As if the machine had stopped while a checkpoint was replaced.
+    (tmp_path / "parts" / LAST).rename(tmp_path / "parts" / f".{LAST}.old")
+    # Repeating the command is as good as --resume.
+    assert command(*options("ppo", DECODE), "--out", tmp_path / "parts")[0] == 0
+    assert_the_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("env_id", ENV_IDS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_trains_on_every_environment(tmp_path, algorithm, env_id):
+    scenario = []
+    if env_id == SERVING:
+        (tmp_path / "served.toml").write_text(SERVED)
+        scenario = ["--scenarios", tmp_path / "served.toml"]
+    status, _, err = command(
+        *("--algorithm", algorithm, "--env", env_id, *scenario, "--timesteps", "128", "--no-tensorboard"),
+        *("--validations", "1", "--episodes", "1", "--hyper", *HYPER[algorithm], "--out", tmp_path / "run"),
+    )
+    assert status == 0, err
+    load_checkpoint(tmp_path / "run" / LAST)
+
+
+def test_ppo_comes_within_one_percent_of_the_oracle(tmp_path):
+    """The anchor: on Decode-v0 learning can match a calibrated threshold; on seeds that it never met."""
+    status, _, err = command(
+        "--timesteps", "100000", "--validations", "2", "--no-tensorboard", "--out", tmp_path / "run"
+    )
+    assert status == 0, err
+    env = DecodeVectorEnv(num_envs=8, autoreset_mode=AutoresetMode.DISABLED)
+    found = evaluate(load_policy(tmp_path / "run" / LAST), env, range(8))["return"].mean()
+    oracle = evaluate(make_policy("oracle"), env, range(8))["return"].mean()
+    assert oracle * 1.01 <= found <= oracle * (1 - 1e-9)
+
+
+def test_numbers_that_are_not_finite_stop_the_run_and_keep_what_was_good(tmp_path):
+    broken = [*options("ppo", DECODE), "learning_rate=1e30", "max_grad_norm=1e30"]
+    status, _, err = command(*broken, "--out", tmp_path / "run")
+    assert status == 2
+    assert "Training diverged: the weights" in err
+    assert "holds step 0" in err
+    for name in (BEST, LAST):
+        load_checkpoint(tmp_path / "run" / name)  # refuses numbers that are not finite
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["sessions"][-1]["status"].startswith("failed: Training diverged")
+
+
+def test_a_reward_that_is_not_finite_is_noticed_where_it_appears(tmp_path, monkeypatch):
+    step = BatchVecEnv.step_wait
+
+    def poisoned(self):
+        observations, rewards, dones, infos = step(self)
+        rewards[0] = np.nan
+        return observations, rewards, dones, infos
+
+    monkeypatch.setattr(BatchVecEnv, "step_wait", poisoned)
+    status, _, err = command(*options("ppo", DECODE), "--out", tmp_path / "run")
+    assert status == 2
+    assert "a reward or an observation ceased to be finite by step 4" in err
+
+
+def test_training_meets_no_instance_of_validation_or_comparison(tmp_path, monkeypatch):
+    seeds = {}
+    for run in (0, 1):
+        status, _, err = command(*options("ppo", DECODE, 64), "--seed", run, "--out", tmp_path / str(run))
+        assert status == 0, err
+        state = load_file(tmp_path / str(run) / STATE)
+        seeds[run] = {int(s) for part in (0, 1) for s in state[f"env.{part}.engine.counters"][:, at.SEED]}
+        assert len(seeds[run]) == 4
+        assert min(seeds[run]) >= TRAINING_SEED > VALIDATION_SEED + 65536
+    assert not seeds[0] & seeds[1]
+    assert VALIDATION_SEED > 2**32, "far from what compare counts from 0"
+
+
+@pytest.mark.parametrize("algorithm", KINDS)
+def test_the_files_of_hyperparameters_are_valid_on_every_environment(algorithm):
+    path = FOLDER / f"{algorithm}.toml"
+    blocks = tomllib.loads(path.read_text())
+    assert set(blocks) == {"default", *ENV_IDS}
+    for env_id in ENV_IDS:
+        found = load_hyperparameters(algorithm, env_id)
+        for name, value in {**blocks["default"], **blocks[env_id]}.items():
+            kept = getattr(found, name)
+            assert (kept.model_dump() if isinstance(kept, Linear) else kept) == (
+                tuple(value) if isinstance(value, list) else value
+            )
+    assert {p.stem for p in FOLDER.iterdir()} == set(KINDS) == set(ALGORITHMS)
+
+
+def test_a_replaced_value_is_no_longer_tuned():
+    assert load_hyperparameters("ppo", DECODE).tuned
+    assert load_hyperparameters("ppo", DECODE, ["gamma=0.0"]).tuned, "the same value"
+    assert not load_hyperparameters("ppo", DECODE, ["gamma=0.5"]).tuned
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hyper", "gama=0.9"], "did you mean 'gamma'"),
+        (["--hyper", "gamma=2"], "gamma: found 2"),
+        (["--hyper", "gamma"], "expected NAME=VALUE"),
+        (["--hyper", "batch_size=1000"], "expected a divisor of n_envs x n_steps = 8192"),
+        (["--hyper", "n_envs=1", "batch_size=128", "--batch-sizes", "2", "4"], "1 environments for 2 scenarios"),
+        (["--algorithm", "dqn", "--hyper", "target_update_interval=1"], "expected at least n_envs"),
+        (["--scenarios", "creative-writing/lama-65b"], "Did you mean 'creative-writing/llama-65b'"),
+        (["--systems", "papy"], "Did you mean 'papi'"),
+        (["--models", "lama"], "Unknown model 'lama'"),
+        (["--episodes", "0"], "--episodes is 0"),
+        (["--resume", "runs/none", "--seed", "1"], "found --seed 1"),
+        (["--resume", "runs/none"], "cannot be read"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_refused_in_a_line(tmp_path, arguments, message):
+    out = [] if "--resume" in arguments else ["--out", tmp_path / "run"]
+    status, _, err = command(*arguments, *out)
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_files_of_hyperparameters_are_checked(tmp_path):
+    path = tmp_path / "mine.toml"
+    for text, message in (
+        ("[papi_env]\n", "Unknown block"),
+        ("gamma = 1\n", "Unknown block 'gamma'"),
+        ("[default\n", "not a TOML file"),
+        ("[default]\ngamma = 0.5\n", "n_envs: .*Field required"),
+    ):
+        path.write_text(text)
+        with pytest.raises((ConfigurationError, DataError), match=message):
+            load_hyperparameters("ppo", DECODE, path=path)
+    with pytest.raises(DataError, match="cannot be read"):
+        load_hyperparameters("ppo", DECODE, path=tmp_path / "none.toml")
+
+
+def model_of(hyper=(), batch_size=2):
+    parameters = load_hyperparameters("ppo", DECODE, [*HYPER["ppo"], *hyper])
+    envs = training_envs(DECODE, scenario_settings(DECODE, batch_sizes=(batch_size,)), 4, False)
+    model = build_model("ppo", parameters, envs, 0)
+    model.learn(64)
+    return model
+
+
+def test_a_state_that_is_damaged_or_of_another_run_is_refused(tmp_path):
+    path = tmp_path / STATE
+    save_state(path, model_of(), {"rows": []})
+    assert load_state(path, model_of()) == {"rows": []}
+    with pytest.raises(DataError, match="the state of another configuration"):
+        load_state(path, model_of(["net_arch=[9]"]))
+    with pytest.raises(
+        DataError, match=r"env\.0\.engine\.contexts is int32 \[4, 2\], expected int32 \[4, 3\]"
+    ):
+        load_state(path, model_of(batch_size=3))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match="not a training state, or cut off"):
+        load_state(path, model_of())
+    path.write_bytes(b"\x80\x04.")
+    with pytest.raises(DataError, match="not a training state"):
+        load_state(path, model_of())
+
+
+def test_the_command_line_knows_every_id_and_algorithm():
+    assert set(EnvId.__args__) == set(ENV_IDS)
+    for name in ALGORITHMS:
+        Config(algorithm=name)
+        assert flattens(name, load_hyperparameters(name, KERNELS)) == (name in ("dqn", "qr-dqn"))
+
+
+def test_a_study_goes_on_until_it_has_its_trials(tmp_path, monkeypatch):
+    arguments = [*options("ppo", DECODE, 128), "--tune", "3", "--out", tmp_path / "study"]
+    with monkeypatch.context() as patch:
+        # The first trial validates at 0, 64 and 128 steps.
+        stopping_at(patch, 4, lambda: os.kill(os.getpid(), signal.SIGINT))
+        status, _, err = command(*arguments)
+        assert status == 130, err
+    status, _, err = command("--resume", tmp_path / "study")
+    assert status == 0, err
+    study = open_study(tmp_path / "study" / "study.log", f"ppo on {DECODE}", 0)
+    assert len(finished(study)) == 3
+    trials = len(study.trials)
+    assert command(*arguments)[0] == 0
+    assert len(open_study(tmp_path / "study" / "study.log", f"ppo on {DECODE}", 0).trials) == trials
+    block = tmp_path / "study" / BEST_BLOCK
+    found = load_hyperparameters("ppo", DECODE, path=block)
+    assert found.tuned.startswith("python -m experiments.train --batch-sizes 2 3 --speculation 8")
+    assert found.gamma == study.best_trial.params["gamma"]
+    assert f"return {study.best_trial.value:.6g}" in found.tuned
