@@ -66,6 +66,8 @@ WINDOWS = 8
 BLOCKS = 256
 # Sums of some 1e5 terms in another order differ by less than this relative to their size.
 _ROUNDING = 1e-9
+# A weight so small that it could not be divided by counts as none.
+_NOTHING = 1e-300
 
 
 @dataclass(frozen=True)
@@ -251,11 +253,11 @@ def knapsacks(values: FloatArray, weights: FloatArray, budgets: FloatArray, bloc
     """
     ends = np.unique(np.linspace(0, len(values), min(len(values), blocks) + 1).astype(int))
     budget = np.maximum.reduceat(budgets, ends[:-1])
-    order = np.argsort(-values / np.maximum(weights, 1e-300), kind="stable")
+    order = np.argsort(-values / np.maximum(weights, _NOTHING), kind="stable")
     allowed = order[None, :] < ends[1:, None]
     weight = np.where(allowed, weights[order], 0.0)
     before = np.cumsum(weight, axis=1) - weight
     room = np.clip(budget[:, None] - before, 0.0, None)
-    share = np.where(weight > 0, np.minimum(room / np.maximum(weight, 1e-300), 1.0), 1.0)
+    share = np.where(weight > _NOTHING, np.minimum(room / np.maximum(weight, _NOTHING), 1.0), 1.0)
     value = np.where(allowed, values[order], 0.0) * share
     return float(np.where(budget >= 0, value.sum(axis=1), 0.0).max(initial=0.0))

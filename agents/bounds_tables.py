@@ -10,7 +10,7 @@ import numpy.typing as npt
 from papi_env.hardware.dram import COLUMNS_PER_ROW
 from papi_env.kernel import FloatArray
 from papi_env.simulation import serving_layout as at
-from papi_env.simulation.decode import njit
+from papi_env.simulation.compiled import njit
 from papi_env.simulation.draws import request_key
 from papi_env.simulation.serving import iteration
 from papi_env.simulation.serving_batch import accepted_prefix
