@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from operator import itemgetter, lt
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -80,7 +81,9 @@ class Problem:
         """The action space of one environment."""
         raise ConfigurationError("a problem defines its action space")
 
-    def _setup(self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int | None) -> None:
+    def _setup(
+        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int | None, threads: int = 1
+    ) -> None:
         if max_steps is not None and max_steps < 1:
             raise ConfigurationError(f"max_episode_steps is {max_steps}, expected at least 1 or None")
         self._check_scenario(scenario)
@@ -92,6 +95,7 @@ class Problem:
             default_switch_s=0.0 if self.free_switching else scenario.system.mode_switch_s,
             autoreset=autoreset,
             max_steps=max_steps or 0,
+            threads=threads,
         )
 
     def _check_scenario(self, scenario: Scenario) -> None:
@@ -138,6 +142,27 @@ class Problem:
     def metrics(self) -> dict[str, npt.NDArray[Any]]:
         """Metrics of the current episodes, arrays [num_envs]; names in `papi_env.simulation.engine.METRIC_NAMES`."""
         return self.engine.metrics()
+
+    def final_metrics(
+        self, ended: npt.NDArray[np.int64], out: dict[str, npt.NDArray[Any]] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Metrics of the episodes that ended in the last step, in the environments `ended`: arrays [num_envs].
+
+        With same-step autoreset. What they hold for other environments means nothing. Arrays in `out`, by name, are
+        written again instead of new ones, and new ones are put there.
+        """
+        engine = self.engine
+        if not isinstance(engine, DecodeEngine):
+            found: dict[str, npt.NDArray[Any]] = engine.metrics(engine.final_counters, engine.final_clocks)
+            return found
+        # Few environments end in a step, and there are many metrics.
+        few = engine.metrics(engine.final_counters[ended], engine.final_clocks[ended])
+        metrics = {} if out is None else out
+        for name, values in few.items():
+            if name not in metrics:
+                metrics[name] = np.zeros(engine.num_envs, dtype=values.dtype)
+            metrics[name][ended] = values
+        return metrics.copy()
 
     def first_info(self) -> dict[str, FloatArray]:
         """What `info` of a reset holds besides, arrays [num_envs]: the prefill, which no action changes."""
@@ -210,6 +235,14 @@ def observation_space(names: Sequence[str]) -> gym.spaces.Box:
     return gym.spaces.Box(0.0, 1.0, (len(names),), np.float32)
 
 
+def _sizes(space: gym.spaces.Space[Any]) -> tuple[int, ...]:
+    """How many values each choice of an action has."""
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return tuple(int(size) for size in space.nvec)
+    assert isinstance(space, gym.spaces.Discrete)
+    return (int(space.n),)
+
+
 class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
     """One environment: the batch engine with `num_envs=1`. Arguments are documented in the problem's class."""
 
@@ -254,13 +287,23 @@ class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
         self.strict, self.render_mode = strict, render_mode
         self._timeline = self.new_timeline()
         self._started = False
-        # Bound once: a step must cost little beside the compiled call.
-        self._counters, self._clocks = self.engine.counters[0], self.engine.clocks[0]
+        self._sizes = _sizes(self.action_space)
+        self._info_names = tuple(name for name, _ in (*self.clock_info, *self.counter_info))
+        self._clock_values = itemgetter(*(column for _, column in self.clock_info))
+        self._counter_values = itemgetter(*(column for _, column in self.counter_info))
+        self._bind()
+
+    def _bind(self) -> None:
+        """Look up once what every step takes: it must cost little beside the compiled call."""
+        engine = self.engine
+        self._counters, self._clocks, self._action = engine.counters[0], engine.clocks[0], engine.actions[0]
+        self._observation, self._rewards = engine.observations[0], engine.rewards
+        self._terminated, self._truncated = engine.terminated, engine.truncated
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         # Views do not survive pickling as views.
-        self._counters, self._clocks = self.engine.counters[0], self.engine.clocks[0]
+        self._bind()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -276,35 +319,42 @@ class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
         self._started = True
         self.engine.reset()
         self._timeline.clear()
-        return self.engine.observations[0].copy(), self._info() | self._first_info()
+        return self._observation.copy(), self._info() | self._first_info()
 
     def step(self, action: Any) -> tuple[Float32Array, float, bool, bool, dict[str, Any]]:
         """Run one step with the units that `action` names."""
         engine = self.engine
         if not self._started:
             raise ResetNeeded("step() was called before reset()")
-        if self._counters[at.DONE]:
+        if self._counters.item(at.DONE):
             raise ResetNeeded("The episode has ended; call reset() before step()")
-        if not self.action_space.contains(action):
+        if not self._is_plain(action) and not self.action_space.contains(action):
             raise ConfigurationError(f"Action {action!r} is outside {self.action_space}")
-        engine.actions[0] = action
+        self._action[:] = action
         if self.strict:
             self._check_strict(engine.actions)
         engine.step()
         if self.render_mode is not None:
             self._timeline.record(self._counters, self._clocks)
-        terminated, truncated = bool(engine.terminated[0]), bool(engine.truncated[0])
+        terminated, truncated = self._terminated.item(), self._truncated.item()
         info = self._info()
         if terminated or truncated:
             info["metrics"] = {name: values[0].item() for name, values in engine.metrics().items()}
-        return engine.observations[0].copy(), float(engine.rewards[0]), terminated, truncated, info
+        return self._observation.copy(), self._rewards.item(), terminated, truncated, info
+
+    def _is_plain(self, action: Any) -> bool:
+        """Whether an action is of the usual type and in the space; the space's own answer takes far longer."""
+        sizes = self._sizes
+        if len(sizes) == 1:
+            return type(action) in (np.int64, int) and 0 <= action < sizes[0]
+        if type(action) is not np.ndarray or action.dtype != np.int64 or action.shape != (len(sizes),):
+            return False
+        values = action.tolist()
+        return min(values) >= 0 and all(map(lt, values, sizes))
 
     def _info(self) -> dict[str, Any]:
-        clocks, counters = self._clocks.tolist(), self._counters.tolist()
-        info = {name: clocks[column] for name, column in self.clock_info}
-        for name, column in self.counter_info:
-            info[name] = counters[column]
-        return info
+        values = self._clock_values(self._clocks.tolist()) + self._counter_values(self._counters.tolist())
+        return dict(zip(self._info_names, values, strict=True))
 
     def _first_info(self) -> dict[str, Any]:
         return {name: float(values[0]) for name, values in self.first_info().items()}
@@ -356,6 +406,7 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
+        threads: int = 1,
     ) -> None:
         built = build_scenario(
             scenario,
@@ -369,7 +420,7 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
             network,
             reparameterized,
         )
-        self._start(built, num_envs, strict, render_mode, max_episode_steps, autoreset_mode, copy)
+        self._start(built, num_envs, strict, render_mode, max_episode_steps, autoreset_mode, copy, threads)
 
     def _start(
         self,
@@ -380,13 +431,16 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
         max_episode_steps: int | None,
         autoreset_mode: AutoresetMode | str,
         copy: bool,
+        threads: int = 1,
     ) -> None:
         if render_mode is not None:
             lookup("render mode", render_mode, dict.fromkeys(self.metadata["render_modes"]))
         if not isinstance(autoreset_mode, AutoresetMode):
             modes = {mode.value: mode for mode in AutoresetMode} | {mode.name: mode for mode in AutoresetMode}
             autoreset_mode = lookup("autoreset mode", autoreset_mode, modes)
-        self._setup(scenario, num_envs, _AUTORESET[autoreset_mode], max_episode_steps)
+        if threads < 1:
+            raise ConfigurationError(f"threads is {threads}, expected at least 1")
+        self._setup(scenario, num_envs, _AUTORESET[autoreset_mode], max_episode_steps, threads)
         self.num_envs = num_envs
         self.autoreset_mode = autoreset_mode
         self.metadata = {**type(self).metadata, "autoreset_mode": autoreset_mode}  # type: ignore[misc]
@@ -395,10 +449,23 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.strict, self.render_mode, self.copy = strict, render_mode, copy
-        self._started = np.zeros(num_envs, dtype=np.bool_)
+        self._started, self._ready = np.zeros(num_envs, dtype=np.bool_), False
         self._all = np.ones(num_envs, dtype=np.bool_)
-        nvec = getattr(self.single_action_space, "nvec", None)
-        self._limits = np.array([self.single_action_space.n]) if nvec is None else nvec  # type: ignore[attr-defined]
+        # As unsigned numbers negative ones are too large, so one comparison finds both.
+        sizes = np.array(_sizes(self.single_action_space), dtype=np.uint64)
+        self._limits = sizes if np.ptp(sizes) else sizes[0]
+        self._bind()
+
+    def _bind(self) -> None:
+        """Look up once what every step takes."""
+        engine = self.engine
+        self._unsigned = engine.actions.view(np.uint64)
+        self._kept: dict[str, npt.NDArray[Any]] = {}
+        self._views = self._with_masks(self._columns(engine.counters, engine.clocks))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._bind()
 
     def reset(
         self,
@@ -435,6 +502,7 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
             else:
                 counters[i, at.EPISODE] += 1
         self._started |= mask
+        self._ready = bool(self._started.all())
         self.engine.reset(mask)
         info = self._info()
         for name, values in self.first_info().items():
@@ -444,7 +512,7 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
     def step(self, actions: Any) -> tuple[Float32Array, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
         """Run one step in every environment; `actions` is [num_envs] or [num_envs, choices]."""
         engine = self.engine
-        if not self._started.all():
+        if not self._ready:
             raise ResetNeeded("step() was called before reset()")
         chosen = np.asarray(actions)
         expected = self.action_space.shape
@@ -452,13 +520,13 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
             raise ConfigurationError(
                 f"Actions have shape {chosen.shape} and dtype {chosen.dtype}, expected {expected} integers"
             )
-        chosen = chosen.reshape(self.num_envs, self.choices)
-        if (chosen < 0).any() or (chosen >= self._limits).any():
-            env = int(np.argwhere((chosen < 0) | (chosen >= self._limits))[0, 0])
+        engine.actions[:] = chosen.reshape(self.num_envs, self.choices)
+        outside = self._unsigned >= self._limits
+        if outside.any():
+            env = int(np.argwhere(outside)[0, 0])
             raise ConfigurationError(
                 f"Environment {env}: action {chosen[env].tolist()} is outside {self.single_action_space}"
             )
-        engine.actions[:] = chosen
         if self.strict:
             self._check_strict(engine.actions)
         engine.step()
@@ -466,10 +534,10 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             done = engine.terminated | engine.truncated
             if done.any():
-                final = self._columns(engine.final_counters, engine.final_clocks)
-                final["metrics"] = engine.metrics(engine.final_counters, engine.final_clocks)
+                final = self._out_columns(engine.final_counters, engine.final_clocks)
+                final["metrics"] = self.final_metrics(np.flatnonzero(done), None if self.copy else self._kept)
                 info |= {
-                    "final_obs": engine.final_observations.copy(),
+                    "final_obs": self._out(engine.final_observations),
                     "_final_obs": done,
                     "final_info": final,
                     "_final_info": done,
@@ -486,14 +554,27 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
         return array.copy() if self.copy else array
 
     def _columns(self, counters: npt.NDArray[np.int64], clocks: FloatArray) -> dict[str, Any]:
-        columns = {name: self._out(clocks[:, column]) for name, column in self.clock_info}
-        for name, column in self.counter_info:
-            columns[name] = self._out(counters[:, column])
+        """Views of what `info` names."""
+        columns = {name: clocks[:, column] for name, column in self.clock_info}
+        return columns | {name: counters[:, column] for name, column in self.counter_info}
+
+    def _out_columns(self, counters: npt.NDArray[np.int64], clocks: FloatArray) -> dict[str, Any]:
+        """The same, the caller's own where `copy` says so.
+
+        Of the clocks most columns are named, so they are copied as one block; of the counters few are.
+        """
+        columns = self._columns(counters, self._out(clocks))
+        for name, _ in self.counter_info:
+            columns[name] = self._out(columns[name])
         return columns
 
+    def _with_masks(self, columns: dict[str, Any]) -> dict[str, Any]:
+        return columns | {f"_{name}": self._all for name in columns}
+
     def _info(self) -> dict[str, Any]:
-        info = self._columns(self.engine.counters, self.engine.clocks)
-        return info | {f"_{name}": self._all for name in info}
+        if not self.copy:
+            return self._views.copy()
+        return self._with_masks(self._out_columns(self.engine.counters, self.engine.clocks))
 
     def action_masks(self) -> BoolArray:
         """Bool [num_envs, choices x units]: the valid choices of the next step, see `step_masks`."""

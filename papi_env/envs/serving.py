@@ -66,11 +66,15 @@ class ServingProblem(Problem):
         """FC unit, speculation length, admission, overlap."""
         return gym.spaces.MultiDiscrete(list(at.NVEC))
 
-    def _setup(self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int | None) -> None:
+    def _setup(
+        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int | None, threads: int = 1
+    ) -> None:
         if max_steps is not None and max_steps < 1:
             raise ConfigurationError(f"max_episode_steps is {max_steps}, expected at least 1 or None")
         self.scenario = scenario
-        self.engine = ServingEngine(scenario, num_envs, autoreset=autoreset, max_steps=max_steps or 0)
+        self.engine = ServingEngine(
+            scenario, num_envs, autoreset=autoreset, max_steps=max_steps or 0, threads=threads
+        )
 
     @property
     def reference(self) -> float:
@@ -271,9 +275,10 @@ class ServingVectorEnv(ServingProblem, ProblemVectorEnv):
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
+        threads: int = 1,
     ) -> None:
         built = build_serving_scenario(scenario, system, model, energy_weight, switch_s, serving)
-        self._start(built, num_envs, strict, render_mode, max_episode_steps, autoreset_mode, copy)
+        self._start(built, num_envs, strict, render_mode, max_episode_steps, autoreset_mode, copy, threads)
 
     def action_masks(self) -> BoolArray:
         """Bool [num_envs, 12]: the valid choices of the coming step, one choice after the other."""

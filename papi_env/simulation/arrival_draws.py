@@ -11,7 +11,8 @@ import math
 
 import numpy as np
 
-from papi_env.simulation.draws import mix, njit, request_key
+from papi_env.simulation.compiled import njit
+from papi_env.simulation.draws import mix, request_key
 from papi_env.workload.arrivals import GAMMA, TOGETHER, TRACE
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -1,60 +1,71 @@
-"""The loops over environments: resolving actions, resets and autoresets, steps, and the costs of all actions.
-
-Tables are unpacked before each loop, state is passed as whole arrays with an index.
-"""
+"""The loops over environments: resolving actions, resets and autoresets, steps, and the costs of all actions."""
 
 from __future__ import annotations
 
+import numba as nb
 import numpy as np
 
 from papi_env.simulation import layout as at
-from papi_env.simulation.decode import advance_env, inlined, iteration_cost, njit, observe_env, reset_env
-from papi_env.simulation.encode import encode_env, forget_stage, observe_stage, stage_cost, start_encode
+from papi_env.simulation.compiled import inlined, lean, parallel
+from papi_env.simulation.decode import (
+    charge_iteration,
+    decode_tokens,
+    iteration_cost,
+    observe_batch,
+    observe_env,
+    reset_env,
+)
+from papi_env.simulation.encode import (
+    encode_env,
+    forget_stage,
+    observe_stage,
+    stage_cost,
+    start_encode,
+)
 
 # Autoreset, as the compiled step knows it.
 DISABLED, NEXT_STEP, SAME_STEP = range(3)
 
 
 @inlined
-def chosen_unit(kernel_class, unit, allowed, defaults):
-    """The unit that a choice means: itself where allowed, else the documented default."""
-    if allowed[kernel_class, unit]:
-        return unit
-    return defaults[kernel_class]
+def resolve(e, actions, units):
+    """Units of an iteration for row e of `actions`, and how many choices were invalid.
 
-
-@inlined
-def resolve(e, actions, allowed, defaults):
-    """Units of an iteration for row e of `actions` [num_envs, 1 or 7], and how many choices were invalid.
-
-    One column: the unit of all FC kernels, attention on its default. The classes of a stage are ignored.
+    `actions` is [num_envs], the unit of all FC kernels with attention on its default, or [num_envs, 7], of which
+    the classes of a stage are ignored; `units` is `lookups.resolved_units`.
     """
-    if actions.shape[1] == 1:
-        unit = actions[e, 0]
-        chosen = chosen_unit(at.QKV, unit, allowed, defaults)
-        return chosen, defaults[at.ATTENTION], chosen, chosen, int(chosen != unit)
-    qkv = chosen_unit(at.QKV, actions[e, 0], allowed, defaults)
-    attention = chosen_unit(at.ATTENTION, actions[e, 1], allowed, defaults)
-    projection = chosen_unit(at.PROJECTION, actions[e, 2], allowed, defaults)
-    feed_forward = chosen_unit(at.FEED_FORWARD, actions[e, 3], allowed, defaults)
+    if actions.ndim == 1:
+        unit = actions[e]
+        chosen = units[at.QKV, unit]
+        return (
+            chosen,
+            units[at.ATTENTION, at.NUM_UNITS],
+            chosen,
+            chosen,
+            int(chosen != unit),
+        )
+    qkv = units[at.QKV, actions[e, at.QKV]]
+    attention = units[at.ATTENTION, actions[e, at.ATTENTION]]
+    projection = units[at.PROJECTION, actions[e, at.PROJECTION]]
+    feed_forward = units[at.FEED_FORWARD, actions[e, at.FEED_FORWARD]]
     invalid = (
-        int(qkv != actions[e, 0])
-        + int(attention != actions[e, 1])
-        + int(projection != actions[e, 2])
-        + int(feed_forward != actions[e, 3])
+        int(qkv != actions[e, at.QKV])
+        + int(attention != actions[e, at.ATTENTION])
+        + int(projection != actions[e, at.PROJECTION])
+        + int(feed_forward != actions[e, at.FEED_FORWARD])
     )
     return qkv, attention, projection, feed_forward, invalid
 
 
 @inlined
-def resolve_stage(e, actions, allowed, defaults):
+def resolve_stage(e, actions, units):
     """Units of a stage for row e of `actions` [num_envs, 7], and how many choices were invalid.
 
     The classes of an iteration are ignored.
     """
-    global_unit = chosen_unit(at.REPMLP_FC1_FC2, actions[e, at.REPMLP_FC1_FC2], allowed, defaults)
-    fc3 = chosen_unit(at.REPMLP_FC3, actions[e, at.REPMLP_FC3], allowed, defaults)
-    ffn = chosen_unit(at.REPMLP_FFN, actions[e, at.REPMLP_FFN], allowed, defaults)
+    global_unit = units[at.REPMLP_FC1_FC2, actions[e, at.REPMLP_FC1_FC2]]
+    fc3 = units[at.REPMLP_FC3, actions[e, at.REPMLP_FC3]]
+    ffn = units[at.REPMLP_FFN, actions[e, at.REPMLP_FFN]]
     invalid = (
         int(global_unit != actions[e, at.REPMLP_FC1_FC2])
         + int(fc3 != actions[e, at.REPMLP_FC3])
@@ -63,34 +74,189 @@ def resolve_stage(e, actions, allowed, defaults):
     return global_unit, fc3, ffn, invalid
 
 
-@njit
-def reset_batch(mask, counters, clocks, contexts, remaining, keys, tables, observations):
-    """Reset the environments in `mask` to the (seed, episode) that their counters name."""
-    # Unpacked once: reading a member of a tuple counts a reference, and does so for every environment.
-    population, schedule = tables.population, tables.schedule
-    scalars = tables.scalars
-    batches, features = tables.batches, tables.stage_features
-    has_images = features.shape[0] > 0
-    for e in range(counters.shape[0]):
-        if mask[e]:
-            reset_env(e, counters, clocks, contexts, remaining, keys, population, schedule, scalars)
-            if has_images:
-                start_encode(e, counters, batches)
-                observe_stage(e, counters, clocks, features, scalars, observations)
-            observe_env(e, counters, clocks, scalars, observations)
+@inlined
+def start_episode(e, counters, clocks, slots, keys, population, schedule, scalars, images):
+    """Reset an environment to the (seed, episode) that its counters name."""
+    reset_env(e, counters, clocks, slots, keys, population, schedule, scalars)
+    if images is not None:
+        start_encode(counters[e], images.batches)
 
 
-@njit
-def step_batch(
-    actions,
-    autoreset,
-    max_steps,
+@inlined
+def observe(changed, counters, clocks, scalars, per_reference, images, observations):
+    """Write the observation of an environment; the features of its RLP and TLP only where those have `changed`."""
+    if changed:
+        observe_batch(counters, scalars, observations)
+    observe_env(counters, clocks, scalars, per_reference, observations)
+    if images is not None:
+        observe_stage(counters, clocks, images.features, scalars, observations)
+
+
+@inlined
+def copy_row(source, target):
+    """Copy a row; an assignment of arrays would need numba's run-time, see `compiled`."""
+    for k in range(source.shape[0]):
+        target[k] = source[k]
+
+
+@lean
+def reset_batch(
+    mask,
     counters,
     clocks,
-    contexts,
-    remaining,
+    slots,
     keys,
-    tables,
+    population,
+    schedule,
+    scalars,
+    images,
+    observations,
+):
+    """Reset the environments in `mask` to the (seed, episode) that their counters name."""
+    per_reference = 1.0 / scalars[at.REFERENCE]
+    for e in range(counters.shape[0]):
+        if mask[e]:
+            start_episode(e, counters, clocks, slots, keys, population, schedule, scalars, images)
+            observe(True, counters[e], clocks[e], scalars, per_reference, images, observations[e])
+
+
+@inlined
+def step_range(
+    start,
+    stop,
+    autoreset,
+    max_steps,
+    gains,
+    actions,
+    counters,
+    clocks,
+    slots,
+    keys,
+    fc,
+    other,
+    units,
+    schedule,
+    population,
+    scalars,
+    images,
+    observations,
+    rewards,
+    terminated,
+    truncated,
+    final_counters,
+    final_clocks,
+    final_observations,
+):
+    """Advance environments `start` to `stop` by one step each; see `step_batch`."""
+    per_reference = 1.0 / scalars[at.REFERENCE]
+    for e in range(start, stop):
+        c, t = counters[e], clocks[e]
+        if c[at.DONE] == 1:
+            rewards[e] = 0.0
+            if autoreset == NEXT_STEP:
+                terminated[e] = False
+                truncated[e] = False
+                c[at.EPISODE] += 1
+                start_episode(
+                    e,
+                    counters,
+                    clocks,
+                    slots,
+                    keys,
+                    population,
+                    schedule,
+                    scalars,
+                    images,
+                )
+                observe(True, c, t, scalars, per_reference, images, observations[e])
+            continue
+        changed = False
+        rlp, tlp = c[at.RLP], c[at.TLP]
+        encodes = False
+        if images is not None:
+            encodes = c[at.STAGE] >= 0
+            if encodes:
+                global_unit, fc3, ffn, invalid = resolve_stage(e, actions, units)
+                c[at.INVALID] += invalid
+                rewards[e] = encode_env(
+                    global_unit,
+                    fc3,
+                    ffn,
+                    c,
+                    t,
+                    images.stages,
+                    images.moves,
+                    images.blocks,
+                    images.batches,
+                    scalars,
+                )
+        if not encodes:
+            qkv, attention, projection, feed_forward, invalid = resolve(e, actions, units)
+            c[at.INVALID] += invalid
+            rewards[e] = charge_iteration(
+                qkv,
+                attention,
+                projection,
+                feed_forward,
+                c,
+                t,
+                fc,
+                other,
+                scalars,
+                per_reference,
+            )
+            decode_tokens(c, slots[e], keys[e], gains, schedule, scalars)
+            if images is not None:
+                forget_stage(c, t)
+        steps = c[at.ITERATION]
+        ended = c[at.RLP] == 0
+        if images is not None:
+            steps += c[at.STAGES_RUN]
+            ended = ended and c[at.STAGE] < 0
+        late = not ended and max_steps > 0 and steps >= max_steps
+        terminated[e] = ended
+        truncated[e] = late
+        if ended or late:
+            c[at.DONE] = 1
+            if autoreset == SAME_STEP:
+                observe(True, c, t, scalars, per_reference, images, observations[e])
+                copy_row(c, final_counters[e])
+                copy_row(t, final_clocks[e])
+                copy_row(observations[e], final_observations[e])
+                c[at.EPISODE] += 1
+                start_episode(
+                    e,
+                    counters,
+                    clocks,
+                    slots,
+                    keys,
+                    population,
+                    schedule,
+                    scalars,
+                    images,
+                )
+                changed = True
+        changed = changed or c[at.RLP] != rlp or c[at.TLP] != tlp
+        observe(changed, c, t, scalars, per_reference, images, observations[e])
+
+
+@lean
+def step_batch(
+    autoreset,
+    max_steps,
+    gains,
+    actions,
+    counters,
+    clocks,
+    slots,
+    keys,
+    fc,
+    other,
+    units,
+    schedule,
+    population,
+    scalars,
+    images,
     observations,
     rewards,
     terminated,
@@ -103,96 +269,106 @@ def step_batch(
 
     `max_steps` truncates an episode (0: never). With NEXT_STEP, an environment that had ended ignores its
     action and returns its reset; with SAME_STEP it resets at once and its last state is copied into the
-    `final_` arrays; with DISABLED it idles until it is reset.
+    `final_` arrays; with DISABLED it idles until it is reset. `gains` is scratch, int64 [threads, SLOTS].
     """
-    # Unpacked once: reading a member of a tuple counts a reference, and does so for every environment.
-    fc_table, attention_table, rounds_table = tables.fc, tables.attention, tables.rounds
-    link_table, moves_table = tables.attention_link, tables.moves
-    population, schedule = tables.population, tables.schedule
-    allowed, defaults = tables.allowed, tables.defaults
-    scalars = tables.scalars
-    stages, stage_moves, blocks = tables.stages, tables.stage_moves, tables.blocks
-    batches, features = tables.batches, tables.stage_features
-    has_images = features.shape[0] > 0
-    for e in range(counters.shape[0]):
-        rewards[e] = 0.0
-        resets = autoreset == NEXT_STEP and counters[e, at.DONE] == 1
-        if resets:
-            terminated[e] = False
-            truncated[e] = False
-        elif counters[e, at.DONE] == 1:
-            continue
-        else:
-            if has_images and counters[e, at.STAGE] >= 0:
-                global_unit, fc3, ffn, invalid = resolve_stage(e, actions, allowed, defaults)
-                counters[e, at.INVALID] += invalid
-                rewards[e] = encode_env(
-                    e, global_unit, fc3, ffn, counters, clocks, stages, stage_moves, blocks, batches, scalars
-                )
-            else:
-                qkv, attention, projection, feed_forward, invalid = resolve(e, actions, allowed, defaults)
-                counters[e, at.INVALID] += invalid
-                rewards[e] = advance_env(
-                    e,
-                    qkv,
-                    attention,
-                    projection,
-                    feed_forward,
-                    counters,
-                    clocks,
-                    contexts,
-                    remaining,
-                    keys,
-                    fc_table,
-                    attention_table,
-                    rounds_table,
-                    link_table,
-                    moves_table,
-                    schedule,
-                    scalars,
-                )
-                if has_images:
-                    forget_stage(e, counters, clocks)
-            terminated[e] = counters[e, at.RLP] == 0 and counters[e, at.STAGE] < 0
-            steps = counters[e, at.ITERATION] + counters[e, at.STAGES_RUN]
-            truncated[e] = not terminated[e] and max_steps > 0 and steps >= max_steps
-            if terminated[e] or truncated[e]:
-                counters[e, at.DONE] = 1
-                if autoreset == SAME_STEP:
-                    observe_env(e, counters, clocks, scalars, observations)
-                    if has_images:
-                        observe_stage(e, counters, clocks, features, scalars, observations)
-                    final_counters[e] = counters[e]
-                    final_clocks[e] = clocks[e]
-                    final_observations[e] = observations[e]
-                    resets = True
-        if resets:
-            counters[e, at.EPISODE] += 1
-            reset_env(e, counters, clocks, contexts, remaining, keys, population, schedule, scalars)
-            if has_images:
-                start_encode(e, counters, batches)
-        observe_env(e, counters, clocks, scalars, observations)
-        if has_images:
-            observe_stage(e, counters, clocks, features, scalars, observations)
+    step_range(
+        0,
+        counters.shape[0],
+        autoreset,
+        max_steps,
+        gains[0],
+        actions,
+        counters,
+        clocks,
+        slots,
+        keys,
+        fc,
+        other,
+        units,
+        schedule,
+        population,
+        scalars,
+        images,
+        observations,
+        rewards,
+        terminated,
+        truncated,
+        final_counters,
+        final_clocks,
+        final_observations,
+    )
 
 
-@njit
-def joint_costs(joint_actions, counters, tables, seconds, joules):
+@parallel
+def step_threads(
+    autoreset,
+    max_steps,
+    gains,
+    actions,
+    counters,
+    clocks,
+    slots,
+    keys,
+    fc,
+    other,
+    units,
+    schedule,
+    population,
+    scalars,
+    images,
+    observations,
+    rewards,
+    terminated,
+    truncated,
+    final_counters,
+    final_clocks,
+    final_observations,
+):
+    """`step_batch` with as many threads as `gains` has rows, each with its share of the environments."""
+    threads, num_envs = gains.shape[0], counters.shape[0]
+    for thread in nb.prange(threads):
+        start, stop = num_envs * thread // threads, num_envs * (thread + 1) // threads
+        step_range(
+            start,
+            stop,
+            autoreset,
+            max_steps,
+            gains[thread],
+            actions,
+            counters,
+            clocks,
+            slots,
+            keys,
+            fc,
+            other,
+            units,
+            schedule,
+            population,
+            scalars,
+            images,
+            observations,
+            rewards,
+            terminated,
+            truncated,
+            final_counters,
+            final_clocks,
+            final_observations,
+        )
+
+
+@lean
+def joint_costs(joint_actions, counters, fc, other, units, scalars, images, seconds, joules):
     """True cost of the next step for every environment and joint action; writes [num_envs, actions].
 
     Invalid joint actions and finished environments take infinite seconds (and no joules, lest a weight of
     zero make a NaN), so that no minimum picks them.
     """
-    fc_table, attention_table, rounds_table = tables.fc, tables.attention, tables.rounds
-    link_table, moves_table = tables.attention_link, tables.moves
-    stages, stage_moves, blocks = tables.stages, tables.stage_moves, tables.blocks
-    allowed, defaults, scalars = tables.allowed, tables.defaults, tables.scalars
     for e in range(counters.shape[0]):
         for a in range(joint_actions.shape[0]):
             seconds[e, a] = np.inf
             joules[e, a] = 0.0
-            if counters[e, at.STAGE] >= 0:
-                global_unit, fc3, ffn, invalid = resolve_stage(a, joint_actions, allowed, defaults)
+            if images is not None and counters[e, at.STAGE] >= 0:
+                global_unit, fc3, ffn, invalid = resolve_stage(a, joint_actions, units)
                 if invalid > 0:
                     continue
                 of_stage = stage_cost(
@@ -202,15 +378,15 @@ def joint_costs(joint_actions, counters, tables, seconds, joules):
                     global_unit,
                     fc3,
                     ffn,
-                    stages,
-                    stage_moves,
-                    blocks,
+                    images.stages,
+                    images.moves,
+                    images.blocks,
                     scalars,
                 )
                 seconds[e, a] = of_stage[0]
                 joules[e, a] = of_stage[1] + of_stage[0] * scalars[at.STATIC_W]
                 continue
-            qkv, attention, projection, feed_forward, invalid = resolve(a, joint_actions, allowed, defaults)
+            qkv, attention, projection, feed_forward, invalid = resolve(a, joint_actions, units)
             if invalid > 0 or counters[e, at.RLP] == 0:
                 continue
             cost = iteration_cost(
@@ -226,11 +402,8 @@ def joint_costs(joint_actions, counters, tables, seconds, joules):
                 attention,
                 projection,
                 feed_forward,
-                fc_table,
-                attention_table,
-                rounds_table,
-                link_table,
-                moves_table,
+                fc,
+                other,
                 scalars,
             )
             seconds[e, a] = cost[0]

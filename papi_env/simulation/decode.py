@@ -3,20 +3,24 @@
 Written once, for one environment of a batch; Decode-v0 and Kernels-v0 differ only in how an action
 names the units. No fast-math and no shared writes: environment i of a batch follows, bit for bit,
 the path of a single environment with its seed.
+
+What is done for speed, and what did not help, is in README.md beside this file.
 """
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
 from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
 from papi_env.simulation import layout as at
-from papi_env.simulation.draws import accepted_drafts, request_key, request_row
+from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.draws import draw_gains, request_key, request_row
 
-njit = nb.njit(cache=True, error_model="numpy")
-# For helpers of the hot loop: a call passes each array as a dozen words, more work than the helper does.
-inlined = nb.njit(cache=True, error_model="numpy", forceinline=True)
+# What a slot holds, in the width that a vector register takes 16 of; numba would widen it to int64.
+_GROUP_TOKENS, _COLUMNS_PER_ROW = np.int32(GROUP_TOKENS), np.int32(COLUMNS_PER_ROW)
+# Requests of an environment and their DRAM rows share a sum: the requests, 128 at most, take its lower 8 bits.
+_PACKED_BITS = 8
+_PACKED = np.int32(2**_PACKED_BITS)
 
 
 @inlined
@@ -33,56 +37,44 @@ def iteration_cost(
     attention,
     projection,
     feed_forward,
-    fc_table,
-    attention_table,
-    rounds_table,
-    link_table,
-    moves_table,
+    fc,
+    other,
     scalars,
 ):
-    """Cost of one iteration with the given units.
+    """Cost of one iteration with the given units; `fc` and `other` are `lookups.Lookups`.
 
     Returns:
         (seconds, dynamic joules, communication s, switching s, seconds of QKV, attention, projection and
         feed-forward, mode switches). The first is the sum of the next six times and the scenario's overhead.
     """
     n = rlp * tlp
-    qkv_s = fc_table[0, qkv, n, at.COST_S]
-    projection_s = fc_table[1, projection, n, at.COST_S]
-    feed_forward_s = fc_table[2, feed_forward, n, at.COST_S]
-    joules = (
-        fc_table[0, qkv, n, at.COST_J]
-        + fc_table[1, projection, n, at.COST_J]
-        + fc_table[2, feed_forward, n, at.COST_J]
-    )
+    qkv_s = fc[qkv, n, at.QKV_S]
+    projection_s = fc[projection, n, at.PROJECTION_S]
+    feed_forward_s = fc[feed_forward, n, at.FEED_FORWARD_S]
+    fc_j = fc[qkv, n, at.QKV_J] + fc[projection, n, at.PROJECTION_J] + fc[feed_forward, n, at.FEED_FORWARD_J]
 
     # The same formulas as `hardware.costs.busiest_channel` and `AttentionCoefficients.clocks`, tabulated.
-    rounds = rounds_table[attention, rlp, at.ROUNDS]
-    of_one = rounds_table[attention, 1, at.ROUNDS]
-    busiest_groups = max(rounds * (group_sum / rlp), of_one * group_max)
-    busiest_chunks = max(rounds * (chunk_sum / rlp), of_one * chunk_max)
-    per_chunk = (
-        attention_table[attention, tlp, at.PER_CHUNK_S]
-        + attention_table[attention, tlp, at.UNPAIRED_S] * rounds_table[attention, rlp, at.UNPAIRED]
+    busiest_groups = max(
+        other[attention, tlp, rlp, at.GROUPS_S] * group_sum,
+        other[attention, tlp, rlp, at.LONGEST_GROUPS_S] * group_max,
+    )
+    busiest_chunks = max(
+        other[attention, tlp, rlp, at.CHUNKS_S] * chunk_sum,
+        other[attention, tlp, rlp, at.LONGEST_CHUNKS_S] * chunk_max,
     )
     attention_s = max(
-        attention_table[attention, tlp, at.PER_GROUP_S] * busiest_groups
-        + per_chunk * busiest_chunks
-        + attention_table[attention, tlp, at.PER_PAIR_S] * rounds
-        + attention_table[attention, tlp, at.PER_START_S],
-        attention_table[attention, tlp, at.PER_TOKEN_S] * context_sum,
+        busiest_groups + busiest_chunks + other[attention, tlp, rlp, at.FIXED_S],
+        other[attention, tlp, rlp, at.TOKENS_S] * context_sum,
     )
-    joules += (
-        attention_table[attention, tlp, at.PER_GROUP_J] * group_sum
-        + attention_table[attention, tlp, at.PER_TOKEN_J] * context_sum
+    attention_j = (
+        other[attention, tlp, rlp, at.GROUPS_J] * group_sum
+        + other[attention, tlp, rlp, at.TOKENS_J] * context_sum
     )
 
     # KV caches read over the link stream behind the computation; what exceeds it is communication.
-    communication_s = max(
-        attention_table[attention, tlp, at.LINK_PER_TOKEN_S] * context_sum - attention_s, 0.0
-    )
-    communication_s += link_table[attention, n, at.COST_S] + moves_table[n, at.COMBINE_S]
-    joules += link_table[attention, n, at.COST_J] + moves_table[n, at.COMBINE_J]
+    link_s = max(other[attention, tlp, rlp, at.LINK_TOKENS_S] * context_sum - attention_s, 0.0)
+    communication_s = link_s + other[attention, tlp, rlp, at.MOVES_S]
+    joules = fc_j + attention_j + other[attention, tlp, rlp, at.MOVES_J]
 
     # Crossings between PUs and FC-PIM: within each layer, from layer to layer, from the last iteration.
     layers = int(scalars[at.LAYERS])
@@ -92,11 +84,11 @@ def iteration_cost(
     switching_s = 0.0
     if scalars[at.SWITCH_S] > 0.0:
         switching_s = crossings * scalars[at.SWITCH_S]
-        communication_s += crossings * moves_table[n, at.CROSSING_S]
-        joules += crossings * moves_table[n, at.CROSSING_J]
+        communication_s += crossings * other[attention, tlp, rlp, at.CROSS_S]
+        joules += crossings * other[attention, tlp, rlp, at.CROSS_J]
 
-    seconds = communication_s + switching_s + qkv_s + attention_s + projection_s + feed_forward_s
-    seconds += scalars[at.OVERHEAD_S]
+    seconds = (communication_s + switching_s) + (qkv_s + projection_s + feed_forward_s)
+    seconds += attention_s + scalars[at.OVERHEAD_S]
     return (
         seconds,
         joules,
@@ -126,17 +118,20 @@ def chunks_of(groups, group_columns):
     return (groups * group_columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW
 
 
-@njit
+@lean
 def survey(e, counters, contexts, scalars):
-    """Sum up the contexts that the next iteration attends to: those there are, plus the tokens verified."""
-    rlp = counters[e, at.RLP]
+    """Sum up the contexts that the next iteration attends to: those there are, plus the tokens verified.
+
+    Args:
+        e: the environment; counters and contexts (int32 [num_envs, requests or more]) are of all.
+    """
     tlp = counters[e, at.TLP]
     context_sum = 0
     group_sum = 0
     group_max = 0
     chunk_sum = 0
     group_columns = np.int64(scalars[at.GROUP_COLUMNS])
-    for i in range(rlp):
+    for i in range(counters[e, at.RLP]):
         context = contexts[e, i] + tlp
         groups = (context + GROUP_TOKENS - 1) // GROUP_TOKENS
         context_sum += context
@@ -150,13 +145,15 @@ def survey(e, counters, contexts, scalars):
     counters[e, at.CHUNK_MAX] = chunks_of(group_max, group_columns)
 
 
-@njit
-def reset_env(e, counters, clocks, contexts, remaining, keys, population, schedule, scalars):
-    """Draw the instance of (seed, episode) for environment e and prefill it."""
+@lean
+def reset_env(e, counters, clocks, slots, keys, population, schedule, scalars):
+    """Draw the instance of (seed, episode) for environment e and prefill it; the arrays are of all environments."""
     seed = counters[e, at.SEED]
     episode = counters[e, at.EPISODE]
-    counters[e, 2:] = 0
+    counters[e, at.EPISODE + 1 :] = 0
     clocks[e, :] = 0.0
+    slots[e, :] = 0
+    width = keys.shape[1]
     batch = int(scalars[at.BATCH])
     image_tokens = int(scalars[at.IMAGE_TOKENS])
     prefill_tokens = 0
@@ -166,8 +163,8 @@ def reset_env(e, counters, clocks, contexts, remaining, keys, population, schedu
         row = request_row(key, population.shape[0])
         length = population[row, 0] + image_tokens
         keys[e, i] = key
-        contexts[e, i] = length
-        remaining[e, i] = population[row, 1]
+        slots[e, i] = length
+        slots[e, width + i] = population[row, 1]
         prefill_tokens += length
         prefill_pairs += np.int64(length) * (np.int64(length) + 1) // 2
     counters[e, at.PREFILL_TOKENS] = prefill_tokens
@@ -179,103 +176,155 @@ def reset_env(e, counters, clocks, contexts, remaining, keys, population, schedu
     counters[e, at.LAST_STAGE] = -1
     for k in range(at.NUM_TIMED):
         counters[e, at.LAST_UNIT + k] = -1
-    survey(e, counters, contexts, scalars)
+    survey(e, counters, slots, scalars)
 
 
 @inlined
-def decode_tokens(e, counters, contexts, remaining, keys, schedule, scalars):
-    """Advance every active request by one iteration; finished ones leave, their places are filled."""
-    tlp = counters[e, at.TLP]
-    rlp = counters[e, at.RLP]
-    threshold = np.uint64(scalars[at.ACCEPTANCE])
-    always = scalars[at.ACCEPTANCE] >= 2.0**53
-    counters[e, at.ITERATION] += 1
-    next_tlp = scheduled_tlp(counters[e, at.ITERATION], schedule)
-    decoded = 0
-    context_sum = 0
-    group_sum = 0
-    group_max = 0
-    chunk_sum = 0
-    group_columns = np.int64(scalars[at.GROUP_COLUMNS])
-    i = 0
-    active = rlp
-    while i < active:
-        advance = tlp
-        if tlp > 1 and not always:
-            advance = 1 + accepted_drafts(keys[e, i], contexts[e, i], tlp - 1, threshold)
-        advance = min(advance, remaining[e, i])
-        decoded += advance
-        left = remaining[e, i] - advance
-        if left == 0:
-            # The last active request takes this place and is advanced in its turn.
-            active -= 1
-            contexts[e, i] = contexts[e, active]
-            remaining[e, i] = remaining[e, active]
-            keys[e, i] = keys[e, active]
-            continue
-        remaining[e, i] = left
-        contexts[e, i] += advance
-        context = contexts[e, i] + next_tlp
-        groups = (context + GROUP_TOKENS - 1) // GROUP_TOKENS
-        context_sum += context
-        group_sum += groups
-        group_max = max(group_max, groups)
-        chunk_sum += chunks_of(groups, group_columns)
-        i += 1
-    counters[e, at.LAST_N] = rlp * tlp
-    counters[e, at.LAST_FINISHED] = rlp - active
-    counters[e, at.LAST_DECODED] = decoded
-    counters[e, at.DECODED] += decoded
-    counters[e, at.RLP] = active
-    counters[e, at.TLP] = next_tlp
-    counters[e, at.CONTEXT_SUM] = context_sum
-    counters[e, at.GROUP_SUM] = group_sum
-    counters[e, at.GROUP_MAX] = group_max
-    counters[e, at.CHUNK_SUM] = chunk_sum
-    counters[e, at.CHUNK_MAX] = chunks_of(group_max, group_columns)
+def advance_slot(
+    gain,
+    k,
+    contexts,
+    remaining,
+    ahead,
+    group_columns,
+    held,
+    packed,
+    group_sum,
+    group_max,
+):
+    """Give the request in slot k its tokens, and add up what the next iteration attends to.
+
+    Args:
+        ahead: tokens verified in the next iteration.
+        held, packed, group_sum, group_max: int32, so far: tokens of all requests, finished ones too; of those that
+            go on, DRAM rows and number (see `_PACKED`), 16-token groups, and the most of those.
+    """
+    left = np.int32(remaining[k] - gain)
+    context = np.int32(contexts[k] + gain)
+    remaining[k] = left
+    contexts[k] = context
+    held = np.int32(held + context)
+    goes_on = left > 0
+    context = np.int32(context + ahead) if goes_on else np.int32(0)
+    groups = np.int32(np.int32(context + np.int32(_GROUP_TOKENS - 1)) // _GROUP_TOKENS)
+    columns = np.int32(np.int32(groups * group_columns) + np.int32(_COLUMNS_PER_ROW - 1))
+    chunks = np.int32(columns // _COLUMNS_PER_ROW)
+    packed = np.int32(packed + np.int32(np.int32(chunks * _PACKED) + np.int32(goes_on)))
+    return held, packed, np.int32(group_sum + groups), max(group_max, groups)
 
 
 @inlined
-def advance_env(
-    e,
+def decode_tokens(counters, slots, keys, gains, schedule, scalars):
+    """Advance every active request of an environment by one iteration; finished ones leave, the others close up.
+
+    Args:
+        counters, slots, keys: of the environment.
+        gains: scratch, int64 [SLOTS].
+    """
+    rlp, tlp = counters[at.RLP], counters[at.TLP]
+    acceptance = scalars[at.ACCEPTANCE]
+    drawn = tlp > 1 and acceptance < 2.0**53
+    iteration = counters[at.ITERATION] + 1
+    next_tlp = scheduled_tlp(iteration, schedule)
+    verified, ahead = np.int32(tlp), np.int32(next_tlp)
+    group_columns = np.int32(scalars[at.GROUP_COLUMNS])
+    width = keys.shape[0]
+    held = np.int32(0)
+    packed = np.int32(0)
+    group_sum = np.int32(0)
+    group_max = np.int32(0)
+    for first in range(0, rlp, at.SLOTS):
+        contexts, remaining = slots[first:], slots[width + first :]
+        if drawn:
+            draw_gains(tlp - 1, keys[first:], contexts, np.uint64(acceptance), gains)
+            for k in range(at.SLOTS):
+                gain = min(np.int32(gains[k]), remaining[k])
+                held, packed, group_sum, group_max = advance_slot(
+                    gain,
+                    k,
+                    contexts,
+                    remaining,
+                    ahead,
+                    group_columns,
+                    held,
+                    packed,
+                    group_sum,
+                    group_max,
+                )
+        else:
+            for k in range(at.SLOTS):
+                gain = min(verified, remaining[k])
+                held, packed, group_sum, group_max = advance_slot(
+                    gain,
+                    k,
+                    contexts,
+                    remaining,
+                    ahead,
+                    group_columns,
+                    held,
+                    packed,
+                    group_sum,
+                    group_max,
+                )
+    active, chunk_sum = (
+        np.int64(packed & (_PACKED - 1)),
+        np.int64(packed >> _PACKED_BITS),
+    )
+    decoded = held - (counters[at.CONTEXT_SUM] - rlp * tlp)
+    context_sum = held + active * next_tlp
+    if active < rlp:
+        context_sum = close_up(rlp, slots, keys) + active * next_tlp
+    counters[at.RLP] = active
+    counters[at.TLP] = next_tlp
+    counters[at.ITERATION] = iteration
+    counters[at.DECODED] += decoded
+    counters[at.CONTEXT_SUM] = context_sum
+    counters[at.GROUP_SUM] = group_sum
+    counters[at.GROUP_MAX] = group_max
+    counters[at.CHUNK_SUM] = chunk_sum
+    counters[at.CHUNK_MAX] = chunks_of(np.int64(group_max), np.int64(group_columns))
+    counters[at.LAST_N] = rlp * tlp
+    counters[at.LAST_FINISHED] = rlp - active
+    counters[at.LAST_DECODED] = decoded
+
+
+@lean
+def close_up(rlp, slots, keys):
+    """Move the requests that go on to the first slots, and empty the others. Returns the tokens that they hold."""
+    width = keys.shape[0]
+    to = 0
+    held = 0
+    for i in range(rlp):
+        context, left, key = slots[i], slots[width + i], keys[i]
+        slots[i] = 0
+        slots[width + i] = 0
+        if left > 0:
+            slots[to] = context
+            slots[width + to] = left
+            keys[to] = key
+            held += context
+            to += 1
+    return held
+
+
+@inlined
+def charge_iteration(
     qkv,
     attention,
     projection,
     feed_forward,
     counters,
     clocks,
-    contexts,
-    remaining,
-    keys,
-    fc_table,
-    attention_table,
-    rounds_table,
-    link_table,
-    moves_table,
-    schedule,
+    fc,
+    other,
     scalars,
+    per_reference,
 ):
-    """One iteration of environment e on the given units. Returns the reward."""
-    cost = iteration_cost(
-        counters[e, at.RLP],
-        counters[e, at.TLP],
-        counters[e, at.CONTEXT_SUM],
-        counters[e, at.GROUP_SUM],
-        counters[e, at.GROUP_MAX],
-        counters[e, at.CHUNK_SUM],
-        counters[e, at.CHUNK_MAX],
-        counters[e, at.LAST_FC],
-        qkv,
-        attention,
-        projection,
-        feed_forward,
-        fc_table,
-        attention_table,
-        rounds_table,
-        link_table,
-        moves_table,
-        scalars,
-    )
+    """Charge an environment with an iteration on the given units. Returns the reward.
+
+    `per_reference` is 1 / the scenario's reference; a division waits longer than a product.
+    """
+    rlp, tlp = counters[at.RLP], counters[at.TLP]
     (
         seconds,
         joules,
@@ -286,77 +335,112 @@ def advance_env(
         projection_s,
         feed_forward_s,
         crossings,
-    ) = cost
-    clocks[e, at.TIME_S] += seconds
-    clocks[e, at.DYNAMIC_J] += joules
-    clocks[e, at.COMMUNICATION_S] += communication_s
-    clocks[e, at.SWITCHING_S] += switching_s
-    clocks[e, at.BUSY_S + qkv] += qkv_s
-    clocks[e, at.BUSY_S + attention] += attention_s
-    clocks[e, at.BUSY_S + projection] += projection_s
-    clocks[e, at.BUSY_S + feed_forward] += feed_forward_s
-    clocks[e, at.CLASS_S + at.QKV] += qkv_s
-    clocks[e, at.CLASS_S + at.ATTENTION] += attention_s
-    clocks[e, at.CLASS_S + at.PROJECTION] += projection_s
-    clocks[e, at.CLASS_S + at.FEED_FORWARD] += feed_forward_s
-    clocks[e, at.LAST_TIME_S] = seconds
-    clocks[e, at.LAST_DYNAMIC_J] = joules
-    clocks[e, at.LAST_COMMUNICATION_S] = communication_s
-    clocks[e, at.LAST_SWITCHING_S] = switching_s
-    clocks[e, at.LAST_CLASS_S + at.QKV] = qkv_s
-    clocks[e, at.LAST_CLASS_S + at.ATTENTION] = attention_s
-    clocks[e, at.LAST_CLASS_S + at.PROJECTION] = projection_s
-    clocks[e, at.LAST_CLASS_S + at.FEED_FORWARD] = feed_forward_s
-    counters[e, at.SWITCHES] += crossings
-    counters[e, at.LAST_FC] = feed_forward
-    counters[e, at.LAST_UNIT + at.QKV] = qkv
-    counters[e, at.LAST_UNIT + at.ATTENTION] = attention
-    counters[e, at.LAST_UNIT + at.PROJECTION] = projection
-    counters[e, at.LAST_UNIT + at.FEED_FORWARD] = feed_forward
-    if qkv == projection and projection == feed_forward:
-        clocks[e, at.SEEN_FC_S + qkv] = qkv_s + projection_s + feed_forward_s
-        counters[e, at.SEEN_N + qkv] = counters[e, at.RLP] * counters[e, at.TLP]
+    ) = iteration_cost(
+        rlp,
+        tlp,
+        counters[at.CONTEXT_SUM],
+        counters[at.GROUP_SUM],
+        counters[at.GROUP_MAX],
+        counters[at.CHUNK_SUM],
+        counters[at.CHUNK_MAX],
+        counters[at.LAST_FC],
+        qkv,
+        attention,
+        projection,
+        feed_forward,
+        fc,
+        other,
+        scalars,
+    )
     total_j = joules + seconds * scalars[at.STATIC_W]
-    reference = scalars[at.REFERENCE]
-    clocks[e, at.LAST_REWARD_TIME] = -seconds / reference
-    clocks[e, at.LAST_REWARD_ENERGY] = -scalars[at.ENERGY_WEIGHT] * total_j / reference
-    reward = clocks[e, at.LAST_REWARD_TIME] + clocks[e, at.LAST_REWARD_ENERGY]
-    clocks[e, at.RETURN] += reward
-    decode_tokens(e, counters, contexts, remaining, keys, schedule, scalars)
+    reward_time = -seconds * per_reference
+    reward_energy = -scalars[at.ENERGY_WEIGHT] * total_j * per_reference
+    reward = reward_time + reward_energy
+    clocks[at.TIME_S] += seconds
+    clocks[at.DYNAMIC_J] += joules
+    clocks[at.COMMUNICATION_S] += communication_s
+    clocks[at.SWITCHING_S] += switching_s
+    clocks[at.CLASS_S + at.QKV] += qkv_s
+    clocks[at.CLASS_S + at.ATTENTION] += attention_s
+    clocks[at.CLASS_S + at.PROJECTION] += projection_s
+    clocks[at.CLASS_S + at.FEED_FORWARD] += feed_forward_s
+    # Each unit once: sums that go through memory wait for one another.
+    for unit in range(at.NUM_UNITS):
+        busy_s = qkv_s if qkv == unit else 0.0
+        busy_s += projection_s if projection == unit else 0.0
+        busy_s += feed_forward_s if feed_forward == unit else 0.0
+        busy_s += attention_s if attention == unit else 0.0
+        clocks[at.BUSY_S + unit] += busy_s
+    clocks[at.RETURN] += reward
+    clocks[at.LAST_TIME_S] = seconds
+    clocks[at.LAST_DYNAMIC_J] = joules
+    clocks[at.LAST_COMMUNICATION_S] = communication_s
+    clocks[at.LAST_SWITCHING_S] = switching_s
+    clocks[at.LAST_CLASS_S + at.QKV] = qkv_s
+    clocks[at.LAST_CLASS_S + at.ATTENTION] = attention_s
+    clocks[at.LAST_CLASS_S + at.PROJECTION] = projection_s
+    clocks[at.LAST_CLASS_S + at.FEED_FORWARD] = feed_forward_s
+    clocks[at.LAST_REWARD_TIME] = reward_time
+    clocks[at.LAST_REWARD_ENERGY] = reward_energy
+    counters[at.SWITCHES] += crossings
+    counters[at.LAST_FC] = feed_forward
+    counters[at.LAST_UNIT + at.QKV] = qkv
+    counters[at.LAST_UNIT + at.ATTENTION] = attention
+    counters[at.LAST_UNIT + at.PROJECTION] = projection
+    counters[at.LAST_UNIT + at.FEED_FORWARD] = feed_forward
+    if qkv == projection and projection == feed_forward:
+        clocks[at.SEEN_FC_S + qkv] = qkv_s + projection_s + feed_forward_s
+        counters[at.SEEN_N + qkv] = rlp * tlp
     return reward
 
 
 @inlined
-def observe_env(e, counters, clocks, scalars, observations):
-    """Write the observation of environment e, named in `layout.OBSERVATION_NAMES`; descriptors are there for good."""
-    rlp = counters[e, at.RLP]
-    n = rlp * counters[e, at.TLP]
-    observations[e, 0] = rlp / 128.0
-    observations[e, 1] = counters[e, at.TLP] / 8.0
-    observations[e, 2] = n / 1024.0
+def squash(x):
+    """x / (1 + x), in float32 as it is observed."""
+    x = np.float32(x)
+    return x / np.float32(x + np.float32(1.0))
+
+
+@inlined
+def share(x, of):
+    """x / of, in float32."""
+    return np.float32(x) / np.float32(of)
+
+
+@inlined
+def observe_batch(counters, scalars, observations):
+    """Write the features that change only with RLP and TLP."""
+    rlp, tlp = counters[at.RLP], counters[at.TLP]
+    n, batch = rlp * tlp, scalars[at.BATCH]
+    observations[0] = rlp / 128.0
+    observations[1] = tlp / 8.0
+    observations[2] = n / 1024.0
     # An infinite α (no PUs) gives 0; n = 0 occurs only after the last iteration.
-    observations[e, 3] = n / (n + scalars[at.ALPHA]) if n > 0 else 0.0
-    observations[e, 4] = scalars[at.BATCH] / 128.0
-    observations[e, 5] = 1.0 - rlp / max(scalars[at.BATCH], 1.0)
-    mean_context = 4.0 * counters[e, at.CONTEXT_SUM] / max(rlp, 1) / scalars[at.CONTEXT_LIMIT]
-    observations[e, 6] = mean_context / (1.0 + mean_context)
-    longest = 4.0 * GROUP_TOKENS * counters[e, at.GROUP_MAX] / scalars[at.CONTEXT_LIMIT]
-    observations[e, 7] = longest / (1.0 + longest)
-    observations[e, 8] = counters[e, at.ITERATION] / (counters[e, at.ITERATION] + 256.0)
-    observations[e, 9] = counters[e, at.LAST_FINISHED] / max(scalars[at.BATCH], 1.0)
-    observations[e, 10] = counters[e, at.LAST_DECODED] / max(counters[e, at.LAST_N], 1)
-    observations[e, 11] = clocks[e, at.LAST_TIME_S] / (clocks[e, at.LAST_TIME_S] + scalars[at.REFERENCE])
-    observations[e, 12] = clocks[e, at.LAST_COMMUNICATION_S] / (
-        clocks[e, at.LAST_COMMUNICATION_S] + scalars[at.REFERENCE]
-    )
+    observations[3] = n / (n + scalars[at.ALPHA]) if n > 0 else 0.0
+    observations[4] = batch / 128.0
+    observations[5] = 1.0 - rlp / max(batch, 1.0)
+
+
+@inlined
+def observe_env(counters, clocks, scalars, per_reference, observations):
+    """Write the other features of `layout.OBSERVATION_NAMES`; descriptors are there for good."""
+    limit = scalars[at.CONTEXT_LIMIT]
+    held = 4.0 * counters[at.CONTEXT_SUM]
+    longest = 4.0 * GROUP_TOKENS * counters[at.GROUP_MAX]
+    observations[6] = share(held, held + max(counters[at.RLP], 1) * limit)
+    observations[7] = share(longest, longest + limit)
+    observations[8] = share(counters[at.ITERATION], counters[at.ITERATION] + 256)
+    observations[9] = share(counters[at.LAST_FINISHED], max(scalars[at.BATCH], 1.0))
+    observations[10] = share(counters[at.LAST_DECODED], max(counters[at.LAST_N], 1))
+    observations[11] = squash(clocks[at.LAST_TIME_S] * per_reference)
+    observations[12] = squash(clocks[at.LAST_COMMUNICATION_S] * per_reference)
+    for k in range(at.NUM_CLASSES * at.NUM_UNITS):
+        observations[at.LAST_UNIT_FEATURE + k] = 0.0
     for k in range(at.NUM_CLASSES):
-        x = clocks[e, at.LAST_CLASS_S + k]
-        observations[e, at.LAST_CLASS_FEATURE + k] = x / (x + scalars[at.REFERENCE])
-        for u in range(at.NUM_UNITS):
-            observations[e, at.LAST_UNIT_FEATURE + at.NUM_UNITS * k + u] = (
-                1.0 if counters[e, at.LAST_UNIT + k] == u else 0.0
-            )
+        observations[at.LAST_CLASS_FEATURE + k] = squash(clocks[at.LAST_CLASS_S + k] * per_reference)
+        unit = counters[at.LAST_UNIT + k]
+        if unit >= 0:
+            observations[at.LAST_UNIT_FEATURE + at.NUM_UNITS * k + unit] = 1.0
     for u in range(2):
-        x = clocks[e, at.SEEN_FC_S + u]
-        observations[e, at.SEEN_FEATURE + u] = x / (x + scalars[at.REFERENCE])
-        observations[e, at.SEEN_FEATURE + 2 + u] = counters[e, at.SEEN_N + u] / 1024.0
+        observations[at.SEEN_FEATURE + u] = squash(clocks[at.SEEN_FC_S + u] * per_reference)
+        observations[at.SEEN_FEATURE + 2 + u] = counters[at.SEEN_N + u] / 1024.0

@@ -6,10 +6,10 @@ A draw is a hash of (seed, episode, request, token position), mixed with the fin
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
-njit = nb.njit(cache=True)
+from papi_env.simulation import layout as at
+from papi_env.simulation.compiled import inlined, lean
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -18,7 +18,7 @@ _LENGTHS = np.uint64(0x5851F42D4C957F2D)
 _30, _27, _31, _11, _32 = (np.uint64(bits) for bits in (30, 27, 31, 11, 32))
 
 
-@njit
+@lean
 def mix(x):
     """A bijection of uint64 in which every input bit moves every output bit."""
     x = (x ^ (x >> _30)) * _FIRST
@@ -26,7 +26,7 @@ def mix(x):
     return x ^ (x >> _31)
 
 
-@njit
+@lean
 def request_key(seed, episode, request):
     """uint64 key of a request. Mixed after each part, so that seed + 1 is not seed shifted by an episode."""
     key = mix(np.uint64(seed) + _GOLDEN)
@@ -34,14 +34,14 @@ def request_key(seed, episode, request):
     return mix((key ^ np.uint64(request)) + _GOLDEN)
 
 
-@njit
+@lean
 def request_row(key, rows):
     """Uniform index below `rows` (< 2**32) from a request's key: high bits times rows."""
     high = mix(key ^ _LENGTHS) >> _32
     return np.int64((high * np.uint64(rows)) >> _32)
 
 
-@njit
+@lean
 def accepted_drafts(key, position, drafted, threshold):
     """Accepted prefix of `drafted` tokens after `position`; each passes if its 53-bit draw is below `threshold`."""
     accepted = 0
@@ -51,3 +51,22 @@ def accepted_drafts(key, position, drafted, threshold):
             break
         accepted += 1
     return accepted
+
+
+@inlined
+def draw_gains(drafted, keys, contexts, threshold, gains):
+    """Tokens that 16 requests gain: one each, and its accepted prefix of `drafted` tokens.
+
+    The draws of `accepted_drafts`, all of them: what a vector of slots does not need costs less than finding out.
+
+    Args:
+        keys: uint64 [16]; contexts: int32 [16], tokens so far.
+        gains: int64 [16], written; as wide as the draws, since a vector is read back as it was written.
+    """
+    for k in range(at.SLOTS):
+        gains[k] = 1
+    for d in range(1, drafted + 1):
+        for k in range(at.SLOTS):
+            token = np.uint64(contexts[k] + d)
+            passed = (mix(keys[k] + token * _GOLDEN) >> _11) < threshold
+            gains[k] += np.int64(passed and gains[k] == d)

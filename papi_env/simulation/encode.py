@@ -12,27 +12,25 @@ from __future__ import annotations
 import numpy as np
 
 from papi_env.simulation import layout as at
-from papi_env.simulation.decode import inlined, njit
+from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.draws import mix, request_key
 
 _IMAGES = np.uint64(0x2545F4914F6CDD1D)
 _32 = np.uint64(32)
 
 
-@njit
+@lean
 def drawn_images(seed, episode, encode, batches):
     """Images of an encode: evenly one of `batches`, keyed by (seed, episode, encode)."""
     high = mix(request_key(seed, episode, encode) ^ _IMAGES) >> _32
     return batches[np.int64((high * np.uint64(batches.shape[0])) >> _32)]
 
 
-@njit
-def start_encode(e, counters, batches):
-    """Let the next encode of environment e wait with its first stage."""
-    counters[e, at.STAGE] = 0
-    counters[e, at.IMAGES] = drawn_images(
-        counters[e, at.SEED], counters[e, at.EPISODE], counters[e, at.ENCODE], batches
-    )
+@lean
+def start_encode(counters, batches):
+    """Let the next encode of an environment wait with its first stage."""
+    counters[at.STAGE] = 0
+    counters[at.IMAGES] = drawn_images(counters[at.SEED], counters[at.EPISODE], counters[at.ENCODE], batches)
 
 
 @inlined
@@ -49,7 +47,7 @@ def unit_crossings(before, global_unit, fc3, ffn, convolution, merged):
     return switches, pooled, maps
 
 
-@njit
+@lean
 def stage_cost(stage, images, last_fc, global_unit, fc3, ffn, stages, stage_moves, blocks, scalars):
     """Cost of one stage with FC1 and FC2, FC3, and FFN on the given units.
 
@@ -107,10 +105,21 @@ def stage_cost(stage, images, last_fc, global_unit, fc3, ffn, stages, stage_move
     )
 
 
-@njit
-def encode_env(e, global_unit, fc3, ffn, counters, clocks, stages, stage_moves, blocks, batches, scalars):
-    """Run the coming stage of environment e on the given units. Returns the reward."""
-    stage, images = counters[e, at.STAGE], counters[e, at.IMAGES]
+@lean
+def encode_env(
+    global_unit,
+    fc3,
+    ffn,
+    counters,
+    clocks,
+    stages,
+    stage_moves,
+    blocks,
+    batches,
+    scalars,
+):
+    """Run the coming stage of an environment on the given units. Returns the reward."""
+    stage, images = counters[at.STAGE], counters[at.IMAGES]
     (
         seconds,
         joules,
@@ -124,7 +133,7 @@ def encode_env(e, global_unit, fc3, ffn, counters, clocks, stages, stage_moves, 
     ) = stage_cost(
         stage,
         images,
-        counters[e, at.LAST_FC],
+        counters[at.LAST_FC],
         global_unit,
         fc3,
         ffn,
@@ -133,73 +142,79 @@ def encode_env(e, global_unit, fc3, ffn, counters, clocks, stages, stage_moves, 
         blocks,
         scalars,
     )
-    clocks[e, at.TIME_S] += seconds
-    clocks[e, at.DYNAMIC_J] += joules
-    clocks[e, at.COMMUNICATION_S] += communication_s
-    clocks[e, at.SWITCHING_S] += switching_s
-    clocks[e, at.LAST_TIME_S] = seconds
-    clocks[e, at.LAST_DYNAMIC_J] = joules
-    clocks[e, at.LAST_COMMUNICATION_S] = communication_s
-    clocks[e, at.LAST_SWITCHING_S] = switching_s
-    charge(e, at.REPMLP_FC1_FC2, global_unit, global_s, counters, clocks)
-    charge(e, at.REPMLP_FC3, fc3, fc3_s, counters, clocks)
-    charge(e, at.REPMLP_FFN, ffn, ffn_s, counters, clocks)
-    charge(e, at.CONVOLUTION, int(scalars[at.CONVOLUTION_UNIT]), convolution_s, counters, clocks)
-    counters[e, at.SWITCHES] += switches
-    counters[e, at.LAST_FC] = ffn
-    counters[e, at.STAGES_RUN] += 1
-    counters[e, at.LAST_STAGE] = stage
-    counters[e, at.LAST_IMAGES] = images
+    clocks[at.TIME_S] += seconds
+    clocks[at.DYNAMIC_J] += joules
+    clocks[at.COMMUNICATION_S] += communication_s
+    clocks[at.SWITCHING_S] += switching_s
+    clocks[at.LAST_TIME_S] = seconds
+    clocks[at.LAST_DYNAMIC_J] = joules
+    clocks[at.LAST_COMMUNICATION_S] = communication_s
+    clocks[at.LAST_SWITCHING_S] = switching_s
+    charge(at.REPMLP_FC1_FC2, global_unit, global_s, counters, clocks)
+    charge(at.REPMLP_FC3, fc3, fc3_s, counters, clocks)
+    charge(at.REPMLP_FFN, ffn, ffn_s, counters, clocks)
+    charge(
+        at.CONVOLUTION,
+        int(scalars[at.CONVOLUTION_UNIT]),
+        convolution_s,
+        counters,
+        clocks,
+    )
+    counters[at.SWITCHES] += switches
+    counters[at.LAST_FC] = ffn
+    counters[at.STAGES_RUN] += 1
+    counters[at.LAST_STAGE] = stage
+    counters[at.LAST_IMAGES] = images
     total_j = joules + seconds * scalars[at.STATIC_W]
     reference = scalars[at.REFERENCE]
-    clocks[e, at.LAST_REWARD_TIME] = -seconds / reference
-    clocks[e, at.LAST_REWARD_ENERGY] = -scalars[at.ENERGY_WEIGHT] * total_j / reference
-    reward = clocks[e, at.LAST_REWARD_TIME] + clocks[e, at.LAST_REWARD_ENERGY]
-    clocks[e, at.RETURN] += reward
+    clocks[at.LAST_REWARD_TIME] = -seconds / reference
+    clocks[at.LAST_REWARD_ENERGY] = -scalars[at.ENERGY_WEIGHT] * total_j / reference
+    reward = clocks[at.LAST_REWARD_TIME] + clocks[at.LAST_REWARD_ENERGY]
+    clocks[at.RETURN] += reward
     if stage + 1 < stages.shape[0]:
-        counters[e, at.STAGE] = stage + 1
+        counters[at.STAGE] = stage + 1
         return reward
-    counters[e, at.ENCODE] += 1
-    counters[e, at.ENCODED] += images
-    if counters[e, at.ENCODE] < scalars[at.ENCODES]:
-        start_encode(e, counters, batches)
+    counters[at.ENCODE] += 1
+    counters[at.ENCODED] += images
+    if counters[at.ENCODE] < scalars[at.ENCODES]:
+        start_encode(counters, batches)
     else:
-        counters[e, at.STAGE] = -1
-        counters[e, at.IMAGES] = 0
+        counters[at.STAGE] = -1
+        counters[at.IMAGES] = 0
     return reward
 
 
 @inlined
-def charge(e, kernel_class, unit, seconds, counters, clocks):
+def charge(kernel_class, unit, seconds, counters, clocks):
     """Book the seconds of a class to its unit."""
-    clocks[e, at.BUSY_S + unit] += seconds
-    clocks[e, at.CLASS_S + kernel_class] += seconds
-    clocks[e, at.LAST_CLASS_S + kernel_class] = seconds
-    counters[e, at.LAST_UNIT + kernel_class] = unit
+    clocks[at.BUSY_S + unit] += seconds
+    clocks[at.CLASS_S + kernel_class] += seconds
+    clocks[at.LAST_CLASS_S + kernel_class] = seconds
+    counters[at.LAST_UNIT + kernel_class] = unit
 
 
-@njit
-def forget_stage(e, counters, clocks):
+@lean
+def forget_stage(counters, clocks):
     """After the last encode an iteration is the last step: no stage's times are."""
-    counters[e, at.LAST_STAGE] = -1
+    counters[at.LAST_STAGE] = -1
     for k in range(at.REPMLP_FC1_FC2, at.NUM_TIMED):
-        clocks[e, at.LAST_CLASS_S + k] = 0.0
+        clocks[at.LAST_CLASS_S + k] = 0.0
 
 
-@njit
-def observe_stage(e, counters, clocks, features, scalars, observations):
+@lean
+def observe_stage(counters, clocks, features, scalars, observations):
     """Write the features that Kernels-v0 appends (`layout.STAGE_OBSERVATION_NAMES`); descriptors are there."""
-    stage, images = counters[e, at.STAGE], counters[e, at.IMAGES]
+    stage, images = counters[at.STAGE], counters[at.IMAGES]
     for k in range(at.MAX_STAGES):
-        observations[e, at.STAGE_FEATURE + k] = 1.0 if stage == k else 0.0
-    observations[e, at.IMAGES_FEATURE] = images / 128.0
-    observations[e, at.IMAGES_FEATURE + 1] = 1.0 - counters[e, at.ENCODE] / scalars[at.ENCODES]
+        observations[at.STAGE_FEATURE + k] = 1.0 if stage == k else 0.0
+    observations[at.IMAGES_FEATURE] = images / 128.0
+    observations[at.IMAGES_FEATURE + 1] = 1.0 - counters[at.ENCODE] / scalars[at.ENCODES]
     for k in range(2 * at.NUM_STAGE_CLASSES):
-        observations[e, at.SHAPE_FEATURE + k] = features[stage, images, k] if stage >= 0 else 0.0
+        observations[at.SHAPE_FEATURE + k] = features[stage, images, k] if stage >= 0 else 0.0
     for k in range(at.NUM_STAGE_CLASSES):
-        x = clocks[e, at.LAST_CLASS_S + at.REPMLP_FC1_FC2 + k]
-        observations[e, at.LAST_STAGE_TIME_FEATURE + k] = x / (x + scalars[at.REFERENCE])
+        x = clocks[at.LAST_CLASS_S + at.REPMLP_FC1_FC2 + k]
+        observations[at.LAST_STAGE_TIME_FEATURE + k] = x / (x + scalars[at.REFERENCE])
         for u in range(at.NUM_UNITS):
-            observations[e, at.LAST_STAGE_UNIT_FEATURE + at.NUM_UNITS * k + u] = (
-                1.0 if counters[e, at.LAST_UNIT + at.REPMLP_FC1_FC2 + k] == u else 0.0
+            observations[at.LAST_STAGE_UNIT_FEATURE + at.NUM_UNITS * k + u] = (
+                1.0 if counters[at.LAST_UNIT + at.REPMLP_FC1_FC2 + k] == u else 0.0
             )

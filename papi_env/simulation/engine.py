@@ -12,8 +12,11 @@ from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 from papi_env.simulation import batch
 from papi_env.simulation import layout as at
+from papi_env.simulation.lookups import ImageLookups, join_lookups, resolved_units
 from papi_env.simulation.prefill import Prefill
 from papi_env.simulation.tables import EngineTables, build_profiled_tables
+
+_CACHE_LINE = 64  # bytes, on every processor that numba compiles for but a few (those have 128)
 
 METRIC_NAMES = (
     "time_s",  # decoding and encoding, without prefill
@@ -50,11 +53,21 @@ class DecodeEngine:
         default_switch_s: seconds of a mode switch where the scenario does not say.
         autoreset: `batch.DISABLED`, `NEXT_STEP` or `SAME_STEP`.
         max_steps: iterations and stages after which an episode is truncated; 0 for never.
+        threads: share the environments of a step among so many threads. Changes no bit of what they do. numba runs
+            no more at a time than the process had cores when numba was imported, or NUMBA_NUM_THREADS.
 
     Attributes:
         counters: int64 [num_envs, layout.NUM_COUNTERS]; clocks: float64 [num_envs, layout.NUM_CLOCKS].
-        contexts, remaining: int32 [num_envs, batch], tokens of the active requests first.
+        actions: int64 [num_envs, choices].
         observations: float32 [num_envs, features]; rewards: float64 [num_envs].
+        terminated, truncated: bool [num_envs].
+        final_counters, final_clocks, final_observations: with SAME_STEP, the last state of environments that
+            ended in the last step.
+
+    All arrays are written in place, and must not be replaced.
+
+    Raises:
+        ValueError: `num_envs` or `threads` is below 1.
     """
 
     def __init__(
@@ -66,21 +79,28 @@ class DecodeEngine:
         default_switch_s: float = 0.0,
         autoreset: int = batch.DISABLED,
         max_steps: int = 0,
+        threads: int = 1,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}, expected at least 1")
+        if threads < 1:
+            raise ValueError(f"threads is {threads}, expected at least 1")
         self.scenario, self.num_envs = scenario, num_envs
         self.autoreset, self.max_steps = autoreset, max_steps
         tables, self.profile = build_profiled_tables(scenario, default_switch_s)
         self.tables: EngineTables = tables
         self.prefill = None if scenario.model is None else Prefill(scenario.system, scenario.model)
-        requests = int(tables.scalars[at.BATCH])
-        self.counters = np.zeros((num_envs, at.NUM_COUNTERS), dtype=np.int64)
-        self.clocks = np.zeros((num_envs, at.NUM_CLOCKS))
-        self.contexts = np.zeros((num_envs, requests), dtype=np.int32)
-        self.remaining = np.zeros((num_envs, requests), dtype=np.int32)
-        self.keys = np.zeros((num_envs, requests), dtype=np.uint64)
+        self._requests = int(tables.scalars[at.BATCH])
+        width = -(-self._requests // at.SLOTS) * at.SLOTS
+        self.counters = aligned_zeros((num_envs, at.NUM_COUNTERS), np.int64)
+        self.clocks = aligned_zeros((num_envs, at.NUM_CLOCKS), np.float64)
+        self.slots = aligned_zeros((num_envs, 2 * width), np.int32)
+        self.keys = aligned_zeros((num_envs, width), np.uint64)
         self.actions = np.zeros((num_envs, choices), dtype=np.int64)
+        self._gains = np.zeros((min(threads, num_envs), at.SLOTS), dtype=np.int64)
+        self._lookups = join_lookups(tables)
+        self._units = resolved_units(tables)
+        self._images = None if scenario.images is None else ImageLookups.of(tables)
         observed = len(at.OBSERVATION_NAMES)
         features = observed if choices == 1 else observed + len(at.STAGE_OBSERVATION_NAMES)
         self.observations = np.zeros((num_envs, features), dtype=np.float32)
@@ -93,33 +113,35 @@ class DecodeEngine:
         self.final_counters = np.zeros_like(self.counters)
         self.final_clocks = np.zeros_like(self.clocks)
         self.final_observations = np.zeros_like(self.observations)
+        self._bind()
 
-    def reset(self, mask: npt.NDArray[np.bool_] | None = None) -> None:
-        """Start the episode that the SEED and EPISODE counters name, where `mask` is true."""
-        mask = np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
-        batch.reset_batch(
-            mask,
+    def _bind(self) -> None:
+        """Gather what compiled code takes, once: a step of one environment must cost little beside its call."""
+        tables = self.tables
+        self._for_reset = (
             self.counters,
             self.clocks,
-            self.contexts,
-            self.remaining,
+            self.slots,
             self.keys,
-            self.tables,
+            tables.population,
+            tables.schedule,
+            tables.scalars,
+            self._images,
             self.observations,
         )
-
-    def step(self) -> None:
-        """Advance every environment by one step with the units in `self.actions`, already checked."""
-        batch.step_batch(
-            self.actions,
-            self.autoreset,
-            self.max_steps,
+        self._for_step = (
+            self._gains,
+            _columns(self.actions),
             self.counters,
             self.clocks,
-            self.contexts,
-            self.remaining,
+            self.slots,
             self.keys,
-            self.tables,
+            *self._lookups,
+            self._units,
+            tables.schedule,
+            tables.population,
+            tables.scalars,
+            self._images,
             self.observations,
             self.rewards,
             self.terminated,
@@ -129,6 +151,34 @@ class DecodeEngine:
             self.final_observations,
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._bind()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_for_reset", "_for_step")}
+
+    @property
+    def contexts(self) -> npt.NDArray[np.int32]:
+        """Int32 [num_envs, batch], a view: tokens that each request holds, active requests first."""
+        return self.slots[:, : self._requests]
+
+    @property
+    def remaining(self) -> npt.NDArray[np.int32]:
+        """Int32 [num_envs, batch], a view: tokens that each request lacks, active requests first, then 0."""
+        width = self.keys.shape[1]
+        return self.slots[:, width : width + self._requests]
+
+    def reset(self, mask: npt.NDArray[np.bool_] | None = None) -> None:
+        """Start the episode that the SEED and EPISODE counters name, where `mask` is true."""
+        mask = np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
+        batch.reset_batch(mask, *self._for_reset)
+
+    def step(self) -> None:
+        """Advance every environment by one step with the units in `self.actions`, already checked."""
+        step = batch.step_batch if len(self._gains) == 1 else batch.step_threads
+        step(self.autoreset, self.max_steps, *self._for_step)
+
     def joint_costs(self, joint_actions: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
         """Privileged: true seconds and total joules of the next step, [num_envs, len(joint_actions)].
 
@@ -137,7 +187,16 @@ class DecodeEngine:
         """
         shape = (self.num_envs, len(joint_actions))
         seconds, joules = np.empty(shape), np.empty(shape)
-        batch.joint_costs(joint_actions, self.counters, self.tables, seconds, joules)
+        batch.joint_costs(
+            _columns(joint_actions),
+            self.counters,
+            *self._lookups,
+            self._units,
+            self.tables.scalars,
+            self._images,
+            seconds,
+            joules,
+        )
         return seconds, joules
 
     def crossing_cost(self, rows: npt.NDArray[np.int64]) -> FloatArray:
@@ -157,16 +216,18 @@ class DecodeEngine:
     def clone(self) -> DecodeEngine:
         """An engine with a copy of the state, for looking ahead; the tables are shared."""
         twin = object.__new__(DecodeEngine)
-        twin.__dict__.update(
+        twin.__setstate__(
             {
                 name: value.copy() if isinstance(value, np.ndarray) else value
-                for name, value in self.__dict__.items()
+                for name, value in self.__getstate__().items()
             }
         )
         return twin
 
     def metrics(
-        self, counters: npt.NDArray[np.int64] | None = None, clocks: FloatArray | None = None
+        self,
+        counters: npt.NDArray[np.int64] | None = None,
+        clocks: FloatArray | None = None,
     ) -> dict[str, npt.NDArray[Any]]:
         """Metrics of the current episodes, or of the states given: arrays [num_envs], by `METRIC_NAMES`."""
         c = self.counters if counters is None else counters
@@ -174,9 +235,8 @@ class DecodeEngine:
         static_w = float(self.tables.scalars[at.STATIC_W])
         prefill_s, prefill_j = np.zeros(len(t)), np.zeros(len(t))
         if self.prefill is not None:
-            requests = self.contexts.shape[1]
             prefill_s, prefill_j = self.prefill.cost(
-                c[:, at.PREFILL_TOKENS], c[:, at.PREFILL_PAIRS], requests
+                c[:, at.PREFILL_TOKENS], c[:, at.PREFILL_PAIRS], self._requests
             )
         time_s = t[:, at.TIME_S].copy()
         prefill_j = prefill_j + static_w * prefill_s
@@ -194,7 +254,12 @@ class DecodeEngine:
             *(t[:, at.BUSY_S + u].copy() for u in range(at.NUM_UNITS)),
             *(t[:, at.CLASS_S + k].copy() for k in range(at.NUM_CLASSES)),
             t[:, at.COMMUNICATION_S].copy(),
-            np.divide(t[:, at.COMMUNICATION_S], time_s, out=np.zeros_like(time_s), where=time_s > 0),
+            np.divide(
+                t[:, at.COMMUNICATION_S],
+                time_s,
+                out=np.zeros_like(time_s),
+                where=time_s > 0,
+            ),
             t[:, at.SWITCHING_S].copy(),
             c[:, at.ITERATION] * self.tables.scalars[at.OVERHEAD_S],
             c[:, at.SWITCHES].copy(),
@@ -214,5 +279,18 @@ class DecodeEngine:
     @property
     def state_bytes_per_env(self) -> int:
         """Bytes of simulation state that one environment takes."""
-        arrays = (self.counters, self.clocks, self.contexts, self.remaining, self.keys)
+        arrays = (self.counters, self.clocks, self.slots, self.keys)
         return sum(array.nbytes for array in arrays) // self.num_envs
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Zeros that start a cache line, so that an environment's row, of whole lines, shares none with another's."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + _CACHE_LINE, dtype=np.uint8)
+    start = -raw.ctypes.data % _CACHE_LINE
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _columns(actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """A view that tells compiled code by its dimensions how many choices there are: one, [num_envs], or more."""
+    return actions.reshape(-1) if actions.shape[1] == 1 else actions

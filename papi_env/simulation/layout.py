@@ -10,7 +10,12 @@ from papi_env.kernel import KernelClass
 from papi_env.workload.images import MAX_STAGES
 
 # Kernel classes of a decode iteration, in the order of actions.
-KERNEL_CLASSES = (KernelClass.QKV, KernelClass.ATTENTION, KernelClass.PROJECTION, KernelClass.FEED_FORWARD)
+KERNEL_CLASSES = (
+    KernelClass.QKV,
+    KernelClass.ATTENTION,
+    KernelClass.PROJECTION,
+    KernelClass.FEED_FORWARD,
+)
 QKV, ATTENTION, PROJECTION, FEED_FORWARD = range(4)
 NUM_CLASSES, NUM_UNITS = len(KERNEL_CLASSES), len(UNIT_NAMES)
 # What else an action names: the classes of a stage of an image encode, after those of an iteration. FC1 and
@@ -30,38 +35,39 @@ DONE = 2  # the episode has ended and waits for its reset
 RLP = 3
 TLP = 4
 ITERATION = 5
-CONTEXT_SUM = 6  # over active requests, of the context the next iteration attends to
-GROUP_SUM = 7  # over active requests, of ceil(context / 16)
-GROUP_MAX = 8
-CHUNK_SUM = 9  # over active requests, of the DRAM rows of keys (see `hardware.attention`)
-CHUNK_MAX = 10
-LAST_FC = 11  # the FC unit that ran last: PU, FC_PIM, or -1 before the first step
-SWITCHES = 12
-INVALID = 13
-DECODED = 14
-PREFILL_TOKENS = 15
-PREFILL_PAIRS = 16  # (query, key) pairs of causal attention in the prefill
-LAST_FINISHED = 17  # requests that reached end-of-sequence in the last iteration
-LAST_DECODED = 18
-LAST_N = 19
-LAST_UNIT = 20  # .. +7: the unit each timed class ran on
-SEEN_N = 28  # .. +1: n when all FC kernels last ran on the PUs, on FC-PIM
-STAGE = 30  # the stage of an encode that comes next, or -1: a decode iteration
-ENCODE = 31  # encodes finished
-IMAGES = 32  # of the encode that is under way, or waits
-LAST_STAGE = 33  # what the last step was: a stage, or -1
-LAST_IMAGES = 34
-ENCODED = 35  # images of finished encodes
-STAGES_RUN = 36  # steps that were stages; ITERATION counts the others
-NUM_COUNTERS = 37
+DECODED = 6
+SWITCHES = 7
+INVALID = 8
+CONTEXT_SUM = 9  # over active requests, of the context the next iteration attends to
+GROUP_SUM = 10  # over active requests, of ceil(context / 16)
+GROUP_MAX = 11
+CHUNK_SUM = 12  # over active requests, of the DRAM rows of keys (see `hardware.attention`)
+CHUNK_MAX = 13
+LAST_FC = 14  # the FC unit that ran last: PU, FC_PIM, or -1 before the first step
+LAST_N = 15
+LAST_FINISHED = 16  # requests that reached end-of-sequence in the last iteration
+LAST_DECODED = 17
+SEEN_N = 18  # .. +1: n when all FC kernels last ran on the PUs, on FC-PIM
+LAST_UNIT = 20  # .. +7: the unit each timed class ran on; the four of an iteration end the third cache line
+STAGE = 28  # the stage of an encode that comes next, or -1: a decode iteration
+ENCODE = 29  # encodes finished
+IMAGES = 30  # of the encode that is under way, or waits
+STAGES_RUN = 31  # steps that were stages; ITERATION counts the others
+LAST_STAGE = 32  # what the last step was: a stage, or -1
+LAST_IMAGES = 33
+ENCODED = 34  # images of finished encodes
+PREFILL_TOKENS = 35
+PREFILL_PAIRS = 36  # (query, key) pairs of causal attention in the prefill
+NUM_COUNTERS = 40  # whole cache lines
 
 # --- clocks: float64 [num_envs, NUM_CLOCKS] ---------------------------------------------------------
+# A cache line of totals of an iteration, then what else is summed; two lines of the last step.
 TIME_S = 0
 DYNAMIC_J = 1
 COMMUNICATION_S = 2
 SWITCHING_S = 3
-BUSY_S = 4  # .. +2: by unit
-CLASS_S = 7  # .. +7: by timed class
+CLASS_S = 4  # .. +7: by timed class
+BUSY_S = 12  # .. +2: by unit
 RETURN = 15
 LAST_TIME_S = 16
 LAST_DYNAMIC_J = 17
@@ -72,6 +78,11 @@ LAST_REWARD_TIME = 28
 LAST_REWARD_ENERGY = 29
 SEEN_FC_S = 30  # .. +1: seconds of all FC kernels when they last ran on the PUs, on FC-PIM
 NUM_CLOCKS = 32
+
+# --- slots: int32 [num_envs, 2 x width] ----------------------------------------------------------------
+# Tokens held by the request in each slot, then tokens it still lacks; active requests first, 0 behind them. The
+# width is a multiple of 16, which is what a vector register takes of int32.
+SLOTS = 16
 
 # --- scalars of a scenario: float64 [NUM_SCALARS] ---------------------------------------------------
 ENERGY_WEIGHT = 0
@@ -90,6 +101,28 @@ IMAGE_TOKENS = 12  # positions that its images add to each prompt
 CONVOLUTION_UNIT = 13
 MERGED = 14  # 1 after Locality Injection, else 0
 NUM_SCALARS = 15
+
+# --- columns of the look-ups of an iteration (see `lookups`) ------------------------------------------
+# By unit and n: all FC kernels.
+QKV_S, PROJECTION_S, FEED_FORWARD_S, QKV_J, PROJECTION_J, FEED_FORWARD_J = range(6)
+NUM_FC = 8
+# By unit of attention, TLP and RLP: everything else.
+(
+    GROUPS_S,  # per group of all requests, if they spread evenly over the channels
+    LONGEST_GROUPS_S,  # per group of the longest request
+    CHUNKS_S,  # likewise, per DRAM row of keys
+    LONGEST_CHUNKS_S,
+    FIXED_S,  # per pair and per start
+    TOKENS_S,  # per token attended to
+    LINK_TOKENS_S,
+    GROUPS_J,
+    TOKENS_J,
+    MOVES_S,  # queries, keys, values and outputs over the attention link, and combining outputs
+    MOVES_J,
+    CROSS_S,  # one crossing of activations between PUs and FC-PIM
+    CROSS_J,
+) = range(13)
+NUM_OTHER = 16
 
 # --- columns of the cost tables ---------------------------------------------------------------------
 COST_S, COST_J = 0, 1

@@ -24,7 +24,7 @@ import numpy as np
 
 from papi_env.simulation import layout
 from papi_env.simulation import serving_layout as at
-from papi_env.simulation.decode import inlined, njit
+from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.draws import mix, request_key
 
 _DRIFT_STREAM = np.uint64(0xD1B54A32D192ED03)
@@ -37,7 +37,7 @@ def drift_level(key, knot):
     return np.float64(mix(key + np.uint64(knot) * _DRIFT_STREAM) >> _11) * 2.0**-53
 
 
-@njit
+@lean
 def drift_factor(seed, episode, unit, time_s, scalars):
     """True over profiled time of a unit (0 PUs, 1 FC-PIM, 2 Attn-PIM) at a simulated time; 1 without drift.
 
@@ -130,7 +130,7 @@ def split_rows(decode_rows, prompt_rows, fc_s, bank_s, scalars):
     return best
 
 
-@njit
+@lean
 def iteration(
     rlp,
     tlp,

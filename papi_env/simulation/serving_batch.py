@@ -15,7 +15,7 @@ from papi_env.hardware.dram import COLUMNS_PER_ROW
 from papi_env.simulation import serving_layout as at
 from papi_env.simulation.arrival_draws import draw_arrivals
 from papi_env.simulation.batch import NEXT_STEP, SAME_STEP
-from papi_env.simulation.decode import inlined, njit
+from papi_env.simulation.compiled import inlined, lean, njit, unlocked
 from papi_env.simulation.draws import mix, request_key, request_row
 from papi_env.simulation.serving import drift_factor, iteration
 from papi_env.workload.serving import PAGE_TOKENS, SPECULATION_LENGTHS
@@ -91,7 +91,7 @@ def accepted_prefix(key, position, drafted, kind, thresholds):
 # --- requests come, are admitted, begin to decode, and leave -------------------------------------------
 
 
-@njit
+@lean
 def arrive(e, state):
     """Move requests whose arrival has passed into the queue; refused ones are counted as they come."""
     counters, clocks, moments, facts = state.counters, state.clocks, state.moments, state.facts
@@ -125,7 +125,7 @@ def find_oldest(e, state, counters, clocks):
         clocks[e, at.HEAD_ARRIVAL_S] = clocks[e, at.TIME_S]
 
 
-@njit
+@lean
 def finish(e, request, state, scalars):
     """A request has all its tokens: judge it by its objectives."""
     counters, moments, facts = state.counters, state.moments, state.facts
@@ -144,7 +144,7 @@ def finish(e, request, state, scalars):
         counters[e, at.GOOD_TOKENS] += output
 
 
-@njit
+@lean
 def first_deadline(e, request, state, scalars):
     """Note the first token; when it was due: now if in time, else the request is lost."""
     now = state.clocks[e, at.TIME_S]
@@ -154,7 +154,7 @@ def first_deadline(e, request, state, scalars):
     return MISSED
 
 
-@njit
+@lean
 def begin_decode(e, request, context, generated, state, scalars):
     """Put a request that holds `context` tokens and has produced `generated` into a slot."""
     counters = state.counters
@@ -178,7 +178,7 @@ def begin_decode(e, request, context, generated, state, scalars):
     counters[e, at.GROUP_MAX] = max(counters[e, at.GROUP_MAX], groups)
 
 
-@njit
+@lean
 def admit(e, most, state, scalars):
     """Admit up to `most` requests, preempted ones first, then in order of arrival, while slots and pages last."""
     counters, facts = state.counters, state.facts
@@ -223,7 +223,7 @@ def admit(e, most, state, scalars):
     return admitted
 
 
-@njit
+@lean
 def preempt_latest(e, state, scalars):
     """Take the KV pages of the request admitted last; it waits at the queue's front and is computed again."""
     counters, facts = state.counters, state.facts
@@ -315,7 +315,7 @@ def reset_env(e, state, tables):
     find_oldest(e, state, counters, clocks)
 
 
-@njit
+@lean
 def wait(e, state, scalars):
     """While nothing runs and nothing waits, time passes to the next arrival, or to the end of the episode."""
     counters, clocks = state.counters, state.clocks
@@ -375,7 +375,7 @@ def survey(e, tlp, rlp, contexts, group_columns):
     return context_sum, group_sum, group_max, chunk_sum, chunk_max
 
 
-@njit
+@lean
 def chunk_of_prompts(e, state, scalars):
     """The prompt tokens of this iteration, first come first served: (tokens, (query, key) pairs, tokens read)."""
     counters, facts = state.counters, state.facts
@@ -412,6 +412,7 @@ def decode_tokens(
     keys,
     deadlines,
     gains,
+    limits,
     state,
     thresholds,
     scalars,
@@ -426,11 +427,16 @@ def decode_tokens(
     accepted = 0
     for i in range(rlp):
         gains[i] = 1
+    # All draws, slot by slot within a draft position: a vector of them costs less than finding out which count.
+    for draft in range(1, drafted + 1):
+        for i in range(rlp):
+            limits[i] = thresholds[classes[e, i], draft - 1]
+        for i in range(rlp):
+            draw = mix(keys[e, i] + np.uint64(contexts[e, i] + draft) * _GOLDEN) >> _11
+            gains[i] += np.int64(draw < limits[i] and gains[i] == draft)
     if drafted > 0:
         for i in range(rlp):
-            prefix = accepted_prefix(keys[e, i], contexts[e, i], drafted, classes[e, i], thresholds)
-            accepted += prefix
-            gains[i] += prefix
+            accepted += gains[i] - 1
     decoded = 0
     leaving = 0
     for i in range(rlp):
@@ -517,7 +523,7 @@ def decode_tokens(
     clocks[e, at.SEEN_TOKENS + k] = gained if old == 0.0 else old + NEWEST * (gained - old)
 
 
-@njit
+@lean
 def prefill_tokens(e, rows, state, scalars):
     """Process `rows` prompt tokens of the ring; a request whose last one is done has produced a token."""
     counters, facts = state.counters, state.facts
@@ -580,6 +586,7 @@ def advance_env(
     scalars,
     busy,
     gains,
+    limits,
 ):
     """One iteration of environment e. Returns the reward. `busy` is scratch, float64 [NUM_RESOURCES]."""
     unit, overlap, admission, invalid = resolved(e, actions, counters, scalars)
@@ -730,6 +737,7 @@ def advance_env(
             keys,
             deadlines,
             gains,
+            limits,
             state,
             thresholds,
             scalars,
@@ -770,53 +778,70 @@ def signed_squash(x):
 @inlined
 def observe_env(e, counters, clocks, scalars, observations):
     """Write the observation of environment e, named in `serving_layout.STATE_NAMES`; descriptors stay."""
-    out = observations[e]
     rlp = counters[e, at.RLP]
     running = rlp + counters[e, at.PREFILLING]
     reference = scalars[at.REFERENCE_S]
     limit = scalars[at.CONTEXT_LIMIT]
     ttft = scalars[at.TTFT_S]
-    out[0] = squash(counters[e, at.QUEUED] / 16.0)
-    out[1] = squash((clocks[e, at.TIME_S] - clocks[e, at.HEAD_ARRIVAL_S]) / ttft)
-    out[2] = rlp / 256.0
-    out[3] = counters[e, at.PREFILLING] / 256.0
-    out[4] = squash(counters[e, at.PREFILL_BACKLOG] / 2048.0)
-    out[5] = running / scalars[at.MAX_RUNNING]
+    observations[e, 0] = squash(counters[e, at.QUEUED] / 16.0)
+    observations[e, 1] = squash((clocks[e, at.TIME_S] - clocks[e, at.HEAD_ARRIVAL_S]) / ttft)
+    observations[e, 2] = rlp / 256.0
+    observations[e, 3] = counters[e, at.PREFILLING] / 256.0
+    observations[e, 4] = squash(counters[e, at.PREFILL_BACKLOG] / 2048.0)
+    observations[e, 5] = running / scalars[at.MAX_RUNNING]
     # Without paging there is no end of pages, and the share is 0.
-    out[6] = min((counters[e, at.GROUP_SUM] + counters[e, at.PREFILL_PAGES]) / scalars[at.TOTAL_PAGES], 1.0)
-    out[7] = squash(4.0 * counters[e, at.CONTEXT_SUM] / max(rlp, 1) / limit)
-    out[8] = squash(4.0 * PAGE_TOKENS * counters[e, at.GROUP_MAX] / limit)
-    out[9] = rlp / (rlp + scalars[at.ALPHA]) if rlp > 0 else 0.0
-    out[10] = squash(clocks[e, at.LAST_TIME_S] / reference)
-    out[11] = squash(clocks[e, at.LAST_FC_S] / reference)
-    out[12] = squash(clocks[e, at.LAST_ATTENTION_S] / reference)
-    out[13] = squash(clocks[e, at.LAST_DRAFT_S] / reference)
-    out[14] = squash(clocks[e, at.LAST_PREFILL_S] / reference)
-    out[15] = squash(clocks[e, at.LAST_COMMUNICATION_S] / reference)
-    out[16] = counters[e, at.LAST_DECODED] / max(counters[e, at.LAST_N], 1)
-    out[17] = counters[e, at.LAST_CHUNK] / 512.0
+    observations[e, 6] = min(
+        (counters[e, at.GROUP_SUM] + counters[e, at.PREFILL_PAGES]) / scalars[at.TOTAL_PAGES], 1.0
+    )
+    observations[e, 7] = squash(4.0 * counters[e, at.CONTEXT_SUM] / max(rlp, 1) / limit)
+    observations[e, 8] = squash(4.0 * PAGE_TOKENS * counters[e, at.GROUP_MAX] / limit)
+    observations[e, 9] = rlp / (rlp + scalars[at.ALPHA]) if rlp > 0 else 0.0
+    observations[e, 10] = squash(clocks[e, at.LAST_TIME_S] / reference)
+    observations[e, 11] = squash(clocks[e, at.LAST_FC_S] / reference)
+    observations[e, 12] = squash(clocks[e, at.LAST_ATTENTION_S] / reference)
+    observations[e, 13] = squash(clocks[e, at.LAST_DRAFT_S] / reference)
+    observations[e, 14] = squash(clocks[e, at.LAST_PREFILL_S] / reference)
+    observations[e, 15] = squash(clocks[e, at.LAST_COMMUNICATION_S] / reference)
+    observations[e, 16] = counters[e, at.LAST_DECODED] / max(counters[e, at.LAST_N], 1)
+    observations[e, 17] = counters[e, at.LAST_CHUNK] / 512.0
     feature = at.LAST_ACTION_FEATURE
     for k in range(4):
         last = counters[e, at.LAST_ACTION + k]
         for choice in range(at.NVEC[k]):
-            out[feature] = 1.0 if last == choice else 0.0
+            observations[e, feature] = 1.0 if last == choice else 0.0
             feature += 1
     for unit in range(at.NUM_DRIFTING):
-        out[feature] = squash(max(np.log2(clocks[e, at.SEEN_DRIFT + unit]), 0.0))
+        observations[e, feature] = squash(max(np.log2(clocks[e, at.SEEN_DRIFT + unit]), 0.0))
         feature += 1
     for k in range(1, len(SPECULATION_LENGTHS)):
-        out[feature] = clocks[e, at.SEEN_TOKENS + k] / SPECULATION_LENGTHS[k]
+        observations[e, feature] = clocks[e, at.SEEN_TOKENS + k] / SPECULATION_LENGTHS[k]
         feature += 1
-    out[feature] = clocks[e, at.SEEN_ACCEPTED]
+    observations[e, feature] = clocks[e, at.SEEN_ACCEPTED]
     pace = 16.0 * scalars[at.TPOT_S]
-    out[feature + 1] = signed_squash(clocks[e, at.SLACK_MEAN_S] / pace)
-    out[feature + 2] = signed_squash(clocks[e, at.SLACK_MIN_S] / pace)
-    out[feature + 3] = clocks[e, at.BEHIND]
-    out[feature + 4] = clocks[e, at.LOST]
+    observations[e, feature + 1] = signed_squash(clocks[e, at.SLACK_MEAN_S] / pace)
+    observations[e, feature + 2] = signed_squash(clocks[e, at.SLACK_MIN_S] / pace)
+    observations[e, feature + 3] = clocks[e, at.BEHIND]
+    observations[e, feature + 4] = clocks[e, at.LOST]
     finished = counters[e, at.FINISHED]
-    out[feature + 5] = counters[e, at.ATTAINED] / finished if finished > 0 else 1.0
+    observations[e, feature + 5] = counters[e, at.ATTAINED] / finished if finished > 0 else 1.0
     elapsed = max(clocks[e, at.TIME_S], reference)
-    out[feature + 6] = squash(counters[e, at.ARRIVED] / elapsed * ttft / 16.0)
+    observations[e, feature + 6] = squash(counters[e, at.ARRIVED] / elapsed * ttft / 16.0)
+
+
+@lean
+def keep_final(e, state, final, observations, final_observations):
+    """Copy what an episode that ends and restarts in one step leaves behind."""
+    for k in range(state.counters.shape[1]):
+        final.counters[e, k] = state.counters[e, k]
+    for k in range(state.clocks.shape[1]):
+        final.clocks[e, k] = state.clocks[e, k]
+    for request in range(state.moments.shape[1]):
+        for k in range(state.moments.shape[2]):
+            final.moments[e, request, k] = state.moments[e, request, k]
+        for k in range(state.facts.shape[2]):
+            final.facts[e, request, k] = state.facts[e, request, k]
+    for k in range(observations.shape[1]):
+        final_observations[e, k] = observations[e, k]
 
 
 # --- the loops over environments -------------------------------------------------------------------------
@@ -831,8 +856,10 @@ def reset_batch(mask, state, tables, observations):
             observe_env(e, state.counters, state.clocks, tables.scalars, observations)
 
 
-@njit
-def step_batch(
+@unlocked
+def step_range(
+    start,
+    stop,
     actions,
     autoreset,
     max_steps,
@@ -844,8 +871,11 @@ def step_batch(
     truncated,
     final,
     final_observations,
+    busy,
+    gains,
+    limits,
 ):
-    """Advance every environment by one iteration; autoreset and `max_steps` as in `batch.step_batch`.
+    """Advance environments `start` to `stop` by one iteration; autoreset and `max_steps` as in `batch.step_batch`.
 
     An episode by requests terminates when each has finished or was refused; one by time is truncated at its
     horizon. `final` takes the last state of environments that reset in the same step.
@@ -859,9 +889,7 @@ def step_batch(
     fc_s, fc_j, bank_s = tables.fc_s, tables.fc_j, tables.bank_s
     attention, rounds, link = tables.attention, tables.rounds, tables.link
     moves, draft, thresholds = tables.moves, tables.draft, tables.acceptance
-    busy = np.zeros(at.NUM_RESOURCES)
-    gains = np.zeros(requests.shape[1], dtype=np.int32)
-    for e in range(counters.shape[0]):
+    for e in range(start, stop):
         rewards[e] = 0.0
         resets = autoreset == NEXT_STEP and counters[e, at.DONE] == 1
         if resets:
@@ -894,6 +922,7 @@ def step_batch(
                 scalars,
                 busy,
                 gains,
+                limits,
             )
             over = counters[e, at.FINISHED] + counters[e, at.REJECTED] == counters[e, at.REQUESTS]
             terminated[e] = over and not np.isfinite(horizon)
@@ -904,11 +933,7 @@ def step_batch(
                 counters[e, at.DONE] = 1
                 if autoreset == SAME_STEP:
                     observe_env(e, counters, clocks, scalars, observations)
-                    final.counters[e] = counters[e]
-                    final.clocks[e] = clocks[e]
-                    final.moments[e] = state.moments[e]
-                    final.facts[e] = state.facts[e]
-                    final_observations[e] = observations[e]
+                    keep_final(e, state, final, observations, final_observations)
                     resets = True
         if resets:
             counters[e, at.EPISODE] += 1

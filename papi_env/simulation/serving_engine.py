@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,11 @@ from papi_env.simulation.serving_metrics import serving_metrics
 from papi_env.simulation.serving_tables import ServingTables, build_serving_tables, freeze
 
 
+@cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="papi_env")
+
+
 class ServingEngine:
     """State and dynamics of `num_envs` machines under continuous batching.
 
@@ -24,6 +32,8 @@ class ServingEngine:
         num_envs: environments, any number from 1.
         autoreset: `batch.DISABLED`, `NEXT_STEP` or `SAME_STEP`.
         max_steps: iterations after which an episode is truncated; 0 for never.
+        tables: of the scenario, if they are built already.
+        threads: share the environments of a step among so many threads. Changes no bit of what they do.
 
     Attributes:
         state: see `serving_batch.ServingState`; its counters and clocks are also attributes.
@@ -40,9 +50,11 @@ class ServingEngine:
         autoreset: int = batch.DISABLED,
         max_steps: int = 0,
         tables: ServingTables | None = None,
+        threads: int = 1,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs}, expected at least 1")
+        for name, value in (("num_envs", num_envs), ("threads", threads)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
         self.scenario, self.num_envs = scenario, num_envs
         self.autoreset, self.max_steps = autoreset, max_steps
         self.tables = build_serving_tables(scenario) if tables is None else tables
@@ -60,6 +72,11 @@ class ServingEngine:
         self.observations = np.zeros((num_envs, len(at.OBSERVATION_NAMES)), dtype=np.float32)
         self.observations[:, at.NUM_STATE_FEATURES :] = self.tables.descriptors
         self.final_observations = np.zeros_like(self.observations)
+        # Scratch of a step.
+        threads = min(threads, num_envs)
+        self._busy = np.zeros((threads, at.NUM_RESOURCES))
+        self._gains = np.zeros((threads, slots), dtype=np.int64)
+        self._limits = np.zeros((threads, slots), dtype=np.uint64)
         self.rewards = np.zeros(num_envs)
         self.terminated = np.zeros(num_envs, dtype=np.bool_)
         self.truncated = np.zeros(num_envs, dtype=np.bool_)
@@ -95,7 +112,7 @@ class ServingEngine:
 
     def step(self) -> None:
         """Advance every environment by one iteration with `self.actions`, already checked."""
-        serving_batch.step_batch(
+        arguments = (
             self.actions,
             self.autoreset,
             self.max_steps,
@@ -108,6 +125,19 @@ class ServingEngine:
             self.final,
             self.final_observations,
         )
+        threads = len(self._busy)
+        scratch = list(zip(self._busy, self._gains, self._limits, strict=True))
+        bounds = [self.num_envs * k // threads for k in range(threads + 1)]
+        if threads == 1:
+            serving_batch.step_range(*bounds, *arguments, *scratch[0])
+            return
+        # numba's own threads take no nested tuples such as the tables are.
+        shares = [
+            _workers(threads).submit(serving_batch.step_range, start, stop, *arguments, *own)
+            for (start, stop), own in zip(pairwise(bounds), scratch, strict=True)
+        ]
+        for share in shares:
+            share.result()
 
     def fork(self, env: int, copies: int) -> ServingEngine:
         """Privileged: an engine with `copies` copies of environment `env`, for looking ahead; no autoreset."""

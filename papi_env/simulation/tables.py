@@ -25,6 +25,7 @@ from papi_env.simulation.decode_tables import (
     rate_descriptors,
 )
 from papi_env.simulation.encode import stage_cost
+from papi_env.simulation.lookups import join_lookups
 from papi_env.simulation.stages import (
     StageProfile,
     convolution_unit,
@@ -268,11 +269,7 @@ def _reference(tables: EngineTables, mean_input: float) -> float:
         attention,
         projection,
         feed_forward,
-        tables.fc,
-        tables.attention,
-        tables.rounds,
-        tables.attention_link,
-        tables.moves,
+        *join_lookups(tables),
         tables.scalars,
     )
     return _charged(tables, float(cost[0]), float(cost[1]))

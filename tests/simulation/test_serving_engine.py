@@ -818,3 +818,20 @@ def test_a_first_token_is_on_time_when_it_comes(prefill):
     )
     metrics = play(started(s), constant(at.FC_PIM, 1, ADMITS_ALL, 0)).metrics()
     assert metrics["good_tokens"] == metrics["on_time_tokens"] == 60
+
+
+@pytest.mark.parametrize("autoreset", [batch.NEXT_STEP, batch.SAME_STEP])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_no_bit(threads, autoreset):
+    table = scenario(drift={}, requests=6)
+    one, many = (started(table, 7, autoreset=autoreset, threads=count) for count in (1, threads))
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        actions = rng.integers(0, at.NVEC, (7, 4))
+        for engine in (one, many):
+            engine.actions[:] = actions
+            engine.step()
+        np.testing.assert_array_equal(one.observations, many.observations)
+        np.testing.assert_array_equal(one.rewards, many.rewards)
+    for ours, theirs in zip(one.state, many.state, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -1,0 +1,123 @@
+"""How the engine is compiled, and where what was compiled is kept.
+
+numba keeps compiled functions on disk and looks at one file to see whether they still hold: the one that
+defines the function. Constants and inlined helpers come from others (`layout`, say), so a changed column would
+go unnoticed and give wrong numbers. Here the folder of the cache is named by a digest of all sources that
+compiled code is made from: a change of any starts a new one.
+
+`NUMBA_CACHE_DIR` is respected; else the folder is beside the sources or, where that cannot be written, under
+`XDG_CACHE_HOME`. Where nothing can be written, every process compiles for itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numba.core.config
+
+# A module that numba fills in when it is imported.
+_config: Any = numba.core.config
+
+_HERE = Path(__file__).resolve().parent
+_PACKAGE = _HERE.parent
+# What compiled code takes its constants from, beside this folder.
+CONSTANT_SOURCES = (
+    "hardware/dram.py",
+    "hardware/units.py",
+    "kernel.py",
+    "workload/arrivals.py",
+    "workload/images.py",
+    "workload/serving.py",
+)
+_PREFIX = "papi_env-"
+# chosen: longer than somebody stays away from a checkout, so that caches of old versions do not pile up.
+_FORGET_AFTER_S = 7 * 24 * 3600
+
+
+def sources() -> list[Path]:
+    """The files that compiled code is made from."""
+    return sorted([*_HERE.glob("*.py"), *(_PACKAGE / name for name in CONSTANT_SOURCES)])
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """Sixteen hexadecimal digits that change with the name or the content of any of the files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)} ".encode())
+        digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def cache_homes() -> list[Path]:
+    """Where a cache may stand, in order of preference."""
+    if _config.CACHE_DIR:
+        return [Path(_config.CACHE_DIR)]
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return [_HERE / "__pycache__", Path(user) / "papi_env"]
+
+
+def cache_folder(homes: Iterable[Path], digest: str) -> Path | None:
+    """The folder for `digest` in the first of `homes` that can be written, made if need be; None if there is none.
+
+    Folders of other digests that nobody has used for a week are removed.
+    """
+    for home in homes:
+        folder = home / (_PREFIX + digest)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder)
+        except OSError:
+            continue
+        if not os.access(folder, os.W_OK):
+            continue
+        _forget_others(folder)
+        return folder
+    return None
+
+
+def _forget_others(folder: Path) -> None:
+    for other in folder.parent.glob(_PREFIX + "*"):
+        try:
+            unused_s = time.time() - other.stat().st_mtime
+        except FileNotFoundError:  # another process forgot it just now
+            continue
+        if unused_s > _FORGET_AFTER_S:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+_FOLDER = cache_folder(cache_homes(), digest_of(sources()))
+
+
+def _compile(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    def decorate(function: Callable[..., Any]) -> Any:
+        # numba chooses the place of a cache when a function is decorated.
+        before = _config.CACHE_DIR
+        _config.CACHE_DIR = before if _FOLDER is None else str(_FOLDER)
+        try:
+            return numba.njit(cache=_FOLDER is not None, error_model="numpy", **options)(function)
+        finally:
+            _config.CACHE_DIR = before
+
+    return decorate
+
+
+# For functions that create arrays.
+njit = _compile()
+# For all others. Without numba's run-time, arrays are borrowed from the caller: counting references to them, in a
+# loop that hands a dozen arrays to its helpers, took three times as long as the loop itself. What is compiled this
+# way cannot create an array, nor assign one to a part of another.
+lean = _compile(_nrt=False)
+# For helpers of a hot loop: a call passes each array as seven words, more work than the helper does.
+inlined = _compile(_nrt=False, forceinline=True)
+# For steps that Python's own threads share: they run without the interpreter's lock.
+unlocked = _compile(_nrt=False, nogil=True)
+# For loops over `numba.prange`.
+parallel = _compile(parallel=True)

@@ -1,0 +1,139 @@
+"""What was compiled from other sources is never found, and no place for it is not an error."""
+
+import ast
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+from numba.core.runtime import _nrt_python, rtsys
+
+from papi_env.simulation import compiled
+from papi_env.simulation.compiled import cache_folder, digest_of
+
+_nrt_python.memsys_enable_stats()
+PACKAGE = Path(compiled.__file__).resolve().parents[1]
+
+
+def test_the_digest_changes_with_content_and_name(tmp_path):
+    first, second = tmp_path / "a.py", tmp_path / "b.py"
+    first.write_text("x = 1\n")
+    second.write_text("y = 2\n")
+    before = digest_of([first, second])
+    assert digest_of([first, second]) == before
+    first.write_text("x = 3\n")
+    assert digest_of([first, second]) != before
+    first.write_text("x = 1\n")
+    assert digest_of([first, second]) == before
+    second.rename(tmp_path / "c.py")
+    assert digest_of([first, tmp_path / "c.py"]) != before
+    # Content that moves from one file to the next is a change too.
+    first.write_text("x = 1\ny")
+    (tmp_path / "c.py").write_text(" = 2\n")
+    assert digest_of([first, tmp_path / "c.py"]) != before
+
+
+def test_every_module_that_compiled_code_imports_from_is_a_source():
+    sources = {path.resolve() for path in compiled.sources()}
+    compiling = [path for path in sources if "simulation.compiled import" in path.read_text()]
+    assert len(compiling) >= 5
+    for path in [*compiling, PACKAGE / "simulation/layout.py", PACKAGE / "simulation/serving_layout.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("papi_env."):
+                base = PACKAGE.joinpath(*node.module.split(".")[1:])
+                modules = [base.with_suffix(".py")] if base.with_suffix(".py").exists() else []
+                modules += [base / f"{alias.name}.py" for alias in node.names if base.is_dir()]
+                assert modules, f"{path.name} imports from {node.module}"
+                for module in modules:
+                    assert module in sources, f"{path.name} imports from {module.relative_to(PACKAGE)}"
+
+
+def test_another_digest_is_another_folder(tmp_path):
+    one, other = cache_folder([tmp_path], "0" * 16), cache_folder([tmp_path], "1" * 16)
+    assert one.is_dir()
+    assert other.is_dir()
+    assert one != other
+    assert cache_folder([tmp_path], "0" * 16) == one
+
+
+def test_only_folders_that_were_long_unused_are_forgotten(tmp_path):
+    old, recent = cache_folder([tmp_path], "0" * 16), cache_folder([tmp_path], "1" * 16)
+    (old / "part.nbc").write_text("x")
+    foreign = tmp_path / "somebody-else"
+    foreign.mkdir()
+    month_ago = time.time() - 30 * 24 * 3600
+    for folder in (old, foreign):
+        os.utime(folder, (month_ago, month_ago))
+    cache_folder([tmp_path], "2" * 16)
+    assert not old.exists()
+    assert recent.exists()
+    assert foreign.exists()
+
+
+def test_a_place_that_cannot_be_written_is_passed_over(tmp_path):
+    # A file where a folder is needed stops everybody, also those who may write everywhere.
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert cache_folder([blocked, tmp_path / "user"], "0" * 16).parent == tmp_path / "user"
+    assert cache_folder([blocked], "0" * 16) is None
+    assert cache_folder([], "0" * 16) is None
+
+
+def test_without_a_place_code_is_compiled_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled, "_FOLDER", None)
+
+    @compiled._compile()
+    def doubled(x):
+        return 2 * x
+
+    assert doubled(21) == 42
+    assert doubled.stats.cache_path is None
+
+
+def test_the_setting_of_numba_is_respected_and_left_alone(tmp_path):
+    program = (
+        "import numba, papi_env.simulation.compiled as c, papi_env.simulation.draws as d\n"
+        "d.mix(d.np.uint64(1))\n"
+        "print(c._FOLDER); print(numba.config.CACHE_DIR)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folder, setting = run.stdout.split()
+    assert Path(folder).parent == tmp_path
+    assert setting == str(tmp_path)
+    assert list(Path(folder).rglob("draws.mix-*.nbi"))
+
+
+@pytest.mark.parametrize("env_id", ["papi_env/Decode-v0", "papi_env/Kernels-v0", "papi_env/Serving-v0"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_stepping_keeps_no_memory(env_id, threads):
+    # `lean` code would neither free what it created nor complain.
+    arguments = {} if threads == 1 else {"threads": threads}
+    if env_id == "papi_env/Serving-v0":
+        if threads > 1:
+            pytest.skip("takes no threads")
+    else:
+        arguments |= {"batch_size": 3, "speculation": 4, "acceptance_rate": 0.5}
+    env = gym.make_vec(env_id, num_envs=4, autoreset_mode="SameStep", **arguments)
+    env.reset(seed=0)
+    actions = env.action_space.sample()
+
+    def kept():
+        stats = rtsys.get_allocation_stats()
+        return stats.alloc - stats.free, stats.mi_alloc - stats.mi_free
+
+    env.step(actions)
+    before = kept()
+    for _ in range(200):
+        env.unwrapped.engine.step()
+    env.unwrapped.engine.reset()
+    assert kept() == before
