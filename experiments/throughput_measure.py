@@ -144,6 +144,8 @@ def pinned() -> Iterator[int | None]:
         yield None
         return
     before = os.sched_getaffinity(0)
+    # numba counts the cores when it is imported, which may be while this process is pinned to one.
+    os.environ.setdefault("NUMBA_NUM_THREADS", str(len(before)))
     core = max(before)
     os.sched_setaffinity(0, {core})
     try:

@@ -112,7 +112,7 @@ class ServingEngine:
 
     def step(self) -> None:
         """Advance every environment by one iteration with `self.actions`, already checked."""
-        arguments = (
+        arguments: tuple[Any, ...] = (
             self.actions,
             self.autoreset,
             self.max_steps,
@@ -126,7 +126,7 @@ class ServingEngine:
             self.final_observations,
         )
         threads = len(self._busy)
-        scratch = list(zip(self._busy, self._gains, self._limits, strict=True))
+        scratch: list[Any] = list(zip(self._busy, self._gains, self._limits, strict=True))
         bounds = [self.num_envs * k // threads for k in range(threads + 1)]
         if threads == 1:
             serving_batch.step_range(*bounds, *arguments, *scratch[0])

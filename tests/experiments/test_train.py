@@ -377,10 +377,9 @@ def test_a_state_that_is_damaged_or_of_another_run_is_refused(tmp_path):
     assert load_state(path, model_of()) == {"rows": []}
     with pytest.raises(DataError, match="the state of another configuration"):
         load_state(path, model_of(["net_arch=[9]"]))
-    with pytest.raises(
-        DataError, match=r"env\.0\.engine\.contexts is int32 \[4, 2\], expected int32 \[4, 3\]"
-    ):
-        load_state(path, model_of(batch_size=3))
+    # Slots come by the sixteen.
+    with pytest.raises(DataError, match=r"env\.0\.engine\.slots is int32 .*, expected int32 "):
+        load_state(path, model_of(batch_size=17))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match="not a training state, or cut off"):
         load_state(path, model_of())
