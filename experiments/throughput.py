@@ -72,10 +72,11 @@ TARGETS = (
 )
 # In this order; those that train come last, since they are long.
 PARTS: Mapping[str, str] = {
+    # First: threads that another part's libraries start while pinned would stay on that core.
+    "threads": "one thread and two",
     "single": "every id through make",
     "batch": "batches of every id, and bytes of state",
     "adapter": "SB3's adapter alone",
-    "threads": "one thread and two",
     "sweeps": "over requests, TLP and environments",
     "grid": "seconds per grid point",
     "startup": "import and first step",
