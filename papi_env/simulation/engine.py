@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,10 @@ class DecodeEngine:
             raise ValueError(f"num_envs is {num_envs}, expected at least 1")
         if threads < 1:
             raise ValueError(f"threads is {threads}, expected at least 1")
+        if threads > 1:
+            # GNU's OpenMP reads it when the first parallel loop runs. By default its threads spin for milliseconds
+            # at the end of a step, which on a core that others use too takes longer than fifty steps.
+            os.environ.setdefault("GOMP_SPINCOUNT", "5000")
         self.scenario, self.num_envs = scenario, num_envs
         self.autoreset, self.max_steps = autoreset, max_steps
         tables, self.profile = build_profiled_tables(scenario, default_switch_s)
