@@ -177,7 +177,7 @@ def save_checkpoint(folder: str | os.PathLike[str], checkpoint: Checkpoint) -> P
     weights = save({name: np.ascontiguousarray(tensor) for name, tensor in checkpoint.tensors.items()})
     document = checkpoint.description.model_dump(mode="json")
     document["weights_sha256"] = hashlib.sha256(weights).hexdigest()
-    document["sha256"] = _digest(document)
+    document["sha256"] = document_digest(document)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -220,12 +220,12 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         hint = f"; did you mean {folder / inside[0]}?" if inside else ""
         raise ConfigurationError(f"{folder}: holds no {DESCRIPTION}{hint}")
     path = folder / DESCRIPTION
-    document = _read_description(path)
+    document = read_document(path)
     try:
         recorded, weights_digest = document.pop("sha256"), document["weights_sha256"]
     except KeyError as error:
         raise DataError(f"{path}: has no field {error}") from None
-    if recorded != _digest(document):
+    if recorded != document_digest(document):
         raise DataError(f"{path}: changed since it was written (its digest is another)")
     del document["weights_sha256"]
     try:
@@ -245,7 +245,12 @@ _FIELDS = {
 }
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def read_document(path: Path) -> dict[str, Any]:
+    """The fields of a JSON file from outside, by name.
+
+    Raises:
+        DataError: it is cut off, of another kind, too long, or one that executes.
+    """
     data = _bytes(path, _MAX_DESCRIPTION_BYTES)
     try:
         document = json.loads(data)
@@ -301,7 +306,8 @@ def _executable(path: Path) -> str | None:
     return next((kind for magic, kind in _EXECUTABLE.items() if start.startswith(magic)), None)
 
 
-def _digest(document: Mapping[str, Any]) -> str:
+def document_digest(document: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data, the same for equal data."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.checkpoint import Checkpoint, load_checkpoint
-from agents.networks import Network, RecurrentState
+from agents.networks import Float32Array, Network, RecurrentState
 from papi_env.envs.base import Problem
 from papi_env.envs.flatten import JointActions
 from papi_env.errors import ConfigurationError, nearest
@@ -119,10 +119,52 @@ class LearnedPolicy:
         Raises:
             ConfigurationError: an observation of another length.
         """
-        network = self._network
         observations = np.asarray(observation, dtype=np.float32)
         single = observations.ndim == 1
-        observations = np.atleast_2d(observations)
+        scores, masks, state = self._scored(np.atleast_2d(observations), state, episode_start, action_masks)
+        network = self._network
+        chosen = network.best(scores, masks) if deterministic else network.drawn(scores, masks, self._rng)
+        if self._joint is not None and not self._numbers:
+            chosen = self._joint.decode(chosen[:, 0])
+        elif chosen.shape[1] == 1:
+            chosen = chosen[:, 0]
+        return (chosen[0] if single else chosen), state
+
+    def margins(
+        self,
+        observations: npt.NDArray[Any],
+        state: RecurrentState | None = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], Any]:
+        """The best actions, and how much depends on each choice: what a pupil of this policy should heed.
+
+        Args:
+            observations: float32 [num_envs, features]; state and episode_start: as in `predict`.
+
+        Returns:
+            Int64 [num_envs, choices] of the environment's own space; float64 [num_envs, choices], probability (or
+            value) of the best option less that of the second, 0 where there is no other; and the state. Of joint
+            actions, all choices have the margin of the joint one.
+        """
+        scores, masks, state = self._scored(
+            np.asarray(observations, dtype=np.float32), state, episode_start, None
+        )
+        chosen = self._network.best(scores, masks)
+        found = self._network.margins(scores, masks)
+        if self._joint is not None:
+            chosen = self._joint.decode(chosen[:, 0])
+            found = np.repeat(found, chosen.shape[1], axis=1)
+        return chosen, found, state
+
+    def _scored(
+        self,
+        observations: Float32Array,
+        state: RecurrentState | None,
+        episode_start: npt.NDArray[np.bool_] | None,
+        action_masks: npt.NDArray[np.bool_] | None,
+    ) -> tuple[Float32Array, npt.NDArray[np.bool_] | None, RecurrentState | None]:
+        """Scores of a batch of observations, the masks that go with them, and the state."""
+        network = self._network
         expected = network.architecture.inputs
         if observations.ndim != 2 or observations.shape[1] != expected:
             raise ConfigurationError(
@@ -131,13 +173,7 @@ class LearnedPolicy:
         if network.architecture.lstm is not None:
             state = self._started(state, episode_start, len(observations))
         scores, state = network.scores(observations, state)
-        masks = self._masks(action_masks, len(observations))
-        chosen = network.best(scores, masks) if deterministic else network.drawn(scores, masks, self._rng)
-        if self._joint is not None and not self._numbers:
-            chosen = self._joint.decode(chosen[:, 0])
-        elif chosen.shape[1] == 1:
-            chosen = chosen[:, 0]
-        return (chosen[0] if single else chosen), state
+        return scores, self._masks(action_masks, len(observations)), state
 
     def _started(
         self, state: RecurrentState | None, episode_start: npt.NDArray[np.bool_] | None, num_envs: int

@@ -146,6 +146,27 @@ class Network:
         # The largest of logits plus independent Gumbel variables has the softmax distribution (Gumbel 1954).
         return self.best(scores + rng.gumbel(size=scores.shape).astype(np.float32), masks)
 
+    def margins(self, scores: Float32Array, masks: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float64]:
+        """By how much the best option of each choice leads the second, float64 [num_envs, choices].
+
+        In probability for logits, in their own unit for values; 0 where one option alone is allowed.
+        """
+        values = scores.astype(np.float64)
+        if masks is not None:
+            values = np.where(masks, values, -np.inf)
+        leads = []
+        for part in np.split(values, self._splits, axis=1):
+            ordered = np.sort(part, axis=1)
+            best = ordered[:, -1]
+            second = ordered[:, -2] if part.shape[1] > 1 else np.full_like(best, -np.inf)
+            if self.architecture.head == "categorical":
+                total = np.exp(part - best[:, None]).sum(axis=1)
+                lead = (1 - np.exp(second - best)) / total
+            else:
+                lead = best - second
+            leads.append(np.where(np.isfinite(second), lead, 0.0))
+        return np.stack(leads, axis=1)
+
     def _linear(self, name: str, x: Float32Array) -> Float32Array:
         return np.asarray(x @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"])
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.adaptive import AdaptiveAlpha
+from agents.distilled import holds_tree, load_tree
 from agents.learned import load_policy
 from agents.oracles import Optimum, Oracle
 from agents.policy import Policy
@@ -118,7 +119,7 @@ def make_policy(name: str) -> Policy:
         DataError: a learned policy's files are damaged.
     """
     if names_folder(name):
-        return load_policy(name)
+        return load_tree(name) if holds_tree(name) else load_policy(name)
     if ":" not in name:
         return _registered(name)
     module_name, _, class_name = name.partition(":")

@@ -11,9 +11,11 @@ from typing import Any, Literal, get_args
 from gymnasium.vector import AutoresetMode
 
 from agents.checkpoint import DESCRIPTION, WEIGHTS
+from agents.distilled import TREE
 from agents.evaluate import evaluate
 from agents.registry import make_policy, names_folder
 from experiments.runner import digest, file_digest
+from experiments.splits_parts import trace_paths
 from papi_env.envs.base import ProblemVectorEnv
 from papi_env.envs.decode import DecodeVectorEnv
 from papi_env.envs.kernels import KernelsVectorEnv
@@ -257,18 +259,18 @@ def job_spec(problem: str, cell: Cell, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def trace_digest(scenario: Scenario) -> str | None:
-    """A hash of the scenario's file of lengths, or None where it has none."""
-    trace = None if scenario.workload is None else scenario.workload.lengths.trace
+    """A hash of the files that the scenario reads requests from, or None where there are none."""
     try:
-        return None if trace is None else file_digest(trace)
+        found = [file_digest(trace) for trace in trace_paths(scenario)]
     except OSError as error:
-        raise DataError(f"{trace}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    return found[0] if len(found) == 1 else digest("".join(found)) if found else None
 
 
 def policy_digest(policy: str) -> str | None:
     """A hash of what defines a learned policy or a user's own, or None for a registered one."""
     if names_folder(policy):
-        files = [Path(policy) / name for name in (DESCRIPTION, WEIGHTS)]
+        files = [Path(policy) / name for name in (DESCRIPTION, WEIGHTS, TREE)]
         return digest("".join(file_digest(path) for path in files if path.is_file()))
     if ":" not in policy:
         return None

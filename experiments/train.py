@@ -38,6 +38,7 @@ from agents.checkpoint import recover
 from experiments.command import exit_status, output
 from experiments.entries import trace_digest
 from experiments.runner import RunFolder, source_digest, versions
+from experiments.splits import load_split, trace_records
 from experiments.train_algorithms import build_model, flattens
 from experiments.train_callbacks import BEST, LAST, STATE, Bar, Boundary, Interruption, Listener
 from experiments.train_evaluation import Validator
@@ -84,6 +85,10 @@ class Config:
     validate: Annotated[tuple[str, ...], _as_is("NAME|FILE.toml ...")] = ()
     """Scenarios to validate on, with the same systems, models and sizes (default: those of training). Instances
     are others in any case."""
+    split: bool = False
+    """Train on the training split of the problem and validate on its validation split (see experiments.splits)."""
+    traces: Annotated[tuple[Path, ...], _as_is("FILE ...")] = ()
+    """Files of published traces for --split; settings that need others are left out."""
     episodes: int = 32
     """Validation episodes of each setting."""
     validations: int = 20
@@ -114,12 +119,14 @@ class Training:
 
     Attributes:
         settings, validation: what is trained and validated on.
+        splits: hashes of the splits that they are from, if any.
     """
 
     config: Config
     parameters: Hyperparameters
     settings: tuple[Scenario, ...]
     validation: tuple[Scenario, ...]
+    splits: Mapping[str, str]
 
     @property
     def every(self) -> int:
@@ -135,6 +142,7 @@ class Training:
             "settings": [scenario.model_dump(mode="json") for scenario in self.settings],
             "validation": [scenario.model_dump(mode="json") for scenario in self.validation],
             "traces": sorted({digest for s in scenarios if (digest := trace_digest(s)) is not None}),
+            "splits": dict(self.splits),
         }
 
     def summary(self) -> dict[str, Any]:
@@ -143,6 +151,8 @@ class Training:
             "command": f"python -m experiments.train {shlex.join(options(self.config))}".strip(),
             "seed": self.config.seed,
             "settings": [setting_label(scenario) for scenario in self.settings],
+            "splits": dict(self.splits),
+            "traces": trace_records(self.settings),
             "hyperparameters": self.parameters.model_dump(mode="json"),
             "versions": {**versions(), **learning_versions()},
         }
@@ -156,6 +166,7 @@ def learning_versions() -> dict[str, str]:
 def _asked(config: Config) -> dict[str, Any]:
     """The options as plain data, without where the run is."""
     data = asdict(replace(config, out=None, resume=None))
+    data["traces"] = [str(path) for path in config.traces]
     return {name: str(value) if isinstance(value, Path) else value for name, value in data.items()}
 
 
@@ -194,9 +205,20 @@ def resolve(config: Config) -> Training:
         overrides = (*overrides, f"timesteps={config.timesteps}")
     parameters = load_hyperparameters(config.algorithm, config.env, overrides, config.hyperparameters)
     sizes = (config.systems, config.models, config.batch_sizes, config.speculation)
+    if config.split:
+        if any((config.scenarios, config.validate, *sizes)):
+            raise ConfigurationError(
+                "--split names all settings, expected no --scenarios, --validate, --systems, --models, "
+                "--batch-sizes or --speculation besides"
+            )
+        splits = [load_split(config.env, name, config.traces) for name in ("train", "validation")]
+        train, held = (tuple(setting.scenario for setting in split.settings) for split in splits)
+        return Training(config, parameters, train, held, {split.name: split.sha256 for split in splits})
+    if config.traces:
+        raise ConfigurationError("--traces belong to --split, which is not given")
     settings = scenario_settings(config.env, config.scenarios, *sizes)
     validation = scenario_settings(config.env, config.validate, *sizes) if config.validate else settings
-    return Training(config, parameters, tuple(settings), tuple(validation))
+    return Training(config, parameters, tuple(settings), tuple(validation), {})
 
 
 def resumed(config: Config) -> Config:

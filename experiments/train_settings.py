@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from itertools import product
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import gymnasium as gym
-from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.vec_env import VecEnv
 
 from experiments.entries import resolve_scenarios
-from papi_env.envs.base import ProblemVectorEnv
+from experiments.problems import default_scenario, vector_class
+from experiments.splits_definition import SEEDS_PER_RUN, TRAINING_SEED, VALIDATION_SEED
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import get_system
 from papi_env.sb3_mixture import make_mixture
@@ -21,31 +19,21 @@ from papi_env.workload.transformer import get_transformer
 
 T = TypeVar("T")
 
-# Instances are keyed by seed and episode. What is compared in the end has small seeds (`experiments.compare` counts
-# from 0), validation and training are far from those and from one another.
-VALIDATION_SEED = 1 << 40
-TRAINING_SEED = 1 << 41
-# Environments of a run: the next run's seeds begin after this many.
-_SEEDS_PER_RUN = 1 << 20
+__all__ = [
+    "TRAINING_SEED",
+    "VALIDATION_SEED",
+    "default_scenario",
+    "scenario_settings",
+    "setting_label",
+    "training_envs",
+    "training_seed",
+    "vector_class",
+]
 
 
 def training_seed(seed: int) -> int:
     """Seed of the first environment in the run `seed`; the others follow one by one."""
-    return TRAINING_SEED + seed * _SEEDS_PER_RUN
-
-
-def vector_class(env_id: str) -> type[ProblemVectorEnv]:
-    """The class of the vector environment with this id."""
-    entry_point = gym.spec(env_id).vector_entry_point
-    made: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    assert issubclass(made, ProblemVectorEnv)
-    return made
-
-
-def default_scenario(env_id: str) -> str:
-    """The scenario that an environment plays where none is named."""
-    default = inspect.signature(vector_class(env_id).__init__).parameters["scenario"].default
-    return str(default)
+    return TRAINING_SEED + seed * SEEDS_PER_RUN
 
 
 def scenario_settings(
@@ -80,8 +68,10 @@ def _or_own(values: Iterable[T]) -> tuple[T | None, ...]:
 
 
 def setting_label(setting: Scenario) -> str:
-    """A setting for people: system, scenario, and batch and speculation where it has them."""
+    """A setting for people: system, scenario, and network, batch and speculation where it has them."""
     parts = [setting.system.name, setting.name]
+    if setting.images is not None:
+        parts.append(setting.images.network.name)
     if setting.model is not None and setting.model.name not in setting.name:
         parts.append(setting.model.name)
     if setting.workload is not None:
@@ -96,6 +86,6 @@ def training_envs(env_id: str, settings: Sequence[Scenario], num_envs: int, flat
         ConfigurationError: a setting that the problem cannot play, fewer environments than settings, or settings
             that one policy cannot play alike.
     """
-    if num_envs > _SEEDS_PER_RUN:
-        raise ConfigurationError(f"n_envs is {num_envs}, expected at most {_SEEDS_PER_RUN}")
+    if num_envs > SEEDS_PER_RUN:
+        raise ConfigurationError(f"n_envs is {num_envs}, expected at most {SEEDS_PER_RUN}")
     return make_mixture(env_id, [{"scenario": setting} for setting in settings], num_envs, flatten=flatten)

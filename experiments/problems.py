@@ -1,0 +1,33 @@
+"""The problems by id, without what training needs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
+
+import papi_env  # noqa: F401  (registers the ids)
+from papi_env.envs.base import ProblemVectorEnv
+from papi_env.envs.registration import ENV_IDS
+from papi_env.errors import lookup
+
+
+def vector_class(env_id: str) -> type[ProblemVectorEnv]:
+    """The class of the vector environment with this id.
+
+    Raises:
+        ConfigurationError: no problem has it.
+    """
+    lookup("problem", env_id, dict.fromkeys(ENV_IDS))
+    entry_point = gym.spec(env_id).vector_entry_point
+    made: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    assert issubclass(made, ProblemVectorEnv)
+    return made
+
+
+def default_scenario(env_id: str) -> str:
+    """The scenario that an environment plays where none is named."""
+    default = inspect.signature(vector_class(env_id).__init__).parameters["scenario"].default
+    return str(default)
