@@ -153,7 +153,8 @@ def test_the_power_budget_slows_1p1b_at_papis_bank_rate_and_not_1p2b():
 def test_a_smaller_power_budget_never_speeds_a_kernel_up(unit, kernel, rows):
     budget = (unit.power_budget_w + unit.background_power_w) / 2
     seconds = costs.pim_fc_s(changed(unit, power_budget_w=budget), kernel, rows)
-    assert (seconds >= costs.pim_fc_s(unit, kernel, rows)).all()
+    # A row with one command waits as long at any cadence, but for the last bit of the sum.
+    assert (seconds >= costs.pim_fc_s(unit, kernel, rows) * (1 - 1e-12)).all()
 
 
 @given(pim_units(), kernels, rows_arrays)
