@@ -185,7 +185,7 @@ def _pim_fc_clocks(unit: PimUnit, mapping: FcMapping, rows: Rows) -> FloatArray:
 def pim_fc_bank_clocks(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     """Clocks that the banks of a stack are busy with an FC kernel: commands, row changes and refreshes.
 
-    All banks open rows together (`dram.row_change_clocks`). A row of weights stays open for all its slots if
+    All banks open rows together (`dram.row_clocks`). A row of weights stays open for all its slots if
     columns are read once, and is opened again for each pass otherwise. Refreshes fall due every T_REFI
     whatever runs. Each waits until the banks are through with a row and takes the place of its change, as in
     attention (`papi_env.hardware.attention`), so that work takes longer by the same long-run share of its
@@ -201,12 +201,13 @@ def _bank_clocks(unit: PimUnit, columns: int, rows: Rows) -> FloatArray:
     slots, passes, cadence = pim_slots(unit, rows), pim_reads(unit, rows), pim_cadence_clocks(unit, rows)
     full, rest = divmod(columns, dram.COLUMNS_PER_ROW)
     per_column = slots / passes
-    row_change = dram.row_change_clocks(cadence, dram.COLUMNS_PER_ROW * per_column)
-    changes = full * row_change
+    busy = full * dram.row_clocks(cadence, dram.COLUMNS_PER_ROW * per_column)
     if rest:
-        changes = changes + dram.row_change_clocks(cadence, rest * per_column)
-    refreshes = dram.refresh_factor(dram.refresh_stall_clocks(cadence, row_change))
-    return (columns * slots * cadence + passes * changes) * refreshes
+        busy = busy + dram.row_clocks(cadence, rest * per_column)
+    # A refresh takes the place of the gap between two full rows, which is the change but at the slowest cadences.
+    gap = np.maximum(float(dram.ROW_CHANGE_CLOCKS), cadence)
+    refreshes = dram.refresh_factor(dram.refresh_stall_clocks(0.0, gap))
+    return passes * busy * refreshes
 
 
 def pim_fc_energy(unit: PimUnit, kernel: Kernel, rows: Rows) -> Energy:

@@ -113,6 +113,16 @@ def row_change_clocks(cadence_clocks: Clocks, commands: Clocks = COLUMNS_PER_ROW
     return np.maximum(np.maximum(gap, shortest), 0.0)
 
 
+def row_clocks(cadence_clocks: Clocks, commands: Clocks = COLUMNS_PER_ROW) -> FloatArray:
+    """Clocks of a row's all-bank commands and its change: commands x cadence + `row_change_clocks`.
+
+    As the largest of three sums, so that rounding does not make a longer cadence faster.
+    """
+    cadence, commands = np.asarray(cadence_clocks, dtype=np.float64), np.asarray(commands)
+    changed = np.maximum((commands - 1) * cadence + ROW_CHANGE_CLOCKS, float(T_RAS + T_RP))
+    return np.maximum(changed, commands * cadence)
+
+
 def refresh_stall_clocks(cadence_clocks: Clocks, row_change: Clocks = 0.0) -> FloatArray:
     """Clocks that one refresh adds: all banks close, refresh and reopen their rows, a clock between commands.
 
