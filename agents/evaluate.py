@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from agents.policy import Policy
-from papi_env.envs.base import ProblemVectorEnv
+from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
 
 

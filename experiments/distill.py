@@ -41,7 +41,7 @@ from experiments.problems import default_scenario
 from experiments.runner import RunFolder, write_whole
 from experiments.splits import trace_records
 from experiments.splits_definition import SEED_RANGES
-from papi_env.envs.base import ProblemVectorEnv
+from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario, get_scenario, parse_scenario

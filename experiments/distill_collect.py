@@ -14,7 +14,7 @@ from agents.learned import LearnedPolicy
 from agents.policy import Policy
 from experiments.distill_tree import Samples
 from experiments.problems import vector_class
-from papi_env.envs.base import ProblemVectorEnv
+from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 

@@ -16,9 +16,9 @@ from agents.evaluate import evaluate
 from agents.registry import make_policy, names_folder
 from experiments.runner import digest, file_digest
 from experiments.splits_parts import trace_paths
-from papi_env.envs.base import ProblemVectorEnv
 from papi_env.envs.decode import DecodeVectorEnv
 from papi_env.envs.kernels import KernelsVectorEnv
+from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError, DataError, lookup, unknown_name
 from papi_env.hardware.system import SYSTEMS, System
 from papi_env.scenario import Scenario, get_scenario, parse_scenario

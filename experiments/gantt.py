@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from papi_env.envs.base import ProblemVectorEnv
 from papi_env.envs.serving_timeline import ServingTimeline
+from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.simulation import serving_layout as at
 from papi_env.simulation.serving_tables import UNBOUNDED_PAGES

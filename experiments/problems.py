@@ -9,8 +9,8 @@ import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
 import papi_env  # noqa: F401  (registers the ids)
-from papi_env.envs.base import ProblemVectorEnv
 from papi_env.envs.registration import ENV_IDS
+from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import lookup
 
 

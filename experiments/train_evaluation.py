@@ -14,8 +14,8 @@ from agents.learned import LearnedPolicy
 from agents.policy import Policy
 from agents.registry import make_policy
 from experiments.train_settings import VALIDATION_SEED, setting_label, vector_class
-from papi_env.envs.base import ProblemVectorEnv
 from papi_env.envs.serving import ServingProblem
+from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.scenario import Scenario
 
 

@@ -6,7 +6,8 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.envs.base import Problem, ProblemEnv, ProblemVectorEnv
+from papi_env.envs.base import Problem, ProblemEnv
+from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.kernel import FloatArray
 from papi_env.simulation import layout as at
 from papi_env.simulation.batch import DISABLED

@@ -9,8 +9,9 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.envs.base import BoolArray, Columns, Problem, ProblemEnv, ProblemVectorEnv
+from papi_env.envs.base import BoolArray, Columns, Problem, ProblemEnv
 from papi_env.envs.rendering import KernelsTimeline, Timeline
+from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.scenario import Scenario
 from papi_env.simulation import layout as at
 

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
-from papi_env.envs.base import BoolArray, Columns, Problem, ProblemEnv, ProblemVectorEnv
+from papi_env.envs.base import BoolArray, Columns, Problem, ProblemEnv
 from papi_env.envs.serving_timeline import ServingTimeline
+from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import System
 from papi_env.kernel import FloatArray
