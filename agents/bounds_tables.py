@@ -11,9 +11,8 @@ from papi_env.hardware.dram import COLUMNS_PER_ROW
 from papi_env.kernel import FloatArray
 from papi_env.simulation import serving_layout as at
 from papi_env.simulation.compiled import njit
-from papi_env.simulation.draws import request_key
+from papi_env.simulation.draws import accepted_prefix, request_key
 from papi_env.simulation.serving import iteration
-from papi_env.simulation.serving_batch import accepted_prefix
 from papi_env.simulation.serving_tables import ServingTables
 from papi_env.workload.serving import PAGE_TOKENS, SPECULATION_LENGTHS
 

@@ -41,15 +41,28 @@ def request_row(key, rows):
     return np.int64((high * np.uint64(rows)) >> _32)
 
 
+@inlined
+def draft_draw(key, token):
+    """The 53-bit draw of the token at position `token`: its draft is accepted where this is below a threshold.
+
+    It belongs to the token, so it is the same whatever was drafted before.
+    """
+    return mix(key + np.uint64(token) * _GOLDEN) >> _11
+
+
 @lean
-def accepted_drafts(key, position, drafted, threshold):
-    """Accepted prefix of `drafted` tokens after `position`; each passes if its 53-bit draw is below `threshold`."""
+def accepted_prefix(key, position, drafted, kind, thresholds):
+    """Accepted drafts after `position`, up to the first that is not.
+
+    Args:
+        drafted: drafts; kind: class of the request; thresholds: uint64 [classes, drafts].
+    """
     accepted = 0
-    while accepted < drafted:
-        token = np.uint64(position + accepted + 1)
-        if (mix(key + token * _GOLDEN) >> _11) >= threshold:
-            break
-        accepted += 1
+    alive = 1
+    # Without an early exit: the draws do not wait for one another, and a branch would be guessed wrong.
+    for d in range(drafted):
+        alive &= int(draft_draw(key, position + d + 1) < thresholds[kind, d])
+        accepted += alive
     return accepted
 
 
@@ -57,7 +70,7 @@ def accepted_drafts(key, position, drafted, threshold):
 def draw_gains(drafted, keys, contexts, threshold, gains):
     """Tokens that 16 requests gain: one each, and its accepted prefix of `drafted` tokens.
 
-    The draws of `accepted_drafts`, all of them: what a vector of slots does not need costs less than finding out.
+    As `accepted_prefix`, for a vector of requests: draws that are not needed cost less than finding out.
 
     Args:
         keys: uint64 [16]; contexts: int32 [16], tokens so far.
@@ -67,6 +80,5 @@ def draw_gains(drafted, keys, contexts, threshold, gains):
         gains[k] = 1
     for d in range(1, drafted + 1):
         for k in range(at.SLOTS):
-            token = np.uint64(contexts[k] + d)
-            passed = (mix(keys[k] + token * _GOLDEN) >> _11) < threshold
+            passed = draft_draw(keys[k], contexts[k] + d) < threshold
             gains[k] += np.int64(passed and gains[k] == d)

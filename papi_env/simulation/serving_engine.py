@@ -14,8 +14,8 @@ from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 from papi_env.simulation import batch, serving_batch
 from papi_env.simulation import serving_layout as at
-from papi_env.simulation.serving_batch import ServingState
 from papi_env.simulation.serving_metrics import serving_metrics
+from papi_env.simulation.serving_requests import ServingState
 from papi_env.simulation.serving_tables import ServingTables, build_serving_tables, freeze
 
 
@@ -36,7 +36,7 @@ class ServingEngine:
         threads: share the environments of a step among so many threads. Changes no bit of what they do.
 
     Attributes:
-        state: see `serving_batch.ServingState`; its counters and clocks are also attributes.
+        state: see `serving_requests.ServingState`; its counters and clocks are also attributes.
         actions: int64 [num_envs, 4]; observations: float32 [num_envs, features]; rewards: float64 [num_envs].
         terminated, truncated: bool [num_envs].
         final: with SAME_STEP, the last counters, clocks and records of episodes that ended in the last step.

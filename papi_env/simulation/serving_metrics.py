@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from papi_env.kernel import FloatArray
 from papi_env.simulation import serving_layout as at
-from papi_env.simulation.serving_batch import ServingState
+from papi_env.simulation.serving_requests import ServingState
 from papi_env.simulation.serving_tables import UNBOUNDED_PAGES, ServingTables
 
 QUANTILES = (50, 90, 99)
@@ -56,7 +56,7 @@ def latencies(moments: FloatArray, facts: npt.NDArray[np.int32]) -> dict[str, Fl
     """Seconds [requests] of each request: `ttft`, `tpot` (mean per token after the first), `e2e`; NaN where none.
 
     Args:
-        moments, facts: the records of one environment (see `serving_batch.ServingState`).
+        moments, facts: the records of one environment (see `serving_requests.ServingState`).
     """
     arrival, first, finish = (moments[:, k] for k in (at.ARRIVAL_S, at.FIRST_TOKEN_S, at.FINISH_S))
     later = facts[:, at.OUTPUT] - 1

@@ -13,8 +13,7 @@ from agents.registry import make_policy
 from papi_env.envs.serving import JOINT_ACTIONS, ServingVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.simulation import serving_layout as at
-from papi_env.simulation.draws import request_key
-from papi_env.simulation.serving_batch import accepted_prefix
+from papi_env.simulation.draws import accepted_prefix, request_key
 
 PLAYERS = (
     "random",

@@ -16,7 +16,7 @@ from papi_env.simulation.arrival_draws import (
     standard_gamma,
     uniform,
 )
-from papi_env.simulation.draws import accepted_drafts, request_key, request_row
+from papi_env.simulation.draws import accepted_prefix, request_key, request_row
 from papi_env.workload.arrivals import GAMMA, Arrivals, build_arrivals, most_arrivals
 
 SHAPES = (0.02, 0.23, 0.87, 1.0, 2.5, 40.0)
@@ -186,7 +186,8 @@ def test_arrivals_share_nothing_with_lengths_and_acceptance():
     keys = [np.uint64(request_key(9, 0, i)) for i in range(20_000)]
     gaps = [uniform(stream(9, 0, i), 1) for i in range(20_000)]
     lengths = [request_row(key, 2**20) for key in keys]
-    accepted = [accepted_drafts(key, 0, 7, np.uint64(0.7 * 2**53)) for key in keys]
+    thresholds = np.full((1, 7), 0.7 * 2**53, dtype=np.uint64)
+    accepted = [accepted_prefix(key, 0, 7, 0, thresholds) for key in keys]
     for other in (lengths, accepted):
         # The correlation of n independent pairs has a standard deviation of 1 / sqrt(n).
         assert abs(np.corrcoef(gaps, other)[0, 1]) < 4 / math.sqrt(20_000)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from papi_env.simulation.draws import accepted_drafts, mix, request_key, request_row
+from papi_env.simulation.draws import accepted_prefix, draw_gains, mix, request_key, request_row
 
 
 def keys(seed, episode, count=2000):
@@ -30,21 +30,33 @@ def test_rows_are_uniform():
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.8, 1.0])
 @pytest.mark.parametrize("tlp", [2, 4, 8])
 def test_accepted_prefix_has_the_expected_length(rate, tlp):
-    threshold = np.uint64(rate * 2.0**53)
+    thresholds = np.full((1, 7), rate * 2.0**53, dtype=np.uint64)
     key = request_key(1, 2, 3)
     positions = np.arange(0, 40_000 * tlp, tlp)
-    advance = np.array([1 + accepted_drafts(key, p, tlp - 1, threshold) for p in positions])
+    advance = np.array([1 + accepted_prefix(key, p, tlp - 1, 0, thresholds) for p in positions])
     expected = tlp if rate == 1 else (1 - rate**tlp) / (1 - rate)
     error = advance.std() / np.sqrt(len(advance))
     assert abs(advance.mean() - expected) <= 4 * error + 1e-12
 
 
 def test_a_draw_belongs_to_its_token_whatever_was_verified_before():
-    threshold = np.uint64(0.5 * 2.0**53)
+    thresholds = np.full((1, 7), 2.0**52, dtype=np.uint64)
     key = request_key(0, 0, 0)
-    accepted = [accepted_drafts(key, p, 1, threshold) for p in range(64)]
+    accepted = [accepted_prefix(key, p, 1, 0, thresholds) for p in range(64)]
     for start in range(40):
-        run = accepted_drafts(key, start, 7, threshold)
+        run = accepted_prefix(key, start, 7, 0, thresholds)
         assert accepted[start : start + run] == [1] * run
         if run < 7:
             assert accepted[start + run] == 0
+
+
+@pytest.mark.parametrize("drafted", [1, 3, 7])
+def test_a_vector_of_requests_draws_what_each_draws_alone(drafted):
+    rng = np.random.default_rng(drafted)
+    keys, contexts = rng.integers(0, 2**63, 16).astype(np.uint64), rng.integers(0, 4096, 16).astype(np.int32)
+    thresholds = np.full((1, 7), 0.7 * 2.0**53, dtype=np.uint64)
+    gains = np.zeros(16, dtype=np.int64)
+    draw_gains(drafted, keys, contexts, thresholds[0, 0], gains)
+    alone = [1 + accepted_prefix(k, c, drafted, 0, thresholds) for k, c in zip(keys, contexts, strict=True)]
+    assert gains.tolist() == alone
+    assert len(set(alone)) > 1
