@@ -20,6 +20,7 @@ from agents.learned import load_policy
 from agents.oracles import Optimum, Oracle
 from agents.policy import Policy
 from agents.rules import Random, Static, Threshold, ThresholdIntensity
+from agents.serving_greedy import ProfileGreedy
 from agents.serving_heuristic import ServingHeuristic
 from agents.serving_policies import (
     FIXED_NAMES,
@@ -31,6 +32,7 @@ from agents.serving_policies import (
     parse_fixed,
 )
 from agents.serving_search import ServingClairvoyant, ServingOracle, ServingSearch
+from agents.shipped import ShippedPolicy
 from papi_env.envs.serving import ServingProblem
 from papi_env.errors import ConfigurationError, unknown_name
 from papi_env.workload.serving import SPECULATION_LENGTHS
@@ -45,6 +47,7 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
     "threshold-initial": partial(Threshold, runtime=False),
     "threshold-intensity": ThresholdIntensity,
     "adaptive": AdaptiveAlpha,
+    "learned": ShippedPolicy,
     "oracle": Oracle,
     "optimum": Optimum,
 }
@@ -62,6 +65,8 @@ SERVING_POLICIES: Mapping[str, Callable[[], Policy]] = {
     **{name: partial(rule, 1) for name, rule in _RULES.items()},
     **{f"{name}-spec{t}": partial(rule, t) for name, rule in _RULES.items() for t in SPECULATION_LENGTHS[1:]},
     "heuristic": ServingHeuristic,
+    "profile-greedy": ProfileGreedy,
+    "learned": ShippedPolicy,
     "oracle": ServingOracle,
     "search": ServingSearch,
     "clairvoyant": ServingClairvoyant,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from agents.policy import Actions, Observations
 from agents.serving_belief import imagine
@@ -69,6 +70,7 @@ class LookAhead(ServingRule):
     def supports(self, env: Problem) -> None:
         """Every machine; notes what a prompt token is worth."""
         self._prompt_weight = prompt_weight(self.tables)
+        self._scratch = env.engine.fork(0, at.NUM_ACTIONS)
         self._acceptance = np.full(env.engine.num_envs, PRIOR_ACCEPTANCE)
 
     def act(self, observations: Observations, state: Any, episode_start: Any) -> tuple[Actions, Any]:
@@ -89,24 +91,30 @@ class LookAhead(ServingRule):
         raise ConfigurationError(f"{type(self).__name__} defines no decide()")
 
 
-def distinct(engine: ServingEngine, env: int, options: Actions) -> Actions:
-    """Leave out joint actions that differ only in what means nothing now.
+def equivalents(engine: ServingEngine, env: int) -> npt.NDArray[np.int64]:
+    """The number in JOINT_ACTIONS of what each joint action comes to now, int64 [72]; its own where it is distinct.
 
     Without a queue admissions are alike; of one request too, "one" and "all" are. Overlap needs two requests.
     """
     counters = engine.counters[env]
     queued, rlp = counters[at.QUEUED], counters[at.RLP]
-    keep = np.ones(len(options), dtype=np.bool_)
+    actions = JOINT_ACTIONS.copy()
     if queued == 0:
-        keep &= options[:, at.ADMISSION] == at.ALL
+        actions[:, at.ADMISSION] = at.ALL
     elif queued == 1:
-        keep &= options[:, at.ADMISSION] != at.ONE
+        actions[actions[:, at.ADMISSION] == at.ONE, at.ADMISSION] = at.ALL
     if engine.tables.scalars[at.PREFILL_ON]:
         if rlp < 2:
-            keep &= options[:, at.OVERLAP] == 0
+            actions[:, at.OVERLAP] = 0
         if rlp == 0:
-            keep &= options[:, at.SPECULATION] == 0
-    return options[keep]
+            actions[:, at.SPECULATION] = 0
+    return np.asarray(np.ravel_multi_index(tuple(actions.T), at.NVEC), dtype=np.int64)
+
+
+def distinct(engine: ServingEngine, env: int, options: Actions) -> Actions:
+    """Leave out joint actions that differ from another only in what means nothing now (see `equivalents`)."""
+    numbers = np.ravel_multi_index(tuple(options.T), at.NVEC)
+    return options[equivalents(engine, env)[numbers] == numbers]
 
 
 class ServingOracle(LookAhead):
@@ -119,14 +127,35 @@ class ServingOracle(LookAhead):
 
     def decide(self, engine: ServingEngine, env: int, options: Actions) -> Actions:
         """Play every option for one iteration."""
-        twin = engine.fork(env, len(options))
-        twin.actions[:] = options
-        twin.step()
-        gained = twin.counters - engine.counters[env]
-        useful = gained[:, at.TOKENS] + self._prompt_weight * gained[:, at.PREFILLED]
-        seconds = twin.clocks[:, at.LAST_TIME_S]
-        rate = useful / np.maximum(seconds, 1e-12)
-        return options[int(np.argmax(rate))]
+        return options[
+            int(np.argmax(token_rates(engine, env, options, self._prompt_weight, scratch=self._scratch)))
+        ]
+
+
+def token_rates(
+    engine: ServingEngine,
+    env: int,
+    options: Actions,
+    weight: float,
+    token: float = 1.0,
+    scratch: ServingEngine | None = None,
+) -> FloatArray:
+    """Useful tokens per true second of the coming iteration of environment `env` after each option, [options].
+
+    Args:
+        engine: is not changed.
+        env: which of its environments.
+        options: int64 [options, 4], valid joint actions.
+        weight: output tokens that a processed prompt token is worth (see `prompt_weight`).
+        token: what an output token counts for.
+        scratch: an earlier fork of the engine with at least as many copies, which is overwritten.
+    """
+    twin = engine.fork(env, len(options), scratch)
+    twin.actions[:] = options
+    twin.step()
+    gained = twin.counters - engine.counters[env]
+    useful = token * gained[:, at.TOKENS] + weight * gained[:, at.PREFILLED]
+    return np.asarray(useful / np.maximum(twin.clocks[:, at.LAST_TIME_S], 1e-12))
 
 
 class ServingSearch(LookAhead):

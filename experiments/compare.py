@@ -1,12 +1,15 @@
 """Compare entries on the same instances: `python -m experiments.compare --help`.
 
-An entry is a policy on a system, such as papi/threshold. Every entry plays every scenario at every batch
-size and speculation length on the same seeds. Printed: end-to-end speed-up over a100-attacc/static,
+An entry is a policy on a system, such as papi/threshold; a learned policy is named by its folder, as in
+papi/runs/mine/best (papi//tmp/mine/best where the folder's path is absolute). Every entry plays every scenario at
+every batch size and speculation length on the same seeds. Printed: end-to-end speed-up over a100-attacc/static,
 tokens per second, joules per token, and regret against the oracle of the same system; in Kernels-v0 also
 regret by kernel class. Image streams (--env papi_env/Kernels-v0 --scenario vision-stream) are compared on their
-own system, in images per second. Written to the run
-folder: run.json (what ran), results.csv (a row per instance), summary.json, compare.png. An interrupted
-run goes on with `--out` and the same options.
+own system, in images per second. Serving presets (--env papi_env/Serving-v0) are compared by goodput, as a ratio to
+that of papi/threshold, with attainment, latencies and joules per token (`experiments.compare_serving`).
+
+Written to the run folder: run.json (what ran), results.csv (a row per instance), summary.json, compare.png. An
+interrupted run goes on with `--out` and the same options.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ import joblib
 import tyro
 from rich.console import Console
 
+from experiments import compare_serving
 from experiments.command import exit_status, output
+from experiments.compare_serving_report import print_report as print_serving_report
 from experiments.entries import (
     Cell,
     Entry,
@@ -37,9 +42,12 @@ from experiments.entries import (
     settings,
     trace_digest,
 )
+from experiments.headroom import play as play_serving
 from experiments.report import print_report
 from experiments.results import BASELINE, Results, collect, populations, readings
 from experiments.runner import Job, RunFolder, run_jobs
+from experiments.splits_definition import KERNELS, SERVING
+from experiments.splits_parts import trace_paths
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import SYSTEMS
 from papi_env.scenario import PAPER_SCENARIOS, Scenario
@@ -55,6 +63,7 @@ DEFAULT_ENTRIES = (
     "papi/threshold-initial",
     "papi/threshold",
     "papi/adaptive",
+    "papi/learned",
     "papi/oracle",
 )
 # On the scenario's own system, where nothing decodes.
@@ -65,8 +74,10 @@ IMAGE_POLICIES = (
     "threshold",
     "threshold-intensity",
     "adaptive",
+    "learned",
     "oracle",
 )
+SEEDS = 50
 MAX_SEED = 2**62
 
 
@@ -81,21 +92,25 @@ class Config:
 
     Prints speed-up over a100-attacc/static, tokens/s, J/token and regret with 95 % intervals, and writes
     run.json, results.csv, summary.json and compare.png. Repeat a command with --out to go on where it
-    was interrupted. Scenarios with images need --env papi_env/Kernels-v0:
+    was interrupted. Scenarios with images need --env papi_env/Kernels-v0. With --env papi_env/Serving-v0, serving
+    presets are compared by goodput, attainment, latencies and J/token:
 
     python -m experiments.compare --env papi_env/Kernels-v0 --scenario vision-stream
+
+    python -m experiments.compare --env papi_env/Serving-v0 --entries papi/threshold papi/heuristic papi/FOLDER
     """
 
     entries: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SYSTEM/POLICY ...")] = DEFAULT_ENTRIES
-    """Policies on systems, in the order of the table. Where nothing decodes, the default is rules and oracle on
-    the scenario's own system."""
+    """Policies on systems, in the order of the table. Where nothing decodes and in Serving-v0, the default is rules
+    and oracle on the scenario's own system."""
     baseline: Annotated[str | None, _as_is("SYSTEM/POLICY")] = None
-    """What speed-up is measured against (default: a100-attacc/static, or static on the scenario's own system
-    where nothing decodes)."""
+    """What speed-up and goodput are measured against (default: a100-attacc/static; on the scenario's own system,
+    static where nothing decodes, and threshold in Serving-v0)."""
     policy: Annotated[tuple[str, ...], _as_is("MODULE:CLASS ...")] = ()
-    """Policies of your own; each adds the entry papi/MODULE:CLASS (where nothing decodes, on the own system)."""
+    """Policies of your own; each adds the entry papi/MODULE:CLASS (on the own system where that is the default)."""
     scenario: Annotated[tuple[str, ...], _as_is("NAME|FILE.toml ...")] = ()
-    """Presets by name, or .toml files (default: the paper's three models on its two datasets)."""
+    """Presets by name, or .toml files (default: the paper's three models on its two datasets). In Serving-v0 also a
+    family such as "saturated" (default: saturated, bursty and drifting on llama-65b)."""
     requests: Annotated[Path | None, _as_is("FILE")] = None
     """A CSV file of request lengths that replaces those of the scenarios."""
     input_column: Annotated[str | None, _as_is("NAME")] = None
@@ -116,8 +131,8 @@ class Config:
     """Speculation lengths (default: 1 2 4 for presets; a .toml scenario keeps its own)."""
     acceptance_rate: Annotated[float | None, _as_is("FLOAT")] = None
     """Chance that a drafted token is accepted, 0 to 1 (default: as the scenario says)."""
-    env: Literal["papi_env/Decode-v0", "papi_env/Kernels-v0"] = "papi_env/Decode-v0"
-    """The problem to play."""
+    env: Literal["papi_env/Decode-v0", "papi_env/Kernels-v0", "papi_env/Serving-v0"] = "papi_env/Decode-v0"
+    """The problem to play. Serving-v0 takes requests and batches from its scenarios, without the options for them."""
     gpu_bandwidth: Annotated[Literal["roofline", "hbm3"] | None, _as_is("roofline|hbm3")] = None
     """Reading of an A100's memory bandwidth: 1935 or 3352 GB/s (default: as the systems say)."""
     bank_rate: Annotated[
@@ -127,13 +142,13 @@ class Config:
     constants: Literal["plain", "reproduction"] = "plain"
     """The registered systems as they are, or with what `experiments.reproduce` fitted to published rows."""
     energy_weight: Annotated[float | None, _as_is("FLOAT")] = None
-    """Seconds that a joule counts for in the reward (default: as the scenario says)."""
+    """Seconds (tokens in Serving-v0) that a joule counts for in the reward (default: as the scenario says)."""
     switch_s: Annotated[float | None, _as_is("SECONDS")] = None
     """Seconds of a mode switch (default: as the scenario says, else the problem)."""
     seed: int = 0
     """First seed."""
-    seeds: int = 50
-    """How many seeds."""
+    seeds: Annotated[int | None, _as_is("INT")] = None
+    """How many seeds (default: 50, in Serving-v0 8)."""
     jobs: Annotated[int, _as_is("INT")] = 0
     """Processes; 0 uses all cores."""
     out: Annotated[Path | None, _as_is("DIR")] = None
@@ -167,12 +182,10 @@ class Comparison:
             # A scenario's own system stands for its name there; `systems` are those of the first scenario.
             "systems": {name: system.model_dump(mode="json") for name, system in systems.items()},
             "settings": [scenario.model_dump(mode="json") for scenario in self.grid],
-            "traces": {
-                str(scenario.workload.lengths.trace): trace_digest(scenario)
-                for scenario in self.grid
-                if scenario.workload is not None and scenario.workload.lengths.trace is not None
+            "traces": {path: trace_digest(setting) for setting in self.grid for path in trace_paths(setting)},
+            "policy_sources": {
+                name: source for name in sorted(policies) if (source := policy_digest(name)) is not None
             },
-            "policy_sources": {name: policy_digest(name) for name in sorted(policies) if ":" in name},
         }
 
 
@@ -182,14 +195,30 @@ def resolve(config: Config) -> Comparison:
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
     """
-    if config.seeds < 1 or config.seed < 0 or config.seed + config.seeds > MAX_SEED:
+    serving = config.env == SERVING
+    count = (compare_serving.SEEDS if serving else SEEDS) if config.seeds is None else config.seeds
+    if count < 1 or config.seed < 0 or config.seed + count > MAX_SEED:
         raise ConfigurationError(
-            f"--seed is {config.seed} and --seeds {config.seeds}, expected a first seed from 0 and at least one"
+            f"--seed is {config.seed} and --seeds {count}, expected a first seed from 0 and at least one"
         )
     if config.jobs < 0:
         raise ConfigurationError(
             f"--jobs is {config.jobs}, expected a number of processes, or 0 for all cores"
         )
+    grid = compare_serving.serving_grid(vars(config)) if serving else _grid(config)
+    entries = _entries(config, grid)
+    baseline = _baseline(config, grid)
+    measures = [baseline] if serving else [baseline, *(e.oracle for e in (baseline, *entries))]
+    references = [entry for entry in dict.fromkeys(measures) if entry not in entries]
+    cells = plan(entries, references, grid, config.gpu_bandwidth, config.bank_rate, config.constants)
+    if all(cell.refusal for cell in cells if not cell.reference):
+        raise ConfigurationError(f"No scenario fits any entry's system. {cells[0].refusal}")
+    seeds = tuple(range(config.seed, config.seed + count))
+    return Comparison(config, entries, tuple(grid), tuple(cells), seeds, baseline)
+
+
+def _grid(config: Config) -> list[Scenario]:
+    """The settings of static batches and image encodes."""
     scenarios = resolve_scenarios(
         _scenario_names(config),
         _requests(config),
@@ -202,17 +231,12 @@ def resolve(config: Config) -> Comparison:
         values = getattr(config, option)
         if len(set(values)) < len(values):
             raise ConfigurationError(f"--{option.replace('_', '-')} names a value twice: {values}")
-    grid = settings(scenarios, config.batch_sizes, config.speculation)
-    entries = _entries(config, grid)
-    baseline = _baseline(config, grid)
-    references = [
-        e for e in dict.fromkeys((baseline, *(e.oracle for e in (baseline, *entries)))) if e not in entries
-    ]
-    cells = plan(entries, references, grid, config.gpu_bandwidth, config.bank_rate, config.constants)
-    if all(cell.refusal for cell in cells if not cell.reference):
-        raise ConfigurationError(f"No scenario fits any entry's system. {cells[0].refusal}")
-    seeds = tuple(range(config.seed, config.seed + config.seeds))
-    return Comparison(config, entries, tuple(grid), tuple(cells), seeds, baseline)
+    for scenario, _ in scenarios:
+        if scenario.serving is not None:
+            raise ConfigurationError(
+                f"Scenario {scenario.name!r} serves requests as they arrive; --env {SERVING} alone plays it"
+            )
+    return settings(scenarios, config.batch_sizes, config.speculation)
 
 
 def _scenario_names(config: Config) -> tuple[str, ...]:
@@ -240,17 +264,18 @@ def _requests(config: Config) -> Lengths | None:
 def _entries(config: Config, grid: Sequence[Scenario]) -> tuple[Entry, ...]:
     """The entries asked for; a scenario's own system joins the default ones, lest it be left out silently."""
     names = [*config.entries]
-    images_alone = _images_alone(grid)
-    if config.entries == DEFAULT_ENTRIES and images_alone:
+    serving, images_alone = config.env == SERVING, _images_alone(grid)
+    if config.entries == DEFAULT_ENTRIES and (serving or images_alone):
         own = dict.fromkeys(scenario.system.name for scenario in grid)
-        names = [f"{name}/{policy}" for name in own for policy in IMAGE_POLICIES]
+        defaults = compare_serving.POLICIES if serving else IMAGE_POLICIES
+        names = [f"{name}/{policy}" for name in own for policy in defaults]
     elif config.entries == DEFAULT_ENTRIES:
         for name, system in known_systems(grid).items():
             if name not in SYSTEMS:
                 choice = system.can_run("pu", "fc") and system.can_run("fc-pim", "fc")
                 policies = ("threshold", "adaptive", "oracle") if choice else ("static",)
                 names += [f"{name}/{policy}" for policy in policies]
-    home = grid[0].system.name if images_alone else "papi"
+    home = grid[0].system.name if serving or images_alone else "papi"
     names += [f"{home}/{policy}" for policy in config.policy]
     for policy in config.policy:
         if ":" not in policy:
@@ -271,6 +296,8 @@ def _images_alone(grid: Sequence[Scenario]) -> bool:
 def _baseline(config: Config, grid: Sequence[Scenario]) -> Entry:
     if config.baseline is not None:
         return Entry.parse(config.baseline)
+    if config.env == SERVING:
+        return Entry(grid[0].system.name, compare_serving.BASELINE)
     return Entry(grid[0].system.name, "static") if _images_alone(grid) else BASELINE
 
 
@@ -294,16 +321,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
     folder = RunFolder.open(config.out, "compare", comparison.describe())
     progress.print(f"run folder {folder.path}", markup=False, highlight=False)
     with folder.session(command, cores) as session:
-        jobs = {
-            i: Job(
-                cell.label,
-                job_spec(config.env, cell, comparison.seeds),
-                play,
-                (config.env, cell.scenario, cell.entry.policy, comparison.seeds),
-            )
-            for i, cell in enumerate(comparison.cells)
-            if not cell.refusal
-        }
+        jobs = {i: _job(comparison, cell) for i, cell in enumerate(comparison.cells) if not cell.refusal}
         try:
             reused = run_jobs(folder, list(jobs.values()), cores, progress)
         except KeyboardInterrupt:
@@ -313,38 +331,55 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
         session["jobs"], session["jobs_reused"] = len(jobs), reused
         with progress.status("intervals and figure"):
             summary = _write(folder, comparison, jobs, cores)
-    print_report(console, summary, session["wall_s"], reused)
+    report = print_serving_report if config.env == SERVING else print_report
+    report(console, summary, session["wall_s"], reused)
     return folder.path
 
 
+def _job(comparison: Comparison, cell: Cell) -> Job:
+    """What plays a cell on all seeds."""
+    env, seeds = comparison.config.env, comparison.seeds
+    spec = job_spec(env, cell, seeds)
+    if env == SERVING:
+        return Job(cell.label, spec, play_serving, (cell.scenario, cell.entry.policy, seeds))
+    return Job(cell.label, spec, play, (env, cell.scenario, cell.entry.policy, seeds))
+
+
 def _write(folder: RunFolder, comparison: Comparison, jobs: dict[int, Job], cores: int) -> dict[str, Any]:
+    systems = {cell.entry: cell.scenario.system for cell in comparison.cells}
+    known = {
+        "baseline": str(comparison.baseline),
+        "problem": comparison.config.env,
+        # Where a name means the scenario's own system although another one is registered under it.
+        "own_systems": {
+            s.name: s.system.name for s in comparison.grid if SYSTEMS.get(s.system.name, s.system) != s.system
+        },
+        "readings": readings(list(systems.values())),
+        "constants": comparison.config.constants,
+        "cores": cores,
+    }
+    if comparison.config.env == SERVING:
+        return compare_serving.write(
+            folder, comparison.cells, jobs, comparison.seeds, comparison.baseline, known
+        )
     # Only the process that reports needs it.
     from experiments.plots import compare_figure
 
-    by_class = comparison.config.env == "papi_env/Kernels-v0"
+    by_class = comparison.config.env == KERNELS
     frame = collect(folder, comparison.cells, jobs, comparison.seeds)
     results = Results(frame, comparison.baseline, by_class)
     folder.write("results.csv", results.frame.write_csv())
-    systems = {cell.entry: cell.scenario.system for cell in comparison.cells}
     summary = {
-        "baseline": str(comparison.baseline),
-        "problem": comparison.config.env,
+        **known,
         "scenarios": results.scenarios,
         "settings": len(results.settings),
         "instances": len(results.settings) * len(results.seeds),
         "seeds": results.seeds,
         "requests": populations(comparison.grid),
-        # Where a name means the scenario's own system although another one is registered under it.
-        "own_systems": {
-            s.name: s.system.name for s in comparison.grid if SYSTEMS.get(s.system.name, s.system) != s.system
-        },
         "alpha": results.alphas(),
-        "readings": readings(list(systems.values())),
-        "constants": comparison.config.constants,
         "acceptance_rates": sorted(
             {s.workload.acceptance_rate for s in comparison.grid if s.workload is not None}
         ),
-        "cores": cores,
         "entries": results.summary(),
     }
     folder.write("summary.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,4 +1,7 @@
-"""What a comparison plays: entries (a policy on a system) on settings (a scenario, batch and speculation)."""
+"""What a comparison plays: entries (a policy on a system) on settings (a scenario, batch and speculation).
+
+A serving scenario is a setting by itself: it brings its arrivals, and speculation is the policy's choice.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,29 @@ from typing import Any, Literal, get_args
 from gymnasium.vector import AutoresetMode
 
 from agents.checkpoint import DESCRIPTION, WEIGHTS
-from agents.distilled import TREE
+from agents.distilled import TREE, DistilledPolicy
 from agents.evaluate import evaluate
+from agents.learned import LearnedPolicy
+from agents.policy import Policy
 from agents.registry import make_policy, names_folder
 from experiments.runner import digest, file_digest
 from experiments.splits_parts import trace_paths
 from papi_env.envs.decode import DecodeVectorEnv
 from papi_env.envs.kernels import KernelsVectorEnv
+from papi_env.envs.serving import ServingVectorEnv
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError, DataError, lookup, unknown_name
 from papi_env.hardware.system import SYSTEMS, System
-from papi_env.scenario import Scenario, get_scenario, parse_scenario
+from papi_env.scenario import SCENARIOS, Scenario, get_scenario, parse_scenario
 from papi_env.simulation.engine import METRIC_NAMES
+from papi_env.simulation.serving_tables import build_serving_tables
 from papi_env.workload.lengths import ContextPolicy
 from papi_env.workload.requests import Lengths
 
 PROBLEMS: Mapping[str, type[ProblemVectorEnv]] = {
     "papi_env/Decode-v0": DecodeVectorEnv,
     "papi_env/Kernels-v0": KernelsVectorEnv,
+    "papi_env/Serving-v0": ServingVectorEnv,
 }
 # The grid of the paper's evaluation (PAPI, section 7.1).
 PAPER_BATCH_SIZES = (4, 16, 64)
@@ -81,6 +89,19 @@ class Cell:
         if workload is None:
             return label
         return f"{label} · batch {workload.batch_size} · speculation {workload.speculation}"
+
+
+def serving_preset_names(asked: Sequence[str]) -> list[str]:
+    """Names of scenarios, each once, where a family such as `saturated` stands for all of its serving presets."""
+    names: list[str] = []
+    for name in asked:
+        family = [
+            preset
+            for preset, scenario in SCENARIOS.items()
+            if scenario.serving is not None and preset.startswith(f"{name}/")
+        ]
+        names += family or [name]
+    return list(dict.fromkeys(names))
 
 
 def resolve_scenarios(
@@ -211,6 +232,8 @@ def _refusal(scenario: Scenario) -> str:
     """Why the scenario does not fit its system; empty where it does."""
     try:
         scenario.check()
+        if scenario.serving is not None:
+            build_serving_tables(scenario)
     except ConfigurationError as error:
         return str(error)
     return ""
@@ -220,10 +243,9 @@ def rehearse(problem: str, cells: Sequence[Cell]) -> None:
     """Play one iteration of every entry, so that what cannot work fails now; compiles the engine.
 
     Raises:
-        ConfigurationError: a policy is unknown, or cannot play the system.
+        ConfigurationError: a policy is unknown, cannot play the system, or was trained on another problem.
     """
-    for policy in dict.fromkeys(cell.entry.policy for cell in cells):
-        make_policy(policy)
+    policies = {name: make_policy(name) for name in dict.fromkeys(cell.entry.policy for cell in cells)}
     first: dict[Entry, Cell] = {}
     for cell in cells:
         if not cell.refusal:
@@ -235,7 +257,20 @@ def rehearse(problem: str, cells: Sequence[Cell]) -> None:
         try:
             evaluate(make_policy(entry.policy), env, (0, 1))
         except ConfigurationError as error:
+            trained = _trained_on(policies[entry.policy])
+            if trained not in (None, problem):
+                raise ConfigurationError(
+                    f"Entry {str(entry)!r}: this policy was trained on {trained}, but {problem} is played, whose "
+                    "observations and actions are others; --env chooses the problem"
+                ) from error
             raise ConfigurationError(f"Entry {str(entry)!r}: {error}") from error
+
+
+def _trained_on(policy: Policy) -> str | None:
+    """The id of the problem that a learned policy was trained on, or None for others."""
+    if isinstance(policy, LearnedPolicy):
+        return policy.checkpoint.description.env
+    return policy.description.env if isinstance(policy, DistilledPolicy) else None
 
 
 def play(problem: str, scenario: Scenario, policy: str, seeds: Sequence[int]) -> dict[str, list[Any]]:

@@ -7,8 +7,13 @@ with bootstrap intervals over training runs and instances, paired differences to
 improvement over it, failures, training cost, tuning budget and decision latency; then positions by what is new in a
 setting. A policy that was trained on what the split holds out is refused.
 
+What a claim rests on comes last: relative differences of mean returns between challengers (`--claims`, by default the
+learned entries) and others (`--against`), by group of settings; see `experiments.leaderboard_claims`. `--slow-seeds`
+lets look-aheads, which take milliseconds to decide, play the first few instances alone.
+
 Written to the run folder: run.json, results.csv (a row for each entry, training run, setting and seed), summary.json,
-leaderboard.png. An interrupted run goes on with `--out` and the same options.
+leaderboard.png, and claims.png where something is claimed. An interrupted run goes on with `--out` and the same
+options.
 """
 
 from __future__ import annotations
@@ -34,12 +39,20 @@ from experiments.command import exit_status, output
 from experiments.entries import policy_digest, trace_digest
 from experiments.headroom import CHOSEN
 from experiments.latency import decision_latency
+from experiments.leaderboard_claims import (
+    Claims,
+    claims_figure,
+    print_claims,
+    resolve_claims,
+    summarize_claims,
+)
 from experiments.leaderboard_entries import (
     BOUND,
     CEILINGS,
     DEFAULT_POLICIES,
     FLOOR,
     Contender,
+    is_slow,
     learned,
     rules,
     shortages,
@@ -77,8 +90,15 @@ class Config:
     one entry."""
     baseline: Annotated[str, tyro.conf.arg(metavar="NAME")] = "threshold"
     """What differences and the probability of improvement are against."""
+    claims: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ENTRY ...", help_behavior_hint="")] = ()
+    """Challengers, whose mean returns relative to others' are reported (default: every learned entry)."""
+    against: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
+    """Entries or policies that challengers are compared with (default: the strongest rules and the references of the
+    problem, of those in the table)."""
     seeds: int = 16
     """Instances of every setting."""
+    slow_seeds: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """Instances of every setting, the first ones, that search and clairvoyant play (default: as many as others)."""
     latency: bool = True
     """Time decisions, when everything else is done."""
     jobs: Annotated[int, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = 0
@@ -93,7 +113,9 @@ class Contest:
 
     Attributes:
         contenders: entries in the order of the table.
-        references: what is played besides: the ceiling, and the baseline where it is no entry.
+        references: what is played besides: the ceiling, and baseline, challengers and comparators that are no entries.
+        seeds: of the instances of every setting.
+        claims: who is compared with whom.
     """
 
     config: Config
@@ -101,22 +123,33 @@ class Contest:
     contenders: tuple[Contender, ...]
     references: tuple[str, ...]
     seeds: tuple[int, ...]
+    claims: Claims
 
     def plays(self) -> dict[str, str]:
         """Every policy to play, once, by its name."""
         names = [policy for entry in self.contenders for policy in entry.policies if policy is not None]
         return {name: name for name in (*names, *self.references)}
 
+    def seeds_of(self, policy: str) -> tuple[int, ...]:
+        """Seeds of the instances that a policy plays."""
+        return self.seeds[: self.config.slow_seeds] if is_slow(policy) else self.seeds
+
     def describe(self) -> dict[str, Any]:
         """Everything as plain data; a run folder goes on only if all of it is the same."""
         names = self.plays()
+        fewer = {name: len(self.seeds_of(name)) for name in names}
+        fewer = {name: count for name, count in fewer.items() if count < len(self.seeds)}
         return {
             "split": self.split.describe(),
             "settings": [setting.name for setting in self.split.settings],
             "entries": {entry.label: list(entry.policies) for entry in self.contenders},
             "references": list(self.references),
             "baseline": self.config.baseline,
-            "seeds": {"first": self.seeds[0], "count": len(self.seeds)},
+            "seeds": {
+                "first": self.seeds[0],
+                "count": len(self.seeds),
+                **({"fewer": fewer} if fewer else {}),
+            },
             "traces": dict(self.split.traces),
             "policy_sources": {n: policy_digest(n) for n in names if ":" in n or "/" in n},
         }
@@ -131,6 +164,10 @@ def resolve(config: Config) -> Contest:
     split = load_split(config.env, config.split, config.traces)
     if not 1 <= config.seeds <= len(split.seeds):
         raise ConfigurationError(f"--seeds is {config.seeds}, expected 1 to {len(split.seeds)}")
+    if config.slow_seeds is not None and not 1 <= config.slow_seeds <= config.seeds:
+        raise ConfigurationError(
+            f"--slow-seeds is {config.slow_seeds}, expected 1 to {config.seeds} (--seeds)"
+        )
     if config.jobs < 0:
         raise ConfigurationError(
             f"--jobs is {config.jobs}, expected a number of processes, or 0 for all cores"
@@ -145,9 +182,10 @@ def resolve(config: Config) -> Contest:
         )
     rules([config.baseline], split)
     references = [name for name in (CEILINGS[config.env], config.baseline) if name not in labels]
-    return Contest(
-        config, split, contenders, tuple(dict.fromkeys(references)), tuple(split.seeds[: config.seeds])
-    )
+    claims = resolve_claims(config.claims, config.against, contenders, references, split)
+    references += [name for name in (*claims.challengers, *claims.against) if name not in labels]
+    seeds = tuple(split.seeds[: config.seeds])
+    return Contest(config, split, contenders, tuple(dict.fromkeys(references)), seeds, claims)
 
 
 def play(env_id: str, scenario: Scenario, policy: str, seeds: tuple[int, ...]) -> Columns:
@@ -197,9 +235,9 @@ def plan(contest: Contest) -> dict[tuple[str, str], Job]:
             "trace": trace_digest(setting.scenario),
             "policy": policy,
             "policy_source": policy_digest(policy),
-            "seeds": list(contest.seeds),
+            "seeds": list(contest.seeds_of(policy)),
         }
-        arguments = (contest.split.env_id, setting.scenario, policy, contest.seeds)
+        arguments = (contest.split.env_id, setting.scenario, policy, contest.seeds_of(policy))
         return Job(f"{policy} · {setting.name}", spec, play, arguments)
 
     return {
@@ -269,12 +307,25 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
             summary["split"] = contest.split.describe()
             summary["left_out"] = dict(contest.split.skipped)
             summary["shortages"] = shortages(contest.contenders)
+            summary["claims"] = summarize_claims(
+                frame,
+                contest.claims,
+                contest.contenders,
+                contest.split.settings,
+                len(contest.seeds),
+                config.env,
+            )
             folder.write("results.csv", frame.write_csv())
             folder.write(
                 "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
             )
             folder.write("leaderboard.png", leaderboard_figure(summary))
+            if contest.claims.challengers:
+                folder.write("claims.png", claims_figure(summary["claims"]))
+            else:  # nor one of other claims, from before
+                (folder.path / "claims.png").unlink(missing_ok=True)
     print_report(console, summary)
+    print_claims(console, summary["claims"])
     return folder.path
 
 

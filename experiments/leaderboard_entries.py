@@ -11,8 +11,8 @@ from typing import Any
 from agents.checkpoint import DESCRIPTION, Description
 from agents.distilled import DistilledPolicy, TreeDescription, holds_tree
 from agents.learned import LearnedPolicy
-from agents.registry import make_policy
-from agents.serving_heuristic import PARAMETER_FILE
+from agents.registry import make_policy, names_folder
+from agents.serving_tuned import TunedRule, stored_entries
 from experiments.distill import POLICY
 from experiments.entries import policy_digest
 from experiments.headroom import CHOSEN, SELECTION_SEEDS
@@ -60,6 +60,8 @@ DEFAULT_POLICIES: Mapping[str, tuple[str, ...]] = {
         "oracle",
     ),
 }
+# Policies that simulate before they decide, by how their names begin: milliseconds of each decision.
+SLOW = ("search", "clairvoyant")
 # Training runs that a claim rests on: of the headline algorithm, and of the others.
 HEADLINE = "MaskablePPO"
 HEADLINE_RUNS, OTHER_RUNS = 10, 3
@@ -113,6 +115,11 @@ class Contender:
         return "*" * self.privileged + "†" * self.met_test
 
 
+def is_slow(policy: str) -> bool:
+    """Whether a policy, by its name, takes so long that it may play fewer instances: a registered one of `SLOW`."""
+    return policy.startswith(SLOW) and not names_folder(policy) and ":" not in policy
+
+
 def rules(names: Sequence[str], split: Split) -> list[Contender]:
     """Registered policies, and classes of one's own, as entries.
 
@@ -133,19 +140,28 @@ def rules(names: Sequence[str], split: Split) -> list[Contender]:
         policy = make_policy(name)
         if isinstance(policy, (LearnedPolicy, DistilledPolicy)):
             raise ConfigurationError(f"{name}: is a folder; learned policies go to --learned")
-        tuning, met = _heuristic_tuning(split) if name == "heuristic" else ("", False)
+        tuning, met = _heuristic_tuning(policy, split)
         found.append(Contender(name, (name,), privileged=policy.privileged, tuning=tuning, met_test=met))
     return found
 
 
-def _heuristic_tuning(split: Split) -> tuple[str, bool]:
-    """The budget of the serving heuristic, and whether it was spent on settings that are held out."""
-    stored = json.loads(PARAMETER_FILE.read_text(encoding="utf-8"))
-    families = [block for block in stored.values() if "trials" in block]
-    trials = sum(int(block["trials"]) for block in families)
-    tuned_on = {name for block in families for name in block.get("scenarios", {})}
+def _heuristic_tuning(policy: Any, split: Split) -> tuple[str, bool]:
+    """The budget of a tuned rule, and whether it met what the split holds out, or its very instances.
+
+    Nothing for other policies.
+    """
+    if not isinstance(policy, TunedRule):
+        return "", False
+    entries = [entry for entry in stored_entries(policy.file).values() if "trials" in entry]
+    trials = sum(int(entry["trials"]) + int(entry.get("earlier_trials", 0)) for entry in entries)
+    requests = sum(
+        int(entry["simulated_requests"]) + int(entry.get("earlier_requests", 0)) for entry in entries
+    )
+    tuned_on = {name for entry in entries for name in entry.get("scenarios", {})}
     shifted = {setting.scenario.name for setting in split.settings if setting.shift != "none"}
-    return f"{trials} trials, by family", bool(tuned_on & shifted)
+    seeds = [entry[kind] for entry in entries for kind in ("training_seeds", "final_seeds") if kind in entry]
+    same = any(first < split.seeds.stop and last >= split.seeds.start for first, last in seeds)
+    return f"{trials} trials, {requests / 1e6:.0f} M requests", bool(tuned_on & shifted) or same
 
 
 def learned(arguments: Sequence[str], split: Split) -> list[Contender]:

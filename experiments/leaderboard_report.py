@@ -18,7 +18,7 @@ from experiments.leaderboard_statistics import (
     Entry,
     aggregate,
     improvement,
-    mean_position,
+    mean_over,
     paired_difference,
     performance_profile,
     resampled_positions,
@@ -71,8 +71,12 @@ def collect(
 
 
 def returns_of(frame: pl.DataFrame, label: str, settings: Sequence[Setting], instances: int) -> FloatArray:
-    """Returns of an entry, float64 [runs, settings, instances]; NaN where it failed."""
+    """Returns of an entry, float64 [runs, settings, instances]; NaN where it failed.
+
+    Where the frame holds fewer instances of it, the first ones, there are so many.
+    """
     rows = frame.filter(pl.col("entry") == label)
+    instances = rows["seed"].drop_nulls().n_unique() or instances
     found = np.full((int(rows["run"].max()) + 1, len(settings), instances), np.nan)  # type: ignore[arg-type]
     for (run, name), part in rows.partition_by("run", "setting", as_dict=True).items():
         if part["note"].null_count() == len(part):
@@ -102,16 +106,20 @@ def summarize(
     floor, top = (returns_of(frame, label, settings, instances)[0] for label in (FLOOR, ceiling))
 
     def entry_of(label: str) -> Entry:
-        return Entry(returns_of(frame, label, settings, instances), floor, top)
+        returns = returns_of(frame, label, settings, instances)
+        played = returns.shape[2]
+        return Entry(returns, floor[:, :played], top[:, :played])
 
     other = entry_of(baseline)
-    against = resampled_positions(other)
     shifts = [setting.shift for setting in settings]
     rows = []
     for contender in contenders:
         entry = entry_of(contender.label)
-        positions = resampled_positions(entry)
-        profile = performance_profile(positions, instances, LEVELS)
+        positions, played = resampled_positions(entry), entry.instances
+        # Differences are between what both played.
+        common = min(played, other.instances)
+        ours, theirs = entry.first(common), other.first(common)
+        profile = performance_profile(positions, played, LEVELS)
         failed = frame.filter((pl.col("entry") == contender.label) & pl.col("note").is_not_null())
         timed = [latencies[p] for p in contender.policies if p is not None and p in latencies]
         rows.append(
@@ -121,25 +129,26 @@ def summarize(
                 "policies": list(contender.policies),
                 "runs": entry.returns.shape[0],
                 "training_runs": len(contender.runs),
-                "iqm": _plain(aggregate(positions, instances)),
-                "mean": _plain(mean_position(positions, instances)),
-                "over_baseline": _plain(paired_difference(positions, against, instances)),
-                "improvement": _plain(improvement(entry, other)),
+                "instances": played,
+                "iqm": plain(aggregate(positions, played)),
+                "mean": plain(mean_over(positions, played)),
+                "over_baseline": plain(
+                    paired_difference(resampled_positions(ours), resampled_positions(theirs), common)
+                ),
+                "improvement": plain(improvement(ours, theirs)),
                 "by_shift": {
-                    shift: _plain(
-                        mean_position(positions, instances, np.array([found == shift for found in shifts]))
-                    )
+                    shift: plain(mean_over(positions, played, np.array([found == shift for found in shifts])))
                     for shift in SHIFTS
                     if shift in shifts
                 },
                 "by_setting": {
-                    setting.name: _number(float(np.mean(positions[:, i, 0])))
+                    setting.name: number(float(np.mean(positions[:, i, 0])))
                     for i, setting in enumerate(settings)
                 },
                 "profile": {
                     "levels": profile.levels.tolist(),
                     **{
-                        name: [_number(float(x)) for x in getattr(profile, name)]
+                        name: [number(float(x)) for x in getattr(profile, name)]
                         for name in ("share", "low", "high")
                     },
                 },
@@ -152,7 +161,8 @@ def summarize(
                 "latency_s": dict(timed[0]) if timed else {"single_s": None, "batched_s": None},
             }
         )
-    without = [setting.name for i, setting in enumerate(settings) if np.isnan(against[0, i, 0])]
+    ways = resampled_positions(entry_of(ceiling))[0, :, 0]
+    without = [setting.name for setting, way in zip(settings, ways, strict=True) if np.isnan(way)]
     return {
         "floor": FLOOR,
         "ceiling": ceiling,
@@ -176,12 +186,14 @@ def _training(contender: Contender) -> dict[str, Any]:
     return found
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """A number as JSON has it: None for NaN."""
     return None if np.isnan(value) else value
 
 
-def _plain(estimate: Estimate) -> dict[str, float | None]:
-    return {name: _number(float(x)) for name, x in vars(estimate).items()}
+def plain(estimate: Estimate) -> dict[str, float | None]:
+    """`value`, `low` and `high` as JSON has them."""
+    return {name: number(float(x)) for name, x in vars(estimate).items()}
 
 
 def print_report(console: Console, summary: Mapping[str, Any]) -> None:
@@ -195,16 +207,20 @@ def print_report(console: Console, summary: Mapping[str, Any]) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    table = _table(("runs", "IQM [95 %]", f"mean over {summary['baseline']} [95 %]", "better", "failures"))
+    # Where some entries played fewer instances than others, how many is a column.
+    fewer = any(row["instances"] < summary["instances"] for row in rows)
+    columns = ("runs", "IQM [95 %]", f"mean over {summary['baseline']} [95 %]", "better", "failures")
+    table = table_of((*columns, "n") if fewer else columns)
     for row in rows:
-        table.add_row(
+        cells = [
             row["entry"] + row["marks"],
             str(row["training_runs"] or "-"),
-            _interval(row["iqm"], 100),
-            _interval(row["over_baseline"], 100, "+"),
+            interval_text(row["iqm"]),
+            interval_text(row["over_baseline"], "+"),
             _one(row["improvement"]["value"], 100, ".0f"),
             str(row["failures"] or "-"),
-        )
+        ]
+        table.add_row(*cells, *([str(row["instances"])] if fewer else []))
     console.print(table)
     console.print(
         f"better: percent of instances on which it returns more than {summary['baseline']}, ties counting half\n",
@@ -212,7 +228,7 @@ def print_report(console: Console, summary: Mapping[str, Any]) -> None:
         highlight=False,
     )
     console.print("Cost", style="bold", markup=False)
-    table = _table(("steps", "training s", "decision us", f"us, one of {BATCH}"))
+    table = table_of(("steps", "training s", "decision us", f"us, one of {BATCH}"))
     for row in rows:
         training, latency = row["training"], row["latency_s"]
         table.add_row(
@@ -226,7 +242,7 @@ def print_report(console: Console, summary: Mapping[str, Any]) -> None:
     shifts = list(rows[0]["by_shift"])
     console.print("\nMean position by what is new in a setting", style="bold", markup=False)
     counts = list(summary["settings"].values())
-    table = _table([f"{shift} ({counts.count(shift)})" for shift in shifts])
+    table = table_of([f"{shift} ({counts.count(shift)})" for shift in shifts])
     for row in rows:
         table.add_row(
             row["entry"] + row["marks"], *(_one(row["by_shift"][s]["value"], 100, ".1f") for s in shifts)
@@ -235,9 +251,10 @@ def print_report(console: Console, summary: Mapping[str, Any]) -> None:
     _notes(console, summary, rows)
 
 
-def _table(columns: Sequence[str]) -> Table:
+def table_of(columns: Sequence[str], first: str = "entry") -> Table:
+    """A table of the report: names on the left under `first`, then columns of figures."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("entry", no_wrap=True)
+    table.add_column(first, no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -250,6 +267,12 @@ def _notes(console: Console, summary: Mapping[str, Any], rows: Sequence[Mapping[
         if failed:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
             notes.append(f"failed, counted as {summary['floor']}: {row['entry']}: {failed[0]}{more}")
+    notes += [
+        f"fewer: {row['entry']}: the first {row['instances']} of {summary['instances']} instances of each setting; "
+        f"its differences from {summary['baseline']} are on the instances that both played"
+        for row in rows
+        if row["instances"] < summary["instances"]
+    ]
     notes += [f"short: {text}" for text in summary["shortages"]]
     notes += [f"left out: {name} needs the trace {trace}" for name, trace in summary["left_out"].items()]
     notes += [f"no way from floor to ceiling, left out of positions: {name}" for name in summary["no_way"]]
@@ -270,12 +293,21 @@ def _one(value: float | None, factor: float, form: str) -> str:
     return "-" if value is None else f"{factor * value:{form}}"
 
 
-def _interval(figure: Mapping[str, float | None], factor: float, sign: str = "") -> str:
+def interval_text(figure: Mapping[str, float | None], sign: str = "") -> str:
+    """A share and its interval in percent; without a decimal where an end is 1000 % and more."""
     value, low, high = (figure[name] for name in ("value", "low", "high"))
     if value is None:
         return "-"
-    text = f"{factor * value:{sign}.1f}"
-    return text if low is None or high is None else f"{text} [{factor * low:.1f}, {factor * high:.1f}]"
+    digits = 1 if max(abs(x) for x in (value, low, high) if x is not None) < 10 else 0
+
+    def text(share: float, sign: str = "") -> str:
+        return f"{round(100 * share, digits) + 0.0:{sign}.{digits}f}"  # -0.0 is 0
+
+    return (
+        text(value, sign)
+        if low is None or high is None
+        else f"{text(value, sign)} [{text(low)}, {text(high)}]"
+    )
 
 
 def leaderboard_figure(summary: Mapping[str, Any]) -> bytes:

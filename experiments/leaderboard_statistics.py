@@ -7,8 +7,13 @@ probability of improvement; intervals are percentiles of a bootstrap that draws 
 itself (stratified). Instances are drawn anew as well, the same ones for all entries and settings, because all played
 the same: rules, which have no training runs, get their intervals from instances alone.
 
+Relative differences between two entries' returns (`resampled_relative`), which claims rest on, draw whole training
+runs, with what each earned in every setting: one run plays them all, and some runs are better in all settings alike.
+
 Intervals are expanded for few instances (`statistics.interval_levels`), not for few training runs: with 3 runs, that
-part of an interval is too narrow by a factor of up to sqrt(3 / 2).
+part of an interval is too narrow by a factor of up to sqrt(3 / 2). Drawing runs anew in every setting by itself takes
+what a run earns in one setting as no hint of what it earns in another; where it is one, the intervals of positions are
+too narrow, and those of relative differences are the ones to quote.
 """
 
 from __future__ import annotations
@@ -51,6 +56,15 @@ class Entry:
         return np.where(np.isnan(self.returns), self.floor, self.returns)
 
     @property
+    def instances(self) -> int:
+        """Of every setting."""
+        return self.returns.shape[2]
+
+    def first(self, instances: int) -> Entry:
+        """The same on the first instances alone."""
+        return Entry(self.returns[..., :instances], self.floor[:, :instances], self.ceiling[:, :instances])
+
+    @property
     def failures(self) -> int:
         """Runs and settings that failed."""
         return int(np.isnan(self.returns).any(axis=2).sum())
@@ -67,11 +81,15 @@ def instance_weights(instances: int, resamples: int = RESAMPLES, seed: int = 0) 
 
 
 def resampled_runs(
-    runs: int, settings: int, resamples: int = RESAMPLES, seed: int = 1
+    runs: int, settings: int, resamples: int = RESAMPLES, seed: int = 1, whole: bool = False
 ) -> npt.NDArray[np.int64]:
-    """Which runs each resample holds, by setting: int64 [runs, settings, 1 + resamples]; the first holds each once."""
+    """Which runs each resample holds, by setting: int64 [runs, settings, 1 + resamples]; the first holds each once.
+
+    Runs are drawn by setting, or, where they are `whole`, once for all settings.
+    """
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(runs, size=(runs, settings, resamples))
+    drawn = rng.integers(runs, size=(runs, 1 if whole else settings, resamples))
+    drawn = np.broadcast_to(drawn, (runs, settings, resamples))
     first = np.broadcast_to(np.arange(runs)[:, None, None], (runs, settings, 1))
     return np.concatenate([first, drawn], axis=2)
 
@@ -86,11 +104,42 @@ def resampled_positions(entry: Entry) -> FloatArray:
     way = ceiling - floor
     ahead = entry.counted @ weights - floor
     positions = np.divide(ahead, way, out=np.full_like(ahead, np.nan), where=way > SAME * np.abs(ceiling))
-    runs, settings, resamples = positions.shape
+    return _with_resampled_runs(positions)
+
+
+def _with_resampled_runs(values: FloatArray, seed: int = 1, whole: bool = False) -> FloatArray:
+    """`values` [runs, settings, 1 + resamples] of the runs that each resample holds, the same shape."""
+    runs, settings, resamples = values.shape
     if runs == 1:
-        return positions
-    chosen = resampled_runs(runs, settings, resamples - 1)
-    return np.take_along_axis(positions, chosen, axis=0)
+        return values
+    return np.take_along_axis(values, resampled_runs(runs, settings, resamples - 1, seed, whole), axis=0)
+
+
+def resampled_relative(returns: FloatArray, others: FloatArray) -> FloatArray:
+    """How much more an entry returns than another one, relative to the other, in every resample.
+
+    In each setting (mean return - the other's) / |the other's|: positive is better, also where returns are negative
+    costs, of which it is then the share that is saved. Instances are drawn anew, the same for both; whole training
+    runs of both as well, those of one independently of the other's. `mean_over` gives means over settings, in which each
+    setting weighs the same, and their intervals.
+
+    Args:
+        returns: float64 [runs, settings, instances].
+        others: float64 [other runs, settings, instances]; the mean over its runs is what is compared with.
+
+    Returns:
+        float64 [runs, settings, 1 + RESAMPLES]; the first is the sample itself. NaN in settings where one of them has
+        NaN or the other entry returns 0, which nothing can be relative to.
+    """
+    weights = instance_weights(returns.shape[2])
+    ours = _with_resampled_runs(returns @ weights, whole=True)
+    theirs = _with_resampled_runs(others @ weights, seed=2, whole=True).mean(axis=0)
+    ahead = ours - theirs
+    # Sums in another order.
+    ahead[np.abs(ahead) <= SAME * np.maximum(np.abs(ours), np.abs(theirs))] = 0
+    base = np.abs(theirs)
+    known = base > SAME * np.abs(others).max(axis=(0, 2))[:, None]
+    return np.divide(ahead, base, out=np.full_like(ahead, np.nan), where=known & known[:, :1])
 
 
 def interquartile_mean(values: FloatArray) -> FloatArray:
@@ -123,11 +172,17 @@ def aggregate(positions: FloatArray, instances: int) -> Estimate:
     return estimate(interquartile_mean(positions.reshape(runs * settings, resamples)), instances)
 
 
-def mean_position(
-    positions: FloatArray, instances: int, settings: npt.NDArray[np.bool_] | None = None
+def mean_over(
+    resampled: FloatArray, instances: int, settings: npt.NDArray[np.bool_] | None = None
 ) -> Estimate:
-    """Mean over runs and some of the settings of `resampled_positions`, with its 95 % interval."""
-    kept = positions if settings is None else positions[:, settings]
+    """Mean over runs and some of the settings of what is resampled, with its 95 % interval.
+
+    Args:
+        resampled: from `resampled_positions` or `resampled_relative`.
+        instances: that they were resampled from.
+        settings: bool [settings]; all of them by default. Those without a value (NaN) are left out.
+    """
+    kept = resampled if settings is None else resampled[:, settings]
     return estimate(_mean(kept), instances)
 
 
@@ -166,10 +221,7 @@ def improvement(entry: Entry, other: Entry) -> Estimate:
     """
     found = wins(entry.counted, other.counted)
     weights = instance_weights(found.shape[2])
-    by_setting = found @ weights
-    runs, settings, resamples = by_setting.shape
-    if runs > 1:
-        by_setting = np.take_along_axis(by_setting, resampled_runs(runs, settings, resamples - 1), axis=0)
+    by_setting = _with_resampled_runs(found @ weights)
     return estimate(by_setting.mean(axis=(0, 1)), found.shape[2])
 
 

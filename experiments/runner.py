@@ -45,6 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs")
 # What moves a number: the simulator and the policies. Reports and pictures do not.
 _SOURCES = (Path(papi_env.__file__).parent, ROOT / "agents")
+_SOURCE_SUFFIXES = (".py", ".json", ".safetensors")
 _PACKAGES = ("numpy", "numba", "gymnasium")
 
 Columns = Mapping[str, Sequence[Any]]
@@ -280,11 +281,12 @@ def versions() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def source_digest() -> str:
-    """A hash of the source code of the simulator and the policies."""
+    """A hash of the source code of the simulator and the policies, and of the numbers that come with them."""
     files = {
         f"{folder.name}/{path.relative_to(folder).as_posix()}": file_digest(path)
         for folder in _SOURCES
-        for path in folder.rglob("*.py")
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in _SOURCE_SUFFIXES and path.is_file()
     }
     return digest(canonical(files))
 

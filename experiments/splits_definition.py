@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from experiments.splits_varied import varied
 from papi_env.errors import unknown_name
 from papi_env.scenario import Scenario, get_scenario
 from papi_env.workload.serving_presets import preset_name
@@ -243,6 +244,7 @@ def _serving(traces: Mapping[str, str]) -> dict[SplitName, list[Setting]]:
         "train": [
             *train,
             _window("none", conversation, traces[conversation], "llama-65b", "train"),
+            *(Setting(name, scenario) for name, scenario in varied(known)),
         ],
         "validation": [
             *_presets("family", (validating,), known),

@@ -5,7 +5,7 @@ at once. Hyper-parameters come from `agents/hyperparameters/ALGORITHM.toml`. The
 
 * run.json: the command, what was asked, everything it resolved to, and every session with its versions;
 * best/ and last/: checkpoints (policy.json and policy.safetensors) of the best and the last validation;
-* evaluations.csv: every validation, on instances that training never meets;
+* evaluations.csv: every validation, on instances that training never meets; curves.png: the learning curve;
 * state.safetensors: the whole state, from which an interrupted run goes on;
 * tensorboard/: curves.
 
@@ -36,6 +36,7 @@ from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputF
 
 from agents.checkpoint import recover
 from experiments.command import exit_status, output
+from experiments.curves_data import YAxis
 from experiments.entries import trace_digest
 from experiments.runner import RunFolder, source_digest, versions
 from experiments.splits import load_split, trace_records
@@ -43,12 +44,20 @@ from experiments.train_algorithms import build_model, flattens
 from experiments.train_callbacks import BEST, LAST, STATE, Bar, Boundary, Interruption, Listener
 from experiments.train_evaluation import Validator
 from experiments.train_hyperparameters import Hyperparameters, load_hyperparameters
-from experiments.train_settings import scenario_settings, setting_label, training_envs, training_seed
+from experiments.train_imitation import imitate
+from experiments.train_settings import (
+    imitation_seeds,
+    scenario_settings,
+    setting_label,
+    training_envs,
+    training_seed,
+)
 from experiments.train_state import load_state
 from papi_env.errors import ConfigurationError, DataError, describe_validation
 from papi_env.scenario import Scenario
 
 _MAX_SEED = 1 << 20
+CURVES = "curves.png"
 _PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "safetensors")
 AlgorithmName = Literal["ppo", "a2c", "dqn", "maskable-ppo", "recurrent-ppo", "qr-dqn"]
 EnvId = Literal["papi_env/Decode-v0", "papi_env/Kernels-v0", "papi_env/Serving-v0"]
@@ -304,6 +313,10 @@ def train(
     if model.num_timesteps >= parameters.timesteps:
         boundary.init_callback(model)
         return boundary
+    start = getattr(parameters, "imitation", None)
+    if start is not None and not going_on:
+        seeds = imitation_seeds(config.seed, start.rounds * start.episodes)
+        imitate(model, training.settings, config.env, start, seeds, interruption, listener)
     try:
         model.learn(
             parameters.timesteps - model.num_timesteps, callback=boundary, reset_num_timesteps=not going_on
@@ -375,6 +388,11 @@ def _train_in(
         boundary = train(training, folder.path, Bar(bar, training.parameters.timesteps), interruption)
     session["steps"] = boundary.model.num_timesteps
     session["simulated_s"] = round(boundary.simulated_s, 3)
+    with progress.status("drawing"):
+        from experiments.curves import curves_figure  # pictures alone need it
+
+        shown: YAxis = "regret" if "regret" in boundary.rows[-1] else "return"
+        folder.write(CURVES, curves_figure([folder.path], y=shown))
     print_result(console, training, folder.path, boundary)
 
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from experiments.train_hyperparameters import Hyperparameters, RecurrentPpo, at
+from experiments.train_rewards import TrainingReward
 from papi_env.errors import ConfigurationError
 
 _ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
@@ -24,6 +25,11 @@ _OTHERS = frozenset(
         "n_envs",
         "flatten",
         "normalize_reward",
+        "price_time",
+        "progress",
+        "holding",
+        "imitation",
+        "critic_first",
         "net_arch",
         "activation",
         "lstm_hidden_size",
@@ -93,6 +99,10 @@ def build_model(name: str, parameters: Hyperparameters, envs: VecEnv, seed: int)
             network[key] = getattr(parameters, key)
     if hasattr(parameters, "n_quantiles"):
         network["n_quantiles"] = parameters.n_quantiles
+    if parameters.price_time or parameters.progress or parameters.holding:
+        envs = TrainingReward(
+            envs, parameters.gamma, parameters.price_time, parameters.progress, parameters.holding
+        )
     if parameters.normalize_reward:
         envs = VecNormalize(envs, norm_obs=False, gamma=parameters.gamma)
     return algorithm.make(

@@ -71,6 +71,9 @@ class Listener(Protocol):
     def started(self, model: BaseAlgorithm) -> None:
         """Training begins, or goes on."""
 
+    def imitated(self, done: int, rounds: int, samples: int, regret: float) -> None:
+        """A round of imitation ended: rounds so far, samples, and expected regret (see `train_imitation`)."""
+
     def stepped(self, steps: int, simulated_s: float) -> None:
         """A rollout ended: steps so far, and simulated seconds without prefill."""
 
@@ -102,6 +105,15 @@ class Bar:
         self._begin = (model.num_timesteps, time.perf_counter())
         self._task = self._progress.add_task(
             "training", total=self._total, completed=model.num_timesteps, shown=""
+        )
+
+    def imitated(self, done: int, rounds: int, samples: int, regret: float) -> None:
+        """Print the round."""
+        self._progress.console.print(
+            f"imitation {done} of {rounds}: {samples:,} samples, expected regret {100 * regret:.2f} %",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
 
     def stepped(self, steps: int, simulated_s: float) -> None:
@@ -207,6 +219,17 @@ class Boundary(BaseCallback):
         entropy = self.parameters.entropy(max(remaining, 0.0))
         if entropy is not None:
             self.model.ent_coef = entropy  # type: ignore[attr-defined]
+        self._hold_actor(self.model.num_timesteps < getattr(self.parameters, "critic_first", 0))
+
+    def _hold_actor(self, held: bool) -> None:
+        """Let the actor learn, or keep it as it is."""
+        policy: Any = self.model.policy
+        if hasattr(policy, "action_net"):
+            modules = [policy.mlp_extractor.policy_net, policy.action_net]
+            if hasattr(policy, "lstm_actor"):  # of RecurrentPPO
+                modules.append(policy.lstm_actor)
+            for module in modules:
+                module.requires_grad_(not held)
 
     def at_boundary(self, last: bool = False) -> None:
         """Check the weights; validate and save where it is time."""

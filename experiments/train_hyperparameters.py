@@ -45,6 +45,29 @@ class Linear(_Part):
 Rate = Annotated[float, Field(ge=0)] | Linear
 
 
+class Imitation(_Part):
+    """How a training starts from imitation (see `train_imitation`).
+
+    Attributes:
+        rounds: of playing and fitting.
+        episodes: of every setting in each round.
+        stride: steps from one sample to the next.
+        updates: gradient steps after each round, three times as many after the last.
+        batch_size, learning_rate: of these.
+        entropy: regret that a unit of entropy is worth: how much worse an action may be and still be taken at times.
+        worst: regrets count as this much at most.
+    """
+
+    rounds: Annotated[int, Field(ge=1, le=100)]
+    episodes: Annotated[int, Field(ge=1, le=256)]
+    stride: Annotated[int, Field(ge=1, le=1000)] = 1
+    updates: _Count = 2000
+    batch_size: _Count = 1024
+    learning_rate: _Positive = 1e-3
+    entropy: Annotated[float, Field(ge=0)] = 0.003
+    worst: _Positive = 2.0
+
+
 def at(rate: float | Linear, remaining: float) -> float:
     """A rate's value where the share `remaining` of the training is still to do."""
     return rate(remaining) if isinstance(rate, Linear) else rate
@@ -59,6 +82,7 @@ class Hyperparameters(_Part):
         n_envs: environments side by side, over all scenarios.
         flatten: number the joint actions, so that the policy has one choice (see `papi_env.envs.flatten`).
         normalize_reward: divide rewards by the running standard deviation of returns (SB3's `VecNormalize`).
+        price_time, progress, holding: what training pays besides, in Serving-v0 (see `train_rewards`).
         net_arch: widths of the hidden layers, of the critic too where there is one.
     """
 
@@ -67,6 +91,9 @@ class Hyperparameters(_Part):
     n_envs: _Count
     flatten: bool = False
     normalize_reward: bool = False
+    price_time: bool = False
+    progress: bool = False
+    holding: Annotated[float, Field(ge=0)] = 0.0
     learning_rate: Rate
     gamma: _Share
     max_grad_norm: _Positive
@@ -84,13 +111,20 @@ class Hyperparameters(_Part):
 
 
 class ActorCritic(Hyperparameters):
-    """What the on-policy algorithms share."""
+    """What the on-policy algorithms share.
+
+    Attributes:
+        imitation: how the training starts; absent: from random weights.
+        critic_first: steps in which the critic alone learns, so that what imitation found is not lost to its errors.
+    """
 
     n_steps: _Count
     gae_lambda: _Share
     ent_coef: Rate
     vf_coef: Annotated[float, Field(ge=0)]
     normalize_advantage: bool
+    imitation: Imitation | None = None
+    critic_first: Annotated[int, Field(ge=0)] = 0
 
     @property
     def rollout(self) -> int:

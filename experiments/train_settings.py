@@ -23,6 +23,7 @@ __all__ = [
     "TRAINING_SEED",
     "VALIDATION_SEED",
     "default_scenario",
+    "imitation_seeds",
     "scenario_settings",
     "setting_label",
     "training_envs",
@@ -34,6 +35,12 @@ __all__ = [
 def training_seed(seed: int) -> int:
     """Seed of the first environment in the run `seed`; the others follow one by one."""
     return TRAINING_SEED + seed * SEEDS_PER_RUN
+
+
+def imitation_seeds(seed: int, count: int) -> range:
+    """Seeds of the episodes that the run `seed` imitates in: the last of its own, which no environment takes."""
+    stop = training_seed(seed) + SEEDS_PER_RUN
+    return range(stop - count, stop)
 
 
 def scenario_settings(
@@ -86,6 +93,7 @@ def training_envs(env_id: str, settings: Sequence[Scenario], num_envs: int, flat
         ConfigurationError: a setting that the problem cannot play, fewer environments than settings, or settings
             that one policy cannot play alike.
     """
-    if num_envs > SEEDS_PER_RUN:
-        raise ConfigurationError(f"n_envs is {num_envs}, expected at most {SEEDS_PER_RUN}")
+    most = SEEDS_PER_RUN // 2  # the others are left to imitation
+    if num_envs > most:
+        raise ConfigurationError(f"n_envs is {num_envs}, expected at most {most}")
     return make_mixture(env_id, [{"scenario": setting} for setting in settings], num_envs, flatten=flatten)

@@ -25,10 +25,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from agents.learned import problems_of
 from experiments.runner import write_whole
+from experiments.train_rewards import TrainingReward
 from papi_env.errors import DataError
 from papi_env.sb3 import BatchVecEnv
 from papi_env.sb3_mixture import MixtureVecEnv
@@ -122,6 +123,7 @@ def _state_of(model: BaseAlgorithm) -> tuple[Arrays, dict[str, Any]]:
         arrays["normalize.returns"] = normalized.returns
         # As 64-bit numbers, not as text.
         arrays["normalize.running"] = np.array(_running(normalized))
+    arrays |= _reward_arrays(model)
     replay = getattr(model, "replay_buffer", None)
     if replay is not None:
         plain["replay"] = {"pos": replay.pos, "full": replay.full}
@@ -148,7 +150,7 @@ def _restore(model: BaseAlgorithm, arrays: Arrays, plain: Mapping[str, Any]) -> 
         deque(maxlen=length),
     )
     _restore_optimizer(model, arrays, plain)
-    for name, array in _engines_arrays(model).items():
+    for name, array in {**_engines_arrays(model), **_reward_arrays(model)}.items():
         array[...] = arrays[name]
     normalized = model.get_vec_normalize_env()
     if normalized is not None:
@@ -193,6 +195,17 @@ def _engine_arrays(part: BatchVecEnv) -> Arrays:
             for field in value._fields:
                 arrays[f"engine.{name}.{field}"] = getattr(value, field)
     return arrays
+
+
+def _reward_arrays(model: BaseAlgorithm) -> Arrays:
+    """What the rewards of training remember; nothing where they are the environments' own."""
+    envs = model.get_env()
+    while isinstance(envs, VecEnvWrapper):
+        if isinstance(envs, TrainingReward):
+            names = ("memory", "before", "potential")
+            return {f"reward.{name}": getattr(envs, name) for name in names}
+        envs = envs.venv
+    return {}
 
 
 def _lstm_states(model: BaseAlgorithm) -> list[npt.NDArray[Any]]:

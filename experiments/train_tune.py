@@ -86,6 +86,9 @@ class TrialListener:
     def started(self, model: BaseAlgorithm) -> None:
         """Nothing to show."""
 
+    def imitated(self, done: int, rounds: int, samples: int, regret: float) -> None:
+        """Nothing to show."""
+
     def stepped(self, steps: int, simulated_s: float) -> None:
         """Nothing to show."""
 

@@ -139,15 +139,23 @@ class ServingEngine:
         for share in shares:
             share.result()
 
-    def fork(self, env: int, copies: int) -> ServingEngine:
-        """Privileged: an engine with `copies` copies of environment `env`, for looking ahead; no autoreset."""
+    def fork(self, env: int, copies: int, into: ServingEngine | None = None) -> ServingEngine:
+        """Privileged: an engine with `copies` copies of environment `env`, for looking ahead; no autoreset.
+
+        `into` is an earlier fork of this engine with at least as many copies, which is overwritten: fresh memory costs
+        more than the copying. Its tables are not taken over.
+        """
         twin = object.__new__(ServingEngine)
         twin.__dict__.update(self.__dict__)
         twin.num_envs, twin.autoreset, twin.max_steps = copies, batch.DISABLED, 0
-        twin.state = ServingState._make(
-            np.repeat(array[env : env + 1], copies, axis=0) for array in self.state
-        )
-        twin.final = twin.state
+        if into is None:
+            state = ServingState._make(np.empty((copies, *a.shape[1:]), dtype=a.dtype) for a in self.state)
+        else:
+            assert into.num_envs >= copies
+            state = ServingState._make(array[:copies] for array in into.state)
+        for array, own in zip(state, self.state, strict=True):
+            array[:] = own[env]
+        twin.state = twin.final = state
         twin.actions = np.zeros((copies, len(at.NVEC)), dtype=np.int64)
         twin.observations = np.repeat(self.observations[env : env + 1], copies, axis=0)
         twin.final_observations = twin.observations

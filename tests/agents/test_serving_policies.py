@@ -1,5 +1,6 @@
 """Policies of Serving-v0: what they choose, what they may see, and that a search does not see the future."""
 
+import json
 from functools import cache
 
 import gymnasium as gym
@@ -13,14 +14,7 @@ from agents import serving_belief
 from agents.evaluate import evaluate
 from agents.registry import POLICIES, SERVING_POLICIES, make_policy
 from agents.serving_belief import imagine
-from agents.serving_heuristic import (
-    PARAMETER_FILE,
-    RANGES,
-    Parameters,
-    ServingHeuristic,
-    parameters_from,
-    tuned_parameters,
-)
+from agents.serving_heuristic import RANGES, Parameters, ServingHeuristic
 from agents.serving_policies import (
     FIXED_NAMES,
     AcceptanceEstimate,
@@ -32,9 +26,10 @@ from agents.serving_policies import (
     ServingView,
 )
 from agents.serving_search import ServingClairvoyant, ServingOracle, ServingSearch, distinct, worth
+from agents.serving_tuned import parameters_from, tuned_parameters
 from papi_env.envs.decode import DecodeVectorEnv
 from papi_env.envs.serving import JOINT_ACTIONS, ServingVectorEnv
-from papi_env.errors import ConfigurationError
+from papi_env.errors import ConfigurationError, DataError
 from papi_env.simulation import serving_layout as at
 
 CLASSES = {"writing": 0.5, "code": 0.5}
@@ -282,20 +277,53 @@ def test_one_early_rejection_does_not_end_drafting():
     assert actions[0, at.SPECULATION] > 0
 
 
-def test_the_heuristics_parameters_are_read_and_checked():
+def test_a_unit_seen_slow_takes_fewer_rows():
+    env = shared_env()
+    given = {"pim_alone": 1.0, "split_alone": 1.0, "gain": 1.8}
+    rlp = int(env.alpha) - 2
+
+    def unit(power, **features):
+        return unit_of(ServingHeuristic(Parameters(**given, drift=power)), env, observe(env, rlp, **features))
+
+    assert unit(1.0) == at.FC_PIM
+    # FC-PIM at twice its profiled time: log2(2) squashed is one half.
+    assert unit(1.0, **{"drift_fc-pim": 0.5}) == at.PU
+    assert unit(0.0, **{"drift_fc-pim": 0.5}) == at.FC_PIM
+    assert unit(1.0, **{"drift_fc-pim": 0.5, "drift_pu": 0.5}) == at.FC_PIM
+
+
+def test_a_small_chunk_counts_as_none():
+    env = shared_env()
+    given = {"pim_alone": 0.1, "split_alone": 0.1, "pim_beside": 16.0}
+    # 300 tokens of prompts wait to be processed, and nobody is in the queue.
+    backlog = observe(env, 8, prefill_backlog=300 / (300 + 2048))
+    for small, unit in ((0.0, at.FC_PIM), (200.0, at.FC_PIM), (400.0, at.PU)):
+        assert unit_of(ServingHeuristic(Parameters(**given, small_chunk=small)), env, backlog) == unit
+
+
+def test_the_heuristics_parameters_are_read_and_checked(tmp_path):
     assert set(RANGES) == set(Parameters.__dataclass_fields__)
-    stored = tuned_parameters()
-    assert "default" in stored
-    assert PARAMETER_FILE.name == "serving_heuristic.json"
+    assert "default" in tuned_parameters(ServingHeuristic.file, Parameters)
+    assert ServingHeuristic.file.name == "serving_heuristic.json"
+    assert tuned_parameters(tmp_path / "none.json", Parameters) == {"default": Parameters()}
     with pytest.raises(ConfigurationError, match=r"Did you mean 'pim_alone'"):
-        parameters_from("somewhere", {"pim_alne": 1.0})
+        parameters_from("somewhere", {"pim_alne": 1.0}, Parameters)
     with pytest.raises(ConfigurationError, match=r"urgent is nan, expected a finite number"):
         Parameters(urgent=float("nan"))
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text("{")
+    with pytest.raises(DataError, match=r"damaged.json: line 1: expected JSON"):
+        tuned_parameters(damaged, Parameters)
+    damaged.write_text('{"light": {}}')
+    with pytest.raises(DataError, match=r"damaged.json, light: found no table 'parameters'"):
+        tuned_parameters(damaged, Parameters)
 
 
-def test_the_heuristic_takes_the_parameters_of_its_family(monkeypatch):
-    stored = {"default": Parameters(urgent=0.1), "test": Parameters(urgent=0.2)}
-    monkeypatch.setattr("agents.serving_heuristic.tuned_parameters", lambda: stored)
+def test_the_heuristic_takes_the_parameters_of_its_family(tmp_path, monkeypatch):
+    file = tmp_path / "stored.json"
+    stored = {"default": {"parameters": {"urgent": 0.1}}, "test": {"parameters": {"urgent": 0.2}}}
+    file.write_text(json.dumps(stored))
+    monkeypatch.setattr(ServingHeuristic, "file", file)
     policy = ServingHeuristic()
     policy.bind(make_env())
     assert policy.parameters.urgent == 0.2

@@ -27,7 +27,7 @@ from experiments.leaderboard_statistics import (
     improvement,
     instance_weights,
     interquartile_mean,
-    mean_position,
+    mean_over,
     paired_difference,
     performance_profile,
     resampled_positions,
@@ -96,7 +96,7 @@ def random_entries(seed, runs=3, number=4, instances=6, share=None):
 def test_an_entry_at_the_same_share_of_the_way_everywhere_has_that_position(seed, share):
     entry = random_entries(seed, share=share)
     positions = resampled_positions(entry)
-    for found in (aggregate(positions, 6), mean_position(positions, 6)):
+    for found in (aggregate(positions, 6), mean_over(positions, 6)):
         assert (found.value, found.low, found.high) == pytest.approx((share,) * 3, abs=1e-9)
     profile = performance_profile(positions, 6, np.array([share - 0.01, share + 0.01]))
     np.testing.assert_array_equal(profile.share, [1, 0])
@@ -121,7 +121,7 @@ def test_paired_differences_do_not_carry_what_both_share(seed, lead):
     one, other = resampled_positions(ahead), resampled_positions(entry)
     found = paired_difference(one, other, 6)
     assert (found.value, found.low, found.high) == pytest.approx((lead,) * 3, abs=1e-9)
-    alone = mean_position(one, 6)
+    alone = mean_over(one, 6)
     assert alone.low < alone.high  # each of them varies
     assert improvement(ahead, entry).value == pytest.approx(1)
     assert improvement(entry, ahead).value == 0
@@ -169,7 +169,7 @@ def test_more_training_runs_give_narrower_intervals():
         rng = np.random.default_rng(0)
         floor, ceiling = np.zeros((5, 40)), np.ones((5, 40))
         returns = np.repeat(rng.random((runs, 5, 1)), 40, axis=2)  # only the runs differ
-        found = mean_position(resampled_positions(Entry(returns, floor, ceiling)), 40)
+        found = mean_over(resampled_positions(Entry(returns, floor, ceiling)), 40)
         assert found.low < found.value < found.high
         widths.append(found.high - found.low)
     assert widths[1] < 0.6 * widths[0]

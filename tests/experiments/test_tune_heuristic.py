@@ -1,63 +1,225 @@
-"""Tuning the serving heuristic: what is stored, that a study goes on, and what is refused."""
+"""Tuning rules of Serving-v0: on what, what is stored, that a search goes on, and what is refused."""
 
 import json
 
 import pytest
 
-from agents.serving_heuristic import RANGES, Parameters, as_table, parameters_from
+from agents.serving_greedy import ProfileGreedy
+from agents.serving_tuned import as_table, parameters_from
 from experiments import tune_heuristic
+from experiments.leaderboard_entries import rules
+from experiments.splits import load_split
+from experiments.splits_definition import SEED_RANGES, SERVING
+from experiments.tune_guesses import GUESSES, RULES, spent_before, starting_points, usable_entries
 
 SMALL = (
+    "--policy", "profile-greedy",
     "--families", "tight-objectives",
-    "--models", "llama-65b",
-    "--no-default",
     "--seeds", "1",
-    "--horizon-s", "2",
+    "--final-seeds", "1",
+    "--horizon-s", "1",
 )  # fmt: skip
+GUESSED = len(GUESSES["profile-greedy"])
 
 
 def tune(out, *arguments):
     return tune_heuristic.main([*SMALL, "--out", str(out), *arguments])
 
 
-def test_a_study_keeps_its_budget_and_goes_on(tmp_path, monkeypatch):
-    played = []
-    real = tune_heuristic.score
-
-    def counted(parameters, envs, seeds):
-        played.append(parameters)
-        return real(parameters, envs, seeds)
-
-    monkeypatch.setattr(tune_heuristic, "score", counted)
-    assert tune(tmp_path, "--trials", "2") == 0
-    first = json.loads((tmp_path / "parameters.json").read_text())["tight-objectives"]
-    assert len(played) == first["trials"] == 2
-    # The guess is tried first.
-    assert as_table(played[0]) == as_table(Parameters())
-    assert tune(tmp_path, "--trials", "3") == 0
-    found = json.loads((tmp_path / "parameters.json").read_text())["tight-objectives"]
-    assert len(played) == found["trials"] == 3
-    assert found["score"] >= max(first["score"], found["score_of_guess"])
-    assert found["simulated_requests"] > first["simulated_requests"] > 0
-    assert found["training_seeds"] == [1_000_000, 1_000_000]
-    best = parameters_from("found", found["parameters"])
-    for name, span in RANGES.items():
-        assert span.low <= getattr(best, name) <= span.high
+@pytest.fixture(autouse=True)
+def file(tmp_path, monkeypatch):
+    """A file of parameters of one's own, so that nothing here touches what is stored."""
+    monkeypatch.setattr(ProfileGreedy, "file", tmp_path / "serving_greedy.json")
+    return ProfileGreedy.file
 
 
-def test_a_study_of_something_else_is_refused(tmp_path, capsys):
-    assert tune(tmp_path, "--trials", "1") == 0
-    assert tune(tmp_path, "--trials", "1", "--seed", "7") == 2
-    assert "holds a study of" in capsys.readouterr().err
+@pytest.fixture
+def played(monkeypatch):
+    """Counts the sets that play, by the first of their seeds."""
+    found = []
+    real = tune_heuristic.play
+
+    def counted(rule, sets, scenarios, seeds):
+        found.extend((seeds[0], [scenario.name for scenario in scenarios], dict(one)) for one in sets)
+        return real(rule, sets, scenarios, seeds)
+
+    monkeypatch.setattr(tune_heuristic, "play", counted)
+    return found
+
+
+def found_in(out):
+    return json.loads((out / "profile-greedy" / "parameters.json").read_text())
+
+
+def test_a_search_keeps_its_budget_and_goes_on(tmp_path, played):
+    first_seed = SEED_RANGES["train"].start
+    options = ("--trials", str(GUESSED + 2), "--family-trials", "2")
+    assert tune(tmp_path, *options) == 0
+    first = found_in(tmp_path)
+    assert set(first) == {"default", "tight-objectives"}
+    searched = [one for seed, _, one in played if seed == first_seed]
+    # The guesses come first, and the family begins with what all settings have tried.
+    assert searched[:GUESSED] == list(starting_points("profile-greedy", {}).values())
+    assert len(searched) == GUESSED + 4
+    assert first["default"]["trials"] == GUESSED + 2
+    assert (first["tight-objectives"]["trials"], first["tight-objectives"]["shared_trials"]) == (
+        2,
+        GUESSED + 2,
+    )
+    assert tune(tmp_path, "--trials", str(GUESSED + 2), "--family-trials", "3") == 0
+    found = found_in(tmp_path)
+    assert found["default"]["parameters"] == first["default"]["parameters"]
+    assert found["default"]["simulated_requests"] == first["default"]["simulated_requests"]
+    assert len([one for seed, _, one in played if seed == first_seed]) == GUESSED + 5
+    entry = found["tight-objectives"]
+    assert entry["trials"] == 3
+    assert entry["simulated_requests"] > 0
+    assert entry["score"] >= entry["best_guess"]["score"]
+    assert entry["training_seeds"] == [first_seed, first_seed]
+    final_seed = first_seed + tune_heuristic.FINAL_OFFSET
+    assert entry["final_seeds"] == [final_seed, final_seed]
+    parameters_from("found", entry["parameters"], ProfileGreedy.kind)
+    assert "--policy profile-greedy --families tight-objectives --trials" in entry["command"]
+    assert str(tmp_path) not in json.dumps(found)
+
+
+def test_the_best_on_other_seeds_is_stored_not_the_luckiest(tmp_path, monkeypatch):
+    first_seed = SEED_RANGES["train"].start
+    lucky, steady = 3.9, 1.9
+
+    def play(rule, sets, scenarios, seeds):
+        def worth(one):
+            if seeds[0] == first_seed:
+                return 2.0 if one["prompt_worth"] > 3 else one["prompt_worth"] / 2
+            return -abs(one["prompt_worth"] - steady)
+
+        return [
+            tune_heuristic.Played(
+                one, {s.name: worth(one) for s in scenarios}, {s.name: 1 for s in scenarios}
+            )
+            for one in sets
+        ]
+
+    monkeypatch.setattr(tune_heuristic, "play", play)
+    guesses = {"lucky": {"prompt_worth": lucky}, "steady": {"prompt_worth": steady}}
+    base = as_table(GUESSES["profile-greedy"]["guess"])
+    monkeypatch.setattr(
+        tune_heuristic, "starting_points", lambda *_: {name: base | table for name, table in guesses.items()}
+    )
+    assert tune(tmp_path, "--trials", "2", "--family-trials", "0") == 0
+    assert found_in(tmp_path)["default"]["parameters"]["prompt_worth"] == steady
+    assert found_in(tmp_path)["default"]["best_guess"]["name"] == "steady"
+
+
+def test_it_plays_training_settings_alone(tmp_path, played):
+    split = load_split(SERVING, "train")
+    arguments = tune_heuristic.Arguments()
+    families = tune_heuristic.training_families(arguments, split)
+    names = [scenario.name for scenarios in families.values() for scenario in scenarios]
+    assert sorted(names) == sorted(setting.scenario.name for setting in split.settings)
+    assert not {"long-context", "short-context"} & set(families)
+    assert not any("llama2-70b" in name for name in names)
+    assert tune(tmp_path, "--trials", "1", "--family-trials", "0") == 0
+    assert {name for _, scenarios, _ in played for name in scenarios} <= set(names)
+    last = tune_heuristic.FINAL_OFFSET + arguments.final_seeds - 1
+    assert split.seeds.start + last in SEED_RANGES["train"]
+
+
+@pytest.mark.parametrize("policy", RULES)
+def test_guesses_are_within_their_ranges(policy):
+    ranges = RULES[policy].ranges
+    for name, table in starting_points(policy, {}).items():
+        assert set(table) == set(ranges)
+        assert all(ranges[key].low <= value <= ranges[key].high for key, value in table.items()), name
+        # They are what they are called: nothing was cut off.
+        assert table == pytest.approx(as_table(GUESSES[policy][name]), rel=1e-3)
+
+
+def test_stored_sets_start_a_search_only_if_they_met_training_settings_alone(file):
+    training = load_split(SERVING, "train").settings
+    entry = {"parameters": {"prompt_worth": 3.0}}
+    file.write_text(
+        json.dumps(
+            {
+                "light": entry | {"scenarios": {"light/llama-65b": "x"}},
+                "bursty": entry | {"scenarios": {"bursty/llama-65b": "x", "bursty/llama2-70b": "x"}},
+                "saturated": entry,
+            }
+        )
+    )
+    found = starting_points("profile-greedy", usable_entries("profile-greedy", training))
+    assert set(found) - set(GUESSES["profile-greedy"]) == {"stored light"}
+    assert found["stored light"]["prompt_worth"] == 3.0
+
+
+def test_the_budget_of_a_stored_set_that_starts_a_search_counts(tmp_path, file):
+    assert spent_before(None) == {"earlier_trials": 0, "earlier_requests": 0}
+    assert tune(tmp_path / "one", "--trials", "1", "--no-default", "--write") == 0
+    first = json.loads(file.read_text())["tight-objectives"]
+    assert (first["earlier_trials"], first["earlier_requests"]) == (0, 0)
+    assert tune(tmp_path / "two", "--trials", "1", "--no-default", "--write") == 0
+    entry = json.loads(file.read_text())["tight-objectives"]
+    assert (entry["earlier_trials"], entry["earlier_requests"]) == (
+        first["trials"],
+        first["simulated_requests"],
+    )
+    assert "stored tight-objectives" in entry["guesses"]
+    assert spent_before(entry)["earlier_trials"] == first["trials"] + entry["trials"]
+
+
+def test_a_search_of_something_else_is_refused(tmp_path, capsys):
+    few = ("--trials", "1", "--family-trials", "0")
+    assert tune(tmp_path, *few) == 0
+    assert tune(tmp_path, *few, "--seed", "7") == 2
+    assert "holds a search with other search_seed" in capsys.readouterr().err
     assert tune(tmp_path, "--trials", "0") == 2
-    assert "trials is 0" in capsys.readouterr().err
+    assert "trials is 0, expected 1 to 524288" in capsys.readouterr().err
+    assert tune(tmp_path, *few, "--policy", "profil-greedy") == 2
+    assert "Did you mean 'profile-greedy'" in capsys.readouterr().err
+    assert tune(tmp_path, *few, "--families", "long-context") == 2
+    assert "Unknown family of training presets 'long-context'" in capsys.readouterr().err
 
 
-def test_parameters_are_stored_beside_those_of_other_families(tmp_path, monkeypatch):
-    file = tmp_path / "serving_heuristic.json"
-    file.write_text(json.dumps({"light": {"parameters": as_table(Parameters(urgent=0.3))}}))
-    monkeypatch.setattr(tune_heuristic, "PARAMETER_FILE", file)
-    assert tune(tmp_path / "run", "--trials", "1", "--write") == 0
+def test_parameters_are_stored_beside_those_of_other_families(tmp_path, file):
+    file.write_text(json.dumps({"light": {"parameters": {"urgent": 0.3}}}))
+    assert tune(tmp_path / "run", "--trials", "1", "--no-default", "--write") == 0
     stored = json.loads(file.read_text())
     assert set(stored) == {"light", "tight-objectives"}
     assert stored["light"]["parameters"]["urgent"] == pytest.approx(0.3)
+
+
+def test_a_rule_that_met_what_a_split_holds_out_is_marked(file):
+    split = load_split(SERVING, "test")
+
+    def entry(**replaced):
+        train = SEED_RANGES["train"].start
+        return {
+            "parameters": {},
+            "trials": 7,
+            "simulated_requests": 3_000_000,
+            "scenarios": {"light/llama-65b": "x"},
+            "training_seeds": [train, train + 1],
+            "final_seeds": [train + 2, train + 3],
+        } | replaced
+
+    def contender(**replaced):
+        file.write_text(json.dumps({"default": entry(**replaced)}))
+        return rules(["profile-greedy"], split)[0]
+
+    assert not contender().met_test
+    assert contender().tuning == "7 trials, 3 M requests"
+    assert contender(scenarios={"light/llama2-70b": "x"}).met_test
+    assert contender(scenarios={"long-context/llama-65b": "x"}).met_test
+    assert contender(final_seeds=[split.seeds.start, split.seeds.start]).met_test
+
+
+@pytest.mark.parametrize("policy", RULES)
+def test_what_is_stored_met_nothing_that_is_held_out_and_had_its_budget(policy, monkeypatch):
+    monkeypatch.undo()  # the files that policies read
+    for split in ("validation", "test"):
+        assert not rules([policy], load_split(SERVING, split))[0].met_test
+    stored = json.loads(RULES[policy].file.read_text())
+    assert {"default", "saturated", "bursty", "drifting"} <= set(stored)
+    assert not {"long-context", "short-context"} & set(stored)
+    # As many as a training run simulates.
+    assert stored["default"]["simulated_requests"] > 2_000_000

@@ -1,0 +1,312 @@
+"""A start for training: imitation of what the next step costs, which the simulator knows and no scheduler does.
+
+Policies of continuous batching that begin at random overload the machine within seconds, and from there every
+request is late whatever they do: there is nothing to learn from. This start plays episodes of the training settings
+and has the simulator try every joint action for one step in the states that are met. The network is then fitted to
+choose what costs least on average, given what it observes: the loss is the expected relative regret of its
+distribution over joint actions, so two actions that cost the same are both right (cost-sensitive imitation:
+AggreVaTe, Ross and Bagnell 2014). From the second round on the network itself acts, and its states are added to
+those of before (DAgger: Ross, Gordon and Bagnell, AISTATS 2011).
+
+The costs are read in training alone; what is learned acts on observations, as any other policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor
+
+from agents.export import ACTOR_CRITIC, export_policy
+from agents.learned import LearnedPolicy
+from agents.serving_search import equivalents, prompt_weight, token_rates
+from experiments.distill_collect import make_envs
+from experiments.train_callbacks import Interruption, Listener
+from experiments.train_hyperparameters import Imitation
+from papi_env.envs.base import Problem
+from papi_env.envs.serving import JOINT_ACTIONS, ServingProblem
+from papi_env.envs.vector import ProblemVectorEnv
+from papi_env.errors import ConfigurationError
+from papi_env.scenario import Scenario
+from papi_env.simulation import serving_layout as at
+from papi_env.simulation.serving_engine import ServingEngine
+
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """States that were met, and what each joint action would have cost there.
+
+    Attributes:
+        observations: float32 [samples, features].
+        regrets: float32 [samples, joint actions]: see `step_regrets`; infinite also beyond the actions of a setting
+            that has fewer than others.
+        table: int64 [samples], which of the tables of joint actions the columns stand for.
+    """
+
+    observations: Float32Array
+    regrets: Float32Array
+    table: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    @staticmethod
+    def joined(parts: Sequence[Lessons]) -> Lessons:
+        """All samples, one part after the other."""
+        width = max(part.regrets.shape[1] for part in parts)
+        regrets = [_widened(part.regrets, width) for part in parts]
+        return Lessons(
+            np.concatenate([part.observations for part in parts]),
+            np.concatenate(regrets),
+            np.concatenate([part.table for part in parts]),
+        )
+
+
+def _widened(regrets: Float32Array, width: int) -> Float32Array:
+    missing = width - regrets.shape[1]
+    return np.pad(regrets, ((0, 0), (0, missing)), constant_values=np.inf)
+
+
+def step_regrets(
+    problem: Problem, playing: npt.NDArray[np.bool_], scratch: ServingEngine | None = None
+) -> Float32Array:
+    """Privileged: what each joint action of the coming step lacks of the best, float32 [playing, joint actions].
+
+    On static batches and image encodes that is the step's cost over the least one, less 1. In Serving-v0 it is what the
+    rate of useful tokens lacks of the best rate, over the best rate without speculation: that one does not depend on
+    which drafts happen to pass, so the mean over many samples ranks actions by their expected rates. Useful are prompt
+    tokens (see `agents.serving_search.prompt_weight`) and output tokens, these by the share of decoding requests that
+    have not missed their first token already. Infinite where an action is not possible.
+
+    Args:
+        problem: with as many environments as `playing` has entries.
+        playing: bool [num_envs], those to look at.
+        scratch: of Serving-v0, a fork of its engine with 72 copies, which is overwritten; made where there is none.
+    """
+    if not isinstance(problem, ServingProblem):
+        costs = problem.joint_costs()[playing]
+        least = costs.min(axis=1, keepdims=True)
+        return (costs / np.maximum(least, 1e-300) - 1).astype(np.float32)
+    masks = problem.joint_masks()
+    weight = prompt_weight(problem.engine.tables)
+    scratch = problem.engine.fork(0, at.NUM_ACTIONS) if scratch is None else scratch
+    rows = [
+        _serving_regrets(problem, int(env), masks[env], weight, scratch) for env in np.flatnonzero(playing)
+    ]
+    return np.stack(rows).astype(np.float32)
+
+
+def _serving_regrets(
+    problem: ServingProblem, env: int, mask: npt.NDArray[np.bool_], weight: float, scratch: ServingEngine
+) -> npt.NDArray[np.float64]:
+    same = equivalents(problem.engine, env)
+    tried = np.unique(same[mask])
+    in_time = 1.0 - float(problem.engine.clocks[env, at.LOST])
+    rates = np.zeros(len(mask))
+    rates[tried] = token_rates(problem.engine, env, JOINT_ACTIONS[tried], weight, in_time, scratch)
+    rates = rates[same]
+    plain = rates[mask & (JOINT_ACTIONS[:, at.SPECULATION] == 0)].max()
+    # An iteration without useful work gains nothing by any action.
+    regrets = (rates[mask].max() - rates) / plain if plain > 0 else np.zeros(len(mask))
+    return np.where(mask, regrets, np.inf)
+
+
+def imitate(
+    model: BaseAlgorithm,
+    settings: Sequence[Scenario],
+    env_id: str,
+    parameters: Imitation,
+    seeds: Sequence[int],
+    interruption: Interruption,
+    listener: Listener,
+) -> list[float]:
+    """Fit the actor of a model to the costs of steps; the critic stays as it is.
+
+    Args:
+        model: PPO, A2C or MaskablePPO, with its environments.
+        settings: what is played, each by itself.
+        env_id: the problem.
+        parameters: how much.
+        seeds: of the episodes, `parameters.rounds * parameters.episodes` of them.
+        interruption: asked between rounds; a training that goes on starts its imitation anew.
+        listener: told of every round.
+
+    Returns:
+        The expected regret on the samples of each round before they were learned from (of the first: after).
+
+    Raises:
+        ConfigurationError: an algorithm without an actor of this kind, or a stride longer than all episodes.
+        KeyboardInterrupt: the interruption was asked for.
+    """
+    name = type(model).__name__
+    if name not in ACTOR_CRITIC or name == "RecurrentPPO":
+        raise ConfigurationError(
+            f"{name} cannot start from imitation; expected one of PPO, A2C, MaskablePPO, or no imitation"
+        )
+    envs = make_envs(env_id, settings, parameters.episodes)
+    tables, which = _tables(envs)
+    actor = _Actor(model, tables, parameters)
+    rng = np.random.default_rng(seeds[0])
+    lessons: list[Lessons] = []
+    expected: list[float] = []
+    pupil: LearnedPolicy | None = None
+    for number in range(parameters.rounds):
+        first = number * parameters.episodes
+        episodes = seeds[first : first + parameters.episodes]
+        found = Lessons.joined(
+            [
+                _played(env, table, pupil, episodes, parameters.stride, rng, interruption)
+                for env, table in zip(envs, which, strict=True)
+            ]
+        )
+        if not len(found):
+            raise ConfigurationError(
+                f"imitation: no episode lasted until a step was sampled, found stride {parameters.stride}, expected a "
+                "smaller one"
+            )
+        if pupil is not None:
+            expected.append(actor.regret(found))
+        lessons.append(found)
+        every = Lessons.joined(lessons)
+        actor.fit(every, number == parameters.rounds - 1)
+        if pupil is None:
+            expected.append(actor.regret(found))
+        listener.imitated(number + 1, parameters.rounds, len(every), expected[-1])
+        pupil = LearnedPolicy(export_policy(model, env_id=env_id))
+    return expected
+
+
+def _tables(envs: Sequence[ProblemVectorEnv]) -> tuple[list[npt.NDArray[np.int64]], list[int]]:
+    """The different tables of joint actions, and which one each setting has."""
+    tables: list[npt.NDArray[np.int64]] = []
+    which = []
+    for env in envs:
+        table = env.joint_actions()
+        number = next((i for i, known in enumerate(tables) if np.array_equal(known, table)), None)
+        if number is None:
+            number = len(tables)
+            tables.append(table)
+        which.append(number)
+    return tables, which
+
+
+def _played(
+    env: ProblemVectorEnv,
+    table: int,
+    pupil: LearnedPolicy | None,
+    seeds: Sequence[int],
+    stride: int,
+    rng: np.random.Generator,
+    interruption: Interruption,
+) -> Lessons:
+    """Samples of an episode for each seed, every `stride`-th step; the least cost acts where no pupil does."""
+    if interruption.asked:
+        raise KeyboardInterrupt
+    observations, _ = env.reset(seed=list(seeds))
+    if pupil is not None:
+        pupil.bind(env)
+    done = np.zeros(env.num_envs, dtype=np.bool_)
+    joint = env.joint_actions()
+    # None where every episode ends before the first step that is sampled.
+    nothing = np.zeros((0, len(joint)), dtype=np.float32)
+    parts = [Lessons(observations[:0].copy(), nothing, np.zeros(0, dtype=np.int64))]
+    step = int(rng.integers(stride))
+    scratch = env.engine.fork(0, at.NUM_ACTIONS) if isinstance(env, ServingProblem) else None
+    while not done.all():
+        playing = ~done
+        actions: Any = np.zeros((env.num_envs, joint.shape[1]), dtype=np.int64)
+        if pupil is None or step % stride == 0:
+            regrets = step_regrets(env, playing, scratch)
+            actions[playing] = joint[regrets.argmin(axis=1)]
+            if step % stride == 0:
+                parts.append(Lessons(observations[playing].copy(), regrets, np.full(len(regrets), table)))
+        if pupil is not None:
+            actions, _ = pupil.predict(observations)
+        elif joint.shape[1] == 1:
+            actions = actions[:, 0]
+        observations, _, terminated, truncated, _ = env.step(actions)
+        done |= terminated | truncated
+        step += 1
+    return Lessons.joined(parts)
+
+
+class _Actor:
+    """The actor of a model as a distribution over joint actions, and its fitting."""
+
+    def __init__(
+        self, model: BaseAlgorithm, tables: Sequence[npt.NDArray[np.int64]], parameters: Imitation
+    ) -> None:
+        policy: Any = model.policy
+        self._layers, self._head = policy.mlp_extractor.policy_net, policy.action_net
+        self._parameters = parameters
+        sizes = problem_sizes(model)
+        flat = len(sizes) == 1 and tables[0].shape[1] > 1
+        # Columns of the head's scores that each joint action adds up, [tables, joint actions, choices].
+        widest = max(map(len, tables))
+        if flat:
+            columns = np.arange(widest)[None, :, None]
+        else:
+            starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
+            columns = np.stack(
+                [np.pad(table + starts, ((0, widest - len(table)), (0, 0))) for table in tables]
+            )
+        self._columns = torch.from_numpy(np.ascontiguousarray(columns))
+
+    def _log_probabilities(self, observations: Tensor, possible: Tensor, table: Tensor) -> Tensor:
+        scores = self._head(self._layers(observations))
+        columns = self._columns[table]
+        batch, joint, choices = columns.shape
+        picked = scores.gather(1, columns.reshape(batch, joint * choices)).reshape(batch, joint, choices)
+        logits = picked.sum(dim=2).masked_fill(~possible, -torch.inf)
+        return torch.log_softmax(logits, dim=1)
+
+    def _loss(self, lessons: Lessons, rows: npt.NDArray[np.int64] | slice) -> tuple[Tensor, Tensor]:
+        """Mean expected regret and mean entropy of some samples."""
+        regrets = torch.from_numpy(lessons.regrets[rows])
+        possible = torch.isfinite(regrets)
+        logs = self._log_probabilities(
+            torch.from_numpy(lessons.observations[rows]), possible, torch.from_numpy(lessons.table[rows])
+        )
+        shares = logs.exp()
+        # One bad action must not outweigh all others of a batch.
+        bounded = torch.where(possible, regrets.clamp(max=self._parameters.worst), 0.0)
+        logs = torch.where(possible, logs, 0.0)
+        return (shares * bounded).sum(dim=1).mean(), -(shares * logs).sum(dim=1).mean()
+
+    @torch.no_grad()
+    def regret(self, lessons: Lessons) -> float:
+        """Mean expected regret of the actor's distribution."""
+        total = 0.0
+        for start in range(0, len(lessons), 8192):
+            rows = slice(start, start + 8192)
+            total += self._loss(lessons, rows)[0].item() * len(lessons.observations[rows])
+        return total / len(lessons)
+
+    def fit(self, lessons: Lessons, last: bool) -> None:
+        """Take gradient steps on random batches; three times as many after the last round."""
+        own = self._parameters
+        tensors = [*self._layers.parameters(), *self._head.parameters()]
+        optimizer = torch.optim.Adam(tensors, lr=own.learning_rate)
+        updates = own.updates * (3 if last else 1)
+        for k in range(updates):
+            for group in optimizer.param_groups:
+                group["lr"] = own.learning_rate * (1 - k / updates)
+            rows = torch.randint(len(lessons), (own.batch_size,)).numpy()
+            regret, entropy = self._loss(lessons, rows)
+            optimizer.zero_grad()
+            (regret - own.entropy * entropy).backward()
+            optimizer.step()
+
+
+def problem_sizes(model: BaseAlgorithm) -> tuple[int, ...]:
+    """Options of each choice of the model's action space."""
+    space: Any = model.action_space
+    return (int(space.n),) if hasattr(space, "n") else tuple(int(n) for n in space.nvec)
