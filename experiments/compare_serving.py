@@ -44,6 +44,8 @@ POLICIES = (
     "threshold-prefill-spec2",
     "adaptive-spec2",
     "heuristic",
+    "profile-greedy",
+    "learned",
     "random",
     "oracle",
 )

@@ -60,6 +60,7 @@ DEFAULT_POLICIES = (
     "adaptive-spec2",
     BEST_FIXED,
     "heuristic",
+    "profile-greedy",
     "oracle",
 )
 

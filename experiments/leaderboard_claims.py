@@ -33,7 +33,15 @@ from papi_env.kernel import FloatArray
 DEFAULT_AGAINST: Mapping[str, tuple[str, ...]] = {
     DECODE: ("oracle", "optimum", "threshold"),
     KERNELS: ("oracle", "threshold"),
-    SERVING: (BEST_THRESHOLD, "heuristic", "threshold-prefill-spec2", BEST_FIXED, "oracle", BOUND),
+    SERVING: (
+        BEST_THRESHOLD,
+        "heuristic",
+        "profile-greedy",
+        "threshold-prefill-spec2",
+        BEST_FIXED,
+        "oracle",
+        BOUND,
+    ),
 }
 # Groups of Serving-v0 by what is new in a setting; the others are grouped by family of preset.
 SERVING_GROUPS = {"model": "unseen model", "window": "trace window", "trace": "unseen trace"}

@@ -57,6 +57,7 @@ DEFAULT_POLICIES: Mapping[str, tuple[str, ...]] = {
         "threshold-prefill-spec2",
         "adaptive-spec2",
         "heuristic",
+        "profile-greedy",
         "oracle",
     ),
 }

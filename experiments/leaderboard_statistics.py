@@ -120,8 +120,8 @@ def resampled_relative(returns: FloatArray, others: FloatArray) -> FloatArray:
 
     In each setting (mean return - the other's) / |the other's|: positive is better, also where returns are negative
     costs, of which it is then the share that is saved. Instances are drawn anew, the same for both; whole training
-    runs of both as well, those of one independently of the other's. `mean_over` gives means over settings, in which each
-    setting weighs the same, and their intervals.
+    runs of both as well, those of one independently of the other's. `mean_over` gives means over settings, in which
+    each setting weighs the same, and their intervals.
 
     Args:
         returns: float64 [runs, settings, instances].

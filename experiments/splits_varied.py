@@ -29,8 +29,9 @@ from papi_env.workload.transformer import get_transformer
 # chosen: enough for every effect to meet most others on each model (range 4-64; each costs a part of a training step).
 VARIATIONS = 10
 _SEED = 20251101
-# Ranges are chosen: prompts and outputs from a line to nearly the context of the smaller models, load from idle to
-# more than a preset's highest, objectives from a quarter to twice the presets'.
+# Ranges are chosen: prompts and outputs from a line to nearly the context of the smaller models, load from less than
+# half the capacity of PAPI's scheduler to more than a preset's highest, objectives from a third to half as much again
+# as most presets'.
 _INPUTS, _OUTPUTS, _MOST_TOKENS = (30, 1700), (20, 700), 1950
 _LOADS = (0.4, 1.5)
 _TTFT_MULTIPLES, _TPOT_MULTIPLES = (6.0, 30.0), (4.0, 14.0)

@@ -314,7 +314,7 @@ def train(
         boundary.init_callback(model)
         return boundary
     start = getattr(parameters, "imitation", None)
-    if start is not None and not going_on:
+    if start is not None and start.rounds and not going_on:
         seeds = imitation_seeds(config.seed, start.rounds * start.episodes)
         imitate(model, training.settings, config.env, start, seeds, interruption, listener)
     try:

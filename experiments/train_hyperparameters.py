@@ -49,7 +49,7 @@ class Imitation(_Part):
     """How a training starts from imitation (see `train_imitation`).
 
     Attributes:
-        rounds: of playing and fitting.
+        rounds: of playing and fitting; 0 for no imitation.
         episodes: of every setting in each round.
         stride: steps from one sample to the next.
         updates: gradient steps after each round, three times as many after the last.
@@ -58,7 +58,7 @@ class Imitation(_Part):
         worst: regrets count as this much at most.
     """
 
-    rounds: Annotated[int, Field(ge=1, le=100)]
+    rounds: Annotated[int, Field(ge=0, le=100)]
     episodes: Annotated[int, Field(ge=1, le=256)]
     stride: Annotated[int, Field(ge=1, le=1000)] = 1
     updates: _Count = 2000

@@ -101,7 +101,12 @@ class TrainingReward(VecEnvWrapper):
         if self._progress:
             after = self._potentials()
             # An episode cut off by its horizon is worth what its last state is, which is no longer there: no change.
-            paid += np.where(dones, 0.0, self._gamma * after - self.potential)
+            # One that ends with its requests is worth nothing more.
+            kept = np.where(dones, self.potential, self._gamma * after)
+            for e in np.flatnonzero(dones):
+                if not infos[e]["TimeLimit.truncated"]:
+                    kept[e] = 0.0
+            paid += kept - self.potential
             self.potential[:] = after
         return observations, paid.astype(np.float32), dones, infos
 

@@ -84,7 +84,7 @@ def load_state(path: Path, model: BaseAlgorithm) -> Any:
     envs = model.get_env()
     assert envs is not None
     envs.reset()  # so that the environments count as started
-    expected = _engines_arrays(model)
+    expected = _engines_arrays(model) | _reward_arrays(model)
     expected |= {f"policy.{name}": tensor.numpy() for name, tensor in model.policy.state_dict().items()}
     for name, array in expected.items():
         _check(path, name, found.get(name), array)

@@ -153,8 +153,8 @@ class ServingEngine:
         else:
             assert into.num_envs >= copies
             state = ServingState._make(array[:copies] for array in into.state)
-        for array, own in zip(state, self.state, strict=True):
-            array[:] = own[env]
+        for name in ServingState._fields:
+            getattr(state, name)[:] = getattr(self.state, name)[env]
         twin.state = twin.final = state
         twin.actions = np.zeros((copies, len(at.NVEC)), dtype=np.int64)
         twin.observations = np.repeat(self.observations[env : env + 1], copies, axis=0)

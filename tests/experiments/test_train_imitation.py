@@ -61,7 +61,7 @@ TERMS = [
 ]
 ROLLOUTS = [
     "n_steps=16",
-    "critic_first=128",
+    "critic_first=150",
     "imitation={rounds=2,episodes=1,stride=4,updates=20,batch_size=64}",
 ]
 HYPER = {
