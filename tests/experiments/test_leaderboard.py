@@ -285,7 +285,7 @@ def test_default_entries_are_there_with_a_floor_and_a_ceiling(env):
     assert CEILINGS[env] in {"bound", "optimum", "oracle"}
     # What was chosen on the very settings, or tuned on what they hold out, is marked.
     marked = {entry.label for entry in found if entry.met_test}
-    assert marked == ({"best-fixed", "best-threshold", "heuristic"} if env == SERVING else set())
+    assert marked == ({"best-fixed", "best-threshold"} if env == SERVING else set())
 
 
 def test_rules_that_cannot_be_are_refused(split, tmp_path):
