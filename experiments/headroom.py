@@ -57,7 +57,6 @@ DEFAULT_POLICIES = (
     "threshold",
     BEST_THRESHOLD,
     "threshold-prefill-spec2",
-    "adaptive-spec2",
     BEST_FIXED,
     "heuristic",
     "profile-greedy",
