@@ -239,13 +239,16 @@ def test_a_run_killed_at_any_time_goes_on_from_its_last_validation(tmp_path, mon
 @pytest.mark.parametrize("env_id", ENV_IDS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_trains_on_every_environment(tmp_path, algorithm, env_id):
-    scenario = []
+    scenario, start = [], []
     if env_id == SERVING:
         (tmp_path / "served.toml").write_text(SERVED)
         scenario = ["--scenarios", tmp_path / "served.toml"]
+        if algorithm in ("ppo", "maskable-ppo", "a2c"):
+            start = ["imitation={rounds=1,episodes=1,stride=4,updates=5,batch_size=32}", "critic_first=64"]
     status, _, err = command(
         *("--algorithm", algorithm, "--env", env_id, *scenario, "--timesteps", "128", "--no-tensorboard"),
-        *("--validations", "1", "--episodes", "1", "--hyper", *HYPER[algorithm], "--out", tmp_path / "run"),
+        *("--validations", "1", "--episodes", "1", "--hyper", *HYPER[algorithm], *start),
+        *("--out", tmp_path / "run"),
     )
     assert status == 0, err
     load_checkpoint(tmp_path / "run" / LAST)
