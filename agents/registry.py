@@ -148,7 +148,7 @@ def make_policy(name: str) -> Policy:
 
 def _registered(name: str) -> Policy:
     """The policy of a registered name, or of one that says its parameters."""
-    if name in POLICIES and name in SERVING_POLICIES:
+    if name in POLICIES and name in SERVING_POLICIES and POLICIES[name] is not SERVING_POLICIES[name]:
         return ByProblem(POLICIES[name](), SERVING_POLICIES[name]())
     if name.startswith("fixed-"):
         return parse_fixed(name)

@@ -49,12 +49,17 @@ class ShippedPolicy:
         self._policy.bind(env)
 
     def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
     ) -> tuple[Any, Any]:
         """What the loaded policy predicts; see `LearnedPolicy`."""
         if self._policy is None:
             raise ConfigurationError("call bind(env) before predict()")
-        return self._policy.predict(observation, state, episode_start, deterministic)
+        return self._policy.predict(observation, state, episode_start, deterministic, action_masks)
 
 
 def _env_id(problem: Any) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.statistics import ENOUGH_SEEDS
+from experiments.report import notes_on_rows
 
 _PANELS_ABREAST = 4
 
@@ -87,20 +87,7 @@ def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
         "Latencies: means of each episode's quantiles, over requests that got their first token (TTFT) or finished "
         "(TPOT). Joules of the whole machine, per token of any request.",
     ]
-    if len(seeds) < ENOUGH_SEEDS:
-        lines.append(
-            f"Fewer than {ENOUGH_SEEDS} seeds are too few for a 95 % interval: these hold less often."
-        )
-    if any(row["privileged"] for row in rows):
-        lines.append("* privileged: reads what no scheduler can see.")
-    for row in rows:
-        if row["does_not_fit"]:
-            more = len(row["does_not_fit"]) - 1
-            also = f" (and {more} more, in summary.json)" if more else ""
-            lines.append(
-                f"† {row['entry']} does not fit everywhere: {row['does_not_fit'][0]}{also} Its row covers "
-                f"{row['scenarios']} of {len(scenarios)} scenarios."
-            )
+    lines += notes_on_rows(rows, len(seeds), "what no scheduler can see", "scenarios", len(scenarios))
     own = _of_baseline(summary)
     without = [name for name in scenarios if not own["by_scenario"][name]["scenarios_with_ratio"]]
     if without:

@@ -132,6 +132,36 @@ def _narrow(name: str) -> str:
     ).replace("_ ", "_")
 
 
+def notes_on_rows(
+    rows: Sequence[Mapping[str, Any]], seeds: int, seen: str, noun: str, whole: int
+) -> list[str]:
+    """Lines about too few seeds, privileged entries, and entries that do not fit everywhere.
+
+    Args:
+        rows: of the table.
+        seeds: how many.
+        seen: what privileged entries read, in words.
+        noun: what an entry is played on, "settings" or "scenarios", also the name of the rows' count of them.
+        whole: how many of them there are.
+    """
+    lines = []
+    if seeds < ENOUGH_SEEDS:
+        lines.append(
+            f"Fewer than {ENOUGH_SEEDS} seeds are too few for a 95 % interval: these hold less often."
+        )
+    if any(row["privileged"] for row in rows):
+        lines.append(f"* privileged: reads {seen}.")
+    for row in rows:
+        if row["does_not_fit"]:
+            more = len(row["does_not_fit"]) - 1
+            also = f" (and {more} more, in summary.json)" if more else ""
+            lines.append(
+                f"† {row['entry']} does not fit everywhere: {row['does_not_fit'][0]}{also} Its row covers "
+                f"{row[noun]} of {whole} {noun}."
+            )
+    return lines
+
+
 def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
     """What one must know to read the tables, a line each."""
     rows = _shown(summary["entries"])
@@ -141,20 +171,8 @@ def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
         f"over {instances} instances ({summary['settings']} settings x {len(summary['seeds'])} seeds), "
         "paired 95 % bootstrap intervals over seeds. Regret: cost without prefill above the oracle of the same system.",
     ]
-    if len(summary["seeds"]) < ENOUGH_SEEDS:
-        lines.append(
-            f"Fewer than {ENOUGH_SEEDS} seeds are too few for a 95 % interval: these hold less often."
-        )
-    if any(row["privileged"] for row in rows):
-        lines.append("* privileged: reads true costs or lengths, which no scheduler can see.")
-    for row in rows:
-        if row["does_not_fit"]:
-            more = len(row["does_not_fit"]) - 1
-            also = f" (and {more} more, in summary.json)" if more else ""
-            lines.append(
-                f"† {row['entry']} does not fit everywhere: {row['does_not_fit'][0]}{also} Its row covers "
-                f"{row['settings']} of {summary['settings']} settings."
-            )
+    seen = "true costs or lengths, which no scheduler can see"
+    lines += notes_on_rows(rows, len(summary["seeds"]), seen, "settings", summary["settings"])
     baseline = next(row for row in summary["entries"] if row["entry"] == summary["baseline"])
     if baseline["does_not_fit"]:
         lines.append(
