@@ -19,6 +19,7 @@ from papi_env.simulation import layout
 from papi_env.simulation import serving_layout as at
 from papi_env.simulation.serving_engine import ServingEngine
 from papi_env.simulation.serving_tables import ServingTables
+from papi_env.workload.serving import SPECULATION_LENGTHS
 
 # Ties go to the action that admits most, then speculates least, without overlap, on the first unit.
 _PREFERENCE = np.lexsort(
@@ -139,6 +140,7 @@ def token_rates(
     weight: float,
     token: float = 1.0,
     scratch: ServingEngine | None = None,
+    expected: bool = False,
 ) -> FloatArray:
     """Useful tokens per true second of the coming iteration of environment `env` after each option, [options].
 
@@ -149,13 +151,34 @@ def token_rates(
         weight: output tokens that a processed prompt token is worth (see `prompt_weight`).
         token: what an output token counts for.
         scratch: an earlier fork of the engine with at least as many copies, which is overwritten.
+        expected: count the drafts that pass on average in place of those that will pass, except where an iteration
+            preempts.
     """
     twin = engine.fork(env, len(options), scratch)
     twin.actions[:] = options
     twin.step()
     gained = twin.counters - engine.counters[env]
-    useful = token * gained[:, at.TOKENS] + weight * gained[:, at.PREFILLED]
+    tokens = gained[:, at.TOKENS].astype(np.float64)
+    if expected and engine.counters[env, at.RLP] > 0:
+        mean = expected_tokens(engine, env)[options[:, at.SPECULATION]]
+        same = gained[:, at.PREEMPTIONS] == 0
+        tokens[same] += (mean - twin.counters[:, at.LAST_DECODED])[same]
+    useful = token * tokens + weight * gained[:, at.PREFILLED]
     return np.asarray(useful / np.maximum(twin.clocks[:, at.LAST_TIME_S], 1e-12))
+
+
+def expected_tokens(engine: ServingEngine, env: int) -> FloatArray:
+    """Output tokens that environment `env` gains on average if all who decode now do so once, by speculation, [4].
+
+    Privileged: reads each request's class and how many tokens it has left.
+    """
+    rlp = int(engine.counters[env, at.RLP])
+    chances = engine.tables.acceptance.astype(np.float64) / 2.0**53
+    # [classes, drafts + 1]: drafts that pass in a row, on average.
+    passed = np.pad(np.cumsum(np.cumprod(chances, axis=1), axis=1), ((0, 0), (1, 0)))
+    classes, left = engine.state.classes[env, :rlp], engine.state.left[env, :rlp].astype(np.int64)
+    lengths = np.array(SPECULATION_LENGTHS)[:, None]
+    return np.asarray((1.0 + passed[classes, np.minimum(lengths, left) - 1]).sum(axis=1))
 
 
 class ServingSearch(LookAhead):

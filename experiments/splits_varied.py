@@ -27,7 +27,7 @@ from papi_env.workload.serving_presets import (
 from papi_env.workload.transformer import get_transformer
 
 # chosen: enough for every effect to meet most others on each model (range 4-64; each costs a part of a training step).
-VARIATIONS = 10
+VARIATIONS = 24
 _SEED = 20251101
 # Ranges are chosen: prompts and outputs from a line to nearly the context of the smaller models, load from less than
 # half the capacity of PAPI's scheduler to more than a preset's highest, objectives from a third to half as much again

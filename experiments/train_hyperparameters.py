@@ -54,8 +54,8 @@ class Imitation(_Part):
         stride: steps from one sample to the next.
         updates: gradient steps after each round, three times as many after the last.
         batch_size, learning_rate: of these.
-        entropy: regret that a unit of entropy is worth: how much worse an action may be and still be taken at times.
-        worst: regrets count as this much at most.
+        temperature: relative regret at which an action should be e times less likely than the best.
+        prompts: of Serving-v0, what a prompt token counts for, in multiples of `agents.serving_search.prompt_weight`.
     """
 
     rounds: Annotated[int, Field(ge=0, le=100)]
@@ -63,9 +63,9 @@ class Imitation(_Part):
     stride: Annotated[int, Field(ge=1, le=1000)] = 1
     updates: _Count = 2000
     batch_size: _Count = 1024
-    learning_rate: _Positive = 1e-3
-    entropy: Annotated[float, Field(ge=0)] = 0.003
-    worst: _Positive = 2.0
+    learning_rate: _Positive = 3e-3
+    temperature: _Positive = 0.01
+    prompts: Annotated[float, Field(ge=0)] = 1.0
 
 
 def at(rate: float | Linear, remaining: float) -> float:

@@ -3,10 +3,11 @@
 Policies of continuous batching that begin at random overload the machine within seconds, and from there every
 request is late whatever they do: there is nothing to learn from. This start plays episodes of the training settings
 and has the simulator try every joint action for one step in the states that are met. The network is then fitted to
-choose what costs least on average, given what it observes: the loss is the expected relative regret of its
-distribution over joint actions, so two actions that cost the same are both right (cost-sensitive imitation:
-AggreVaTe, Ross and Bagnell 2014). From the second round on the network itself acts, and its states are added to
-those of before (DAgger: Ross, Gordon and Bagnell, AISTATS 2011).
+choose what costs least, given what it observes: its distribution over joint actions to the softmin of their relative
+regrets, so two actions that cost the same are both right (cost-sensitive imitation: AggreVaTe, Ross and Bagnell 2014;
+their loss, the expected regret itself, is flat where the network is sure of a wrong action, and left three times the
+regret on new states). From the second round on the network itself acts, and its states are added to those of before
+(DAgger: Ross, Gordon and Bagnell, AISTATS 2011).
 
 The costs are read in training alone; what is learned acts on observations, as any other policy.
 """
@@ -76,27 +77,30 @@ def _widened(regrets: Float32Array, width: int) -> Float32Array:
 
 
 def step_regrets(
-    problem: Problem, playing: npt.NDArray[np.bool_], scratch: ServingEngine | None = None
+    problem: Problem,
+    playing: npt.NDArray[np.bool_],
+    scratch: ServingEngine | None = None,
+    prompts: float = 1.0,
 ) -> Float32Array:
     """Privileged: what each joint action of the coming step lacks of the best, float32 [playing, joint actions].
 
     On static batches and image encodes that is the step's cost over the least one, less 1. In Serving-v0 it is what the
-    rate of useful tokens lacks of the best rate, over the best rate without speculation: that one does not depend on
-    which drafts happen to pass, so the mean over many samples ranks actions by their expected rates. Useful are prompt
-    tokens (see `agents.serving_search.prompt_weight`) and output tokens, these by the share of decoding requests that
-    have not missed their first token already. Infinite where an action is not possible.
+    rate of useful tokens lacks of the best rate, as a share of that. Useful are prompt tokens (see
+    `agents.serving_search.prompt_weight`) and the output tokens that drafts gain on average, these by the share of
+    decoding requests that have not missed their first token already. Infinite where an action is not possible.
 
     Args:
         problem: with as many environments as `playing` has entries.
         playing: bool [num_envs], those to look at.
         scratch: of Serving-v0, a fork of its engine with 72 copies, which is overwritten; made where there is none.
+        prompts: of Serving-v0, multiplies what a prompt token counts for.
     """
     if not isinstance(problem, ServingProblem):
         costs = problem.joint_costs()[playing]
         least = costs.min(axis=1, keepdims=True)
         return (costs / np.maximum(least, 1e-300) - 1).astype(np.float32)
     masks = problem.joint_masks()
-    weight = prompt_weight(problem.engine.tables)
+    weight = prompts * prompt_weight(problem.engine.tables)
     scratch = problem.engine.fork(0, at.NUM_ACTIONS) if scratch is None else scratch
     rows = [
         _serving_regrets(problem, int(env), masks[env], weight, scratch) for env in np.flatnonzero(playing)
@@ -111,11 +115,13 @@ def _serving_regrets(
     tried = np.unique(same[mask])
     in_time = 1.0 - float(problem.engine.clocks[env, at.LOST])
     rates = np.zeros(len(mask))
-    rates[tried] = token_rates(problem.engine, env, JOINT_ACTIONS[tried], weight, in_time, scratch)
+    rates[tried] = token_rates(
+        problem.engine, env, JOINT_ACTIONS[tried], weight, in_time, scratch, expected=True
+    )
     rates = rates[same]
-    plain = rates[mask & (JOINT_ACTIONS[:, at.SPECULATION] == 0)].max()
+    best = rates[mask].max()
     # An iteration without useful work gains nothing by any action.
-    regrets = (rates[mask].max() - rates) / plain if plain > 0 else np.zeros(len(mask))
+    regrets = 1.0 - rates / best if best > 0 else np.zeros(len(mask))
     return np.where(mask, regrets, np.inf)
 
 
@@ -163,7 +169,7 @@ def imitate(
         episodes = seeds[first : first + parameters.episodes]
         found = Lessons.joined(
             [
-                _played(env, table, pupil, episodes, parameters.stride, rng, interruption)
+                _played(env, table, pupil, episodes, parameters, rng, interruption)
                 for env, table in zip(envs, which, strict=True)
             ]
         )
@@ -203,11 +209,11 @@ def _played(
     table: int,
     pupil: LearnedPolicy | None,
     seeds: Sequence[int],
-    stride: int,
+    parameters: Imitation,
     rng: np.random.Generator,
     interruption: Interruption,
 ) -> Lessons:
-    """Samples of an episode for each seed, every `stride`-th step; the least cost acts where no pupil does."""
+    """Samples of an episode for each seed, every so many steps; the least cost acts where no pupil does."""
     if interruption.asked:
         raise KeyboardInterrupt
     observations, _ = env.reset(seed=list(seeds))
@@ -218,13 +224,14 @@ def _played(
     # None where every episode ends before the first step that is sampled.
     nothing = np.zeros((0, len(joint)), dtype=np.float32)
     parts = [Lessons(observations[:0].copy(), nothing, np.zeros(0, dtype=np.int64))]
+    stride = parameters.stride
     step = int(rng.integers(stride))
     scratch = env.engine.fork(0, at.NUM_ACTIONS) if isinstance(env, ServingProblem) else None
     while not done.all():
         playing = ~done
         actions: Any = np.zeros((env.num_envs, joint.shape[1]), dtype=np.int64)
         if pupil is None or step % stride == 0:
-            regrets = step_regrets(env, playing, scratch)
+            regrets = step_regrets(env, playing, scratch, parameters.prompts)
             actions[playing] = joint[regrets.argmin(axis=1)]
             if step % stride == 0:
                 parts.append(Lessons(observations[playing].copy(), regrets, np.full(len(regrets), table)))
@@ -269,17 +276,16 @@ class _Actor:
         return torch.log_softmax(logits, dim=1)
 
     def _loss(self, lessons: Lessons, rows: npt.NDArray[np.int64] | slice) -> tuple[Tensor, Tensor]:
-        """Mean expected regret and mean entropy of some samples."""
+        """Mean expected regret and mean cross-entropy to the softmin of regrets, of some samples."""
         regrets = torch.from_numpy(lessons.regrets[rows])
         possible = torch.isfinite(regrets)
         logs = self._log_probabilities(
             torch.from_numpy(lessons.observations[rows]), possible, torch.from_numpy(lessons.table[rows])
         )
-        shares = logs.exp()
-        # One bad action must not outweigh all others of a batch.
-        bounded = torch.where(possible, regrets.clamp(max=self._parameters.worst), 0.0)
-        logs = torch.where(possible, logs, 0.0)
-        return (shares * bounded).sum(dim=1).mean(), -(shares * logs).sum(dim=1).mean()
+        expected = (logs.exp() * torch.where(possible, regrets, 0.0)).sum(dim=1)
+        wanted = torch.softmax(-regrets / self._parameters.temperature, dim=1)
+        difference = -(wanted * torch.where(possible, logs, 0.0)).sum(dim=1)
+        return expected.mean(), difference.mean()
 
     @torch.no_grad()
     def regret(self, lessons: Lessons) -> float:
@@ -300,9 +306,9 @@ class _Actor:
             for group in optimizer.param_groups:
                 group["lr"] = own.learning_rate * (1 - k / updates)
             rows = torch.randint(len(lessons), (own.batch_size,)).numpy()
-            regret, entropy = self._loss(lessons, rows)
+            _, difference = self._loss(lessons, rows)
             optimizer.zero_grad()
-            (regret - own.entropy * entropy).backward()
+            difference.backward()
             optimizer.step()
 
 
