@@ -151,8 +151,8 @@ def token_rates(
         weight: output tokens that a processed prompt token is worth (see `prompt_weight`).
         token: what an output token counts for.
         scratch: an earlier fork of the engine with at least as many copies, which is overwritten.
-        expected: count the drafts that pass on average in place of those that will pass, except where an iteration
-            preempts.
+        expected: count the drafts that pass on average in place of those that will pass, except in an iteration that
+            preempts, or whose admitted requests decode at once (as without prefill).
     """
     twin = engine.fork(env, len(options), scratch)
     twin.actions[:] = options
@@ -161,7 +161,9 @@ def token_rates(
     tokens = gained[:, at.TOKENS].astype(np.float64)
     if expected and engine.counters[env, at.RLP] > 0:
         mean = expected_tokens(engine, env)[options[:, at.SPECULATION]]
-        same = gained[:, at.PREEMPTIONS] == 0
+        lengths = np.array(SPECULATION_LENGTHS)[options[:, at.SPECULATION]]
+        same = twin.counters[:, at.LAST_N] == lengths * engine.counters[env, at.RLP]
+        same &= gained[:, at.PREEMPTIONS] == 0
         tokens[same] += (mean - twin.counters[:, at.LAST_DECODED])[same]
     useful = token * tokens + weight * gained[:, at.PREFILLED]
     return np.asarray(useful / np.maximum(twin.clocks[:, at.LAST_TIME_S], 1e-12))

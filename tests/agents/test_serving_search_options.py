@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from agents.serving_search import distinct, equivalents, prompt_weight, token_rates
+from agents.serving_search import distinct, equivalents, expected_tokens, prompt_weight, token_rates
 from papi_env.envs.serving import JOINT_ACTIONS, ServingVectorEnv
 from papi_env.simulation import serving_layout as at
 
@@ -154,3 +154,63 @@ def test_token_rates_are_tokens_gained_over_seconds_taken():
                 useful = token * gained[at.TOKENS] + weight * gained[at.PREFILLED]
                 np.testing.assert_allclose(found[k] * twin.clocks[0, at.LAST_TIME_S], useful, atol=1e-9)
     assert min(met.values()) > 0
+
+
+def test_expected_tokens_are_the_mean_over_other_draws_of_the_drafts():
+    env = make_env(rate=12.0)
+    engine = env.engine
+    rng = np.random.default_rng(2)
+    seen = 0
+    for step in states_met(env, 120, 24, seed=4):
+        rlp = int(engine.counters[0, at.RLP])
+        if rlp < 4 or step == 0:
+            continue
+        found = expected_tokens(engine, 0)
+        assert found.shape == (4,)
+        np.testing.assert_allclose(found[0], rlp, rtol=1e-12, err_msg="without drafts a token each")
+        assert (np.diff(found) >= 0).all()
+        copies = 400
+        for speculation in (1, 3):
+            twin = engine.fork(0, copies)
+            # Other keys, other draws.
+            twin.state.keys[:, :rlp] = rng.integers(0, 2**63, (copies, rlp), dtype=np.uint64)
+            twin.actions[:] = 0
+            twin.actions[:, at.SPECULATION] = speculation
+            twin.step()
+            decoded = twin.counters[:, at.LAST_DECODED]
+            error = decoded.std() / copies**0.5
+            assert abs(decoded.mean() - found[speculation]) < 4 * error + 1e-9
+        seen += 1
+    assert seen > 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_rates_with_expected_tokens_differ_in_the_drafts_alone(case):
+    env = make_env(**case)
+    engine = env.engine
+    differ = 0
+    for _ in states_met(env):
+        masks = env.joint_masks()
+        for e in range(env.num_envs):
+            options = JOINT_ACTIONS[masks[e]]
+            drawn = token_rates(engine, e, options, 0.1)
+            found = token_rates(engine, e, options, 0.1, expected=True)
+            plain = options[:, at.SPECULATION] == 0
+            np.testing.assert_allclose(found[plain], drawn[plain], rtol=1e-12)
+            twin = engine.fork(e, len(options))
+            twin.actions[:] = options
+            twin.step()
+            decoding = twin.counters[:, at.LAST_N] > 0
+            np.testing.assert_array_equal(found[~decoding], drawn[~decoding])
+            gap = (found - drawn) * np.maximum(twin.clocks[:, at.LAST_TIME_S], 1e-12)
+            rlp = int(engine.counters[e, at.RLP])
+            asked = np.array([1, 2, 4, 8])[options[:, at.SPECULATION]]
+            others = twin.counters[:, at.LAST_N] != asked * rlp
+            np.testing.assert_array_equal(gap[others], 0, err_msg="preempted, or more decode than decoded before")
+            mean = expected_tokens(engine, e)[options[:, at.SPECULATION]]
+            whole = ~others & (twin.counters[:, at.PREEMPTIONS] == engine.counters[e, at.PREEMPTIONS]) & (rlp > 0)
+            np.testing.assert_allclose(
+                gap[whole], (mean - twin.counters[:, at.LAST_DECODED])[whole], atol=1e-6
+            )
+            differ += int((np.abs(gap) > 0.01).sum())
+    assert differ > 0

@@ -76,7 +76,7 @@ CASES = [
     ("ppo", DECODE, ()),
     ("maskable-ppo", KERNELS, ()),
     ("a2c", KERNELS, ()),
-    ("maskable-ppo", SERVING, ()),
+    ("maskable-ppo", SERVING, ("flatten=false",)),
     ("ppo", SERVING, ("flatten=true",)),
 ]
 
@@ -156,7 +156,8 @@ def lessons_of(settings, env_id, seeds=(7,), stride=2):
     tables, which = _tables(envs)
     rng = np.random.default_rng(0)
     parts = [
-        _played(env, k, None, seeds, stride, rng, Interruption()) for env, k in zip(envs, which, strict=True)
+        _played(env, k, None, seeds, TINY.model_copy(update={"stride": stride}), rng, Interruption())
+        for env, k in zip(envs, which, strict=True)
     ]
     return Lessons.joined(parts), tables
 
@@ -180,8 +181,8 @@ def test_regrets_of_static_batches_are_costs_over_the_least_one(settings, env_id
     assert found.max() > 0
 
 
-@pytest.mark.parametrize("system", ["papi", "attacc-only"])
-def test_regrets_of_serving_are_what_a_rate_lacks_of_the_best(served, system):
+@pytest.mark.parametrize(("system", "prompts"), [("papi", 1.0), ("papi", 2.5), ("attacc-only", 1.0)])
+def test_regrets_of_serving_are_what_a_rate_lacks_of_the_best(served, system, prompts):
     (env,) = make_envs(SERVING, [get_scenario(served).replace(system=system)], 3)
     env.reset(seed=0)
     weight = prompt_weight(env.engine.tables)
@@ -192,7 +193,7 @@ def test_regrets_of_serving_are_what_a_rate_lacks_of_the_best(served, system):
             env.step(rng.integers(0, at.NVEC, (3, len(at.NVEC))))
             continue
         before = [array.copy() for array in env.engine.state]
-        found = step_regrets(env, playing)
+        found = step_regrets(env, playing, prompts=prompts)
         for array, then in zip(env.engine.state, before, strict=True):
             np.testing.assert_array_equal(array, then)
         assert found.shape == (2, at.NUM_ACTIONS)
@@ -203,9 +204,10 @@ def test_regrets_of_serving_are_what_a_rate_lacks_of_the_best(served, system):
             # Every valid action by itself, also those that come to the same as another.
             rates = np.zeros(at.NUM_ACTIONS)
             in_time = 1 - env.engine.clocks[e, at.LOST]
-            rates[mask] = token_rates(env.engine, e, JOINT_ACTIONS[mask], weight, in_time)
-            plain = rates[mask & (JOINT_ACTIONS[:, at.SPECULATION] == 0)].max()
-            expected = (rates.max() - rates) / plain if plain > 0 else np.zeros(at.NUM_ACTIONS)
+            rates[mask] = token_rates(
+                env.engine, e, JOINT_ACTIONS[mask], prompts * weight, in_time, expected=True
+            )
+            expected = 1 - rates / rates.max() if rates.max() > 0 else np.zeros(at.NUM_ACTIONS)
             np.testing.assert_allclose(row[mask], expected[mask], atol=1e-6)
             forbidden += int((~mask).sum())
             equal += int((row[mask] == 0).sum()) - 1
@@ -286,17 +288,21 @@ def test_imitation_is_the_same_for_a_seed_and_another_for_others(settings):
         assert not same(first, found)
 
 
-def test_a_very_bad_action_counts_no_more_than_the_worst(settings):
+def test_actions_are_taken_as_their_regrets_at_the_temperature_ask(settings):
+    """With two actions, of which one lacks 2 % in every state: e^-2 as likely at a temperature of 1 %."""
     model = model_of("ppo", DECODE, settings(DECODE))
     lessons, tables = lessons_of(settings(DECODE), DECODE)
-    actor = _Actor(model, tables, TINY)
-    bad, worse = (
-        Lessons(
-            lessons.observations, np.where(lessons.regrets > 0, much, 0).astype(np.float32), lessons.table
-        )
-        for much in (TINY.worst, 1e6)
-    )
-    assert 0 < actor.regret(bad) == actor.regret(worse) < TINY.worst
+    regrets = np.tile(np.array([0.02, 0.0], np.float32), (len(lessons), 1))
+    parameters = TINY.model_copy(update={"temperature": 0.01, "updates": 100})
+    actor = _Actor(model, tables, parameters)
+    actor.fit(Lessons(lessons.observations, regrets, lessons.table), last=True)
+    with torch.no_grad():
+        logs = actor._log_probabilities(
+            torch.from_numpy(lessons.observations),
+            torch.ones(regrets.shape, dtype=torch.bool),
+            torch.from_numpy(lessons.table),
+        ).numpy()
+    np.testing.assert_allclose(logs[:, 0] - logs[:, 1], -2.0, atol=0.05)
 
 
 @pytest.mark.parametrize("algorithm", ["dqn", "qr-dqn", "recurrent-ppo"])
