@@ -206,9 +206,13 @@ def test_rates_with_expected_tokens_differ_in_the_drafts_alone(case):
             rlp = int(engine.counters[e, at.RLP])
             asked = np.array([1, 2, 4, 8])[options[:, at.SPECULATION]]
             others = twin.counters[:, at.LAST_N] != asked * rlp
-            np.testing.assert_array_equal(gap[others], 0, err_msg="preempted, or more decode than decoded before")
+            np.testing.assert_array_equal(
+                gap[others], 0, err_msg="preempted, or more decode than decoded before"
+            )
             mean = expected_tokens(engine, e)[options[:, at.SPECULATION]]
-            whole = ~others & (twin.counters[:, at.PREEMPTIONS] == engine.counters[e, at.PREEMPTIONS]) & (rlp > 0)
+            whole = (
+                ~others & (twin.counters[:, at.PREEMPTIONS] == engine.counters[e, at.PREEMPTIONS]) & (rlp > 0)
+            )
             np.testing.assert_allclose(
                 gap[whole], (mean - twin.counters[:, at.LAST_DECODED])[whole], atol=1e-6
             )
