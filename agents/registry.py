@@ -31,6 +31,7 @@ from agents.serving_policies import (
     ServingThreshold,
     parse_fixed,
 )
+from agents.serving_portfolio import ServingPortfolio
 from agents.serving_search import ServingClairvoyant, ServingOracle, ServingSearch
 from agents.shipped import ShippedPolicy
 from papi_env.envs.serving import ServingProblem
@@ -53,7 +54,8 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
 }
 
 # Of Serving-v0; besides, every fixed joint action by its name (`fixed-fc-pim-4-all-on`), and look-aheads with
-# a budget: `search-<candidates>x<samples>x<iterations>`, `clairvoyant-<candidates>x<iterations>`.
+# a budget: `search-<candidates>x<samples>x<iterations>`, `clairvoyant-<candidates>x<iterations>`,
+# `portfolio-<iterations>`.
 _RULES: Mapping[str, Callable[..., Policy]] = {
     "threshold": ServingThreshold,
     "threshold-prefill": ServingPrefillThreshold,
@@ -70,10 +72,12 @@ SERVING_POLICIES: Mapping[str, Callable[[], Policy]] = {
     "oracle": ServingOracle,
     "search": ServingSearch,
     "clairvoyant": ServingClairvoyant,
+    "portfolio": ServingPortfolio,
 }
 _BUDGETED = {
     "search": (ServingSearch, re.compile(r"search-(\d+)x(\d+)x(\d+)")),
     "clairvoyant": (ServingClairvoyant, re.compile(r"clairvoyant-(\d+)x(\d+)")),
+    "portfolio": (ServingPortfolio, re.compile(r"portfolio-(\d+)")),
 }
 
 

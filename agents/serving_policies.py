@@ -144,6 +144,12 @@ class AcceptanceEstimate:
         seen = np.nan_to_num(view.acceptance(), nan=PRIOR_ACCEPTANCE)
         return (PRIOR_DRAFTS * PRIOR_ACCEPTANCE + self._evidence * seen) / (PRIOR_DRAFTS + self._evidence)
 
+    def repeated(self, env: int, copies: int) -> AcceptanceEstimate:
+        """What is known of environment `env`, for so many copies of it."""
+        twin = AcceptanceEstimate(copies)
+        twin._evidence[:], twin._rlp[:] = self._evidence[env], self._rlp[env]
+        return twin
+
 
 class ServingRule(RulePolicy):
     """A policy for Serving-v0. Subclasses define `choose` over a batch; invalid choices are mended here.

@@ -177,7 +177,8 @@ def expected_tokens(engine: ServingEngine, env: int) -> FloatArray:
     rlp = int(engine.counters[env, at.RLP])
     chances = engine.tables.acceptance.astype(np.float64) / 2.0**53
     # [classes, drafts + 1]: drafts that pass in a row, on average.
-    passed = np.pad(np.cumsum(np.cumprod(chances, axis=1), axis=1), ((0, 0), (1, 0)))
+    passed = np.zeros((chances.shape[0], chances.shape[1] + 1))
+    np.cumsum(np.cumprod(chances, axis=1), axis=1, out=passed[:, 1:])
     classes, left = engine.state.classes[env, :rlp], engine.state.left[env, :rlp].astype(np.int64)
     lengths = np.array(SPECULATION_LENGTHS)[:, None]
     return np.asarray((1.0 + passed[classes, np.minimum(lengths, left) - 1]).sum(axis=1))

@@ -7,7 +7,7 @@ writes the file beside the rule's module: parameters by family, each with the bu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,11 +133,13 @@ class TunedRule(ServingRule, Generic[P]):
                 raise ConfigurationError(
                     f"{len(self._given)} parameter sets for {env.engine.num_envs} environments, expected a multiple"
                 )
-            columns = {
-                name: np.repeat([float(getattr(given, name)) for given in self._given], each)
-                for name in self.ranges
-            }
-            self._p = SimpleNamespace(**columns)
+            self.assign([given for given in self._given for _ in range(each)])
+
+    def assign(self, parameters: Sequence[P]) -> None:
+        """From now on play each environment with parameters of its own, one set for each."""
+        self._p = SimpleNamespace(
+            **{name: np.array([float(getattr(given, name)) for given in parameters]) for name in self.ranges}
+        )
 
     def admits(self, view: ServingView) -> npt.NDArray[np.bool_]:
         """Whether to admit, [num_envs]: decoding requests keep their pace, or a waiting one is urgent."""
@@ -188,6 +190,14 @@ class Estimates:
         """Note whether those who wait are to be admitted now."""
         self._admitted = np.where(admitting, view.queued, 0).astype(np.float64)
         self._backlog = view.backlog.astype(np.float64)
+
+    def repeated(self, env: int, copies: int) -> Estimates:
+        """What is known of environment `env`, for so many copies of it."""
+        twin = object.__new__(Estimates)
+        for name in ("_tokens", "_requests", "_admitted", "_backlog"):
+            setattr(twin, name, np.repeat(getattr(self, name)[env], copies))
+        twin._acceptance = self._acceptance.repeated(env, copies)
+        return twin
 
     @staticmethod
     def chunk_tokens(view: ServingView) -> float:

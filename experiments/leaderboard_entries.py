@@ -62,7 +62,7 @@ DEFAULT_POLICIES: Mapping[str, tuple[str, ...]] = {
     ),
 }
 # Policies that simulate before they decide, by how their names begin: milliseconds of each decision.
-SLOW = ("search", "clairvoyant")
+SLOW = ("search", "clairvoyant", "portfolio")
 # Training runs that a claim rests on: of the headline algorithm, and of the others.
 HEADLINE = "MaskablePPO"
 HEADLINE_RUNS, OTHER_RUNS = 10, 3

@@ -167,12 +167,7 @@ def imitate(
     for number in range(parameters.rounds):
         first = number * parameters.episodes
         episodes = seeds[first : first + parameters.episodes]
-        found = Lessons.joined(
-            [
-                _played(env, table, pupil, episodes, parameters, rng, interruption)
-                for env, table in zip(envs, which, strict=True)
-            ]
-        )
+        found = _played(envs, which, pupil, episodes, parameters, rng, interruption)
         if not len(found):
             raise ConfigurationError(
                 f"imitation: no episode lasted until a step was sampled, found stride {parameters.stride}, expected a "
@@ -204,45 +199,86 @@ def _tables(envs: Sequence[ProblemVectorEnv]) -> tuple[list[npt.NDArray[np.int64
     return tables, which
 
 
+class _Game:
+    """An environment of the first episodes to the last, with the samples that were taken of it.
+
+    Args:
+        env: is reset here.
+        table: number of its table of joint actions.
+        seeds: of its episodes.
+        parameters: what is sampled, and how it counts.
+        step: of the first sampled one before the start: the next multiple of the stride is sampled.
+    """
+
+    def __init__(
+        self, env: ProblemVectorEnv, table: int, seeds: Sequence[int], parameters: Imitation, step: int
+    ) -> None:
+        self.env, self.step, self._table, self._parameters = env, step, table, parameters
+        self.observations, _ = env.reset(seed=list(seeds))
+        self.playing = np.ones(env.num_envs, dtype=np.bool_)
+        self._joint = env.joint_actions()
+        # None where every episode ends before the first step that is sampled.
+        nothing = np.zeros((0, len(self._joint)), dtype=np.float32)
+        self.lessons = [Lessons(self.observations[:0].copy(), nothing, np.zeros(0, dtype=np.int64))]
+        self._scratch = env.engine.fork(0, at.NUM_ACTIONS) if isinstance(env, ServingProblem) else None
+
+    def look(self, always: bool) -> npt.NDArray[np.int64] | None:
+        """Take the samples of this step, if it is one to sample; the actions that cost least, if it was looked."""
+        sampled = self.step % self._parameters.stride == 0
+        if not (sampled or always):
+            return None
+        regrets = step_regrets(self.env, self.playing, self._scratch, self._parameters.prompts)
+        if sampled:
+            rows = self.observations[self.playing].copy()
+            self.lessons.append(Lessons(rows, regrets, np.full(len(rows), self._table)))
+        actions = np.zeros((self.env.num_envs, self._joint.shape[1]), dtype=np.int64)
+        actions[self.playing] = self._joint[regrets.argmin(axis=1)]
+        return actions[:, 0] if actions.shape[1] == 1 else actions
+
+    def play(self, actions: npt.NDArray[np.int64]) -> None:
+        """Advance by a step."""
+        self.observations, _, terminated, truncated, _ = self.env.step(actions)
+        self.playing &= ~(terminated | truncated)
+        self.step += 1
+
+
 def _played(
-    env: ProblemVectorEnv,
-    table: int,
+    envs: Sequence[ProblemVectorEnv],
+    which: Sequence[int],
     pupil: LearnedPolicy | None,
     seeds: Sequence[int],
     parameters: Imitation,
     rng: np.random.Generator,
     interruption: Interruption,
 ) -> Lessons:
-    """Samples of an episode for each seed, every so many steps; the least cost acts where no pupil does."""
-    if interruption.asked:
-        raise KeyboardInterrupt
-    observations, _ = env.reset(seed=list(seeds))
+    """Samples of an episode for each seed of every environment, every so many steps, one environment after the other.
+
+    All are played at the same time, so that the pupil decides for all at once; without one the least cost acts.
+    """
     if pupil is not None:
-        pupil.bind(env)
-    done = np.zeros(env.num_envs, dtype=np.bool_)
-    joint = env.joint_actions()
-    # None where every episode ends before the first step that is sampled.
-    nothing = np.zeros((0, len(joint)), dtype=np.float32)
-    parts = [Lessons(observations[:0].copy(), nothing, np.zeros(0, dtype=np.int64))]
-    stride = parameters.stride
-    step = int(rng.integers(stride))
-    scratch = env.engine.fork(0, at.NUM_ACTIONS) if isinstance(env, ServingProblem) else None
-    while not done.all():
-        playing = ~done
-        actions: Any = np.zeros((env.num_envs, joint.shape[1]), dtype=np.int64)
-        if pupil is None or step % stride == 0:
-            regrets = step_regrets(env, playing, scratch, parameters.prompts)
-            actions[playing] = joint[regrets.argmin(axis=1)]
-            if step % stride == 0:
-                parts.append(Lessons(observations[playing].copy(), regrets, np.full(len(regrets), table)))
+        for env in envs:
+            pupil.bind(env)  # refuses one that it cannot play
+    games = [
+        _Game(env, table, seeds, parameters, int(rng.integers(parameters.stride)))
+        for env, table in zip(envs, which, strict=True)
+    ]
+    going = games
+    while going:
+        if interruption.asked:
+            raise KeyboardInterrupt
+        best = [game.look(always=pupil is None) for game in going]
         if pupil is not None:
-            actions, _ = pupil.predict(observations)
-        elif joint.shape[1] == 1:
-            actions = actions[:, 0]
-        observations, _, terminated, truncated, _ = env.step(actions)
-        done |= terminated | truncated
-        step += 1
-    return Lessons.joined(parts)
+            chosen, _ = pupil.predict(
+                np.concatenate([game.observations for game in going]),
+                action_masks=np.concatenate([game.env.step_masks() for game in going]),
+            )
+            stops = np.cumsum([game.env.num_envs for game in going])[:-1]
+            best = list(np.split(chosen, stops))
+        for game, actions in zip(going, best, strict=True):
+            assert actions is not None
+            game.play(actions)
+        going = [game for game in going if game.playing.any()]
+    return Lessons.joined([part for game in games for part in game.lessons])
 
 
 class _Actor:

@@ -71,7 +71,14 @@ def busy_env(steps=60, action=(1, 2, 2, 1), seed=3, horizon_s=20.0, **arguments)
     return env, observation
 
 
-NAMES = (*SERVING_POLICIES, FIXED_NAMES[0], FIXED_NAMES[-1], "search-4x2x4", "clairvoyant-4x4")
+NAMES = (
+    *SERVING_POLICIES,
+    FIXED_NAMES[0],
+    FIXED_NAMES[-1],
+    "search-4x2x4",
+    "clairvoyant-4x4",
+    "portfolio-20",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -115,7 +122,7 @@ def test_other_machines_are_played_with_what_they_have(system):
 
 def test_which_policies_are_privileged():
     privileged = {name for name in SERVING_POLICIES if make_policy(name).privileged}
-    assert privileged == {"oracle", "search", "clairvoyant"}
+    assert privileged == {"oracle", "search", "clairvoyant", "portfolio"}
     assert not make_policy(FIXED_NAMES[0]).privileged
 
 

@@ -17,6 +17,8 @@ from test_train import (
     tensors,
 )
 
+from agents.export import export_policy
+from agents.learned import LearnedPolicy
 from agents.serving_search import prompt_weight, token_rates
 from experiments.distill_collect import make_envs
 from experiments.train_algorithms import build_model, flattens
@@ -155,11 +157,8 @@ def lessons_of(settings, env_id, seeds=(7,), stride=2):
     envs = make_envs(env_id, settings, len(seeds))
     tables, which = _tables(envs)
     rng = np.random.default_rng(0)
-    parts = [
-        _played(env, k, None, seeds, TINY.model_copy(update={"stride": stride}), rng, Interruption())
-        for env, k in zip(envs, which, strict=True)
-    ]
-    return Lessons.joined(parts), tables
+    parameters = TINY.model_copy(update={"stride": stride})
+    return _played(envs, which, None, seeds, parameters, rng, Interruption()), tables
 
 
 # --- what a step costs ------------------------------------------------------------------------------
@@ -272,6 +271,34 @@ def test_imitation_lowers_the_expected_regret_and_leaves_the_critic_alone(settin
     assert [regret for *_, regret in heard.rounds] == expected
     samples = [samples for _, _, samples, _ in heard.rounds]
     assert 0 < samples[0] < samples[1], "samples of earlier rounds stay"
+
+
+@pytest.mark.parametrize(("algorithm", "env_id", "hyper"), CASES)
+def test_settings_played_together_are_played_as_each_by_itself(settings, algorithm, env_id, hyper):
+    """With and without a pupil; each setting draws which of its steps is sampled first."""
+    if env_id == KERNELS:  # a pupil of joint actions as numbers plays one table alone
+        found = settings(env_id)
+    else:
+        (one, *_) = settings(env_id)
+        found = (one, one.replace(system="papi-h100"))
+    model = model_of(algorithm, env_id, found, hyper)
+    pupil = LearnedPolicy(export_policy(model, env_id=env_id))
+    parameters = TINY.model_copy(update={"stride": 4})
+    for player in (None, pupil):
+        envs = make_envs(env_id, found, 2)
+        _, which = _tables(envs)
+        together = _played(envs, which, player, (7, 8), parameters, np.random.default_rng(0), Interruption())
+        rng = np.random.default_rng(0)
+        alone = Lessons.joined(
+            [
+                _played([env], [k], player, (7, 8), parameters, rng, Interruption())
+                for env, k in zip(envs, which, strict=True)
+            ]
+        )
+        assert len(together) == len(alone) > 0
+        np.testing.assert_array_equal(together.observations, alone.observations)
+        np.testing.assert_array_equal(together.regrets, alone.regrets)
+        np.testing.assert_array_equal(together.table, alone.table)
 
 
 def test_imitation_is_the_same_for_a_seed_and_another_for_others(settings):
