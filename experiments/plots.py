@@ -19,6 +19,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 PALETTE = ("#56B4E9", "#0072B2", "#CC79A7", "#E69F00", "#D55E00", "#009E73", "#000000")
 GREYS = ("0.70", "0.50", "0.30")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "<", "h", ">", "d")
+# Letters of an entry's name in a picture.
+_LONGEST = 48
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -169,7 +171,10 @@ def _errors(figures: Sequence[Mapping[str, float]]) -> list[list[float]]:
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    return row["entry"] + ("*" if row["privileged"] else "") + ("†" if row["does_not_fit"] else "")
+    entry = row["entry"]
+    # Of a long path to a learned policy its end, or nothing is left of the picture.
+    shown = entry if len(entry) <= _LONGEST else "…" + entry[1 - _LONGEST :]
+    return f"{shown}{'*' if row['privileged'] else ''}{'†' if row['does_not_fit'] else ''}"
 
 
 def _wrapped(name: str) -> str:

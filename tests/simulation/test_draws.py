@@ -32,7 +32,7 @@ def test_rows_are_uniform():
 def test_accepted_prefix_has_the_expected_length(rate, tlp):
     thresholds = np.full((1, 7), rate * 2.0**53, dtype=np.uint64)
     key = request_key(1, 2, 3)
-    positions = np.arange(0, 40_000 * tlp, tlp)
+    positions = np.arange(0, 10_000 * tlp, tlp)
     advance = np.array([1 + accepted_prefix(key, p, tlp - 1, 0, thresholds) for p in positions])
     expected = tlp if rate == 1 else (1 - rate**tlp) / (1 - rate)
     error = advance.std() / np.sqrt(len(advance))
