@@ -162,6 +162,6 @@ def _registered(name: str) -> Policy:
             return made(*(int(part) for part in budget.groups()))
     known = {**POLICIES, **SERVING_POLICIES}
     if name not in known:
-        names = (*known, FIXED_NAMES[0], "search-24x2x16", "clairvoyant-24x24")
+        names = (*known, FIXED_NAMES[0], "search-24x2x16", "clairvoyant-24x24", "portfolio-50")
         raise unknown_name("policy", name, names)
     return known[name]()

@@ -98,7 +98,7 @@ class Config:
     seeds: int = 16
     """Instances of every setting."""
     slow_seeds: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Instances of every setting, the first ones, that search and clairvoyant play (default: as many as others)."""
+    """Instances of every setting, the first ones, that search, clairvoyant and portfolio play (default: as others)."""
     latency: bool = True
     """Time decisions, when everything else is done."""
     jobs: Annotated[int, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = 0

@@ -40,6 +40,8 @@ DEFAULT_AGAINST: Mapping[str, tuple[str, ...]] = {
         "threshold-prefill-spec2",
         BEST_FIXED,
         "oracle",
+        "search",
+        "portfolio",
         BOUND,
     ),
 }
