@@ -53,12 +53,12 @@ class ServingPortfolio(ServingRule):
     return of `profile-greedy`. A lower bound of what there is to win by decisions over time, no ceiling.
 
     Args:
-        iterations: from one look to the next. chosen: 100, some seconds of a saturated machine; range 1-10,000.
+        iterations: from one look to the next. chosen: 200, some ten seconds of a saturated machine; range 1-10,000.
     """
 
     privileged = True
 
-    def __init__(self, iterations: int = 100) -> None:
+    def __init__(self, iterations: int = 200) -> None:
         if iterations < 1:
             raise ConfigurationError(f"portfolio: iterations is {iterations}, expected at least 1")
         self.iterations = iterations
