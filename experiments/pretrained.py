@@ -305,8 +305,8 @@ def run(config: Config, command: str, console: Console, progress: Console) -> bo
     if config.ship and config.check is not None:
         raise ConfigurationError("--ship and --check exclude each other, expected one of them")
     if config.ship:
-        env_id, entry = ship(config.ship, folder)
-        show(console, folder, {env_id: entry})
+        ship(config.ship, folder)
+        show(console, folder, read_record(folder).problems)
         return True
     if config.check is not None:
         lookup("problem", config.check, SHIPPED)
