@@ -312,3 +312,36 @@ def test_margins_are_what_depends_on_a_choice():
     np.testing.assert_allclose(network.margins(scores, masks), [[3 / 7, 0.0, 0.0]], atol=1e-6)
     values = Network(architecture.model_copy(update={"head": "values"}), network._weights)
     np.testing.assert_allclose(values.margins(scores, None), [[np.log(0.5 / 0.3), np.log(9), 0.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("head", ["categorical", "values"])
+def test_margins_of_numbered_actions_are_those_of_each_choice(head):
+    """The second choice changes nothing here, so the two best joint actions are equal; the first one matters still."""
+    table = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    architecture = Architecture(inputs=1, hidden=(), activation="tanh", head=head, options=(4,))
+    description = Description(
+        algorithm="MaskablePPO",
+        env="papi_env/Kernels-v0",
+        observation=ObservationLayout(names=("a",)),
+        action=ActionLayout(options=(2, 2), flat=True),
+        architecture=architecture,
+        masked=True,
+    )
+    logits = np.log([0.4, 0.4, 0.15, 0.05]).astype(np.float32)
+    weights = {"head.weight": np.zeros((4, 1), np.float32), "head.bias": logits}
+    policy = LearnedPolicy(Checkpoint(description, weights, table))
+    chosen, found, _ = policy.margins(np.zeros((1, 1), dtype=np.float32))
+    np.testing.assert_array_equal(chosen, [[0, 0]])
+    first, second = (0.6, 0.1) if head == "categorical" else (np.log(0.4 / 0.15), 0.0)
+    np.testing.assert_allclose(found, [[first, second]], atol=1e-6)
+    # Of what is allowed: no other option of the first choice, or 0.4 against 0.15 with one of the second alone.
+    for mask, expected in (
+        ([True, True, False, False], [0.0, 0.0]),
+        (
+            [True, False, True, False],
+            [(0.4 - 0.15) / 0.55, 0.0] if head == "categorical" else [np.log(0.4 / 0.15), 0.0],
+        ),
+    ):
+        scores, masks, _ = policy._scored(np.zeros((1, 1), np.float32), None, None, np.array([mask]))
+        found = policy._joint_margins(scores, masks, np.array([[0, 0]]))
+        np.testing.assert_allclose(found, [expected], atol=1e-6)
