@@ -264,9 +264,6 @@ def show(console: Console, folder: Path, problems: Mapping[str, Entry]) -> None:
     for env_id, entry in problems.items():
         line = f"{env_id}: {entry.command} --seed {entry.shipped_seed}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for env_id in SHIPPED:
-        if env_id not in problems:
-            console.print(f"{env_id}: no policy comes with the project", highlight=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,8 +302,8 @@ def run(config: Config, command: str, console: Console, progress: Console) -> bo
     if config.ship and config.check is not None:
         raise ConfigurationError("--ship and --check exclude each other, expected one of them")
     if config.ship:
-        ship(config.ship, folder)
-        show(console, folder, read_record(folder).problems)
+        env_id, entry = ship(config.ship, folder)
+        show(console, folder, {env_id: entry})
         return True
     if config.check is not None:
         lookup("problem", config.check, SHIPPED)
@@ -315,6 +312,9 @@ def run(config: Config, command: str, console: Console, progress: Console) -> bo
         check_files(folder, env_id, entry)
     if config.check is None:
         show(console, folder, record.problems)
+        for env_id in SHIPPED:
+            if env_id not in record.problems:
+                console.print(f"{env_id}: no policy comes with the project", highlight=False)
         return True
     if config.check not in record.problems:
         raise ConfigurationError(f"{folder / RECORD}: records no training of {config.check}")

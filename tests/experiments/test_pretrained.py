@@ -170,7 +170,9 @@ def test_shipping_again_replaces_and_keeps_what_others_recorded(runs, shipped):
     document = json.loads((shipped / RECORD).read_text())
     document["problems"][other] = document["problems"][DECODE]
     (shipped / RECORD).write_text(json.dumps(document))
-    assert command("--ship", *runs[:2], "--folder", shipped)[0] == 0
+    status, printed, _ = command("--ship", *runs[:2], "--folder", shipped)
+    assert status == 0
+    assert "no policy comes" not in printed, "of others nothing is said"
     problems = read_record(shipped).problems
     assert [len(problems[env_id].runs) for env_id in (DECODE, other)] == [2, 3]
 
