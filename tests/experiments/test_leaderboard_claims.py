@@ -226,6 +226,24 @@ def test_learned_entries_are_claimed_against_what_is_played(claimed, small):  # 
     assert (best["seed"], unlucky["seed"]) == (7, 8)
     assert unlucky["value"] < best["value"]
     assert (best["value"] + unlucky["value"]) / 2 == pytest.approx(found["all"]["value"])
+    by_run = {
+        key: part["return"].mean()
+        for key, part in rows.filter(pl.col("entry") == "PPO")
+        .partition_by("run", "setting", as_dict=True)
+        .items()
+    }
+    gaps = {
+        (run, setting): (value - means["threshold", setting]) / abs(means["threshold", setting])
+        for (run, setting), value in by_run.items()
+    }
+    single = found["worst_of_one_run"]
+    assert (single["run"], single["setting"]) == min(gaps, key=gaps.get)
+    assert single["value"] == pytest.approx(min(gaps.values()))
+    assert single["value"] < found["worst"]["value"], "worse than the mean over runs of any setting"
+    assert single["seed"] == 8
+    assert (single["behind"], single["pairs"]) == (sum(gap < -0.02 for gap in gaps.values()), 6)
+    assert 0 < single["behind"] < 6
+    assert f"{single['behind']} of 6 runs x settings" in out
     assert against["optimum"]["all"]["high"] <= 1e-12
     assert "+1: 1 % less cost" in out
     assert "(seed 8)" in out
