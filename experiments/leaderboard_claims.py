@@ -282,13 +282,13 @@ def print_claims(console: Console, summary: Mapping[str, Any]) -> None:
         console.print(table)
         if many > 1:
             console.print()
-            title = f"of one run, more than {100 * BEHIND:.0f} % behind"
-            table = table_of((title, "worst", "in the setting"), "against")
+            titles = (f"over {100 * BEHIND:.0f} % behind", "worst single run", "in the setting")
+            table = table_of(titles, "against")
             for other in row["against"]:
                 found = other["worst_of_one_run"]
                 row_of = ["-", "-", ""]
                 if found is not None:
-                    count = f"{found['behind']} of {found['pairs']} runs x settings"
+                    count = f"{found['behind']} of {found['pairs']}"
                     row_of = [count, _one_run(found), found["setting"]]
                 table.add_row(_name(other), *row_of)
             console.print(table)
@@ -344,6 +344,8 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
         "intervals over training runs and instances",
         "worst setting: its own interval, which does not allow for its having been picked",
     ]
+    if any(row["training_runs"] > 1 for row in summary["challengers"]):
+        notes.append("behind: of all pairs of a training run and a setting, by the mean over instances")
     for row in summary["challengers"]:
         for other in row["against"]:
             pair = f"{row['entry']} against {other['entry']}"
