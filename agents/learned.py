@@ -143,9 +143,7 @@ class LearnedPolicy:
 
         Returns:
             Int64 [num_envs, choices] of the environment's own space; float64 [num_envs, choices], probability (or
-            value) of the best option less that of the second, 0 where there is no other; and the state. Where joint
-            actions are numbered, an option has the probability of all that contain it, or the value of the best:
-            several that come to the same must not look as if nothing depended on any choice.
+            value) of the best option less that of the second, 0 where there is no other; and the state.
         """
         scores, masks, state = self._scored(
             np.asarray(observations, dtype=np.float32), state, episode_start, None
@@ -154,35 +152,7 @@ class LearnedPolicy:
         if self._joint is None:
             return chosen, self._network.margins(scores, masks), state
         chosen = self._joint.decode(chosen[:, 0])
-        return chosen, self._joint_margins(scores, masks, chosen), state
-
-    def _joint_margins(
-        self,
-        scores: Float32Array,
-        masks: npt.NDArray[np.bool_] | None,
-        chosen: npt.NDArray[np.int64],
-    ) -> npt.NDArray[np.float64]:
-        """By how much the chosen options lead the others, by choice; see `margins`."""
-        assert self._joint is not None
-        logits = self._network.architecture.head == "categorical"
-        values = scores.astype(np.float64)
-        possible = np.ones(values.shape, dtype=np.bool_) if masks is None else masks
-        values = np.where(possible, values, -np.inf)
-        if logits:
-            values = np.exp(values - values.max(axis=1, keepdims=True))
-            values /= values.sum(axis=1, keepdims=True)
-        found = np.zeros(chosen.shape)
-        for k, column in enumerate(self._joint.table.T):
-            other = column != chosen[:, k, None]  # [num_envs, joint actions]
-            worth = np.full((len(values), column.max() + 1), -np.inf)
-            for option in range(worth.shape[1]):
-                own = values[:, column == option]
-                worth[:, option] = own.sum(axis=1) if logits else own.max(axis=1, initial=-np.inf)
-            best = np.take_along_axis(worth, chosen[:, k, None], axis=1)[:, 0]
-            np.put_along_axis(worth, chosen[:, k, None], -np.inf, axis=1)
-            lead = np.maximum(best - worth.max(axis=1), 0.0)
-            found[:, k] = np.where((other & possible).any(axis=1), lead, 0.0)
-        return found
+        return chosen, self._network.joint_margins(scores, masks, self._joint.table, chosen), state
 
     def _scored(
         self,

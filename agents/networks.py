@@ -84,6 +84,31 @@ def _sigmoid(x: Float32Array) -> Float32Array:
     return half * (np.tanh(half * x) + np.float32(1))
 
 
+def _lead(worth: npt.NDArray[np.float64], taken: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """By how much the options taken lead the best others, [num_envs]; 0 where they do not, or no other is possible.
+
+    Args:
+        worth: [num_envs, options], -inf of what is impossible.
+        taken: [num_envs].
+    """
+    others = worth.copy()
+    np.put_along_axis(others, taken[:, None], -np.inf, axis=1)
+    second = others.max(axis=1)
+    lead = np.take_along_axis(worth, taken[:, None], axis=1)[:, 0] - second
+    return np.where(np.isfinite(second), np.maximum(lead, 0.0), 0.0)
+
+
+def _best(worth: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The greatest of each row."""
+    return np.max(worth, axis=1, initial=-np.inf)
+
+
+def _sum(worth: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The sum of what is possible in each row, -inf where nothing is."""
+    possible = np.isfinite(worth)
+    return np.where(possible.any(axis=1), np.where(possible, worth, 0.0).sum(axis=1), -np.inf)
+
+
 class Network:
     """A network with its weights.
 
@@ -151,21 +176,49 @@ class Network:
 
         In probability for logits, in their own unit for values; 0 where one option alone is allowed.
         """
+        parts = np.split(self.worth(scores, masks), self._splits, axis=1)
+        return np.stack([_lead(part, part.argmax(axis=1)) for part in parts], axis=1)
+
+    def joint_margins(
+        self,
+        scores: Float32Array,
+        masks: npt.NDArray[np.bool_] | None,
+        table: npt.NDArray[np.int64],
+        chosen: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.float64]:
+        """The same for each choice of joint actions that are numbered, float64 [num_envs, choices].
+
+        An option has the probability of all joint actions that contain it, or the value of the best of them: several
+        that come to the same must not look as if nothing depended on any choice.
+
+        Args:
+            scores, masks: of the joint actions.
+            table: what each of them is, [joint actions, choices].
+            chosen: the options taken, [num_envs, choices]; 0 where another option of that choice is worth more.
+        """
+        worth = self.worth(scores, masks)
+        together = _best if self.architecture.head == "values" else _sum
+        leads = []
+        for column, taken in zip(table.T, chosen.T, strict=True):
+            options = [together(worth[:, column == option]) for option in range(column.max() + 1)]
+            leads.append(_lead(np.stack(options, axis=1), taken))
+        return np.stack(leads, axis=1)
+
+    def worth(self, scores: Float32Array, masks: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float64]:
+        """What options are worth, float64 in the shape of `scores`: probabilities for logits, else values.
+
+        -inf where an option is not allowed.
+        """
         values = scores.astype(np.float64)
         if masks is not None:
             values = np.where(masks, values, -np.inf)
-        leads = []
+        if self.architecture.head == "values":
+            return values
+        shares = []
         for part in np.split(values, self._splits, axis=1):
-            ordered = np.sort(part, axis=1)
-            best = ordered[:, -1]
-            second = ordered[:, -2] if part.shape[1] > 1 else np.full_like(best, -np.inf)
-            if self.architecture.head == "categorical":
-                total = np.exp(part - best[:, None]).sum(axis=1)
-                lead = (1 - np.exp(second - best)) / total
-            else:
-                lead = best - second
-            leads.append(np.where(np.isfinite(second), lead, 0.0))
-        return np.stack(leads, axis=1)
+            raised = np.exp(part - part.max(axis=1, keepdims=True))
+            shares.append(np.where(np.isfinite(part), raised / raised.sum(axis=1, keepdims=True), -np.inf))
+        return np.concatenate(shares, axis=1)
 
     def _linear(self, name: str, x: Float32Array) -> Float32Array:
         return np.asarray(x @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"])

@@ -193,9 +193,9 @@ class Estimates:
 
     def repeated(self, env: int, copies: int) -> Estimates:
         """What is known of environment `env`, for so many copies of it."""
-        twin = object.__new__(Estimates)
+        twin = Estimates(copies)
         for name in ("_tokens", "_requests", "_admitted", "_backlog"):
-            setattr(twin, name, np.repeat(getattr(self, name)[env], copies))
+            getattr(twin, name)[:] = getattr(self, name)[env]
         twin._acceptance = self._acceptance.repeated(env, copies)
         return twin
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.report import notes_on_rows
+from experiments.report import marked, notes_on_rows, picture_label
 
 _PANELS_ABREAST = 4
 
@@ -55,7 +55,7 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         means = row["means"]
         cells = [
-            _label(row),
+            marked(row),
             _interval(row["goodput"]) if row["scenarios"] else "does not fit",
             _interval(row["ratio"]),
             _one(means["attainment"], 100, 1),
@@ -142,7 +142,9 @@ def figure(summary: Mapping[str, Any]) -> bytes:
             axes.set_title(title)
             axes.set_xlabel(quantity)
         for axes in grid[:, 0]:
-            axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(_label(row), 32)) for row in rows])
+            axes.set_yticks(
+                range(len(rows)), ["\n".join(textwrap.wrap(picture_label(row), 32)) for row in rows]
+            )
             axes.set_ylim(len(rows) - 0.5, -0.5)
         notes = [
             f"95 % intervals; dashed: {summary['baseline']}",
@@ -180,10 +182,6 @@ def _panel(axes: Any, rows: Sequence[Mapping[str, Any]], figures: Sequence[Mappi
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-def _label(row: Mapping[str, Any]) -> str:
-    return row["entry"] + "*" * row["privileged"] + "†" * bool(row["does_not_fit"])
 
 
 def _interval(estimate: Mapping[str, float | None]) -> str:

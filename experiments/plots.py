@@ -14,13 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from experiments.report import picture_label
+
 # Okabe and Ito's colour-blind-safe palette ("Color Universal Design", 2008) without its yellow, which is
 # too pale on white. Systems with a single entry are greys: the eye goes to what competes on one machine.
 PALETTE = ("#56B4E9", "#0072B2", "#CC79A7", "#E69F00", "#D55E00", "#009E73", "#000000")
 GREYS = ("0.70", "0.50", "0.30")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "<", "h", ">", "d")
-# Letters of an entry's name in a picture.
-_LONGEST = 48
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -87,7 +87,7 @@ def _speedups(axes: Axes, rows: Sequence[Mapping[str, Any]], groups: Sequence[st
             markersize=5,
             elinewidth=1.1,
             markerfacecolor="white" if row["privileged"] else style["color"],
-            label=_label(row),
+            label=picture_label(row),
             **style,
         )
     count = len(groups) + (len(groups) > 1)
@@ -145,7 +145,7 @@ def _regrets(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
             va="center",
             fontsize=8,
         )
-    axes.set_yticks(at, [_label(row) for row in rows])
+    axes.set_yticks(at, [picture_label(row) for row in rows])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     lows = [_end(row["regret_percent"], "low") for row in rows]
@@ -168,13 +168,6 @@ def _errors(figures: Sequence[Mapping[str, float]]) -> list[list[float]]:
         [figure["value"] - _end(figure, "low") for figure in figures],
         [_end(figure, "high") - figure["value"] for figure in figures],
     ]
-
-
-def _label(row: Mapping[str, Any]) -> str:
-    entry = row["entry"]
-    # Of a long path to a learned policy its end, or nothing is left of the picture.
-    shown = entry if len(entry) <= _LONGEST else "…" + entry[1 - _LONGEST :]
-    return f"{shown}{'*' if row['privileged'] else ''}{'†' if row['does_not_fit'] else ''}"
 
 
 def _wrapped(name: str) -> str:

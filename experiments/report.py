@@ -14,6 +14,9 @@ from experiments.statistics import ENOUGH_SEEDS
 
 _SCENARIOS_ABREAST = 6
 
+# Letters of an entry's name in a picture. chosen: what leaves the axes half of the narrowest one; range 30-60.
+_LONGEST = 48
+
 
 def _interval(estimate: Mapping[str, float | None], digits: int) -> str:
     """`value [low, high]`, without the brackets where there is no interval."""
@@ -45,9 +48,19 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _name(row: Mapping[str, Any], best: str | None) -> str:
-    marks = ("*" if row["privileged"] else "") + ("†" if row["does_not_fit"] else "")
-    name = row["entry"].replace("[", r"\[") + marks
+    name = marked(row).replace("[", r"\[")
     return f"[bold]{name}[/]" if row["entry"] == best else name
+
+
+def marked(row: Mapping[str, Any]) -> str:
+    """An entry's name with what its row says of it: * for privileged, † where it does not fit every setting."""
+    return row["entry"] + "*" * row["privileged"] + "†" * bool(row["does_not_fit"])
+
+
+def picture_label(row: Mapping[str, Any]) -> str:
+    """The same for a picture: of a long path to a learned policy its end, or nothing is left of the axes."""
+    entry = row["entry"]
+    return marked(row if len(entry) <= _LONGEST else {**row, "entry": "…" + entry[1 - _LONGEST :]})
 
 
 def main_table(summary: Sequence[Mapping[str, Any]]) -> Table:

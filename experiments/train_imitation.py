@@ -5,8 +5,8 @@ request is late whatever they do: there is nothing to learn from. This start pla
 and has the simulator try every joint action for one step in the states that are met. The network is then fitted to
 choose what costs least, given what it observes: its distribution over joint actions to the softmin of their relative
 regrets, so two actions that cost the same are both right (cost-sensitive imitation: AggreVaTe, Ross and Bagnell 2014;
-their loss, the expected regret itself, is flat where the network is sure of a wrong action, and left three times the
-regret on new states). From the second round on the network itself acts, and its states are added to those of before
+their loss, the expected regret itself, is flat where the network is sure of a wrong action). From the second round
+on the network itself acts, and its states are added to those of before
 (DAgger: Ross, Gordon and Bagnell, AISTATS 2011).
 
 The costs are read in training alone; what is learned acts on observations, as any other policy.
@@ -207,7 +207,7 @@ class _Game:
         table: number of its table of joint actions.
         seeds: of its episodes.
         parameters: what is sampled, and how it counts.
-        step: of the first sampled one before the start: the next multiple of the stride is sampled.
+        step: where counting begins; multiples of the stride are sampled.
     """
 
     def __init__(

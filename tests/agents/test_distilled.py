@@ -342,6 +342,7 @@ def test_margins_of_numbered_actions_are_those_of_each_choice(head):
             [(0.4 - 0.15) / 0.55, 0.0] if head == "categorical" else [np.log(0.4 / 0.15), 0.0],
         ),
     ):
-        scores, masks, _ = policy._scored(np.zeros((1, 1), np.float32), None, None, np.array([mask]))
-        found = policy._joint_margins(scores, masks, np.array([[0, 0]]))
+        network = Network(architecture, weights)
+        scores, _ = network.scores(np.zeros((1, 1), np.float32))
+        found = network.joint_margins(scores, np.array([mask]), table, np.array([[0, 0]]))
         np.testing.assert_allclose(found, [expected], atol=1e-6)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from papi_env.simulation.compiled import njit
 from papi_env.simulation.draws import accepted_prefix, draw_gains, mix, request_key, request_row
 
 
@@ -27,13 +28,21 @@ def test_rows_are_uniform():
     assert ((counts - 2000) ** 2 / 2000).sum() < 27.9
 
 
+@njit
+def accepted_prefixes(key, count, tlp, thresholds):
+    """As many draws, one after the other."""
+    found = np.empty(count, dtype=np.int64)
+    for k in range(count):
+        found[k] = accepted_prefix(key, k * tlp, tlp - 1, 0, thresholds)
+    return found
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.8, 1.0])
 @pytest.mark.parametrize("tlp", [2, 4, 8])
 def test_accepted_prefix_has_the_expected_length(rate, tlp):
     thresholds = np.full((1, 7), rate * 2.0**53, dtype=np.uint64)
     key = request_key(1, 2, 3)
-    positions = np.arange(0, 10_000 * tlp, tlp)
-    advance = np.array([1 + accepted_prefix(key, p, tlp - 1, 0, thresholds) for p in positions])
+    advance = 1 + accepted_prefixes(key, 40_000, tlp, thresholds)
     expected = tlp if rate == 1 else (1 - rate**tlp) / (1 - rate)
     error = advance.std() / np.sqrt(len(advance))
     assert abs(advance.mean() - expected) <= 4 * error + 1e-12
