@@ -130,29 +130,28 @@ class LearnedPolicy:
             chosen = chosen[:, 0]
         return (chosen[0] if single else chosen), state
 
-    def margins(
+    def preferences(
         self,
         observations: npt.NDArray[Any],
         state: RecurrentState | None = None,
         episode_start: npt.NDArray[np.bool_] | None = None,
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], Any]:
-        """The best actions, and how much depends on each choice: what a pupil of this policy should heed.
+    ) -> tuple[npt.NDArray[np.int64], Float32Array, Float32Array, Any]:
+        """The best actions, how much speaks for each option, and what it loses: what a pupil learns from.
 
         Args:
             observations: float32 [num_envs, features]; state and episode_start: as in `predict`.
 
         Returns:
-            Int64 [num_envs, choices] of the environment's own space; float64 [num_envs, choices], probability (or
-            value) of the best option less that of the second, 0 where there is no other; and the state.
+            Int64 [num_envs, choices] of the environment's own space; shares and losses, float32 [num_envs, sum of the
+            network's options], of joint actions where it numbers those (`Network.preferences`); and the state.
         """
         scores, masks, state = self._scored(
             np.asarray(observations, dtype=np.float32), state, episode_start, None
         )
         chosen = self._network.best(scores, masks)
-        if self._joint is None:
-            return chosen, self._network.margins(scores, masks), state
-        chosen = self._joint.decode(chosen[:, 0])
-        return chosen, self._network.joint_margins(scores, masks, self._joint.table, chosen), state
+        if self._joint is not None:
+            chosen = self._joint.decode(chosen[:, 0])
+        return chosen, *self._network.preferences(scores, masks), state
 
     def _scored(
         self,

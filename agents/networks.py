@@ -75,6 +75,10 @@ def _relu(x: Float32Array) -> Float32Array:
     return np.maximum(x, np.float32(0))
 
 
+# What an option loses at most, in log-probability, and what one does that is not allowed. chosen: a share of 5e-5,
+# which training does not tell from none (range 3-20).
+MOST_LOST = 10.0
+
 _ACTIVATIONS: Mapping[str, Callable[[Float32Array], Float32Array]] = {"tanh": np.tanh, "relu": _relu}
 
 
@@ -82,31 +86,6 @@ def _sigmoid(x: Float32Array) -> Float32Array:
     # Through tanh, which cannot overflow.
     half = np.float32(0.5)
     return half * (np.tanh(half * x) + np.float32(1))
-
-
-def _lead(worth: npt.NDArray[np.float64], taken: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """By how much the options taken lead the best others, [num_envs]; 0 where they do not, or no other is possible.
-
-    Args:
-        worth: [num_envs, options], -inf of what is impossible.
-        taken: [num_envs].
-    """
-    others = worth.copy()
-    np.put_along_axis(others, taken[:, None], -np.inf, axis=1)
-    second = others.max(axis=1)
-    lead = np.take_along_axis(worth, taken[:, None], axis=1)[:, 0] - second
-    return np.where(np.isfinite(second), np.maximum(lead, 0.0), 0.0)
-
-
-def _best(worth: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The greatest of each row."""
-    return np.max(worth, axis=1, initial=-np.inf)
-
-
-def _sum(worth: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The sum of what is possible in each row, -inf where nothing is."""
-    possible = np.isfinite(worth)
-    return np.where(possible.any(axis=1), np.where(possible, worth, 0.0).sum(axis=1), -np.inf)
 
 
 class Network:
@@ -171,54 +150,37 @@ class Network:
         # The largest of logits plus independent Gumbel variables has the softmax distribution (Gumbel 1954).
         return self.best(scores + rng.gumbel(size=scores.shape).astype(np.float32), masks)
 
-    def margins(self, scores: Float32Array, masks: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float64]:
-        """By how much the best option of each choice leads the second, float64 [num_envs, choices].
-
-        In probability for logits, in their own unit for values; 0 where one option alone is allowed.
-        """
-        parts = np.split(self.worth(scores, masks), self._splits, axis=1)
-        return np.stack([_lead(part, part.argmax(axis=1)) for part in parts], axis=1)
-
-    def joint_margins(
-        self,
-        scores: Float32Array,
-        masks: npt.NDArray[np.bool_] | None,
-        table: npt.NDArray[np.int64],
-        chosen: npt.NDArray[np.int64],
-    ) -> npt.NDArray[np.float64]:
-        """The same for each choice of joint actions that are numbered, float64 [num_envs, choices].
-
-        An option has the probability of all joint actions that contain it, or the value of the best of them: several
-        that come to the same must not look as if nothing depended on any choice.
+    def preferences(
+        self, scores: Float32Array, masks: npt.NDArray[np.bool_] | None
+    ) -> tuple[Float32Array, Float32Array]:
+        """How much speaks for each option, and what is lost by taking it; both in the shape of `scores`.
 
         Args:
-            scores, masks: of the joint actions.
-            table: what each of them is, [joint actions, choices].
-            chosen: the options taken, [num_envs, choices]; 0 where another option of that choice is worth more.
-        """
-        worth = self.worth(scores, masks)
-        together = _best if self.architecture.head == "values" else _sum
-        leads = []
-        for column, taken in zip(table.T, chosen.T, strict=True):
-            options = [together(worth[:, column == option]) for option in range(column.max() + 1)]
-            leads.append(_lead(np.stack(options, axis=1), taken))
-        return np.stack(leads, axis=1)
+            scores, masks: as in `best`.
 
-    def worth(self, scores: Float32Array, masks: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float64]:
-        """What options are worth, float64 in the shape of `scores`: probabilities for logits, else values.
-
-        -inf where an option is not allowed.
+        Returns:
+            Shares: the probability of each option for logits; for values the best of each choice has what it is
+            ahead of the worst, as in VIPER (Bastani, Pu and Solar-Lezama, NeurIPS 2018), and the others 0. Losses:
+            by how much an option's log-probability or value is below the best. What is not allowed has the share 0
+            and loses as much as can be lost: `MOST_LOST`, or what the worst option does.
         """
-        values = scores.astype(np.float64)
-        if masks is not None:
-            values = np.where(masks, values, -np.inf)
-        if self.architecture.head == "values":
-            return values
-        shares = []
-        for part in np.split(values, self._splits, axis=1):
-            raised = np.exp(part - part.max(axis=1, keepdims=True))
-            shares.append(np.where(np.isfinite(part), raised / raised.sum(axis=1, keepdims=True), -np.inf))
-        return np.concatenate(shares, axis=1)
+        allowed = np.ones(scores.shape, dtype=np.bool_) if masks is None else masks
+        shares, losses = [], []
+        parts = (np.split(array, self._splits, axis=1) for array in (scores, allowed))
+        for part, possible in zip(*parts, strict=True):
+            part = np.where(possible, part, np.float32(-np.inf))
+            best = part.max(axis=1, keepdims=True)
+            lost = np.where(possible, best - part, 0)
+            if self.architecture.head == "categorical":
+                raised = np.where(possible, np.exp(-lost), 0)
+                shares.append(raised / raised.sum(axis=1, keepdims=True))
+                losses.append(np.where(possible, np.minimum(lost, MOST_LOST), MOST_LOST))
+            else:
+                most = lost.max(axis=1, keepdims=True)
+                first = part.argmax(axis=1)[:, None]
+                shares.append(np.where(np.arange(part.shape[1]) == first, most, 0))
+                losses.append(np.where(possible, lost, most))
+        return np.concatenate(shares, axis=1), np.concatenate(losses, axis=1)
 
     def _linear(self, name: str, x: Float32Array) -> Float32Array:
         return np.asarray(x @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"])

@@ -1,9 +1,9 @@
 """Distil a policy into a decision tree: `python -m experiments.distill --help`.
 
-The tree imitates the policy where the tree itself goes (DAgger), heeds decisions by how much depends on them, and has
-the fewest leaves that keep the asked share of what the policy gained over PAPI's threshold. Printed: what is kept, on
-instances that neither growing nor choosing the tree met; bytes; decision times, compiled and as called; and the rule,
-in physical units, beside PAPI's. Written to the run folder:
+The tree imitates what the policy prefers where the tree itself goes (DAgger), heeds settings by what the policy gains
+there, and has the fewest leaves that keep the asked share of what the policy gained over PAPI's threshold. Printed:
+what is kept, on instances that neither growing nor choosing the tree met; bytes; decision times, compiled and as
+called; and the rule, in physical units, beside PAPI's. Written to the run folder:
 
 * policy/: tree.json, which `experiments.compare` plays as papi/FOLDER and any runtime can read, and tree.onnx;
 * teacher.onnx: the learned policy itself, where its network has no state;
@@ -31,7 +31,7 @@ from agents.onnx_export import network_to_onnx, tree_to_onnx
 from agents.policy import Policy
 from agents.registry import make_policy, names_folder
 from experiments.command import exit_status, output
-from experiments.distill_collect import collect, make_envs, returns_of
+from experiments.distill_collect import collect, decisions_of, make_envs, returns_of, stakes_of
 from experiments.distill_report import choose_size, kept_figures, print_report
 from experiments.distill_rules import own_actions, tree_text
 from experiments.distill_tree import GrownTree, Samples
@@ -178,18 +178,21 @@ class Pupil:
     round: int
 
 
-def learn(lesson: Lesson, taught: FloatArray, progress: Console) -> tuple[Pupil, Samples]:
+def learn(
+    lesson: Lesson, taught: FloatArray, baseline: FloatArray, progress: Console
+) -> tuple[Pupil, Samples]:
     """Grow trees round by round; the one with the highest return at full size, and all samples.
 
     Args:
         lesson: what is imitated.
-        taught: returns of the teacher where trees are chosen, to print.
+        taught, baseline: returns of the teacher and of the baseline where trees are chosen, [settings, seeds].
         progress: for a line a round.
     """
     config = lesson.config
     rng = np.random.default_rng(config.seed)
     choosing = make_envs(lesson.env_id, lesson.settings, config.seeds)
-    options = options_of(choosing[0].single_space())
+    decisions = decisions_of(lesson.teacher, choosing[0])
+    stakes = stakes_of(taught, baseline)
     own = frozenset() if config.own_actions else own_actions(lesson.env_id)
     features = [f for f, name in enumerate(choosing[0].observation_names) if name not in own]
     best: Pupil | None = None
@@ -197,9 +200,11 @@ def learn(lesson: Lesson, taught: FloatArray, progress: Console) -> tuple[Pupil,
     acting: Policy | None = None
     for number in range(config.rounds):
         seeds = range(_GROW_SEED + (config.seed * 1000 + number) * config.seeds, SEED_RANGES["train"].stop)
-        found = collect(lesson.teacher, acting, choosing, seeds[: config.seeds], max(config.samples, 1), rng)
+        found = collect(
+            lesson.teacher, acting, choosing, seeds[: config.seeds], max(config.samples, 1), rng, stakes
+        )
         samples = found if samples is None else Samples.joined([samples, found])
-        grown = GrownTree(samples, options, config.leaves, features=features)
+        grown = GrownTree(samples, decisions, config.leaves, features=features)
         pupil = _policy(lesson, grown.prefix(config.leaves), choosing[0])
         score = float(returns_of(pupil, choosing, lesson.seeds(_CHOOSE_SEED)).mean())
         if best is None or score > best.score:
@@ -258,7 +263,7 @@ def _distil(lesson: Lesson, folder: RunFolder, command: str, progress: Console) 
     seeds = lesson.seeds(_CHOOSE_SEED)
     with progress.status("playing teacher and baseline"):
         chosen_with = {name: returns_of(p, envs, seeds) for name, p in _both(lesson, baseline).items()}
-    pupil, samples = learn(lesson, chosen_with["teacher"], progress)
+    pupil, samples = learn(lesson, chosen_with["teacher"], chosen_with["baseline"], progress)
     sizes = [size for size in SIZES if size < config.leaves] + [config.leaves]
     with progress.status("choosing a size"):
         trees = {tree.leaves: tree for tree in (pupil.grown.prefix(size) for size in sizes)}

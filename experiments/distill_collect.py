@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,16 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from agents.evaluate import evaluate
-from agents.learned import LearnedPolicy
+from agents.learned import LearnedPolicy, options_of
 from agents.policy import Policy
-from experiments.distill_tree import Samples
+from experiments.distill_tree import Decisions, Samples
 from experiments.problems import vector_class
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
+
+# What a setting counts where the teacher gains nothing, as a share of the return. chosen (range 1e-3 to 0.1).
+LEAST_STAKE = 0.01
 
 
 def make_envs(env_id: str, settings: Sequence[Scenario], num_envs: int) -> list[ProblemVectorEnv]:
@@ -37,19 +41,45 @@ def collect(
     seeds: Sequence[int],
     limit: int,
     rng: np.random.Generator,
+    stakes: FloatArray | None = None,
 ) -> Samples:
-    """What the teacher chooses in the states of whole episodes (DAgger: Ross, Gordon and Bagnell, AISTATS 2011).
+    """What the teacher prefers in the states of whole episodes (DAgger: Ross, Gordon and Bagnell, AISTATS 2011).
 
     Args:
-        teacher: chooses; where it is a learned policy, its margins are the weights, else all weigh 1.
+        teacher: prefers; of one that is not a learned policy only its choices are known.
         pupil: acts; None lets the teacher act.
         envs: with as many environments as there are seeds.
         seeds: of the episodes.
         limit: samples to keep, an even share of every environment, drawn at random.
         rng: draws them.
+        stakes: what an environment's samples weigh together, [envs]; None: each of them 1.
     """
     share = max(limit // len(envs), 1)
-    return Samples.joined([_collect_one(teacher, pupil, env, seeds, share, rng) for env in envs])
+    parts = [_collect_one(teacher, pupil, env, seeds, share, rng) for env in envs]
+    if stakes is not None:
+        parts = [
+            replace(part, weights=np.full(len(part), stake / len(part)))
+            for part, stake in zip(parts, stakes, strict=True)
+        ]
+    return Samples.joined(parts)
+
+
+def stakes_of(teacher: FloatArray, baseline: FloatArray) -> FloatArray:
+    """What a pupil can lose in each setting: what the teacher gains there, [settings].
+
+    Args:
+        teacher, baseline: returns, [settings, seeds].
+    """
+    earned = teacher.mean(axis=1)
+    return np.maximum(earned - baseline.mean(axis=1), LEAST_STAKE * np.abs(earned).clip(min=1e-300))
+
+
+def decisions_of(teacher: Policy, env: ProblemVectorEnv) -> Decisions:
+    """What samples of the teacher are about."""
+    if isinstance(teacher, LearnedPolicy):
+        checkpoint = teacher.checkpoint
+        return Decisions(checkpoint.description.architecture.options, checkpoint.joint_actions)
+    return Decisions(options_of(env.single_space()))
 
 
 def _collect_one(
@@ -71,9 +101,8 @@ def _collect_one(
     pupil_state: Any = None
     parts: list[Samples] = []
     while not done.all():
-        chosen, weights, state = _decide(teacher, observations, state, starts)
-        playing = ~done
-        parts.append(Samples(observations[playing].copy(), chosen[playing], weights[playing]))
+        chosen, found, state = _decide(teacher, env, observations, state, starts)
+        parts.append(found.taken(~done))
         acted: Any = chosen[:, 0] if env.choices == 1 else chosen
         if pupil is not None:
             acted, pupil_state = pupil.predict(observations, pupil_state, starts, deterministic=True)
@@ -83,16 +112,20 @@ def _collect_one(
     samples = Samples.joined(parts)
     if len(samples) <= limit:
         return samples
-    rows = np.sort(rng.choice(len(samples), limit, replace=False))
-    return Samples(samples.observations[rows], samples.choices[rows], samples.weights[rows])
+    return samples.taken(np.sort(rng.choice(len(samples), limit, replace=False)))
 
 
 def _decide(
-    teacher: Policy, observations: npt.NDArray[np.float32], state: Any, starts: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.int64], FloatArray, Any]:
-    """The teacher's choices and their weights, both [num_envs, choices], and its state."""
+    teacher: Policy,
+    env: ProblemVectorEnv,
+    observations: npt.NDArray[np.float32],
+    state: Any,
+    starts: npt.NDArray[np.bool_],
+) -> tuple[npt.NDArray[np.int64], Samples, Any]:
+    """The teacher's choices [num_envs, choices], what it prefers in each environment, and its state."""
     if isinstance(teacher, LearnedPolicy):
-        return teacher.margins(observations, state, starts)
+        chosen, shares, losses, state = teacher.preferences(observations, state, starts)
+        return chosen, Samples(observations, shares, losses, np.ones(len(shares))), state
     actions, state = teacher.predict(observations, state, starts, deterministic=True)
     chosen = np.asarray(actions, dtype=np.int64).reshape(len(observations), -1)
-    return chosen, np.ones(chosen.shape), state
+    return chosen, Samples.of_choices(observations, chosen, options_of(env.single_space())), state

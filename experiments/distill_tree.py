@@ -1,9 +1,11 @@
-"""Growing a decision tree that imitates choices: CART with a weight for every sample and choice.
+"""Growing a decision tree that imitates what a teacher prefers, not only what it does.
 
-One tree decides all choices of a joint action. A split is the better, the more it lowers the Gini impurity of each
-choice (Breiman, Friedman, Olshen and Stone, "Classification and Regression Trees", 1984), summed over the choices.
-Samples are weighted by how much depends on the teacher's decision there, as in VIPER (Bastani, Pu and Solar-Lezama,
-NeurIPS 2018), but choice by choice: where a unit does not matter, only the speculation length is imitated.
+A teacher says of each decision how much speaks for every option and what is lost by taking it. A split is the better,
+the more it lowers the Gini impurity of the shares (Breiman, Friedman, Olshen and Stone, "Classification and Regression
+Trees", 1984, with the teacher's probabilities in the place of classes), and a leaf decides what loses least on average
+over its samples. So it does not matter which of two options that come to the same a teacher names, and a leaf that
+holds two cases finds what serves both. Joint actions that the teacher numbers are one decision; where it makes choices
+side by side, the impurities add, and each is decided for itself.
 
 Leaves are split best first, so the tree of any size is a part of every larger one, and a smaller one costs nothing.
 Thresholds lie between the quantiles of a feature, or between its values where it has few.
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ import numpy.typing as npt
 from agents.distilled import Tree
 from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
+from papi_env.simulation.compiled import njit
 
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -28,32 +31,71 @@ IntArray = npt.NDArray[np.int64]
 MAX_BINS = 255
 # chosen: a leaf that fewer samples reach is an accident (range 1-100).
 MIN_SAMPLES = 10
-# A sample's weight where nothing depends on it: it decides only what nothing else does.
-FLOOR_WEIGHT = 1e-6
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What each leaf decides.
+
+    Attributes:
+        options: of each decision.
+        joint_actions: where the one decision is over numbered joint actions, int64 [options, choices], what each is.
+    """
+
+    options: tuple[int, ...]
+    joint_actions: IntArray | None = None
+
+    def action(self, decided: Sequence[int]) -> tuple[int, ...]:
+        """One option of each decision as an action of the environment."""
+        if self.joint_actions is None:
+            return tuple(decided)
+        return tuple(self.joint_actions[decided[0]].tolist())
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What a teacher chose.
+    """What a teacher prefers.
 
     Attributes:
         observations: float32 [samples, features].
-        choices: int64 [samples, choices].
-        weights: float64 [samples, choices], at least 0.
+        shares: float32 [samples, options of all decisions], at least 0: how much speaks for each.
+        losses: the same shape, at least 0: what is lost by taking each; 0 for the best.
+        weights: float64 [samples], above 0: how much a sample counts.
     """
 
     observations: Float32Array
-    choices: IntArray
+    shares: Float32Array
+    losses: Float32Array
     weights: FloatArray
+
+    @classmethod
+    def of_choices(cls, observations: Float32Array, choices: IntArray, options: Sequence[int]) -> Samples:
+        """Of a teacher that says no more than what it chooses.
+
+        Args:
+            observations: [samples, features].
+            choices: [samples, choices].
+            options: of each choice.
+
+        Raises:
+            ConfigurationError: choices outside the options.
+        """
+        nvec = np.array(options)
+        if choices.shape[1] != len(nvec) or ((choices < 0) | (choices >= nvec)).any():
+            raise ConfigurationError(f"Choices outside {list(options)}")
+        shares = np.concatenate(
+            [chosen[:, None] == np.arange(n) for chosen, n in zip(choices.T, options, strict=True)], axis=1
+        ).astype(np.float32)
+        return cls(observations, shares, 1 - shares, np.ones(len(observations)))
 
     @classmethod
     def joined(cls, parts: Sequence[Samples]) -> Samples:
         """All of them, one after the other."""
-        return cls(
-            np.concatenate([part.observations for part in parts]),
-            np.concatenate([part.choices for part in parts]),
-            np.concatenate([part.weights for part in parts]),
-        )
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+    def taken(self, rows: IntArray | npt.NDArray[np.bool_]) -> Samples:
+        """Some of them."""
+        return Samples(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def __len__(self) -> int:
         return len(self.observations)
@@ -61,10 +103,11 @@ class Samples:
 
 @dataclass
 class _Node:
-    """A node while the tree grows: its samples, its sums by option, and its best split if it has one."""
+    """A node while the tree grows: its samples, their weighted shares and losses, and its best split if it has one."""
 
     rows: IntArray
-    sums: FloatArray  # [options of all choices]
+    shares: FloatArray  # [options of all decisions]
+    losses: FloatArray
     gain: float = 0.0
     feature: int = -1
     cut: int = -1  # the last bin that goes left
@@ -87,25 +130,35 @@ def cut_points(values: Float32Array, bins: int = MAX_BINS) -> Float32Array:
     return np.where(middle < high, middle, low).astype(np.float32)
 
 
+@njit
+def _sums_by_bin(bins: IntArray, shares: FloatArray, size: int) -> FloatArray:
+    """Sums of the rows of `shares`, [samples, options], that fall in each bin: float64 [size, options]."""
+    sums = np.zeros((size, shares.shape[1]))
+    for i in range(len(bins)):
+        for k in range(shares.shape[1]):
+            sums[bins[i], k] += shares[i, k]
+    return sums
+
+
 class GrownTree:
     """A tree in the order of its growth; `prefix` gives the tree of any size.
 
     Args:
         samples: to imitate.
-        options: of each choice.
+        decisions: what they are about.
         max_leaves: at most.
         features: that it may read; None: all.
         min_samples: of each leaf at least.
         bins: of a feature at most, between which thresholds lie.
 
     Raises:
-        ConfigurationError: no samples, or choices outside the options.
+        ConfigurationError: no samples, or not of these decisions.
     """
 
     def __init__(
         self,
         samples: Samples,
-        options: Sequence[int],
+        decisions: Decisions,
         max_leaves: int,
         *,
         features: Sequence[int] | None = None,
@@ -116,13 +169,14 @@ class GrownTree:
             raise ConfigurationError(
                 f"{len(samples)} samples for {max_leaves} leaves, expected at least one of each"
             )
-        nvec = np.array(options)
-        if samples.choices.shape[1] != len(nvec) or ((samples.choices < 0) | (samples.choices >= nvec)).any():
-            raise ConfigurationError(f"Choices outside {list(options)}")
-        self.options = tuple(int(n) for n in options)
-        self._starts = np.concatenate(([0], np.cumsum(nvec)[:-1]))
-        self._columns = samples.choices + self._starts
-        self._weights = samples.weights + FLOOR_WEIGHT
+        width = sum(decisions.options)
+        if samples.shares.shape[1] != width:
+            raise ConfigurationError(
+                f"Samples of {samples.shares.shape[1]} options, expected {width} in {list(decisions.options)}"
+            )
+        self.decisions = decisions
+        self._starts = np.concatenate(([0], np.cumsum(decisions.options)[:-1]))
+        self._samples = samples
         self._min_samples = min_samples
         read = range(samples.observations.shape[1]) if features is None else features
         cuts = {f: cut_points(samples.observations[:, f], bins) for f in read}
@@ -141,15 +195,13 @@ class GrownTree:
         return (len(self._nodes) + 1) // 2
 
     def _node(self, rows: IntArray) -> _Node:
-        columns, weights = self._columns[rows], self._weights[rows]
-        counted = np.bincount(columns.ravel(), weights.ravel(), minlength=sum(self.options))
-        sums = np.asarray(counted, dtype=np.float64)
-        node = _Node(rows, sums)
+        weights = self._samples.weights[rows]
+        node = _Node(rows, weights @ self._samples.shares[rows], weights @ self._samples.losses[rows])
         self._find_split(node)
         return node
 
     def _purity(self, sums: FloatArray) -> FloatArray:
-        """Sum over choices of the squared sums by option over their total: [...] of [..., options]."""
+        """Sum over decisions of the squared sums by option over their total: [...] of [..., options]."""
         squares = np.add.reduceat(sums * sums, self._starts, axis=-1)
         totals = np.add.reduceat(sums, self._starts, axis=-1)
         ratio = np.divide(squares, totals, out=np.zeros_like(squares), where=totals > 0)
@@ -157,11 +209,11 @@ class GrownTree:
 
     def _find_split(self, node: _Node) -> None:
         """Note the split with the largest gain, the first of equals."""
-        rows, width = node.rows, sum(self.options)
+        rows = node.rows
         if len(rows) < 2 * self._min_samples:
             return
-        columns, weights = self._columns[rows], self._weights[rows].ravel()
-        whole = self._purity(node.sums)
+        shares = self._samples.shares[rows] * self._samples.weights[rows, None]
+        whole = self._purity(node.shares)
         for f in self._features:
             bins = self._bins[f][rows]
             size = len(self._cuts[f]) + 1
@@ -169,10 +221,8 @@ class GrownTree:
             allowed = (counts >= self._min_samples) & (len(rows) - counts >= self._min_samples)
             if not allowed.any():
                 continue
-            cells = (bins[:, None] * width + columns).ravel()
-            sums = np.asarray(np.bincount(cells, weights, minlength=size * width), dtype=np.float64)
-            left = np.cumsum(sums.reshape(size, width), axis=0)[:-1]
-            gains = self._purity(left) + self._purity(np.maximum(node.sums - left, 0.0)) - whole
+            left = np.cumsum(_sums_by_bin(bins, shares, size), axis=0)[:-1]
+            gains = self._purity(left) + self._purity(np.maximum(node.shares - left, 0.0)) - whole
             gains[~allowed] = -np.inf
             best = int(np.argmax(gains))
             if gains[best] > node.gain:
@@ -254,4 +304,6 @@ class GrownTree:
         return one if one == other else None
 
     def _action(self, node: _Node) -> tuple[int, ...]:
-        return tuple(int(np.argmax(part)) for part in np.split(node.sums, self._starts[1:]))
+        return self.decisions.action(
+            [int(np.argmin(part)) for part in np.split(node.losses, self._starts[1:])]
+        )

@@ -269,9 +269,8 @@ def test_a_network_and_its_onnx_model_decide_alike(architecture, masked, seed):
     own, _ = Network(architecture, weights).scores(seen)
     np.testing.assert_allclose(scores, own, rtol=1e-4, atol=1e-5)
     # Sums are ordered otherwise, so where two options are all but equal either may be chosen.
-    used = masks if masked else np.ones_like(masks)
-    allowed = np.add.reduceat(used, starts, axis=1)
-    clear = (Network(architecture, weights).margins(own, used) > 1e-4) | (allowed == 1)
+    _, losses = Network(architecture, weights).preferences(own, masks if masked else None)
+    clear = np.add.reduceat(losses < 1e-4, starts, axis=1) <= 1
     if flat:
         clear = np.repeat(clear, 2, axis=1)
     np.testing.assert_array_equal(actions[clear], np.reshape(expected, actions.shape)[clear])
@@ -301,24 +300,41 @@ def test_a_recurrent_network_is_not_exported(tmp_path):
         network_to_onnx(checkpoint)
 
 
-def test_margins_are_what_depends_on_a_choice():
+@pytest.fixture
+def constant():
+    """A network with the scores log(0.5, 0.3, 0.2), log(0.9, 0.1) and 0 of three choices, whatever it sees."""
     architecture = Architecture(inputs=1, hidden=(), activation="tanh", head="categorical", options=(3, 2, 1))
     weights = {"head.weight": np.zeros((6, 1)), "head.bias": np.log([0.5, 0.3, 0.2, 0.9, 0.1, 1.0])}
-    network = Network(architecture, {name: array.astype(np.float32) for name, array in weights.items()})
-    scores, _ = network.scores(np.zeros((1, 1), dtype=np.float32))
-    np.testing.assert_allclose(network.margins(scores, None), [[0.2, 0.8, 0.0]], atol=1e-6)
+    return Network(architecture, {name: array.astype(np.float32) for name, array in weights.items()})
+
+
+def test_preferences_are_probabilities_and_what_is_lost(constant):
+    scores, _ = constant.scores(np.zeros((1, 1), dtype=np.float32))
+    shares, losses = constant.preferences(scores, None)
+    np.testing.assert_allclose(shares, [[0.5, 0.3, 0.2, 0.9, 0.1, 1.0]], atol=1e-6)
+    np.testing.assert_allclose(losses, [np.log([1, 5 / 3, 5 / 2, 1, 9, 1])], atol=1e-6)
     masks = np.array([[True, False, True, True, False, True]])
-    # Of what is allowed 5/7 and 2/7; one option alone; one option.
-    np.testing.assert_allclose(network.margins(scores, masks), [[3 / 7, 0.0, 0.0]], atol=1e-6)
-    values = Network(architecture.model_copy(update={"head": "values"}), network._weights)
-    np.testing.assert_allclose(values.margins(scores, None), [[np.log(0.5 / 0.3), np.log(9), 0.0]], atol=1e-6)
+    shares, losses = constant.preferences(scores, masks)
+    np.testing.assert_allclose(shares, [[5 / 7, 0, 2 / 7, 1, 0, 1]], atol=1e-6)
+    np.testing.assert_allclose(losses, [[0, 10, np.log(5 / 2), 0, 10, 0]], atol=1e-6)
+    far = np.array([[0, -30, -5, 0, 0, 0]], dtype=np.float32)
+    np.testing.assert_allclose(constant.preferences(far, None)[1], [[0, 10, 5, 0, 0, 0]])
 
 
-@pytest.mark.parametrize("head", ["categorical", "values"])
-def test_margins_of_numbered_actions_are_those_of_each_choice(head):
-    """The second choice changes nothing here, so the two best joint actions are equal; the first one matters still."""
-    table = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
-    architecture = Architecture(inputs=1, hidden=(), activation="tanh", head=head, options=(4,))
+def test_preferences_of_values_are_ahead_of_the_worst(constant):
+    values = Network(constant.architecture.model_copy(update={"head": "values"}), constant._weights)
+    scores = np.array([[3, 7, 1, 2, 2, 5]], dtype=np.float32)
+    shares, losses = values.preferences(scores, None)
+    np.testing.assert_array_equal(shares, [[0, 6, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(losses, [[4, 0, 6, 0, 0, 0]])
+    shares, losses = values.preferences(scores, np.array([[True, False, True, True, True, True]]))
+    np.testing.assert_array_equal(shares, [[2, 0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(losses, [[0, 2, 2, 0, 0, 0]])
+
+
+def test_preferences_of_numbered_actions_are_of_the_joint_ones():
+    table = np.array([[0, 0], [0, 1], [1, 0]])
+    architecture = Architecture(inputs=1, hidden=(), activation="tanh", head="categorical", options=(3,))
     description = Description(
         algorithm="MaskablePPO",
         env="papi_env/Kernels-v0",
@@ -327,22 +343,12 @@ def test_margins_of_numbered_actions_are_those_of_each_choice(head):
         architecture=architecture,
         masked=True,
     )
-    logits = np.log([0.4, 0.4, 0.15, 0.05]).astype(np.float32)
-    weights = {"head.weight": np.zeros((4, 1), np.float32), "head.bias": logits}
+    weights = {
+        "head.weight": np.zeros((3, 1), np.float32),
+        "head.bias": np.log([0.2, 0.3, 0.5]).astype(np.float32),
+    }
     policy = LearnedPolicy(Checkpoint(description, weights, table))
-    chosen, found, _ = policy.margins(np.zeros((1, 1), dtype=np.float32))
-    np.testing.assert_array_equal(chosen, [[0, 0]])
-    first, second = (0.6, 0.1) if head == "categorical" else (np.log(0.4 / 0.15), 0.0)
-    np.testing.assert_allclose(found, [[first, second]], atol=1e-6)
-    # Of what is allowed: no other option of the first choice, or 0.4 against 0.15 with one of the second alone.
-    for mask, expected in (
-        ([True, True, False, False], [0.0, 0.0]),
-        (
-            [True, False, True, False],
-            [(0.4 - 0.15) / 0.55, 0.0] if head == "categorical" else [np.log(0.4 / 0.15), 0.0],
-        ),
-    ):
-        network = Network(architecture, weights)
-        scores, _ = network.scores(np.zeros((1, 1), np.float32))
-        found = network.joint_margins(scores, np.array([mask]), table, np.array([[0, 0]]))
-        np.testing.assert_allclose(found, [expected], atol=1e-6)
+    chosen, shares, losses, _ = policy.preferences(np.zeros((2, 1), dtype=np.float32))
+    np.testing.assert_array_equal(chosen, [[1, 0]] * 2)
+    np.testing.assert_allclose(shares, [[0.2, 0.3, 0.5]] * 2, atol=1e-6)
+    np.testing.assert_allclose(losses, [np.log([2.5, 5 / 3, 1])] * 2, atol=1e-6)

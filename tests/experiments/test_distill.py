@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -20,7 +21,7 @@ from agents.learned import load_policy, options_of
 from agents.networks import Architecture
 from agents.registry import make_policy
 from experiments.distill import Config, main, resolve
-from experiments.distill_collect import collect, make_envs, returns_of
+from experiments.distill_collect import collect, make_envs, returns_of, stakes_of
 from experiments.distill_report import choose_size, kept_figures
 from experiments.distill_rules import (
     CHOICES,
@@ -31,7 +32,7 @@ from experiments.distill_rules import (
     own_actions,
     tree_text,
 )
-from experiments.distill_tree import GrownTree, Samples, cut_points
+from experiments.distill_tree import Decisions, GrownTree, Samples, cut_points
 from experiments.latency import compiled_decision_s, decision_latency
 from experiments.problems import vector_class
 from experiments.splits_definition import DECODE, KERNELS, PROBLEM_IDS, SERVING
@@ -85,47 +86,47 @@ def lessons(draw):
     options = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     observations = rng.integers(0, 6, (count, features)).astype(np.float32) / 8
-    choices = np.stack([rng.integers(0, n, count) for n in options], axis=1)
-    weights = rng.random((count, len(options))) * (rng.random((count, len(options))) < 0.8)
-    return Samples(observations, choices, weights), options
+    losses = rng.random((count, sum(options))).astype(np.float32)
+    shares = np.exp(-losses / draw(st.sampled_from([0.1, 1.0])))
+    return Samples(observations, shares, losses, rng.random(count) + 0.01), Decisions(options)
 
 
-def agreement(samples, tree):
-    """Weight of the choices that the tree makes like the teacher."""
-    acted = tree.actions[tree.leaf_of(samples.observations)]
-    return float((samples.weights * (acted == samples.choices)).sum())
+def lost(samples, decisions, tree):
+    """What the tree's actions lose, weighted."""
+    starts = np.concatenate(([0], np.cumsum(decisions.options)[:-1]))
+    acted = tree.actions[tree.leaf_of(samples.observations)] + starts
+    return float((samples.weights[:, None] * np.take_along_axis(samples.losses, acted, axis=1)).sum())
 
 
 @given(lessons())
-def test_more_leaves_imitate_no_worse_and_enough_leaves_imitate_what_can_be(lesson):
-    samples, options = lesson
-    grown = GrownTree(samples, options, 200, min_samples=1)
+def test_more_leaves_lose_no_more_and_enough_leaves_lose_what_must_be(lesson):
+    samples, decisions = lesson
+    grown = GrownTree(samples, decisions, 200, min_samples=1)
     scores = []
     for leaves in (1, 2, 3, 5, 8, 200):
         tree = grown.prefix(leaves)
         assert tree.leaves <= leaves
-        assert (tree.actions < np.array(options)).all()
-        scores.append(agreement(samples, tree))
-    assert all(b >= a - 1e-9 for a, b in pairwise(scores))
-    # With a leaf for each distinct observation the best of each choice is made there.
+        assert (tree.actions < np.array(decisions.options)).all()
+        scores.append(lost(samples, decisions, tree))
+    assert all(b <= a + 1e-5 for a, b in pairwise(scores))
+    # With a leaf for each distinct observation what loses least on average is decided there.
     _, where = np.unique(samples.observations, axis=0, return_inverse=True)
-    best = 0.0
-    for k, n in enumerate(options):
-        table = np.zeros((where.max() + 1, n))
-        np.add.at(table, (where.ravel(), samples.choices[:, k]), samples.weights[:, k])
-        best += table.max(axis=1).sum()
+    table = np.zeros((where.max() + 1, samples.losses.shape[1]))
+    np.add.at(table, where.ravel(), samples.weights[:, None] * samples.losses)
+    parts = np.split(table, np.cumsum(decisions.options)[:-1], axis=1)
+    least = sum(part.min(axis=1).sum() for part in parts)
     # A split must lower impurity; where none does by itself, none is made.
-    assert scores[-1] <= best + 1e-6
+    assert scores[-1] >= least - 1e-5
     one = samples.observations[:, :1]
-    if samples.observations.shape[1] == 1 and len(options) == 1 and len(np.unique(one)) <= 2:
-        assert scores[-1] == pytest.approx(best, abs=1e-6)
+    if samples.observations.shape[1] == 1 and len(np.unique(one)) <= 2:
+        assert scores[-1] == pytest.approx(least, abs=1e-5)
 
 
 @given(lessons(), st.integers(1, 20), st.integers(1, 10))
 def test_a_prefix_is_the_tree_grown_to_that_size(lesson, leaves, min_samples):
-    samples, options = lesson
-    whole = GrownTree(samples, options, 40, min_samples=min_samples)
-    alone = GrownTree(samples, options, leaves, min_samples=min_samples).prefix(leaves)
+    samples, decisions = lesson
+    whole = GrownTree(samples, decisions, 40, min_samples=min_samples)
+    alone = GrownTree(samples, decisions, leaves, min_samples=min_samples).prefix(leaves)
     part = whole.prefix(leaves)
     for name in ("feature", "threshold", "left", "right", "actions"):
         np.testing.assert_array_equal(getattr(part, name), getattr(alone, name))
@@ -139,37 +140,77 @@ def test_a_rule_that_a_tree_can_hold_is_found_exactly():
     choices = np.stack([(seen[:, 2] > 0.5) & (seen[:, 4] <= 0.25), seen[:, 1] > 0.75], axis=1).astype(
         np.int64
     )
-    samples = Samples(seen, choices, np.ones((4000, 2)))
-    tree = GrownTree(samples, (2, 2), 16, bins=4000).prefix(16)
+    tree = GrownTree(Samples.of_choices(seen, choices, (2, 2)), Decisions((2, 2)), 16, bins=4000).prefix(16)
     np.testing.assert_array_equal(tree.actions[tree.leaf_of(seen)], choices)
     assert set(tree.feature[tree.feature >= 0].tolist()) == {1, 2, 4}
 
 
-def test_weights_say_which_choices_matter():
+def test_shares_say_which_choices_matter():
     seen = np.linspace(0, 1, 100, dtype=np.float32)[:, None]
     choices = np.stack([seen[:, 0] > 0.3, seen[:, 0] > 0.7], axis=1).astype(np.int64)
-    for heeded, place in ((0, 0.3), (1, 0.7)):
-        weights = np.zeros((100, 2))
-        weights[:, heeded] = 1.0
-        tree = GrownTree(Samples(seen, choices, weights), (2, 2), 2).prefix(2)
+    samples = Samples.of_choices(seen, choices, (2, 2))
+    for heeded, place in ((slice(0, 2), 0.3), (slice(2, 4), 0.7)):
+        shares = np.full_like(samples.shares, 0.5)
+        shares[:, heeded] = samples.shares[:, heeded]
+        tree = GrownTree(replace(samples, shares=shares), Decisions((2, 2)), 2).prefix(2)
         assert tree.threshold[0] == pytest.approx(place, abs=0.01)
+
+
+def test_weights_say_which_samples_matter():
+    seen = np.stack([np.arange(100) % 2, np.arange(100) // 50], axis=1).astype(np.float32)
+    choices = np.where(seen[:, 1] > 0, seen[:, 0], 1 - seen[:, 0]).astype(np.int64)[:, None]
+    samples = Samples.of_choices(seen, choices, (2,))
+    for heeded in (0, 1):
+        weighed = replace(samples, weights=np.where(seen[:, 1] == heeded, 1.0, 0.01))
+        tree = GrownTree(weighed, Decisions((2,)), 2).prefix(2)
+        np.testing.assert_array_equal(
+            (tree.actions[tree.leaf_of(seen)] == choices)[:, 0], seen[:, 1] == heeded
+        )
+
+
+def test_a_leaf_decides_what_serves_all_its_cases():
+    """Two cases with a favourite each, and a third joint action that is nearly as good in both."""
+    shares = np.repeat(np.array([[0.5, 0.1, 0.4], [0.1, 0.5, 0.4]], np.float32), 20, axis=0)
+    losses = np.log(shares.max(axis=1, keepdims=True) / shares)
+    samples = Samples(np.zeros((40, 1), np.float32), shares, losses, np.ones(40))
+    decisions = Decisions((3,), np.array([[0, 1], [1, 0], [1, 1]]))
+    assert GrownTree(samples, decisions, 4).prefix(4).actions.tolist() == [[1, 1]]
+
+
+def test_equal_joint_actions_do_not_divide_samples():
+    """The second choice changes nothing and its name is noise; the only split is where the first one changes."""
+    rng = np.random.default_rng(0)
+    seen = rng.random((400, 2), dtype=np.float32)
+    first = (seen[:, 0] > 0.5).astype(int)
+    shares = np.full((400, 4), 0.05, np.float32) + rng.random((400, 4), dtype=np.float32) * 0.01
+    shares[np.arange(400), 2 * first] += 0.4
+    shares[np.arange(400), 2 * first + 1] += 0.4
+    shares /= shares.sum(axis=1, keepdims=True)
+    losses = np.log(shares.max(axis=1, keepdims=True) / shares)
+    decisions = Decisions((4,), np.array([[0, 0], [0, 1], [1, 0], [1, 1]]))
+    tree = GrownTree(Samples(seen, shares, losses, np.ones(400)), decisions, 2).prefix(2)
+    assert tree.feature[0] == 0
+    assert tree.threshold[0] == pytest.approx(0.5, abs=0.01)
+    np.testing.assert_array_equal(tree.actions[tree.leaf_of(seen)][:, 0], first)
 
 
 def test_features_that_are_not_to_be_read_are_not():
     rng = np.random.default_rng(0)
     seen = rng.random((500, 3), dtype=np.float32)
     choices = (seen[:, :1] > 0.5).astype(np.int64)
-    tree = GrownTree(Samples(seen, choices, np.ones((500, 1))), (2,), 8, features=(1, 2)).prefix(8)
+    tree = GrownTree(Samples.of_choices(seen, choices, (2,)), Decisions((2,)), 8, features=(1, 2)).prefix(8)
     assert 0 not in tree.feature
 
 
 def test_samples_that_cannot_be_imitated_are_refused():
-    nothing = Samples(np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64), np.zeros((0, 1)))
+    nothing = Samples.of_choices(np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64), (2,))
     with pytest.raises(ConfigurationError, match="0 samples for 2 leaves"):
-        GrownTree(nothing, (2,), 2)
-    outside = Samples(np.zeros((1, 1), np.float32), np.full((1, 1), 2), np.ones((1, 1)))
+        GrownTree(nothing, Decisions((2,)), 2)
     with pytest.raises(ConfigurationError, match=r"Choices outside \[2\]"):
-        GrownTree(outside, (2,), 2)
+        Samples.of_choices(np.zeros((1, 1), np.float32), np.full((1, 1), 2), (2,))
+    one = Samples.of_choices(np.zeros((1, 1), np.float32), np.ones((1, 1), np.int64), (2,))
+    with pytest.raises(ConfigurationError, match=r"Samples of 2 options, expected 5 in \[2, 3\]"):
+        GrownTree(one, Decisions((2, 3)), 2)
 
 
 # --- in words ---------------------------------------------------------------------------------------
@@ -275,13 +316,14 @@ def test_a_tree_reads_as_nested_conditions():
     n, ran = names.index("n"), names.index("last_unit_qkv_pu")
     seen[:, n], seen[:, ran] = np.repeat(np.arange(1, 101), 3) / 1024, rng.integers(0, 2, 300)
     choices = ((seen[:, n] * 1024 <= 56) & (seen[:, ran] > 0)).astype(np.int64)[:, None]
-    tree = GrownTree(Samples(seen, choices, np.ones((300, 1))), (2,), 4).prefix(4)
+    tree = GrownTree(Samples.of_choices(seen, choices, (2,)), Decisions((2,)), 4).prefix(4)
     text = tree_text(DECODE, tree, names, np.full(tree.leaves, 1 / 3).tolist())
     assert "n = RLP x TLP <= 56.5" in text
     assert "if not (qkv ran on pu last)" in text
     assert text.count("FC kernels on fc-pim") == 1
     assert text.count("[33.3%]") == 3
-    one = GrownTree(Samples(seen, np.ones((300, 1), np.int64), np.ones((300, 1))), (2,), 4).prefix(4)
+    always = Samples.of_choices(seen, np.ones((300, 1), np.int64), (2,))
+    one = GrownTree(always, Decisions((2,)), 4).prefix(4)
     assert tree_text(DECODE, one, names) == "FC kernels on fc-pim"
 
 
@@ -372,13 +414,23 @@ def test_samples_are_what_the_teacher_does_where_the_pupil_goes(small, learned):
     samples = collect(teacher, pupil, envs, (0, 1), 10**9, rng)
     n = np.rint(samples.observations[:, layout.OBSERVATION_NAMES.index("n")] * 1024)
     # At n = α the two scores are equal, and the first option, the PUs, is taken.
-    np.testing.assert_array_equal(samples.choices[:, 0], (n < envs[0].alpha).astype(int))
+    np.testing.assert_array_equal(samples.losses[:, 1] == 0, n <= envs[0].alpha)
+    np.testing.assert_array_equal(samples.losses[:, 0] == 0, n >= envs[0].alpha)
     last = samples.observations[:, layout.OBSERVATION_NAMES.index("last_unit_qkv_fc-pim")]
     assert not last.any()  # the pupil acts, on the PUs
-    np.testing.assert_array_equal(samples.weights[:, 0] > 0, n != envs[0].alpha)
+    np.testing.assert_array_equal(samples.shares.argmax(axis=1), (n < envs[0].alpha).astype(int))
     few = collect(teacher, None, envs, (0, 1), 11, rng)
     assert len(few) == 10  # five of each environment
     assert len(few) < len(samples)
+    weighed = collect(teacher, None, envs, (0, 1), 11, rng, np.array([2.0, 0.5]))
+    np.testing.assert_allclose(weighed.weights, np.repeat([0.4, 0.1], 5))
+    rule = collect(make_policy("static-pu"), None, envs, (0, 1), 11, rng)
+    np.testing.assert_array_equal(rule.shares, np.tile([1, 0], (10, 1)))
+
+
+def test_a_setting_counts_by_what_the_teacher_gains_there():
+    teacher, baseline = np.array([[10.0, 20.0], [5.0, 5.0], [-8.0, -8.0]]), np.full((3, 2), 5.0)
+    np.testing.assert_allclose(stakes_of(teacher, baseline), [10.0, 0.05, 0.08])
 
 
 def test_returns_are_those_of_evaluate(small):
