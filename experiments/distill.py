@@ -75,7 +75,7 @@ class Config:
     leaves: int = 64
     """Leaves at most."""
     keep: float = 0.95
-    """Share of the gain over --baseline that a smaller tree must keep."""
+    """Share of the gain over --baseline that a smaller tree must keep, with the low end of its 95 % interval."""
     baseline: Annotated[str, tyro.conf.arg(metavar="NAME")] = "threshold"
     """What the gain is over."""
     rounds: int = 6
@@ -268,11 +268,9 @@ def _distil(lesson: Lesson, folder: RunFolder, command: str, progress: Console) 
     with progress.status("choosing a size"):
         trees = {tree.leaves: tree for tree in (pupil.grown.prefix(size) for size in sizes)}
         earned = {
-            leaves: float(returns_of(_policy(lesson, tree, envs[0]), envs, seeds).mean())
-            for leaves, tree in trees.items()
+            leaves: returns_of(_policy(lesson, tree, envs[0]), envs, seeds) for leaves, tree in trees.items()
         }
-    means = {name: float(values.mean()) for name, values in chosen_with.items()}
-    size = choose_size(earned, means["teacher"], means["baseline"], config.keep)
+    size = choose_size(earned, chosen_with["teacher"], chosen_with["baseline"], config.keep)
     tree = trees[size]
     policy = _policy(lesson, tree, envs[0], _training(lesson, command, pupil, samples))
     with progress.status("playing other instances"):
@@ -299,8 +297,8 @@ def _distil(lesson: Lesson, folder: RunFolder, command: str, progress: Console) 
         "round": pupil.round + 1,
         "leaves": tree.leaves,
         "depth": tree.depth,
-        "returns_by_leaves": {str(leaves): value for leaves, value in sorted(earned.items())},
-        "chosen_with": means,
+        "returns_by_leaves": {str(leaves): float(values.mean()) for leaves, values in sorted(earned.items())},
+        "chosen_with": {name: float(values.mean()) for name, values in chosen_with.items()},
         **kept_figures(reported),
         "bytes": {"tables": tree.num_bytes, **sizes_b},
         "decision_s": {

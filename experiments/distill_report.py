@@ -19,18 +19,29 @@ from papi_env.kernel import FloatArray
 NO_GAIN_LOSS = 1e-3
 
 
-def choose_size(returns: Mapping[int, float], teacher: float, baseline: float, keep: float) -> int:
-    """The fewest leaves whose return keeps the share of the gain; if none does, those with the highest return.
+def choose_size(
+    returns: Mapping[int, FloatArray], teacher: FloatArray, baseline: FloatArray, keep: float
+) -> int:
+    """The fewest leaves that keep the share of the gain; if none does, those with the highest return.
+
+    Of many sizes one looks better than it is, so the low end of the interval over seeds must keep the share, not the
+    mean alone (with one seed there is no interval, and the mean must).
 
     Args:
-        returns: mean return by leaves.
-        teacher, baseline: mean returns on the same instances.
+        returns: by leaves, [settings, seeds].
+        teacher, baseline: on the same instances.
         keep: share of teacher - baseline; where that is no gain, all but a thousandth of the return is kept.
     """
-    gain = teacher - baseline
-    least = teacher - ((1 - keep) * gain if gain > 0 else NO_GAIN_LOSS * abs(teacher))
-    enough = [size for size, value in returns.items() if value >= least]
-    return min(enough) if enough else max(returns, key=lambda size: (returns[size], -size))
+    least = teacher.mean() - NO_GAIN_LOSS * abs(teacher.mean())
+
+    def enough(values: FloatArray) -> bool:
+        kept = kept_figures({"teacher": teacher, "baseline": baseline, "tree": values})["kept"]
+        if kept["value"] is None:
+            return bool(values.mean() >= least)
+        return bool((kept["value"] if kept["low"] is None else kept["low"]) >= keep)
+
+    sizes = [size for size, values in returns.items() if enough(values)]
+    return min(sizes) if sizes else max(returns, key=lambda size: (returns[size].mean(), -size))
 
 
 def kept_figures(returns: Mapping[str, FloatArray]) -> dict[str, Any]:
@@ -77,7 +88,12 @@ def print_report(console: Console, summary: Mapping[str, Any], rule: str) -> Non
         soft_wrap=True,
     )
     by_leaves = ", ".join(f"{leaves}: {value:.6g}" for leaves, value in summary["returns_by_leaves"].items())
-    console.print(f"return by leaves, where the size was chosen: {by_leaves}", markup=False, highlight=False)
+    console.print(
+        f"return by leaves, where the size was chosen: {by_leaves}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
     table = Table(box=None, pad_edge=False)
     for name in ("", "bytes", "us, one of a compiled loop", "us, one call", f"us, one of {BATCH}"):
         table.add_column(name, justify="right" if name else "left")

@@ -337,21 +337,37 @@ def test_words_for_what_is_not_there_are_refused():
 # --- what is kept -----------------------------------------------------------------------------------
 
 
+@settings(max_examples=30)
 @given(
-    st.dictionaries(st.integers(1, 64), st.floats(-10, 10), min_size=1),
+    st.dictionaries(st.integers(1, 64), st.floats(-10, 10), min_size=1, max_size=6),
     st.floats(-10, 10),
     st.floats(-10, 10),
     st.floats(0, 1),
 )
 def test_the_size_chosen_is_the_smallest_that_keeps_enough_or_else_the_best(returns, teacher, baseline, keep):
-    size = choose_size(returns, teacher, baseline, keep)
+    def one(value):
+        return np.array([[value]])
+
+    size = choose_size(
+        {leaves: one(value) for leaves, value in returns.items()}, one(teacher), one(baseline), keep
+    )
     gain = teacher - baseline
-    least = teacher - ((1 - keep) * gain if gain > 0 else 1e-3 * abs(teacher))
-    if max(returns.values()) < least:
-        assert returns[size] == max(returns.values())
+    if gain > 0:
+        enough = [leaves for leaves, value in returns.items() if (value - baseline) / gain >= keep]
     else:
-        assert returns[size] >= least
-        assert all(value < least for other, value in returns.items() if other < size)
+        enough = [leaves for leaves, value in returns.items() if value >= teacher - 1e-3 * abs(teacher)]
+    best = [leaves for leaves, value in returns.items() if value == max(returns.values())]
+    assert size == min(enough or best)
+
+
+def test_a_size_must_keep_enough_with_the_low_end_of_its_interval():
+    rng = np.random.default_rng(0)
+    baseline, teacher = np.zeros((2, 8)), np.ones((2, 8))
+    sure, unsure = np.full((2, 8), 0.96), 0.97 + 0.1 * rng.standard_normal((2, 8))
+    unsure += 0.97 - unsure.mean()
+    assert choose_size({4: unsure, 9: sure}, teacher, baseline, 0.95) == 9
+    assert choose_size({4: unsure, 9: sure}, teacher, baseline, 0.5) == 4
+    assert choose_size({4: unsure, 9: sure}, teacher, baseline, 1.0) == 4
 
 
 @settings(max_examples=30)
