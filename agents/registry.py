@@ -33,7 +33,7 @@ from agents.serving_policies import (
 )
 from agents.serving_portfolio import ServingPortfolio
 from agents.serving_search import ServingClairvoyant, ServingOracle, ServingSearch
-from agents.shipped import ShippedPolicy
+from agents.shipped import TREE_FOLDER, ShippedPolicy
 from papi_env.envs.serving import ServingProblem
 from papi_env.errors import ConfigurationError, unknown_name
 from papi_env.workload.serving import SPECULATION_LENGTHS
@@ -69,6 +69,7 @@ SERVING_POLICIES: Mapping[str, Callable[[], Policy]] = {
     "heuristic": ServingHeuristic,
     "profile-greedy": ProfileGreedy,
     "learned": ShippedPolicy,
+    "learned-tree": partial(load_tree, TREE_FOLDER),
     "oracle": ServingOracle,
     "search": ServingSearch,
     "clairvoyant": ServingClairvoyant,

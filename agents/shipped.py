@@ -2,7 +2,8 @@
 
 One folder a problem in `agents/pretrained`, each a checkpoint (see `agents.checkpoint`). `training.json` beside them
 says with which commands they were trained, with which seeds, and what each of these runs earned in validation;
-`python -m experiments.pretrained` prints it, and checks a run that is trained anew against it.
+`python -m experiments.pretrained` prints it, and checks a run that is trained anew against it. Beside it the policy of
+Serving-v0 as a decision tree, `papi/learned-tree`; its file says with which command it was grown.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ SHIPPED: Mapping[str, str] = {
     "papi_env/Kernels-v0": "kernels-v0",
     "papi_env/Serving-v0": "serving-v0",
 }
+
+TREE_FOLDER = FOLDER / "serving-v0-tree"
 
 
 def shipped_folder(env_id: str) -> Path:

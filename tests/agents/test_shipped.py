@@ -10,12 +10,13 @@ from stable_baselines3 import PPO
 
 import papi_env  # noqa: F401  (registers the ids)
 from agents import shipped
+from agents.distilled import load_tree
 from agents.evaluate import evaluate
 from agents.export import save_policy
 from agents.learned import load_policy
 from agents.policy import Policy
 from agents.registry import make_policy
-from agents.shipped import SHIPPED, ShippedPolicy, shipped_folder
+from agents.shipped import SHIPPED, TREE_FOLDER, ShippedPolicy, shipped_folder
 from papi_env.envs.registration import ENV_IDS
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.sb3 import make_vec
@@ -140,3 +141,18 @@ def test_the_policy_in_the_project_loads_and_plays(env_id):
     found = evaluate(make_policy("learned"), make_envs(env_id, 1), (0,))
     assert np.isfinite(found["return"]).all()
     assert found["return"].shape == (1,)
+
+
+def test_the_tree_in_the_project_is_of_the_policy_beside_it():
+    tree, policy = load_tree(TREE_FOLDER), load_policy(shipped_folder(SERVING))
+    assert tree.description.env == SERVING
+    assert tree.description.training["teacher"] == without_traces(policy.checkpoint.description.training)
+    assert tree.tree.leaves <= 64
+    found = evaluate(make_policy("learned-tree"), make_envs(SERVING, 1), (0,))
+    assert np.isfinite(found["return"]).all()
+    with pytest.raises(ConfigurationError, match="reads other observations"):
+        make_policy("learned-tree").bind(make_envs(DECODE))
+
+
+def without_traces(training):
+    return {name: value for name, value in training.items() if name != "traces"}
