@@ -20,7 +20,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor, nn
 
 from agents.checkpoint import ActionLayout, Checkpoint, Description, ObservationLayout, save_checkpoint
-from agents.learned import options_of, problems_of
+from agents.learned import numbering_of, options_of, problems_of
 from agents.networks import Architecture, Float32Array, LstmShape
 from papi_env.errors import ConfigurationError
 
@@ -111,7 +111,7 @@ def export_policy(
         scenarios=tuple(scenarios),
         training=dict(training or {}),
     )
-    joint_actions: npt.NDArray[np.int64] | None = np.array(problem.joint_actions()) if flat else None
+    joint_actions: npt.NDArray[np.int64] | None = np.array(numbering_of(env)) if flat else None
     return Checkpoint(description, weights, joint_actions)
 
 

@@ -89,15 +89,19 @@ class LearnedPolicy:
                     f"has {list(options)}"
                 )
             if self._joint is not None:
-                table = problem.joint_actions()
-                if not np.array_equal(table, self._joint.table):
+                valid = problem.joint_actions()
+                unknown = valid[self._joint.numbers(valid) < 0]
+                if len(unknown):
                     raise ConfigurationError(
-                        f"{where} numbers {len(self._joint.table)} joint actions of its own scenario; this one has "
-                        f"{len(table)}, or others"
+                        f"{where} numbers the {len(self._joint.table)} joint actions of its own scenarios, without "
+                        f"{len(unknown)} of the {len(valid)} of this one, such as {unknown[0].tolist()}"
                     )
         self._problems = problems
-        flat = isinstance(env.action_space, gym.spaces.Discrete)
-        self._numbers = self._joint is not None and flat
+        self._numbers = False
+        if self._joint is not None and isinstance(env.action_space, gym.spaces.Discrete):
+            if not np.array_equal(numbering_of(env), self._joint.table):
+                raise ConfigurationError(f"{where} numbers its joint actions otherwise than this environment")
+            self._numbers = True
 
     def predict(
         self,
@@ -218,6 +222,21 @@ def problems_of(env: Any) -> list[Problem]:
     raise ConfigurationError(
         f"A learned policy plays the environments of papi_env in this process, not {type(inner).__name__}"
     )
+
+
+def numbering_of(env: Any) -> npt.NDArray[np.int64]:
+    """What each flat action of an environment does, int64 [actions, choices].
+
+    Args:
+        env: with flat actions: a `VecEnv` of `papi_env.sb3`, a `FlattenActions` or a `VecEnv` of those, or a wrapper.
+    """
+    if isinstance(env, gym.Env):
+        table = env.get_wrapper_attr("table")
+    elif hasattr(env, "flat_actions"):
+        table = env.flat_actions
+    else:
+        table = env.get_attr("table")[0]
+    return np.asarray(table)
 
 
 def options_of(space: gym.spaces.Space[Any]) -> tuple[int, ...]:

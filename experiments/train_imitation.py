@@ -25,12 +25,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from agents.export import ACTOR_CRITIC, export_policy
-from agents.learned import LearnedPolicy
+from agents.learned import LearnedPolicy, numbering_of, problems_of
 from agents.serving_search import equivalents, prompt_weight, token_rates
 from experiments.distill_collect import make_envs
 from experiments.train_callbacks import Interruption, Listener
 from experiments.train_hyperparameters import Imitation
 from papi_env.envs.base import Problem
+from papi_env.envs.flatten import JointActions
 from papi_env.envs.serving import JOINT_ACTIONS, ServingProblem
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
@@ -293,15 +294,18 @@ class _Actor:
         sizes = problem_sizes(model)
         flat = len(sizes) == 1 and tables[0].shape[1] > 1
         # Columns of the head's scores that each joint action adds up, [tables, joint actions, choices].
-        widest = max(map(len, tables))
         if flat:
-            columns = np.arange(widest)[None, :, None]
+            playing: Any = model.get_env()
+            space: Any = problems_of(playing)[0].single_space()
+            numbering = JointActions(space, numbering_of(playing))
+            columns = [numbering.numbers(table)[:, None] for table in tables]
         else:
             starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-            columns = np.stack(
-                [np.pad(table + starts, ((0, widest - len(table)), (0, 0))) for table in tables]
-            )
-        self._columns = torch.from_numpy(np.ascontiguousarray(columns))
+            columns = [table + starts for table in tables]
+        widest = max(map(len, tables))
+        self._columns = torch.from_numpy(
+            np.stack([np.pad(each, ((0, widest - len(each)), (0, 0))) for each in columns])
+        )
 
     def _log_probabilities(self, observations: Tensor, possible: Tensor, table: Tensor) -> Tensor:
         scores = self._head(self._layers(observations))

@@ -131,6 +131,7 @@ class BatchVecEnv(VecEnv):
             `autoreset_mode=AutoresetMode.SAME_STEP`, best with `copy=False`; `make_vec` does both.
         flatten: number the valid joint actions of a `MultiDiscrete` space, for DQN and QR-DQN, which take only
             `Discrete`: action i is `flat_actions[i]` (see `papi_env.envs.flatten`).
+        table: number these joint actions, int64 [actions, choices], instead of the scenario's own.
         monitor: write `episode` and answer `env_is_wrapped(Monitor)` with true. Without it, a `VecMonitor`
             around this object keeps the statistics, and does not warn that there are two.
 
@@ -139,7 +140,12 @@ class BatchVecEnv(VecEnv):
     """
 
     def __init__(
-        self, vector_env: VectorEnv[Any, Any, Any], *, flatten: bool = False, monitor: bool = True
+        self,
+        vector_env: VectorEnv[Any, Any, Any],
+        *,
+        flatten: bool = False,
+        table: npt.NDArray[np.int64] | None = None,
+        monitor: bool = True,
     ) -> None:
         if not isinstance(vector_env, VectorEnv):
             raise ConfigurationError(
@@ -154,7 +160,7 @@ class BatchVecEnv(VecEnv):
             )
         self.vector_env = vector_env
         space = vector_env.single_action_space
-        self._joint = flat_actions(space, vector_env.unwrapped) if flatten else None
+        self._joint = flat_actions(space, vector_env.unwrapped, table) if flatten else None
         self._monitor = monitor
         super().__init__(
             vector_env.num_envs,

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
+from papi_env.envs.flatten import common_table
 from papi_env.errors import ConfigurationError
 from papi_env.sb3 import BatchVecEnv, make_vec
 
@@ -55,8 +56,8 @@ class MixtureVecEnv(VecEnv):
             tables = part.flat_actions, first.flat_actions
             if tables[0] is not None and not np.array_equal(*tables):  # type: ignore[arg-type]
                 raise ConfigurationError(
-                    f"Part {i} of a mixture numbers other joint actions than part 0: a flat policy plays only "
-                    "scenarios with the same valid actions"
+                    f"Part {i} of a mixture numbers other joint actions than part 0; make_mixture gives all parts one "
+                    "table"
                 )
         sizes = [part.num_envs for part in self.parts]
         self._starts = np.cumsum([0, *sizes])
@@ -200,7 +201,8 @@ def make_mixture(
         scenarios: arguments of each part's environment: `scenario`, `system`, `batch_size`, ...
         num_envs: over all parts, at least one for each.
         seed: of the first `reset()`; environment i gets seed + i.
-        flatten, monitor: see `BatchVecEnv`.
+        flatten: number joint actions, in the same way in every part: see `papi_env.envs.flatten.common_table`.
+        monitor: see `BatchVecEnv`.
         kwargs: arguments for every part.
 
     Returns:
@@ -210,6 +212,10 @@ def make_mixture(
         make_vec(env_id, share, flatten=flatten, monitor=monitor, **{**kwargs, **arguments})
         for share, arguments in zip(shares(num_envs, len(scenarios)), scenarios, strict=True)
     ]
+    tables = [part.flat_actions for part in parts if part.flat_actions is not None]
+    if tables:
+        table = common_table(tables)
+        parts = [BatchVecEnv(part.vector_env, flatten=True, table=table, monitor=monitor) for part in parts]
     envs = parts[0] if len(parts) == 1 else MixtureVecEnv(parts)
     if seed is not None:
         envs.seed(seed)

@@ -119,3 +119,27 @@ def test_parts_that_one_policy_cannot_play_alike_are_refused():
     flat = [make_vec(KERNELS, 1, flatten=True, system=name) for name in ("papi", "a100-attacc")]
     with pytest.raises(ConfigurationError, match=r"Part 1 of a mixture (has action_space|numbers other)"):
         MixtureVecEnv(flat)
+
+
+def test_flat_parts_of_one_mixture_are_numbered_alike():
+    """Also where they have other valid actions: LLM iterations here, stages of an image encode there."""
+    parts = [{"scenario": "creative-writing/llama-65b", "batch_size": 4}, {"scenario": "vision-stream"}]
+    envs = make_mixture(KERNELS, parts, 4, seed=0, flatten=True)
+    own = [
+        make_vec(KERNELS, 2, seed=seed, flatten=True, **part)
+        for seed, part in zip((0, 2), parts, strict=True)
+    ]
+    tables = [{tuple(row) for row in part.flat_actions.tolist()} for part in own]
+    assert tables[0] != tables[1]
+    assert {tuple(row) for row in envs.flat_actions.tolist()} == tables[0] | tables[1]
+    plain = make_mixture(KERNELS, parts, 4, seed=0)
+    np.testing.assert_array_equal(envs.reset(), plain.reset())
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        allowed = envs.action_masks()
+        assert allowed.any(axis=1).all()
+        numbers = rng.integers(0, envs.action_space.n, 4)
+        for found, expected in zip(
+            envs.step(numbers)[:3], plain.step(envs.flat_actions[numbers])[:3], strict=True
+        ):
+            np.testing.assert_array_equal(found, expected)

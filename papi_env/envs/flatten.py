@@ -3,8 +3,8 @@
 A `MultiDiscrete` space is flattened over the joint actions that the system can carry out
 (`Problem.joint_actions`), not over the whole product: of the 3^7 = 2187 of `papi_env/Kernels-v0` a few dozen
 at most are valid. DQN and QR-DQN know no masks, so every other number would be one more output to explore that
-does what a valid one does. The price: what a number means depends on the scenario, so a network trained on flat
-actions plays only scenarios with the same table.
+does what a valid one does. The price: what a number means depends on the table, so a network trained on flat
+actions plays only scenarios whose valid actions are all in its own.
 
 Numbers follow the order of `joint_actions()`, so that of the columns of `joint_costs()`; where a scenario has
 two kinds of steps, the joint action of all defaults stands in the table once for each.
@@ -12,6 +12,7 @@ two kinds of steps, the joint action of all defaults stands in the table once fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -50,6 +51,7 @@ class JointActions:
         rows.flags.writeable = False
         self.table: npt.NDArray[np.int64] = rows
         self.space = gym.spaces.Discrete(len(rows))
+        self._sizes = tuple(int(n) for n in nvec)
         # Column of the mask, choices side by side, that each choice of each row reads.
         self._columns = rows + np.concatenate(([0], np.cumsum(nvec)[:-1]))
 
@@ -69,6 +71,18 @@ class JointActions:
             raise ConfigurationError(f"Flat action {index[outside].flat[0]} is outside {self.space}")
         return self.table[index]
 
+    def numbers(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The inverse of `decode`: the first number of each joint action, int64 [actions], -1 of one without.
+
+        Args:
+            actions: [actions, choices], in the space.
+        """
+        keys = np.ravel_multi_index(tuple(self.table.T), self._sizes)
+        sought = np.ravel_multi_index(tuple(actions.T), self._sizes)
+        known, first = np.unique(keys, return_index=True)
+        at = np.searchsorted(known, sought).clip(max=len(known) - 1)
+        return np.where(known[at] == sought, first[at], -1)
+
     def masks(self, masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Which joint actions are allowed, bool [..., actions]: those whose every choice is.
 
@@ -81,12 +95,27 @@ class JointActions:
         return allowed
 
 
-def flat_actions(space: gym.spaces.Space[Any], problem: Any) -> JointActions | None:
+def common_table(tables: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """One table for scenarios with different ones: theirs if all are the same, else every joint action of any, once.
+
+    In lexicographic order. Of those that a scenario does not have, every choice that it cannot carry out runs on the
+    default, as in any other action, and is masked.
+    """
+    first = tables[0]
+    if all(np.array_equal(first, table) for table in tables[1:]):
+        return first
+    return np.unique(np.concatenate(tables), axis=0)
+
+
+def flat_actions(
+    space: gym.spaces.Space[Any], problem: Any, table: npt.ArrayLike | None = None
+) -> JointActions | None:
     """The numbering for a problem's action space; None where the space is `Discrete`, so flat already.
 
     Args:
         space: the action space of one environment.
         problem: what has `joint_actions()`: the valid ones, int64 [actions, choices].
+        table: numbers these instead.
 
     Raises:
         ConfigurationError: for any other space.
@@ -94,7 +123,7 @@ def flat_actions(space: gym.spaces.Space[Any], problem: Any) -> JointActions | N
     if isinstance(space, gym.spaces.Discrete):
         return None
     if isinstance(space, gym.spaces.MultiDiscrete):
-        return JointActions(space, problem.joint_actions())
+        return JointActions(space, problem.joint_actions() if table is None else table)
     raise ConfigurationError(f"Actions of {space} cannot be numbered, expected Discrete or MultiDiscrete")
 
 

@@ -233,10 +233,39 @@ def test_another_environment_is_refused_with_the_difference():
         policy.predict(np.zeros(3, dtype=np.float32))
 
 
-def test_flat_actions_of_another_system_are_refused():
-    policy = LearnedPolicy(export_policy(model_of("dqn"), env_id=KERNELS))
-    with pytest.raises(ConfigurationError, match="joint actions of its own scenario"):
-        policy.bind(KernelsVectorEnv(system="a100-attacc", **SMALL))
+def flat_policy(*systems):
+    """DQN, untrained, of a mixture of systems with flat actions; and the mixture."""
+    envs = make_mixture(KERNELS, [{"system": system} for system in systems], 4, flatten=True, **SMALL)
+    return LearnedPolicy(export_policy(DQN("MlpPolicy", envs, seed=0), env_id=KERNELS)), envs
+
+
+def test_flat_actions_play_where_every_valid_one_has_a_number():
+    few, _ = flat_policy("a100-attacc")
+    with pytest.raises(ConfigurationError, match=r"without \d+ of the 16 of this one, such as \["):
+        few.bind(KernelsVectorEnv(system="papi", **SMALL))
+    many, _ = flat_policy("papi")
+    env = KernelsVectorEnv(num_envs=3, system="a100-attacc", **SMALL)
+    many.bind(env)
+    observations, _ = env.reset(seed=0)
+    actions, _ = many.predict(observations)
+    assert env.action_space.contains(actions)
+    flat = make_vec(KERNELS, 3, flatten=True, system="a100-attacc", **SMALL)
+    with pytest.raises(ConfigurationError, match="numbers its joint actions otherwise"):
+        many.bind(flat)
+
+
+def test_a_mixture_of_systems_has_one_numbering():
+    policy, envs = flat_policy("papi", "a100-attacc")
+    np.testing.assert_array_equal(policy.checkpoint.joint_actions, envs.flat_actions)
+    policy.bind(envs)
+    observations = envs.reset()
+    numbers, _ = policy.predict(observations)
+    assert numbers.shape == (4,)
+    for system in ("papi", "a100-attacc"):
+        own = KernelsVectorEnv(num_envs=4, system=system, **SMALL)
+        policy.bind(own)
+        actions, _ = policy.predict(observations)
+        np.testing.assert_array_equal(actions, envs.flat_actions[numbers])
 
 
 def test_differences_of_layouts_are_listed():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from papi_env.envs.flatten import FlattenActions, JointActions, flat_actions
+from papi_env.envs.flatten import FlattenActions, JointActions, common_table, flat_actions
 from papi_env.errors import ConfigurationError
 
 SMALL = {"batch_size": 2, "speculation": 8, "acceptance_rate": 1.0}
@@ -34,6 +34,19 @@ def test_a_joint_action_is_allowed_where_all_its_choices_are(nvec, data):
     np.testing.assert_array_equal(joint.masks(masks), expected)
     np.testing.assert_array_equal(joint.masks(masks[1]), expected[1])
     np.testing.assert_array_equal(joint.decode(np.arange(joint.space.n)), joint.table)
+    np.testing.assert_array_equal(joint.numbers(joint.table), np.arange(len(numbers)))
+    known = {tuple(action): number for number, action in enumerate(joint.table.tolist())}
+    np.testing.assert_array_equal(
+        joint.numbers(everything), [known.get(tuple(action), -1) for action in everything.tolist()]
+    )
+
+
+def test_a_common_table_has_every_joint_action_once():
+    one, other = np.array([[0, 1], [0, 1], [1, 0]]), np.array([[2, 0], [1, 0]])
+    np.testing.assert_array_equal(common_table([one, one.copy()]), one)
+    np.testing.assert_array_equal(common_table([one, other]), [[0, 1], [1, 0], [2, 0]])
+    # The first of equals.
+    assert JointActions(gym.spaces.MultiDiscrete([3, 2]), one).numbers(one).tolist() == [0, 0, 2]
 
 
 @every_id
