@@ -343,13 +343,21 @@ def leaderboard_figure(summary: Mapping[str, Any]) -> bytes:
             profile = row["profile"]
             if profile["share"][0] is None:
                 continue
-            style = "--" if row["marks"] else "-"
             right.plot(
-                profile["levels"], profile["share"], style, color=colour, linewidth=1.3, label=_label(row)
+                profile["levels"],
+                profile["share"],
+                "--" if row["marks"] else "-",
+                color=colour,
+                linewidth=1.3,
+                marker=marker,  # of panel a, for colours recur; from another level on where lines lie together
+                markerfacecolor=face,
+                markersize=4,
+                markevery=(i % 8, 8),
+                label=_label(row),
             )
             if profile["low"][0] is not None:
                 right.fill_between(
-                    profile["levels"], profile["low"], profile["high"], color=colour, alpha=0.15, linewidth=0
+                    profile["levels"], profile["low"], profile["high"], color=colour, alpha=0.1, linewidth=0
                 )
         left.set_yticks(range(len(rows)), [_label(row) for row in rows])
         left.invert_yaxis()
