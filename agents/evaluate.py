@@ -20,7 +20,7 @@ def evaluate(
     seeds: Sequence[int],
     watch: Callable[[ProblemVectorEnv], None] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Metrics of one episode per seed, arrays [len(seeds)] named in `papi_env.simulation.engine.METRIC_NAMES`.
+    """Metrics of one episode per seed, arrays [len(seeds)] named in `papi_env.simulation.batch.engine.METRIC_NAMES`.
 
     Args:
         policy: bound to `env` here; it sees every environment at once, as SB3's `predict` does.

@@ -12,7 +12,7 @@ from papi_env.envs.base import Problem
 from papi_env.envs.serving import ServingProblem
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.units import UNIT_NAMES, UnitName
-from papi_env.simulation import layout as at
+from papi_env.simulation.batch import state as at
 
 Actions: TypeAlias = npt.NDArray[np.int64]
 Observations: TypeAlias = npt.NDArray[np.float32]

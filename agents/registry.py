@@ -14,15 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents.adaptive import AdaptiveAlpha
-from agents.distilled import holds_tree, load_tree
-from agents.learned import load_policy
-from agents.oracles import Optimum, Oracle
+from agents.batch.adaptive import AdaptiveAlpha
+from agents.batch.oracles import Optimum, Oracle
+from agents.batch.rules import Random, Static, Threshold, ThresholdIntensity
+from agents.learned.distilled import holds_tree, load_tree
+from agents.learned.policy import load_policy
+from agents.learned.shipped import TREE_FOLDER, ShippedPolicy
 from agents.policy import Policy
-from agents.rules import Random, Static, Threshold, ThresholdIntensity
-from agents.serving_greedy import ProfileGreedy
-from agents.serving_heuristic import ServingHeuristic
-from agents.serving_policies import (
+from agents.serving.greedy import ProfileGreedy
+from agents.serving.heuristic import ServingHeuristic
+from agents.serving.portfolio import ServingPortfolio
+from agents.serving.rules import (
     FIXED_NAMES,
     ServingAdaptive,
     ServingFixed,
@@ -31,9 +33,7 @@ from agents.serving_policies import (
     ServingThreshold,
     parse_fixed,
 )
-from agents.serving_portfolio import ServingPortfolio
-from agents.serving_search import ServingClairvoyant, ServingOracle, ServingSearch
-from agents.shipped import TREE_FOLDER, ShippedPolicy
+from agents.serving.search import ServingClairvoyant, ServingOracle, ServingSearch
 from papi_env.envs.serving import ServingProblem
 from papi_env.errors import ConfigurationError, unknown_name
 from papi_env.workload.serving import SPECULATION_LENGTHS
@@ -122,7 +122,7 @@ def names_folder(name: str) -> bool:
 def make_policy(name: str) -> Policy:
     """A fresh policy: a registered name, the folder of a learned one, or `module:Class` for a class of one's own.
 
-    A class is called without arguments. From a folder nothing is executed (see `agents.checkpoint`).
+    A class is called without arguments. From a folder nothing is executed (see `agents.learned.checkpoint`).
 
     Raises:
         ConfigurationError: the name is unknown, or what it names is no policy.

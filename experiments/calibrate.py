@@ -14,9 +14,9 @@ from pathlib import Path
 import tyro
 from rich.table import Table
 
-from agents.rules import calibrate_alpha
-from experiments.command import exit_status, output
-from experiments.runner import write_whole
+from agents.batch.rules import calibrate_alpha
+from experiments.common.command import exit_status, output
+from experiments.common.runner import write_whole
 from papi_env.hardware.system import BANK_RATE_READINGS, GPU_BANDWIDTH_READINGS, get_system
 from papi_env.workload.transformer import TRANSFORMERS, get_transformer
 

@@ -6,7 +6,7 @@ every batch size and speculation length on the same seeds. Printed: end-to-end s
 tokens per second, joules per token, and regret against the oracle of the same system; in Kernels-v0 also
 regret by kernel class. Image streams (--env papi_env/Kernels-v0 --scenario vision-stream) are compared on their
 own system, in images per second. Serving presets (--env papi_env/Serving-v0) are compared by goodput, as a ratio to
-that of papi/threshold, with attainment, latencies and joules per token (`experiments.compare_serving`).
+that of papi/threshold, with attainment, latencies and joules per token (`experiments.arena.compare_serving`).
 
 Written to the run folder: run.json (what ran), results.csv (a row per instance), summary.json, compare.png. An
 interrupted run goes on with `--out` and the same options.
@@ -26,10 +26,9 @@ import joblib
 import tyro
 from rich.console import Console
 
-from experiments import compare_serving
-from experiments.command import exit_status, output
-from experiments.compare_serving_report import print_report as print_serving_report
-from experiments.entries import (
+from experiments.arena import compare_serving
+from experiments.arena.compare_serving_report import print_report as print_serving_report
+from experiments.arena.entries import (
     Cell,
     Entry,
     job_spec,
@@ -42,12 +41,13 @@ from experiments.entries import (
     settings,
     trace_digest,
 )
+from experiments.arena.report import print_report
+from experiments.arena.results import BASELINE, Results, collect, populations, readings
+from experiments.common.command import exit_status, output
+from experiments.common.runner import Job, RunFolder, run_jobs
 from experiments.headroom import play as play_serving
-from experiments.report import print_report
-from experiments.results import BASELINE, Results, collect, populations, readings
-from experiments.runner import Job, RunFolder, run_jobs
-from experiments.splits_definition import KERNELS, SERVING
-from experiments.splits_parts import trace_paths
+from experiments.splitting.definition import KERNELS, SERVING
+from experiments.splitting.parts import trace_paths
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import SYSTEMS
 from papi_env.scenario import PAPER_SCENARIOS, Scenario
@@ -363,7 +363,7 @@ def _write(folder: RunFolder, comparison: Comparison, jobs: dict[int, Job], core
             folder, comparison.cells, jobs, comparison.seeds, comparison.baseline, known
         )
     # Only the process that reports needs it.
-    from experiments.plots import compare_figure
+    from experiments.common.plots import compare_figure
 
     by_class = comparison.config.env == KERNELS
     frame = collect(folder, comparison.cells, jobs, comparison.seeds)

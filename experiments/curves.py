@@ -28,18 +28,18 @@ import tyro
 from rich.console import Console
 
 from agents.registry import make_policy
-from experiments.command import exit_status, output
-from experiments.curves_data import EVALUATIONS, Groups, Validation, XAxis, YAxis, plain, read_groups
-from experiments.curves_report import Band, curve_frame, draw, print_report, summarize
-from experiments.distill_collect import make_envs
-from experiments.entries import policy_digest, trace_digest
+from experiments.arena.entries import policy_digest, trace_digest
+from experiments.arena.leaderboard_entries import BOUND
+from experiments.arena.leaderboard_report import SCHEMA
+from experiments.common.command import exit_status, output
+from experiments.common.runner import Columns, Job, RunFolder, file_digest, run_jobs, source_digest
+from experiments.common.statistics import regret_percent
+from experiments.distilling.collect import make_envs
 from experiments.headroom import CHOSEN
 from experiments.leaderboard import play
-from experiments.leaderboard_entries import BOUND
-from experiments.leaderboard_report import SCHEMA
-from experiments.runner import Columns, Job, RunFolder, file_digest, run_jobs, source_digest
-from experiments.splits_definition import SERVING, VALIDATION_SEED
-from experiments.statistics import regret_percent
+from experiments.splitting.definition import SERVING, VALIDATION_SEED
+from experiments.training.curves_data import EVALUATIONS, Groups, Validation, XAxis, YAxis, plain, read_groups
+from experiments.training.curves_report import Band, curve_frame, draw, print_report, summarize
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.kernel import FloatArray
 

@@ -24,23 +24,23 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from agents.checkpoint import WEIGHTS
-from agents.distilled import TREE, DistilledPolicy, Tree, describe_tree, tree_document
-from agents.learned import LearnedPolicy, options_of
-from agents.onnx_export import network_to_onnx, tree_to_onnx
+from agents.learned.checkpoint import WEIGHTS
+from agents.learned.distilled import TREE, DistilledPolicy, Tree, describe_tree, tree_document
+from agents.learned.onnx_export import network_to_onnx, tree_to_onnx
+from agents.learned.policy import LearnedPolicy, options_of
 from agents.policy import Policy
 from agents.registry import make_policy, names_folder
-from experiments.command import exit_status, output
-from experiments.distill_collect import collect, decisions_of, make_envs, returns_of, stakes_of
-from experiments.distill_report import choose_size, kept_figures, print_report
-from experiments.distill_rules import own_actions, tree_text
-from experiments.distill_tree import GrownTree, Samples
-from experiments.entries import policy_digest
-from experiments.latency import Latency, compiled_decision_s, decision_latency
-from experiments.problems import default_scenario
-from experiments.runner import RunFolder, write_whole
-from experiments.splits import trace_records
-from experiments.splits_definition import SEED_RANGES
+from experiments.arena.entries import policy_digest
+from experiments.arena.latency import Latency, compiled_decision_s, decision_latency
+from experiments.common.command import exit_status, output
+from experiments.common.problems import default_scenario
+from experiments.common.runner import RunFolder, write_whole
+from experiments.distilling.collect import collect, decisions_of, make_envs, returns_of, stakes_of
+from experiments.distilling.report import choose_size, kept_figures, print_report
+from experiments.distilling.rules import own_actions, tree_text
+from experiments.distilling.tree import GrownTree, Samples
+from experiments.splitting.definition import SEED_RANGES
+from experiments.splitting.splits import trace_records
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray

@@ -1,7 +1,7 @@
 """Where policies stand between random and the bound, per serving preset: `python -m experiments.headroom --help`.
 
 Every policy plays every preset on the same seeds. Its position is (return - random's) / (bound - random's): 0 for
-uniformly random valid choices, 1 for what no policy can exceed (`agents.bounds`); the bound need not be within
+uniformly random valid choices, 1 for what no policy can exceed (`agents.serving.bounds`); the bound need not be within
 reach. Printed: positions, the best scheduler's paired lead over PAPI's threshold, and presets in which there is
 little to win, with what the machine was doing. Written to the run folder: run.json (what ran), results.csv (a row
 per preset, policy and seed), summary.json, headroom.png. An interrupted run goes on with `--out` and the same
@@ -24,12 +24,11 @@ import tyro
 from gymnasium.vector import AutoresetMode
 from rich.console import Console
 
-from agents.bounds import serving_bounds
 from agents.registry import make_policy
-from agents.serving_policies import fixed_name
-from experiments.command import exit_status, output
-from experiments.entries import policy_digest
-from experiments.headroom_report import (
+from agents.serving.bounds import serving_bounds
+from agents.serving.rules import fixed_name
+from experiments.arena.entries import policy_digest
+from experiments.arena.headroom_report import (
     BEST_FIXED,
     BEST_THRESHOLD,
     BOUND,
@@ -41,13 +40,14 @@ from experiments.headroom_report import (
     print_report,
     summarize,
 )
-from experiments.runner import Columns, Job, RunFolder, run_jobs
+from experiments.common.command import exit_status, output
+from experiments.common.runner import Columns, Job, RunFolder, run_jobs
 from experiments.serve import serve, warm
 from papi_env.envs.serving import JOINT_ACTIONS, ServingVectorEnv, build_serving_scenario
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import SCENARIOS, Scenario
-from papi_env.simulation import serving_layout as at
-from papi_env.simulation.serving_engine import ServingEngine
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 # What is best of its kind is chosen on seeds of its own. chosen: four; they rank 72 actions of which the best

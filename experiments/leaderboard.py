@@ -8,8 +8,8 @@ improvement over it, failures, training cost, tuning budget and decision latency
 setting. A policy that was trained on what the split holds out is refused.
 
 What a claim rests on comes last: relative differences of mean returns between challengers (`--claims`, by default the
-learned entries) and others (`--against`), by group of settings; see `experiments.leaderboard_claims`. `--slow-seeds`
-lets look-aheads, which take milliseconds to decide, play the first few instances alone.
+learned entries) and others (`--against`), by group of settings; see `experiments.arena.leaderboard_claims`.
+`--slow-seeds` lets look-aheads, which take milliseconds to decide, play the first few instances alone.
 
 Written to the run folder: run.json, results.csv (a row for each entry, training run, setting and seed), summary.json,
 leaderboard.png, and claims.png where something is claimed. An interrupted run goes on with `--out` and the same
@@ -32,21 +32,19 @@ import tyro
 from gymnasium.vector import AutoresetMode
 from rich.console import Console
 
-from agents.bounds import serving_bounds
 from agents.evaluate import evaluate
 from agents.registry import make_policy
-from experiments.command import exit_status, output
-from experiments.entries import policy_digest, trace_digest
-from experiments.headroom import CHOSEN
-from experiments.latency import decision_latency
-from experiments.leaderboard_claims import (
+from agents.serving.bounds import serving_bounds
+from experiments.arena.entries import policy_digest, trace_digest
+from experiments.arena.latency import decision_latency
+from experiments.arena.leaderboard_claims import (
     Claims,
     claims_figure,
     print_claims,
     resolve_claims,
     summarize_claims,
 )
-from experiments.leaderboard_entries import (
+from experiments.arena.leaderboard_entries import (
     BOUND,
     CEILINGS,
     DEFAULT_POLICIES,
@@ -57,15 +55,17 @@ from experiments.leaderboard_entries import (
     rules,
     shortages,
 )
-from experiments.leaderboard_report import collect, leaderboard_figure, print_report, summarize
-from experiments.problems import vector_class
-from experiments.runner import Columns, Job, RunFolder, run_jobs
-from experiments.splits import Split, load_split
-from experiments.splits_definition import Setting
+from experiments.arena.leaderboard_report import collect, leaderboard_figure, print_report, summarize
+from experiments.common.command import exit_status, output
+from experiments.common.problems import vector_class
+from experiments.common.runner import Columns, Job, RunFolder, run_jobs
+from experiments.headroom import CHOSEN
+from experiments.splitting.definition import Setting
+from experiments.splitting.splits import Split, load_split
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import Scenario
-from papi_env.simulation import serving_layout as at
-from papi_env.simulation.serving_engine import ServingEngine
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.engine import ServingEngine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Measure what the serving presets are relative to, and write it: `python -m experiments.presets --help`.
 
 Two things are measured under PAPI's scheduler as published (one token at a time, everybody admitted, halves never
-overlapped), for each traffic and model of `papi_env.workload.serving_presets`:
+overlapped), for each traffic and model of `papi_env.workload.presets`:
 
 * Capacity: `BACKLOG` requests are there at time 0. Counted are the requests that finish after the first `RAMP`
   have, and before the last one is admitted: in between the machine is as full as it ever is, and its queue is
@@ -31,14 +31,13 @@ from rich.table import Table
 import papi_env
 from agents.evaluate import evaluate
 from agents.registry import make_policy
-from experiments.command import exit_status, output
-from experiments.runner import differences, write_whole
+from experiments.common.command import exit_status, output
+from experiments.common.runner import differences, write_whole
 from papi_env.envs.serving import ServingVectorEnv
 from papi_env.errors import DataError, lookup
 from papi_env.scenario import Scenario
-from papi_env.simulation.serving_metrics import latencies
-from papi_env.workload.serving import MAX_RUNNING
-from papi_env.workload.serving_presets import (
+from papi_env.simulation.serving.measures import latencies
+from papi_env.workload.presets import (
     MEASUREMENTS,
     MODELS,
     TRAFFIC,
@@ -47,6 +46,7 @@ from papi_env.workload.serving_presets import (
     serving_presets,
     traffic_table,
 )
+from papi_env.workload.serving import MAX_RUNNING
 
 SYSTEM, POLICY = "papi", "threshold"
 # chosen: sixteen full machines of requests, of which the first four are the ramp; a quarter more or less of either

@@ -1,9 +1,9 @@
 """The policies that come with the project: where they are from, and whether training anew gives the like.
 
 `python -m experiments.pretrained --help`. `agents/pretrained` holds a checkpoint for each problem (see
-`agents.shipped`) and `training.json`: for each problem the command that trained several runs, the same but for
+`agents.learned.shipped`) and `training.json`: for each problem the command that trained several runs, the same but for
 `--seed`; the best validation score of each; the 95 % prediction interval for the score of one more run; and which of
-them is shipped. `experiments.pretrained_record` says what is in it.
+them is shipped. `experiments.training.pretrained_record` says what is in it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from agents.checkpoint import WEIGHTS, load_checkpoint, read_document, recover, save_checkpoint
-from agents.shipped import FOLDER, SHIPPED
-from experiments.command import exit_status, output
-from experiments.curves_data import read_curve
-from experiments.leaderboard_entries import BEST_FOLDER
-from experiments.pretrained_record import (
+from agents.learned.checkpoint import WEIGHTS, load_checkpoint, read_document, recover, save_checkpoint
+from agents.learned.shipped import FOLDER, SHIPPED
+from experiments.arena.leaderboard_entries import BEST_FOLDER
+from experiments.common.command import exit_status, output
+from experiments.common.runner import RUNS, differences, file_digest, write_whole
+from experiments.common.statistics import CONFIDENCE
+from experiments.training.curves_data import read_curve
+from experiments.training.pretrained_record import (
     RECORD,
     Entry,
     Record,
@@ -38,8 +40,6 @@ from experiments.pretrained_record import (
     prediction_interval,
     read_record,
 )
-from experiments.runner import RUNS, differences, file_digest, write_whole
-from experiments.statistics import CONFIDENCE
 from papi_env.errors import ConfigurationError, DataError, describe_validation, lookup
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _check_unchanged(env_id: str, entry: Entry, training: train.Training) -> Non
 
 
 def _listed(changes: Sequence[str], other: str) -> str:
-    """The first lines of `experiments.runner.differences`, with a word for where the second of both is."""
+    """The first lines of `experiments.common.runner.differences`, with a word for where the second of both is."""
     said = [change.removesuffix("asked") + other for change in changes[:3]]
     return "; ".join(said) + (f" (and {len(changes) - 3} more)" if len(changes) > 3 else "")
 

@@ -25,8 +25,10 @@ import tyro
 from rich.console import Console
 
 from experiments import compare
-from experiments.command import exit_status, output
-from experiments.reparameterize_data import (
+from experiments.arena.results import readings
+from experiments.common.command import exit_status, output
+from experiments.common.runner import Job, RunFolder, run_jobs
+from experiments.vision.data import (
     SCENARIO,
     Network,
     Row,
@@ -39,12 +41,10 @@ from experiments.reparameterize_data import (
     stage_rows,
     tabulate,
 )
-from experiments.reparameterize_report import print_tables
-from experiments.results import readings
-from experiments.runner import Job, RunFolder, run_jobs
+from experiments.vision.report import print_tables
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.hardware.system import System
-from papi_env.workload.vision import REPMLPNETS
+from papi_env.workload.vision.network import REPMLPNETS
 
 # chosen: 2000 logits to find the largest difference among (range: any); more images take as much longer.
 DIFFERENCE_IMAGES = 2
@@ -190,7 +190,7 @@ def _write(
     folder: RunFolder, config: Config, networks: Sequence[Network], jobs: Sequence[Job]
 ) -> dict[str, Any]:
     # Only the process that reports needs it.
-    from experiments.reparameterize_figures import threshold_figure, units_figure
+    from experiments.vision.figures import threshold_figure, units_figure
 
     differences = _differences(folder, jobs)
     rows: dict[str, list[Row]] = {

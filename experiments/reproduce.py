@@ -24,7 +24,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from experiments.calibration import (
+from experiments.common.command import exit_status, output
+from experiments.common.runner import RunFolder
+from experiments.paper.calibration import (
     FIT_SEEDS,
     FITTED,
     FREE_CONSTANTS,
@@ -34,11 +36,9 @@ from experiments.calibration import (
     fit,
     with_constants,
 )
-from experiments.command import exit_status, output
-from experiments.published import PUBLISHED, PublishedRow
-from experiments.readings import AVERAGES, BOUNDS, Setting, build_system
-from experiments.rows import Bench
-from experiments.runner import RunFolder
+from experiments.paper.published import PUBLISHED, PublishedRow
+from experiments.paper.readings import AVERAGES, BOUNDS, Setting, build_system
+from experiments.paper.rows import Bench
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import BANK_RATE_READINGS, GPU_BANDWIDTH_READINGS
 
@@ -343,7 +343,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
             fitted = with_constants(READINGS, found.constants)
             folder.write("refit.json", _json({"constants": found.constants, "setting": fitted.as_dict()}))
         if config.explore:
-            from experiments.exploration_report import explore_and_report
+            from experiments.paper.exploration_report import explore_and_report
 
             explore_and_report(folder, config.samples, config.seed, cores, console, progress)
         with progress.status("figures"):
@@ -356,7 +356,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
 def _figures(folder: Path, entries: list[dict[str, Any]]) -> list[Path]:
     """Draw the paper's figures with the systems of the reproduction reading; requests end as they do."""
     # matplotlib takes a second to load: only where there is something to draw.
-    from experiments.paper_figures import draw_all
+    from experiments.paper.figures import draw_all
 
     return draw_all(folder, entries, systems=partial(build_system, REPRODUCTION))
 

@@ -31,15 +31,15 @@ from rich.table import Table
 
 from agents.evaluate import evaluate
 from agents.registry import make_policy
-from experiments.command import exit_status, output
-from experiments.gantt import Recorder, check_window, gantt_figure, trace_events
-from experiments.runner import RunFolder, file_digest
+from experiments.arena.gantt import Recorder, check_window, gantt_figure, trace_events
+from experiments.common.command import exit_status, output
+from experiments.common.runner import RunFolder, file_digest
 from papi_env.envs.serving import ServingVectorEnv, build_serving_scenario
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import Scenario
-from papi_env.simulation import serving_layout as at
-from papi_env.simulation.serving_engine import ServingEngine
-from papi_env.simulation.serving_tables import build_serving_tables
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.engine import ServingEngine
+from papi_env.simulation.serving.tables import build_serving_tables
 
 DEFAULT_PRESET = "saturated/llama-65b"
 MAX_SEED = 2**62

@@ -23,11 +23,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments import throughput_parts, throughput_runs
-from experiments.command import exit_status, output
-from experiments.runner import RunFolder
-from experiments.throughput_measure import pinned
-from experiments.throughput_parts import QUICK, Effort, Findings, Ratio, Row, Say
+from experiments.common.command import exit_status, output
+from experiments.common.runner import RunFolder
+from experiments.speed import parts as throughput_parts
+from experiments.speed import runs as throughput_runs
+from experiments.speed.measure import pinned
+from experiments.speed.parts import QUICK, Effort, Findings, Ratio, Row, Say
 from papi_env.errors import lookup
 
 
@@ -118,7 +119,7 @@ def _part(name: str, quick: bool) -> Callable[[Findings, Effort, Say], None]:
         measured: Callable[[Findings, Effort, Say], None] = getattr(module, name)
         return measured
     # Only these need torch.
-    from experiments import throughput_ppo
+    from experiments.speed import ppo as throughput_ppo
 
     training = throughput_ppo.QUICK_TRAINING if quick else throughput_ppo.Training()
     train = getattr(throughput_ppo, name)
@@ -261,7 +262,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
             folder.write("rows.csv", rows_csv(found.rows))
         summary = summarise(found, names, config.quick, core)
         # Only here, and nothing that is timed is slower for it.
-        from experiments.throughput_figure import throughput_figure
+        from experiments.speed.figure import throughput_figure
 
         folder.write(
             "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

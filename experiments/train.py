@@ -34,25 +34,25 @@ from rich.progress import Progress
 from rich.table import Table
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
-from agents.checkpoint import recover
-from experiments.command import exit_status, output
-from experiments.curves_data import YAxis
-from experiments.entries import trace_digest
-from experiments.runner import RunFolder, source_digest, versions
-from experiments.splits import load_split, trace_records
-from experiments.train_algorithms import build_model, flattens
-from experiments.train_callbacks import BEST, LAST, STATE, Bar, Boundary, Interruption, Listener
-from experiments.train_evaluation import Validator
-from experiments.train_hyperparameters import Hyperparameters, load_hyperparameters
-from experiments.train_imitation import imitate
-from experiments.train_settings import (
+from agents.learned.checkpoint import recover
+from experiments.arena.entries import trace_digest
+from experiments.common.command import exit_status, output
+from experiments.common.runner import RunFolder, source_digest, versions
+from experiments.splitting.splits import load_split, trace_records
+from experiments.training.algorithms import build_model, flattens
+from experiments.training.callbacks import BEST, LAST, STATE, Bar, Boundary, Interruption, Listener
+from experiments.training.curves_data import YAxis
+from experiments.training.evaluation import Validator
+from experiments.training.hyperparameters import Hyperparameters, load_hyperparameters
+from experiments.training.imitation import imitate
+from experiments.training.settings import (
     imitation_seeds,
     scenario_settings,
     setting_label,
     training_envs,
     training_seed,
 )
-from experiments.train_state import load_state
+from experiments.training.state import load_state
 from papi_env.errors import ConfigurationError, DataError, describe_validation
 from papi_env.scenario import Scenario
 
@@ -360,7 +360,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
         session["versions"] |= learning_versions()
         try:
             if config.tune:
-                from experiments.train_tune import tune  # needs Optuna
+                from experiments.training.tune import tune  # needs Optuna
 
                 tune(training, folder, interruption, console, progress)
             else:

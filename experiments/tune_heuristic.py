@@ -36,16 +36,16 @@ from optuna.trial import TrialState
 
 import papi_env
 from agents.evaluate import evaluate
-from agents.serving_tuned import DEFAULT, TunedRule, as_table, parameters_from, stored_entries
-from experiments.command import exit_status, output
-from experiments.runner import RUNS, canonical, digest, write_whole
-from experiments.splits import Split, load_split
-from experiments.splits_definition import SERVING
-from experiments.tune_guesses import RULES, spent_before, starting_points, usable_entries
+from agents.serving.tuned import DEFAULT, TunedRule, as_table, parameters_from, stored_entries
+from experiments.common.command import exit_status, output
+from experiments.common.runner import RUNS, canonical, digest, write_whole
+from experiments.splitting.definition import SERVING
+from experiments.splitting.splits import Split, load_split
+from experiments.training.guesses import RULES, spent_before, starting_points, usable_entries
 from papi_env.envs.serving import ServingVectorEnv
 from papi_env.errors import ConfigurationError, lookup, unknown_name
 from papi_env.scenario import Scenario
-from papi_env.workload.serving_presets import FAMILIES
+from papi_env.workload.presets import FAMILIES
 
 # Sets that play at once, which costs little more than one. Affects the course of a search: an option would be one more
 # thing to record.

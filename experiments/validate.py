@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.command import exit_status
-from experiments.runner import write_whole
-from experiments.validate_cycles import RevisionName, validate_cycles
+from experiments.attacc.cycles import RevisionName, validate_cycles
+from experiments.common.command import exit_status
+from experiments.common.runner import write_whole
 from papi_env.errors import ConfigurationError
 
 
@@ -58,7 +58,7 @@ def validate(arguments: Arguments) -> dict[str, Any]:
         if arguments.fit or arguments.revision != "auto":
             raise ConfigurationError("--fit and --revision belong to --cycles, which is not given")
         # Only this needs it.
-        from experiments.validate_grid import validate_grid
+        from experiments.attacc.validate_grid import validate_grid
 
         return validate_grid(arguments.grid, arguments.attacc_compatible)
     found = "both" if arguments.cycles is not None else "neither"

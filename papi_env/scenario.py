@@ -25,11 +25,11 @@ from papi_env.registry import resolve
 from papi_env.workload.arrivals import Arrivals
 from papi_env.workload.images import MAX_IMAGES, Images
 from papi_env.workload.lengths import ContextPolicy, RequestPopulation
+from papi_env.workload.presets import serving_presets
 from papi_env.workload.requests import Lengths
 from papi_env.workload.serving import Drift, Objectives, Serving, Speculation
-from papi_env.workload.serving_presets import serving_presets
 from papi_env.workload.transformer import TRANSFORMERS, Transformer, get_transformer
-from papi_env.workload.vision import RepMLPNet, get_repmlpnet
+from papi_env.workload.vision.network import RepMLPNet, get_repmlpnet
 
 MAX_BATCH = 128
 MAX_SPECULATION = 8

@@ -19,12 +19,12 @@ from papi_env.hardware.system import System
 from papi_env.hardware.units import UNIT_NAMES
 from papi_env.kernel import FloatArray
 from papi_env.scenario import DEFAULT_SCENARIO, Scenario, get_scenario
-from papi_env.simulation import batch
-from papi_env.simulation import layout as at
-from papi_env.simulation.engine import DecodeEngine
-from papi_env.simulation.tables import Profile
+from papi_env.simulation.batch import loop as batch
+from papi_env.simulation.batch import state as at
+from papi_env.simulation.batch.engine import DecodeEngine
+from papi_env.simulation.batch.tables import Profile
 from papi_env.workload.transformer import Transformer
-from papi_env.workload.vision import RepMLPNet
+from papi_env.workload.vision.network import RepMLPNet
 
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -132,7 +132,7 @@ class Problem:
         return self.engine.reward_cost(*self.engine.joint_costs(self.joint_actions()))
 
     def metrics(self) -> dict[str, npt.NDArray[Any]]:
-        """Metrics of the current episodes, arrays [num_envs]; names in `papi_env.simulation.engine.METRIC_NAMES`."""
+        """Metrics of the current episodes, arrays [num_envs]; named in the engine's METRIC_NAMES."""
         return self.engine.metrics()
 
     def final_metrics(

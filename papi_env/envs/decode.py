@@ -9,8 +9,8 @@ import numpy.typing as npt
 from papi_env.envs.base import Problem, ProblemEnv
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.kernel import FloatArray
-from papi_env.simulation import layout as at
-from papi_env.simulation.batch import DISABLED
+from papi_env.simulation.batch import state as at
+from papi_env.simulation.batch.loop import DISABLED
 
 
 class DecodeProblem(Problem):

@@ -13,7 +13,7 @@ from papi_env.envs.base import BoolArray, Columns, Problem, ProblemEnv
 from papi_env.envs.rendering import KernelsTimeline, Timeline
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.scenario import Scenario
-from papi_env.simulation import layout as at
+from papi_env.simulation.batch import state as at
 
 # The columns of an action that a step reads.
 ITERATION, STAGE = slice(0, at.NUM_CLASSES), slice(at.NUM_CLASSES, at.NUM_CHOICES)

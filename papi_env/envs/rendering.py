@@ -12,7 +12,7 @@ from gymnasium.error import DependencyNotInstalled
 
 from papi_env.hardware.units import UNIT_NAMES
 from papi_env.kernel import FloatArray
-from papi_env.simulation import layout as at
+from papi_env.simulation.batch import state as at
 
 # What is drawn: the most recent iterations; more would be thinner than a pixel.
 MAX_ITERATIONS = 48

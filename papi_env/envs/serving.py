@@ -18,8 +18,8 @@ from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import System
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario, get_scenario
-from papi_env.simulation import serving_layout as at
-from papi_env.simulation.serving_engine import ServingEngine
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.workload.transformer import Transformer
 
 DEFAULT_SERVING_SCENARIO = "saturated/llama-65b"
@@ -190,7 +190,7 @@ class ServingEnv(ServingProblem, ProblemEnv):
     Two half-batches can take turns on FC kernels and attention, for which weights are read twice. KV caches
     take pages of 16 tokens on Attn-PIM; when those run out, the request admitted last loses its own and is
     computed again. Units may drift from their offline profile. `papi_env.workload.serving.Serving` lists
-    every effect with its switch and source, `papi_env.simulation.serving` how an iteration is put together.
+    every effect with its switch and source, `papi_env.simulation.serving.iteration` how an iteration is put together.
 
     ## Action space
     `MultiDiscrete([3, 4, 3, 2])`: unit of the decode FC kernels (0 PUs, 1 FC-PIM, 2 split), tokens verified per
@@ -201,7 +201,7 @@ class ServingEnv(ServingProblem, ProblemEnv):
     bool [12].
 
     ## Observation space
-    `Box(0, 1, float32)`; `observation_names` gives the features in order, `papi_env.simulation.serving_layout` their
+    `Box(0, 1, float32)`; `observation_names` gives the features in order, `papi_env.simulation.serving.state` their
     scaling: queue and waiting time, requests decoding and in prefill, prompt backlog, KV use, contexts, times of
     the last iteration by cause, the last action, observed over profiled time by unit, moving averages of
     tokens gained at each speculation length and of accepted drafts, slack against the objectives, and

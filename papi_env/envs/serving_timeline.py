@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from papi_env.envs.rendering import Iteration, Segment, Timeline
 from papi_env.kernel import FloatArray
-from papi_env.simulation import serving_layout as at
+from papi_env.simulation.serving import state as at
 
 
 class ServingTimeline(Timeline):

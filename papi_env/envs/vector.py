@@ -24,10 +24,10 @@ from papi_env.errors import ConfigurationError, lookup
 from papi_env.hardware.system import System
 from papi_env.kernel import FloatArray
 from papi_env.scenario import DEFAULT_SCENARIO, Scenario
-from papi_env.simulation import batch
-from papi_env.simulation import layout as at
+from papi_env.simulation.batch import loop as batch
+from papi_env.simulation.batch import state as at
 from papi_env.workload.transformer import Transformer
-from papi_env.workload.vision import RepMLPNet
+from papi_env.workload.vision.network import RepMLPNet
 
 _AUTORESET = {
     AutoresetMode.DISABLED: batch.DISABLED,

@@ -1,1 +1,4 @@
-"""The batch engine: state as arrays, one compiled advance, metrics. It knows neither gymnasium nor torch."""
+"""The engines: state as arrays, one compiled advance, metrics. They know neither gymnasium nor torch.
+
+A room for each family of problems, with the same module names in both; what they share stands beside them.
+"""

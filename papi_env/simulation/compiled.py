@@ -43,7 +43,7 @@ _FORGET_AFTER_S = 7 * 24 * 3600
 
 def sources() -> list[Path]:
     """The files that compiled code is made from."""
-    return sorted([*_HERE.glob("*.py"), *(_PACKAGE / name for name in CONSTANT_SOURCES)])
+    return sorted([*_HERE.rglob("*.py"), *(_PACKAGE / name for name in CONSTANT_SOURCES)])
 
 
 def digest_of(paths: Iterable[Path]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation import layout as at
+from papi_env.simulation.batch import state as at
 from papi_env.simulation.compiled import inlined, lean
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from papi_env.registry import resolve
-from papi_env.workload.vision import REPMLPNETS, RepMLPNet, weight_bytes
+from papi_env.workload.vision.network import REPMLPNETS, RepMLPNet, weight_bytes
 
 MAX_IMAGES = 128  # of one encode: as many as requests in a batch
 MAX_STAGES = 4  # of a network that a scheduler meets: observations have a place for each

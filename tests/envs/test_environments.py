@@ -15,7 +15,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from papi_env.envs.registration import ENV_IDS, register_all
 from papi_env.errors import ConfigurationError
-from papi_env.simulation.engine import METRIC_NAMES
+from papi_env.simulation.batch.engine import METRIC_NAMES
 
 SMALL = {"batch_size": 4, "speculation": 4, "acceptance_rate": 0.7}
 # Those of a static batch, with its arguments; `test_serving_env` asks the same of Serving-v0.

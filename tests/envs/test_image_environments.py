@@ -11,7 +11,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from papi_env.envs.kernels import KernelsEnv, KernelsVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import get_scenario
-from papi_env.simulation import layout as at
+from papi_env.simulation.batch import state as at
 from papi_env.workload.requests import Lengths
 
 KERNELS = "papi_env/Kernels-v0"

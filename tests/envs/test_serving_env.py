@@ -14,8 +14,8 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 import papi_env  # noqa: F401 - registers the id
 from papi_env.envs.serving import JOINT_ACTIONS, ServingEnv, ServingVectorEnv
 from papi_env.errors import ConfigurationError
-from papi_env.simulation import serving_layout as at
-from papi_env.simulation.serving_metrics import METRIC_NAMES
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.measures import METRIC_NAMES
 
 ID = "papi_env/Serving-v0"
 SERVE = (at.FC_PIM, 1, at.ALL, 1)

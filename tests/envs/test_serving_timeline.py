@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from papi_env.envs.serving import JOINT_ACTIONS, ServingEnv
 from papi_env.envs.serving_timeline import ServingTimeline
 from papi_env.scenario import get_scenario
-from papi_env.simulation import serving_layout as at
-from papi_env.simulation.serving_engine import ServingEngine
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.engine import ServingEngine
 
 UNITS = ("pu", "fc-pim", "attn-pim", "link")
 

@@ -2,7 +2,7 @@
 
 import json
 
-from agents.rules import calibrate_alpha
+from agents.batch.rules import calibrate_alpha
 from experiments.calibrate import main
 from papi_env.hardware.system import get_system
 

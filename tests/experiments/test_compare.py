@@ -13,12 +13,12 @@ import pytest
 from rich.console import Console
 
 from experiments import compare
+from experiments.arena.report import print_report
+from experiments.common.plots import compare_figure
 from experiments.compare import Config, main, resolve
-from experiments.plots import compare_figure
-from experiments.report import print_report
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import PAPER_SCENARIOS
-from papi_env.simulation.engine import METRIC_NAMES
+from papi_env.simulation.batch.engine import METRIC_NAMES
 
 ENTRIES = ["a100-attacc/static", "papi/random", "papi/threshold", "papi/oracle"]
 SMALL = ["--scenario", "general-qa/opt-30b", "--batch-sizes", "2", "32", "--speculation", "1"]

@@ -13,23 +13,24 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rich.console import Console
 
-from agents.checkpoint import (
+from agents.learned.checkpoint import (
     ActionLayout,
     Checkpoint,
     Description,
     ObservationLayout,
     save_checkpoint,
 )
-from agents.networks import Architecture
-from experiments import compare, compare_serving
+from agents.learned.networks import Architecture
+from experiments import compare
+from experiments.arena import compare_serving
+from experiments.arena.compare_serving import MEASURES, ratio_of_means
+from experiments.arena.compare_serving_report import figure, print_report
+from experiments.arena.headroom_report import position_estimate
 from experiments.compare import Config, main, resolve
-from experiments.compare_serving import MEASURES, ratio_of_means
-from experiments.compare_serving_report import figure, print_report
-from experiments.headroom_report import position_estimate
-from experiments.splits_definition import DECODE, SERVING
+from experiments.splitting.definition import DECODE, SERVING
 from papi_env.errors import ConfigurationError
-from papi_env.simulation import layout
-from papi_env.simulation import serving_layout as at
+from papi_env.simulation.batch import state as layout
+from papi_env.simulation.serving import state as at
 
 # Tokens come too slowly without speculation, so that schedulers differ within two seconds.
 TINY = """

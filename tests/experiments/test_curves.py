@@ -16,15 +16,17 @@ from matplotlib.figure import Figure
 
 from agents.evaluate import evaluate
 from agents.registry import make_policy
-from experiments import curves_data, train, train_callbacks
+from experiments import train
+from experiments.arena.entries import trace_digest
+from experiments.arena.leaderboard_statistics import interquartile_mean
 from experiments.curves import check_references, curves_figure, main, plan, reference_values
-from experiments.curves_data import EVALUATIONS, Curve, Validation, read_curve, read_groups
-from experiments.curves_report import aggregate_curve, curve_frame, draw, summarize
-from experiments.distill_collect import make_envs
-from experiments.entries import trace_digest
-from experiments.leaderboard_statistics import interquartile_mean
-from experiments.splits_definition import DECODE, SERVING, VALIDATION_SEED
-from experiments.train_evaluation import Validator
+from experiments.distilling.collect import make_envs
+from experiments.splitting.definition import DECODE, SERVING, VALIDATION_SEED
+from experiments.training import callbacks as train_callbacks
+from experiments.training import curves_data
+from experiments.training.curves_data import EVALUATIONS, Curve, Validation, read_curve, read_groups
+from experiments.training.curves_report import aggregate_curve, curve_frame, draw, summarize
+from experiments.training.evaluation import Validator
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.scenario import get_scenario
 from papi_env.workload.requests import Lengths

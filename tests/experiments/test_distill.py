@@ -14,16 +14,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from agents.checkpoint import ActionLayout, Checkpoint, Description, ObservationLayout, save_checkpoint
-from agents.distilled import load_tree
 from agents.evaluate import evaluate
-from agents.learned import load_policy, options_of
-from agents.networks import Architecture
+from agents.learned.checkpoint import (
+    ActionLayout,
+    Checkpoint,
+    Description,
+    ObservationLayout,
+    save_checkpoint,
+)
+from agents.learned.distilled import load_tree
+from agents.learned.networks import Architecture
+from agents.learned.policy import load_policy, options_of
 from agents.registry import make_policy
+from experiments.arena.latency import compiled_decision_s, decision_latency
+from experiments.common.problems import vector_class
 from experiments.distill import Config, main, resolve
-from experiments.distill_collect import collect, make_envs, returns_of, stakes_of
-from experiments.distill_report import choose_size, kept_figures
-from experiments.distill_rules import (
+from experiments.distilling.collect import collect, make_envs, returns_of, stakes_of
+from experiments.distilling.report import choose_size, kept_figures
+from experiments.distilling.rules import (
     CHOICES,
     PAPI_RULES,
     QUANTITIES,
@@ -32,14 +40,12 @@ from experiments.distill_rules import (
     own_actions,
     tree_text,
 )
-from experiments.distill_tree import Decisions, GrownTree, Samples, cut_points
-from experiments.latency import compiled_decision_s, decision_latency
-from experiments.problems import vector_class
-from experiments.splits_definition import DECODE, KERNELS, PROBLEM_IDS, SERVING
+from experiments.distilling.tree import Decisions, GrownTree, Samples, cut_points
+from experiments.splitting.definition import DECODE, KERNELS, PROBLEM_IDS, SERVING
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import get_scenario
-from papi_env.simulation import layout
-from papi_env.simulation import serving_layout as at
+from papi_env.simulation.batch import state as layout
+from papi_env.simulation.serving import state as at
 
 SMALL = """
 name = "small"

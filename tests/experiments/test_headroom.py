@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from experiments.arena.headroom_report import finding, position_estimate
 from experiments.headroom import Config, best_fixed, best_threshold, main, resolve
-from experiments.headroom_report import finding, position_estimate
 from experiments.serve import serve
 from papi_env.scenario import SCENARIOS, get_scenario
-from papi_env.simulation import serving_layout as at
+from papi_env.simulation.serving import state as at
 
 TINY = """
 system = "papi"

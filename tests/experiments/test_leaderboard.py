@@ -13,15 +13,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from agents.checkpoint import ActionLayout, Checkpoint, Description, ObservationLayout, save_checkpoint
 from agents.evaluate import evaluate
-from agents.networks import Architecture
+from agents.learned.checkpoint import (
+    ActionLayout,
+    Checkpoint,
+    Description,
+    ObservationLayout,
+    save_checkpoint,
+)
+from agents.learned.networks import Architecture
 from agents.registry import make_policy
 from experiments import leaderboard
-from experiments.distill_collect import make_envs
-from experiments.leaderboard import Config, main, play, resolve
-from experiments.leaderboard_entries import CEILINGS, DEFAULT_POLICIES, learned, read_run, rules, shortages
-from experiments.leaderboard_statistics import (
+from experiments.arena.leaderboard_entries import (
+    CEILINGS,
+    DEFAULT_POLICIES,
+    learned,
+    read_run,
+    rules,
+    shortages,
+)
+from experiments.arena.leaderboard_statistics import (
     Entry,
     aggregate,
     improvement,
@@ -34,11 +45,13 @@ from experiments.leaderboard_statistics import (
     resampled_runs,
     wins,
 )
-from experiments.splits import load_split
-from experiments.splits_definition import DECODE, PROBLEM_IDS, SERVING, TEST_SEED, Setting
+from experiments.distilling.collect import make_envs
+from experiments.leaderboard import Config, main, play, resolve
+from experiments.splitting.definition import DECODE, PROBLEM_IDS, SERVING, TEST_SEED, Setting
+from experiments.splitting.splits import load_split
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.scenario import get_scenario
-from papi_env.simulation import layout
+from papi_env.simulation.batch import state as layout
 
 # --- statistics -------------------------------------------------------------------------------------
 

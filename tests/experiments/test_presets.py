@@ -12,8 +12,8 @@ from experiments import presets
 from experiments.presets import check, document, main, measure_capacity, measure_unloaded
 from papi_env.errors import DataError
 from papi_env.scenario import SCENARIOS, get_scenario
-from papi_env.simulation.serving_engine import ServingEngine
-from papi_env.workload.serving_presets import (
+from papi_env.simulation.serving.engine import ServingEngine
+from papi_env.workload.presets import (
     FAMILIES,
     MEASUREMENTS,
     MODELS,

@@ -10,13 +10,13 @@ from statistics import mean, stdev
 import pytest
 import torch
 
-from agents.checkpoint import DESCRIPTION, WEIGHTS, load_checkpoint
+from agents.learned.checkpoint import DESCRIPTION, WEIGHTS, load_checkpoint
 from experiments import pretrained, train
-from experiments.curves_data import read_curve
+from experiments.common.statistics import student_quantile
 from experiments.pretrained import main
-from experiments.pretrained_record import RECORD, check_files, prediction_interval, read_record
-from experiments.statistics import student_quantile
-from experiments.train_evaluation import Validator
+from experiments.training.curves_data import read_curve
+from experiments.training.evaluation import Validator
+from experiments.training.pretrained_record import RECORD, check_files, prediction_interval, read_record
 from papi_env.envs.registration import ENV_IDS
 from papi_env.errors import ConfigurationError, DataError
 

@@ -21,7 +21,7 @@ from agents.evaluate import evaluate
 from agents.registry import make_policy
 from experiments import reparameterize
 from experiments.reparameterize import main
-from experiments.reparameterize_data import (
+from experiments.vision.data import (
     CLASSES,
     FORMS,
     MAPPINGS,
@@ -36,11 +36,11 @@ from experiments.reparameterize_data import (
     steady_plan,
     tabulate,
 )
-from experiments.reparameterize_figures import threshold_figure, units_figure
+from experiments.vision.figures import threshold_figure, units_figure
 from papi_env.envs.kernels import KernelsVectorEnv
 from papi_env.hardware.units import FC_PIM, PU
 from papi_env.scenario import parse_scenario
-from papi_env.workload.vision import REPMLPNETS, RepMLPNet
+from papi_env.workload.vision.network import REPMLPNETS, RepMLPNet
 
 NAME = "repmlpnet-t224"
 SYSTEMS = (None, "papi-1gpu", "papi")
@@ -241,7 +241,7 @@ def test_the_output_moves_by_rounding_alone(dtype, bound, monkeypatch):
     small = RepMLPNet(
         name="small", channels=(4, 8), share_sets=(2, 4), blocks=(1, 2), partitions=(4, 2), image_size=16
     )
-    monkeypatch.setattr("papi_env.workload.vision.REPMLPNETS", {"small": small})
+    monkeypatch.setattr("papi_env.workload.vision.network.REPMLPNETS", {"small": small})
     before = torch.random.get_rng_state()
     found = output_difference("small", dtype, 2, 3)
     assert found["network"] == ["small"]

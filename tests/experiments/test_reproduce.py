@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import calibration, explore, reproduce
-from experiments.calibration import FITTED, FREE_CONSTANTS, READINGS, REPRODUCTION, place, scale
-from experiments.exploration_report import explore_and_report
-from experiments.published import CALIBRATION_ROWS, NUMBER_ROWS, PUBLISHED, published_value
-from experiments.readings import AVERAGES, BOUNDS, CHOICES, Setting, build_system
-from experiments.rows import Bench
-from experiments.runner import RunFolder
+from experiments import reproduce
+from experiments.common.runner import RunFolder
+from experiments.paper import calibration, explore
+from experiments.paper.calibration import FITTED, FREE_CONSTANTS, READINGS, REPRODUCTION, place, scale
+from experiments.paper.exploration_report import explore_and_report
+from experiments.paper.published import CALIBRATION_ROWS, NUMBER_ROWS, PUBLISHED, published_value
+from experiments.paper.readings import AVERAGES, BOUNDS, CHOICES, Setting, build_system
+from experiments.paper.rows import Bench
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import SYSTEMS
 

@@ -11,12 +11,12 @@ import pytest
 
 from agents.evaluate import evaluate
 from agents.registry import make_policy
-from experiments.gantt import Recorder, check_window, gantt_figure, trace_events
+from experiments.arena.gantt import Recorder, check_window, gantt_figure, trace_events
 from experiments.serve import Config, main, replay_scenario, resolve, serve
 from papi_env.envs.serving import ServingVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import get_scenario
-from papi_env.simulation import serving_layout as at
+from papi_env.simulation.serving import state as at
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 TINY = """

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import papi_env  # noqa: F401  registers the ids
-from experiments import throughput_parts, throughput_ppo
-from experiments.runner import ROOT
-from experiments.throughput import PARTS, TARGETS, main, summarise
-from experiments.throughput_figure import throughput_figure
-from experiments.throughput_measure import (
+from experiments.common.runner import ROOT
+from experiments.speed import parts as throughput_parts
+from experiments.speed import ppo as throughput_ppo
+from experiments.speed.figure import throughput_figure
+from experiments.speed.measure import (
     CARTPOLE,
     DECODE,
     KERNELS,
@@ -36,8 +36,9 @@ from experiments.throughput_measure import (
     pinned,
     sampled_batch,
 )
-from experiments.throughput_parts import Findings
-from experiments.throughput_ppo import ADAPTER, QUICK_TRAINING, target_ratio, to_target
+from experiments.speed.parts import Findings
+from experiments.speed.ppo import ADAPTER, QUICK_TRAINING, target_ratio, to_target
+from experiments.throughput import PARTS, TARGETS, main, summarise
 
 PNG = b"\x89PNG"
 

@@ -15,24 +15,24 @@ import torch
 from gymnasium.vector import AutoresetMode
 from safetensors.numpy import load_file
 
-from agents.checkpoint import WEIGHTS, load_checkpoint
 from agents.evaluate import evaluate
-from agents.learned import load_policy
+from agents.learned.checkpoint import WEIGHTS, load_checkpoint
+from agents.learned.policy import load_policy
 from agents.registry import make_policy
 from experiments import compare
 from experiments.train import Config, EnvId, main
-from experiments.train_algorithms import ALGORITHMS, build_model, flattens
-from experiments.train_callbacks import BEST, EVALUATIONS, LAST, STATE, Boundary
-from experiments.train_evaluation import Validator
-from experiments.train_hyperparameters import FOLDER, KINDS, Imitation, Linear, load_hyperparameters
-from experiments.train_settings import TRAINING_SEED, VALIDATION_SEED, scenario_settings, training_envs
-from experiments.train_state import load_state, save_state
-from experiments.train_tune import BEST_BLOCK, finished, open_study
+from experiments.training.algorithms import ALGORITHMS, build_model, flattens
+from experiments.training.callbacks import BEST, EVALUATIONS, LAST, STATE, Boundary
+from experiments.training.evaluation import Validator
+from experiments.training.hyperparameters import FOLDER, KINDS, Imitation, Linear, load_hyperparameters
+from experiments.training.settings import TRAINING_SEED, VALIDATION_SEED, scenario_settings, training_envs
+from experiments.training.state import load_state, save_state
+from experiments.training.tune import BEST_BLOCK, finished, open_study
 from papi_env.envs.decode import DecodeVectorEnv
 from papi_env.envs.registration import ENV_IDS
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.sb3 import BatchVecEnv
-from papi_env.simulation import layout as at
+from papi_env.simulation.batch import state as at
 
 DECODE, KERNELS, SERVING = ENV_IDS
 SHORT = ["--batch-sizes", "2", "3", "--speculation", "8", "--validations", "4", "--episodes", "2"]

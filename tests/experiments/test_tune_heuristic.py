@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from agents.serving_greedy import ProfileGreedy
-from agents.serving_tuned import as_table, parameters_from
+from agents.serving.greedy import ProfileGreedy
+from agents.serving.tuned import as_table, parameters_from
 from experiments import tune_heuristic
-from experiments.leaderboard_entries import rules
-from experiments.splits import load_split
-from experiments.splits_definition import SEED_RANGES, SERVING
-from experiments.tune_guesses import GUESSES, RULES, spent_before, starting_points, usable_entries
+from experiments.arena.leaderboard_entries import rules
+from experiments.splitting.definition import SEED_RANGES, SERVING
+from experiments.splitting.splits import load_split
+from experiments.training.guesses import GUESSES, RULES, spent_before, starting_points, usable_entries
 
 SMALL = (
     "--policy", "profile-greedy",
@@ -29,7 +29,7 @@ def tune(out, *arguments):
 @pytest.fixture(autouse=True)
 def file(tmp_path, monkeypatch):
     """A file of parameters of one's own, so that nothing here touches what is stored."""
-    monkeypatch.setattr(ProfileGreedy, "file", tmp_path / "serving_greedy.json")
+    monkeypatch.setattr(ProfileGreedy, "file", tmp_path / "greedy.json")
     return ProfileGreedy.file
 
 

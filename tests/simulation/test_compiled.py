@@ -40,7 +40,7 @@ def test_every_module_that_compiled_code_imports_from_is_a_source():
     sources = {path.resolve() for path in compiled.sources()}
     compiling = [path for path in sources if "simulation.compiled import" in path.read_text()]
     assert len(compiling) >= 5
-    for path in [*compiling, PACKAGE / "simulation/layout.py", PACKAGE / "simulation/serving_layout.py"]:
+    for path in [*compiling, PACKAGE / "simulation/batch/state.py", PACKAGE / "simulation/serving/state.py"]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("papi_env."):
                 base = PACKAGE.joinpath(*node.module.split(".")[1:])

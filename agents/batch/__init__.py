@@ -1,0 +1,1 @@
+"""Policies of static batches and image encodes."""

@@ -1,0 +1,1 @@
+"""Policies that were learned: checkpoints, networks in NumPy, trees, and what the project ships."""

@@ -1,0 +1,222 @@
+"""The profile-greedy rule of Serving-v0: the joint action that its offline profile says is best for one iteration.
+
+What the privileged `oracle` does with true costs, this does with what a scheduler has: the profile of kernels by
+rows, slow-downs as last observed, contexts on average, acceptance as inferred from past drafts.
+`greedy.json` beside this file holds its tuned parameters; `python -m experiments.tune_heuristic --policy
+profile-greedy` writes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.policy import Actions, unsquash
+from agents.serving.rules import IntArray, ServingView
+from agents.serving.search import ORDERED_ACTIONS, prompt_weight
+from agents.serving.tuned import Estimates, Range, RuleParameters, TunedRule, geometric
+from papi_env.envs.base import Problem
+from papi_env.hardware.dram import COLUMNS_PER_ROW
+from papi_env.kernel import FloatArray
+from papi_env.simulation.compiled import lean
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.iteration import iteration
+from papi_env.workload.serving import PAGE_TOKENS, SPECULATION_LENGTHS
+
+PARAMETER_FILE = Path(__file__).with_suffix(".json")
+
+
+@dataclass(frozen=True)
+class GreedyParameters(RuleParameters):
+    """What the rule weighs. The defaults are a guess; the rule depends little on them."""
+
+    prompt_worth: float = 1.0
+    """A prompt token counts as its share of FC time, in output tokens, times this."""
+
+    pace: float = 4.0
+    """An iteration that takes longer per token than this many TPOT objectives counts for less, in proportion."""
+
+    time_worth: float = 1.0
+    """Where energy has a price, a second costs the static energy of so many seconds."""
+
+    admit_slack: float = -16.0
+    """Admit freely while requests are ahead of their pace by so many TPOT objectives on average."""
+
+    urgent: float = 0.5
+    """Admit regardless once the oldest request has waited this share of its TTFT objective."""
+
+
+# Chosen: a factor of four and more to either side of what the defaults say.
+GREEDY_RANGES: dict[str, Range] = {
+    "prompt_worth": Range(0.25, 4.0, log=True),
+    "pace": Range(0.25, 4.0, log=True),
+    "time_worth": Range(0.05, 20.0, log=True),
+    "admit_slack": Range(-16.0, 16.0),
+    "urgent": Range(0.0, 1.5),
+}
+
+
+class ProfileGreedy(TunedRule[GreedyParameters]):
+    """Unit, speculation and overlap with the least profiled cost per useful token in the coming iteration.
+
+    Useful tokens are those that decoding is expected to gain, and a credit for every prompt token (see
+    `serving_search.prompt_weight`). Cost is time; with a price on energy, energy and time together. Admission is
+    by two thresholds, for its worth shows in no single iteration.
+
+    What is not observed is filled in: contexts lie evenly about their mean, and who waits has a prompt like those
+    admitted before. On a machine without drift the profile's times are the true ones for given contexts.
+    """
+
+    kind = GreedyParameters
+    file = PARAMETER_FILE
+    ranges = GREEDY_RANGES
+
+    def supports(self, env: Problem) -> None:
+        """Every machine; lists the choices it has, preferred first."""
+        super().supports(env)
+        options = ORDERED_ACTIONS[ORDERED_ACTIONS[:, at.ADMISSION] == at.ALL]
+        if self._only >= 0:
+            options = options[options[:, at.FC] == self._only]
+        if not self._can_overlap:
+            options = options[options[:, at.OVERLAP] == 0]
+        self._options = options
+        self._prompt_weight = prompt_weight(self.tables)
+
+    def choose(self, view: ServingView, state: Any, episode_start: Any) -> tuple[Actions, Any]:
+        """Compare all choices. State: `Estimates`."""
+        state = Estimates(len(view.rlp)) if state is None else state
+        acceptance, prompt = state.update(view, episode_start)
+        admitted = self.admits(view)
+        coming = admitted & self.has_room(view)
+        state.decided(view, admitted)
+        chunk = state.coming_chunk(view, coming, prompt)
+        seconds, joules = self.profiled(view, chunk, prompt)
+        p, scalars = self._p, self.tables.scalars
+        gained = np.stack([geometric(acceptance, t) for t in SPECULATION_LENGTHS], axis=1)
+        gained = gained[:, self._options[:, at.SPECULATION]]
+        useful = view.rlp[:, None] * gained + (p.prompt_worth * self._prompt_weight * chunk)[:, None]
+        limit = np.broadcast_to(p.pace * scalars[at.TPOT_S], len(chunk))[:, None]
+        cost = seconds
+        price = scalars[at.ENERGY_WEIGHT]
+        if price > 0:
+            second = np.broadcast_to(p.time_worth * scalars[at.STATIC_W], len(chunk))[:, None]
+            cost = price * (joules + second * seconds)
+        cost = cost * np.maximum(seconds / gained / limit, 1.0)
+        actions = self._options[np.argmax(useful / np.maximum(cost, 1e-12), axis=1)].copy()
+        actions[:, at.ADMISSION] = np.where(admitted, at.ALL, at.NONE)
+        return actions, state
+
+    def profiled(
+        self, view: ServingView, chunk: IntArray, prompt: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Seconds and dynamic joules of the coming iteration by choice, [num_envs, choices]; 0 of an empty one.
+
+        Args:
+            view: what is observed.
+            chunk: prompt tokens of the coming iteration, [num_envs].
+            prompt: of a request on average, [num_envs].
+        """
+        tables = self.tables
+        longest = unsquash(view.feature("longest_context")) * tables.scalars[at.CONTEXT_LIMIT] / 4
+        drift = np.exp2(np.stack([unsquash(view.feature(f"drift_{unit}")) for unit in at.DRIFTING], axis=1))
+        # A mode change is read off the last iteration: FC-PIM's, unless the PUs had prompts beside it.
+        alone = (view.feature("last_fc_fc-pim") > 0) & (view.feature("last_chunk") == 0)
+        seconds = np.zeros((len(chunk), len(self._options)))
+        joules = np.zeros_like(seconds)
+        _profile(
+            self._options,
+            view.rlp,
+            view.mean_context,
+            longest,
+            chunk,
+            prompt,
+            np.where(alone, at.FC_PIM, at.PU).astype(np.int64),
+            drift,
+            tables.fc_s,
+            tables.fc_j,
+            tables.bank_s,
+            tables.attention,
+            tables.rounds,
+            tables.link,
+            tables.moves,
+            tables.draft,
+            tables.scalars,
+            np.zeros(at.NUM_RESOURCES),
+            seconds,
+            joules,
+        )
+        return seconds, joules
+
+
+@lean
+def _profile(
+    options: Any,
+    rlp: Any,
+    mean_context: Any,
+    longest_context: Any,
+    chunk: Any,
+    prompt: Any,
+    mode: Any,
+    drift: Any,
+    fc_s: Any,
+    fc_j: Any,
+    bank_s: Any,
+    attention: Any,
+    rounds: Any,
+    link: Any,
+    moves: Any,
+    draft: Any,
+    scalars: Any,
+    busy: Any,
+    seconds: Any,
+    joules: Any,
+) -> None:
+    """Fill in seconds and joules [num_envs, options] from the profile; `busy` is scratch."""
+    columns = np.int64(scalars[at.GROUP_COLUMNS])
+    for e in range(rlp.shape[0]):
+        decoding = rlp[e]
+        if decoding + chunk[e] == 0:
+            continue
+        # A token attends to half of its prompt on average. Of short prompts there are several in a chunk.
+        pairs = np.int64(0.5 * chunk[e] * prompt[e])
+        read = np.int64(max(prompt[e], 1.0 * chunk[e])) if chunk[e] > 0 else np.int64(0)
+        for k in range(options.shape[0]):
+            tlp = SPECULATION_LENGTHS[options[k, at.SPECULATION]]
+            # A context ends anywhere in its last page and its last row of the memory.
+            context = mean_context[e] + tlp
+            groups = np.int64(decoding * (context / PAGE_TOKENS + 0.5))
+            rows = np.int64(decoding * (context / PAGE_TOKENS * columns / COLUMNS_PER_ROW + 0.5))
+            longest = np.int64(np.ceil((longest_context[e] + tlp) / PAGE_TOKENS))
+            cost = iteration(
+                decoding,
+                tlp,
+                np.int64(decoding * context),
+                groups,
+                longest,
+                rows,
+                (longest * columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW,
+                chunk[e],
+                pairs,
+                read,
+                options[k, at.FC],
+                options[k, at.OVERLAP],
+                mode[e],
+                drift[e, 0],
+                drift[e, 1],
+                drift[e, 2],
+                fc_s,
+                fc_j,
+                bank_s,
+                attention,
+                rounds,
+                link,
+                moves,
+                draft,
+                scalars,
+                busy,
+            )
+            seconds[e, k] = cost[0]
+            joules[e, k] = cost[1]

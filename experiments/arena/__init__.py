@@ -1,0 +1,1 @@
+"""The one way to compare: entries x settings x seeds, one play, one frame, estimators, tables and figures."""

@@ -1,0 +1,232 @@
+"""What every unit did in a window of a serving episode: as a picture, and as trace events for a viewer.
+
+A `Recorder` watches the first environment of an evaluation. `gantt_figure` draws what recorders saw, one above
+the other; `trace_events` gives the same in the Trace Event Format of Chromium (the "JSON Object Format" of its
+design document), which Perfetto (ui.perfetto.dev) and chrome://tracing open.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from papi_env.envs.serving_timeline import ServingTimeline
+from papi_env.envs.vector import ProblemVectorEnv
+from papi_env.errors import ConfigurationError
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.tables import UNBOUNDED_PAGES
+
+LANES = ServingTimeline.lanes
+_LANE_NAMES = {"pu": "PUs", "fc-pim": "FC-PIM", "attn-pim": "Attn-PIM", "link": "link"}
+# Level lines by name: colours of Okabe and Ito's palette, apart from those of the bars.
+_LEVELS = {"queued": "#D55E00", "decoding": "#000000", "in prefill": "#0072B2"}
+_US = 1e6  # the format counts microseconds
+
+
+class Level(NamedTuple):
+    """Requests and KV pages from the moment `time_s` on."""
+
+    time_s: float
+    queued: int
+    decoding: int
+    prefilling: int
+    pages: int
+
+
+@dataclass
+class Recorder:
+    """Keeps the iterations of environment 0 that touch the window from `start_s` to `end_s`, and its levels.
+
+    Call it with the environment after the reset and after every step (`agents.evaluate.evaluate(watch=...)`).
+
+    Attributes:
+        title: whose doing it is, such as papi/threshold.
+        timeline: the iterations; spans: when each began and ended, in seconds; choices: what was decided for it.
+        levels: after each iteration, and one from before the window.
+    """
+
+    title: str
+    start_s: float = 0.0
+    end_s: float = math.inf
+    timeline: ServingTimeline = field(default_factory=ServingTimeline)
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    choices: list[dict[str, Any]] = field(default_factory=list)
+    levels: list[Level] = field(default_factory=list)
+    total_pages: int | None = None
+    _seen: int = field(default=-1, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_s < self.end_s:
+            raise ConfigurationError(
+                f"window from {self.start_s:g} s to {self.end_s:g} s, expected a start from 0 and a later end"
+            )
+
+    def __call__(self, env: ProblemVectorEnv) -> None:
+        """Take down what the last step did."""
+        counters, clocks = env.engine.counters[0], env.engine.clocks[0]
+        iteration = int(counters[at.ITERATION])
+        if iteration == self._seen:
+            return  # the episode is over, and others go on
+        self._seen = iteration
+        if iteration == 0:
+            pages = env.engine.tables.scalars[at.TOTAL_PAGES]
+            self.total_pages = int(pages) if pages < UNBOUNDED_PAGES else None
+        start = float(clocks[at.LAST_START_S])
+        end = start + float(clocks[at.LAST_TIME_S])
+        if start >= self.end_s:
+            return
+        level = Level(
+            end,
+            int(counters[at.QUEUED]),
+            int(counters[at.RLP]),
+            int(counters[at.PREFILLING]),
+            int(counters[at.GROUP_SUM] + counters[at.PREFILL_PAGES]),
+        )
+        if end <= self.start_s or iteration == 0:
+            self.levels[:] = [level]
+            return
+        self.levels.append(level)
+        before = len(self.timeline.iterations)
+        self.timeline.record(counters, clocks)
+        if len(self.timeline.iterations) > before:
+            self.spans.append((start, end))
+            action = counters[at.LAST_ACTION : at.LAST_ACTION + len(at.NVEC)]
+            names = ("fc", "speculation", "admission", "overlap")
+            chosen = {name: at.CHOICES[k][action[k]] for k, name in enumerate(names)}
+            self.choices.append(
+                {
+                    **chosen,
+                    "decode_rows": int(counters[at.LAST_N]),
+                    "prompt_rows": int(counters[at.LAST_CHUNK]),
+                }
+            )
+
+
+def check_window(recorder: Recorder) -> None:
+    """Raise ConfigurationError where nothing ran in the window, so that there is nothing to show."""
+    if not recorder.timeline.iterations:
+        last = f"; the last level is from {recorder.levels[-1].time_s:.3f} s" if recorder.levels else ""
+        raise ConfigurationError(
+            f"{recorder.title}: no iteration from {recorder.start_s:g} s to {recorder.end_s:g} s{last}"
+        )
+
+
+def trace_events(recorders: Sequence[Recorder]) -> dict[str, Any]:
+    """The recordings as a JSON object in the Trace Event Format: a process for each, a thread for each unit.
+
+    Complete events ("X") are what units did; counters ("C") are requests and KV pages; metadata events ("M")
+    name processes and threads. Times are microseconds of simulated time.
+    """
+    events: list[dict[str, Any]] = []
+    for pid, recorder in enumerate(recorders, start=1):
+        events.append(_metadata("process_name", pid, 0, name=recorder.title))
+        events.append(_metadata("process_sort_index", pid, 0, sort_index=pid))
+        for tid, lane in enumerate(LANES, start=1):
+            events.append(_metadata("thread_name", pid, tid, name=_LANE_NAMES[lane]))
+            events.append(_metadata("thread_sort_index", pid, tid, sort_index=tid))
+        for iteration, choice in zip(recorder.timeline.iterations, recorder.choices, strict=True):
+            for segment in iteration.segments:
+                events.append(
+                    {
+                        "name": segment.label,
+                        "cat": "unit",
+                        "ph": "X",
+                        "ts": segment.start_s * _US,
+                        "dur": segment.duration_s * _US,
+                        "pid": pid,
+                        "tid": LANES.index(segment.lane) + 1,
+                        "args": {"iteration": iteration.number, **choice},
+                    }
+                )
+        for level in recorder.levels:
+            counts = {"queued": level.queued, "decoding": level.decoding, "in prefill": level.prefilling}
+            ts = max(level.time_s, recorder.start_s) * _US
+            events.append({"name": "requests", "ph": "C", "ts": ts, "pid": pid, "args": counts})
+            if recorder.total_pages is not None:
+                pages = {"used": level.pages, "free": recorder.total_pages - level.pages}
+                events.append({"name": "KV pages", "ph": "C", "ts": ts, "pid": pid, "args": pages})
+    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"time": "simulated"}}
+
+
+def _metadata(kind: str, pid: int, tid: int, **args: Any) -> dict[str, Any]:
+    return {"name": kind, "ph": "M", "ts": 0, "pid": pid, "tid": tid, "args": args}
+
+
+def gantt_figure(recorders: Sequence[Recorder], caption: str = "") -> bytes:
+    """Bars of work by unit, and requests over time, for each recording; PNG.
+
+    All share the time axis. Each iteration is a grey band; where a unit has no bar in it, it waits for another
+    unit, a transfer, or the GPUs' exchange of partial sums. Lengths of bars are exact, places in a band are not
+    (see `ServingTimeline`).
+    """
+    # Pictures alone need it.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    from experiments.common.plots import STYLE
+
+    with mpl.rc_context(STYLE):
+        height = 0.8 + 3.1 * len(recorders)
+        figure = Figure(figsize=(11, height), dpi=200, layout="constrained")
+        panels = figure.subplots(
+            2 * len(recorders), 1, sharex=True, squeeze=False, height_ratios=(1.7, 1) * len(recorders)
+        )[:, 0]
+        drawn: set[str] = set()
+        for k, recorder in enumerate(recorders):
+            drawn |= _draw_lanes(panels[2 * k], recorder)
+            _draw_levels(panels[2 * k + 1], recorder)
+        # The same scale for the same thing.
+        top = max(panel.get_ylim()[1] for panel in panels[1::2])
+        for panel in panels[1::2]:
+            panel.set_ylim(0, top)
+        start = min(recorder.start_s for recorder in recorders)
+        last = max((r.levels[-1].time_s for r in recorders if r.levels), default=start)
+        panels[-1].set_xlim(start, min(max(recorder.end_s for recorder in recorders), last))
+        panels[-1].set_xlabel("simulated time (s)" + (f"   {caption}" if caption else ""))
+        handles = [
+            Patch(facecolor=colour, label=label)
+            for label, colour in ServingTimeline.colours.items()
+            if label in drawn
+        ]
+        figure.legend(handles=handles, ncols=len(handles), loc="outside upper right", fontsize=8)
+        image = io.BytesIO()
+        figure.savefig(image, format="png")
+    return image.getvalue()
+
+
+def _draw_lanes(axes: Any, recorder: Recorder) -> set[str]:
+    """Bars by lane on a band for each iteration; the labels that occur."""
+    for k, (start, end) in enumerate(recorder.spans):
+        axes.axvspan(start, end, color=("0.965", "0.925")[k % 2], linewidth=0, zorder=0)
+    bars: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for iteration in recorder.timeline.iterations:
+        for segment in iteration.segments:
+            bars.setdefault((segment.lane, segment.label), []).append((segment.start_s, segment.duration_s))
+    for (lane, label), spans in bars.items():
+        colour = ServingTimeline.colours[label]
+        axes.broken_barh(spans, (LANES.index(lane) - 0.4, 0.8), facecolors=colour, linewidth=0)
+    axes.set_yticks(range(len(LANES)), [_LANE_NAMES[lane] for lane in LANES])
+    axes.set_ylim(len(LANES) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_title(recorder.title)
+    return {label for _, label in bars}
+
+
+def _draw_levels(axes: Any, recorder: Recorder) -> None:
+    """Requests waiting, decoding and in prefill, as steps."""
+    times = [max(level.time_s, recorder.start_s) for level in recorder.levels]
+    for (name, colour), values in zip(
+        _LEVELS.items(),
+        zip(*((level.queued, level.decoding, level.prefilling) for level in recorder.levels), strict=True),
+        strict=True,
+    ):
+        axes.step(times, values, where="post", color=colour, linewidth=1.1, label=name)
+    axes.set_ylabel("requests")
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)

@@ -1,0 +1,313 @@
+"""Run folders and the jobs in them: what ran is written down, and a finished job is never run twice.
+
+A run folder holds `run.json` (what was asked, and every session that worked on it), one file per finished
+job under `jobs/`, and the results. Files appear whole or not at all. A job's file is named by a hash of
+everything that its result depends on, code and versions included: an interrupted run goes on where it
+stopped, and a job whose inputs have changed since is run again.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.metadata
+import inspect
+import io
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import joblib
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+import papi_env
+from papi_env.errors import ConfigurationError, DataError
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = Path("runs")
+# What moves a number: the simulator and the policies. Reports and pictures do not.
+_SOURCES = (Path(papi_env.__file__).parent, ROOT / "agents")
+_SOURCE_SUFFIXES = (".py", ".json", ".safetensors")
+_PACKAGES = ("numpy", "numba", "gymnasium")
+
+Columns = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call whose result is stored.
+
+    Attributes:
+        label: what the progress bar shows.
+        spec: plain data that names everything the result depends on, apart from code and versions.
+        function: returns columns of equal length, name to values. Other processes import it.
+        arguments: of the call; they must pickle.
+    """
+
+    label: str
+    spec: Mapping[str, Any]
+    function: Callable[..., Columns]
+    arguments: tuple[Any, ...]
+
+    @property
+    def key(self) -> str:
+        """The name of the job's file: a hash of `spec`, the source code and the versions."""
+        code = [source_digest(), file_digest(inspect.getfile(self.function)), self.function.__qualname__]
+        return digest(canonical({"spec": self.spec, "code": code, "versions": versions()}))[:20]
+
+
+@dataclass
+class RunFolder:
+    """A folder in which one configuration of one experiment runs, in one session or several."""
+
+    path: Path
+    experiment: str
+    configuration: Mapping[str, Any]
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, path: Path | None, experiment: str, configuration: Mapping[str, Any]) -> RunFolder:
+        """A new folder (`runs/EXPERIMENT-TIME` by default), or one to go on in.
+
+        Raises:
+            ConfigurationError: `path` holds a run of another configuration, or something else.
+        """
+        if path is None:
+            path = RUNS / f"{experiment}-{datetime.now():%Y%m%d-%H%M%S}"
+        run = cls(path, experiment, json.loads(canonical(configuration)))
+        if path.exists():
+            run._go_on()
+        try:
+            (path / "jobs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"{path}: cannot be made: {error.strerror}") from None
+        return run
+
+    def _go_on(self) -> None:
+        """Take over the sessions of the run that the folder holds, which must be this one."""
+        record = self.path / "run.json"
+        if not record.exists():
+            if not self.path.is_dir() or any(self.path.iterdir()):
+                raise ConfigurationError(f"{self.path}: exists and holds no run; choose another folder")
+            return
+        try:
+            old = json.loads(record.read_text(encoding="utf-8"))
+            asked, self.sessions = old["configuration"], old["sessions"]
+            experiment = old["experiment"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{record}: not the record of a run ({error}); choose another folder") from None
+        if experiment != self.experiment:
+            raise ConfigurationError(
+                f"{self.path}: holds a run of {experiment!r}, not of {self.experiment!r}; choose another folder"
+            )
+        changes = list(differences(asked, self.configuration))
+        if changes:
+            more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
+            raise ConfigurationError(
+                f"{self.path}: holds a run of another configuration; choose another folder, or repeat its "
+                f"options to go on. {'; '.join(changes[:3])}{more}"
+            )
+
+    def job_path(self, job: Job) -> Path:
+        """Where a job's result is, once it has one."""
+        return self.path / "jobs" / f"{job.key}.csv"
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Write a result file, whole or not at all."""
+        write_whole(self.path / name, content)
+
+    @contextmanager
+    def session(self, command: str, cores: int) -> Iterator[dict[str, Any]]:
+        """Record a session in run.json: when it starts, and how it ends. Yields its entry, to add to."""
+        entry: dict[str, Any] = {
+            "status": "running",
+            "command": command,
+            "started": _now(),
+            "cores": cores,
+            "machine": {"cpus": joblib.cpu_count(), "platform": platform.platform()},
+            "versions": versions(),
+            "source": {"digest": source_digest(), **git_state()},
+        }
+        self.sessions.append(entry)
+        self._record()
+        start = time.perf_counter()
+        try:
+            yield entry
+            entry["status"] = "finished"
+        except BaseException as error:
+            entry["status"] = "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {error}"
+            raise
+        finally:
+            entry["finished"] = _now()
+            entry["wall_s"] = round(time.perf_counter() - start, 2)
+            self._record()
+
+    def _record(self) -> None:
+        record = {
+            "experiment": self.experiment,
+            "configuration": self.configuration,
+            "sessions": self.sessions,
+        }
+        self.write("run.json", json.dumps(record, indent=1) + "\n")
+
+
+def run_jobs(folder: RunFolder, jobs: Sequence[Job], cores: int, console: Console) -> int:
+    """Run the jobs that have no result yet, over the cores, with a progress bar.
+
+    Args:
+        folder: where results are stored, each by the process that computes it as soon as it is there.
+        jobs: what to run.
+        cores: processes; 1 runs everything in this one.
+        console: for the progress bar.
+
+    Returns:
+        How many jobs had a result already.
+    """
+    todo = [job for job in jobs if not folder.job_path(job).exists()]
+    reused = len(jobs) - len(todo)
+    if not todo:
+        return reused
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with bars:
+        bar = bars.add_task("starting", total=len(jobs), completed=reused)
+        calls = (
+            joblib.delayed(_run_one)(job.function, job.arguments, folder.job_path(job), job.label)
+            for job in todo
+        )
+        parallel = joblib.Parallel(n_jobs=min(cores, len(todo)), return_as="generator_unordered")
+        for done, label in enumerate(parallel(calls), start=reused + 1):
+            bars.update(bar, completed=done, description=label)
+            # A log gets a line for every tenth of the work.
+            if not console.is_terminal and 10 * done // len(jobs) > 10 * (done - 1) // len(jobs):
+                console.print(f"{done} of {len(jobs)} jobs", markup=False, highlight=False)
+    return reused
+
+
+def _run_one(function: Callable[..., Columns], arguments: tuple[Any, ...], path: Path, label: str) -> str:
+    write_whole(path, _csv(function(*arguments)))
+    return label
+
+
+def _csv(columns: Columns) -> str:
+    """Columns as CSV text; numbers in the shortest form that reads back the same, None as nothing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that, whatever happens, it is there with all its content or unchanged."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private; results are for everyone whom the user's own files are for.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def canonical(data: Any) -> str:
+    """Plain data as JSON text that is the same for equal data."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+
+def digest(data: str | bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    return digest(Path(path).read_bytes())
+
+
+def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
+    """Where two pieces of plain data differ, one line each: `seeds.count: 10 there, 20 asked`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            yield from differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (there, asked) in enumerate(zip(old, new, strict=True)):
+            yield from differences(there, asked, f"{where}.{i}")
+    elif old != new:
+        there, asked = (text if len(text) <= 60 else f"{text[:57]}..." for text in (str(old), str(new)))
+        if there == asked:
+            yield f"{where}: not the same there as asked"
+        else:
+            yield f"{where}: {there} there, {asked} asked"
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those that its numbers come from."""
+    found = {"python": platform.python_version(), "papi_env": papi_env.__version__}
+    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+@lru_cache(maxsize=1)
+def source_digest() -> str:
+    """A hash of the source code of the simulator and the policies, and of the numbers that come with them."""
+    files = {
+        f"{folder.name}/{path.relative_to(folder).as_posix()}": file_digest(path)
+        for folder in _SOURCES
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in _SOURCE_SUFFIXES and path.is_file()
+    }
+    return digest(canonical(files))
+
+
+def git_state() -> dict[str, Any]:
+    """The checkout's commit, and whether files differ from it; both None outside a checkout."""
+    commands = (["rev-parse", "--show-toplevel"], ["rev-parse", "HEAD"], ["status", "--porcelain"])
+    try:
+        top, commit, status = (
+            subprocess.run(
+                ["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=True, timeout=30
+            ).stdout.strip()
+            for command in commands
+        )
+    except (OSError, subprocess.SubprocessError):
+        top = ""
+    # A copy of the files inside somebody else's checkout has no commit of its own.
+    if not top or Path(top).resolve() != ROOT:
+        return {"commit": None, "modified": None}
+    return {"commit": commit, "modified": bool(status)}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

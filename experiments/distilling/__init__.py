@@ -1,0 +1,1 @@
+"""Policies as decision trees: states collected, trees grown, rules in words."""

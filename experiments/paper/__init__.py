@@ -1,0 +1,1 @@
+"""PAPI's published rows: readings, constants, rows simulated, figures."""

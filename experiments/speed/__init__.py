@@ -1,0 +1,1 @@
+"""Steps per second, beside CartPole's in the same run."""

@@ -1,0 +1,1 @@
+"""The pinned training, validation and test instances."""

@@ -1,0 +1,1 @@
+"""Training: algorithms, imitation, rewards, exact resume, learning curves, tuned rules."""

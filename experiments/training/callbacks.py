@@ -1,0 +1,316 @@
+"""What happens during a training: checks, validation, checkpoints, the state to resume from, and progress.
+
+All of it happens between rollouts, where the state is complete; what happens in between only counts.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents.learned.checkpoint import Checkpoint, save_checkpoint
+from agents.learned.export import export_policy
+from agents.learned.policy import problems_of
+from experiments.common.runner import write_whole
+from experiments.training.evaluation import Validation, Validator
+from experiments.training.hyperparameters import Hyperparameters
+from experiments.training.state import save_state
+from papi_env.errors import ConfigurationError
+
+# A value-based algorithm has a boundary after every step: progress is shown no more often than this.
+_REFRESH_S = 0.1
+BEST, LAST, STATE, EVALUATIONS = "best", "last", "state.safetensors", "evaluations.csv"
+
+
+class DivergedError(ConfigurationError):
+    """Training that left the finite numbers; what was good before is kept."""
+
+
+class Interruption:
+    """Whether somebody asked the run to stop; it stops after the rollout that is under way."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[Interruption]:
+        """Take Ctrl-C and SIGTERM as requests; a second one stops at once, at the price of what came since."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        old = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class Listener(Protocol):
+    """What is told of the course of a training."""
+
+    def started(self, model: BaseAlgorithm) -> None:
+        """Training begins, or goes on."""
+
+    def imitated(self, done: int, rounds: int, samples: int, regret: float) -> None:
+        """A round of imitation ended: rounds so far, samples, and expected regret (see `train_imitation`)."""
+
+    def stepped(self, steps: int, simulated_s: float) -> None:
+        """A rollout ended: steps so far, and simulated seconds without prefill."""
+
+    def validated(self, steps: int, found: Validation, best: bool) -> None:
+        """A validation ended."""
+
+
+class Bar:
+    """Progress on a terminal; a line for every validation in a log."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total = progress, total
+        self._task: TaskID | None = None
+        self._begin = (0, 0.0)
+
+    @classmethod
+    def columns(cls) -> tuple[Any, ...]:
+        """What a `Progress` for this bar shows."""
+        return (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[shown]}", markup=False),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+
+    def started(self, model: BaseAlgorithm) -> None:
+        """Show what is done already."""
+        self._begin = (model.num_timesteps, time.perf_counter())
+        self._task = self._progress.add_task(
+            "training", total=self._total, completed=model.num_timesteps, shown=""
+        )
+
+    def imitated(self, done: int, rounds: int, samples: int, regret: float) -> None:
+        """Print the round."""
+        self._progress.console.print(
+            f"imitation {done} of {rounds}: {samples:,} samples, expected regret {100 * regret:.2f} %",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def stepped(self, steps: int, simulated_s: float) -> None:
+        """Show steps, simulated time and the rate of this session."""
+        assert self._task is not None
+        rate = (steps - self._begin[0]) / max(time.perf_counter() - self._begin[1], 1e-9)
+        shown = f"{steps:,} steps · {simulated_s:,.0f} s simulated · {rate:,.0f} steps/s"
+        self._progress.update(self._task, completed=min(steps, self._total), shown=shown)
+
+    def validated(self, steps: int, found: Validation, best: bool) -> None:
+        """Show the score."""
+        assert self._task is not None
+        self._progress.update(self._task, description=f"return {found.score:.4g}")
+        if not self._progress.console.is_terminal:
+            regret = "" if found.regret is None else f", regret {100 * found.regret:.3f} %"
+            line = f"{steps:,} steps: return {found.score:.6g}{regret}{' (best)' if best else ''}"
+            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class Boundary(BaseCallback):
+    """Everything that is done between two rollouts.
+
+    Args:
+        folder: of the run, or None to keep everything in memory (a trial).
+        env_id, parameters: of the run.
+        validator: what is validated on.
+        every: steps from one validation to the next.
+        summary: plain data for the checkpoints' descriptions.
+        listener, interruption: see there.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        env_id: str,
+        parameters: Hyperparameters,
+        validator: Validator,
+        every: int,
+        summary: dict[str, Any],
+        listener: Listener,
+        interruption: Interruption,
+    ) -> None:
+        super().__init__()
+        self.folder, self.env_id, self.parameters = folder, env_id, parameters
+        self.validator, self.every, self.summary = validator, every, summary
+        self.listener, self.interruption = listener, interruption
+        self.rows: list[dict[str, Any]] = []
+        self.best_score = -np.inf
+        self.next_validation = 0
+        self._finished_s = 0.0  # simulated, of episodes that ended
+        self._wall_s = 0.0  # of earlier sessions
+        self._start = time.perf_counter()
+        self._shown = 0.0
+
+    def _init_callback(self) -> None:
+        self._problems = problems_of(self.training_env)
+        clocks = dict(self._problems[0].clock_info)
+        self._clock = clocks["time_s"]
+
+    def data(self) -> dict[str, Any]:
+        """What a resumed run takes over, besides the model's state."""
+        return {
+            "rows": self.rows,
+            "next_validation": self.next_validation,
+            "finished_s": self._finished_s,
+            "wall_s": self.wall_s,
+        }
+
+    def take_over(self, data: dict[str, Any]) -> None:
+        """Go on where `data()` was taken."""
+        self.rows = list(data["rows"])
+        self.next_validation = int(data["next_validation"])
+        self._finished_s, self._wall_s = float(data["finished_s"]), float(data["wall_s"])
+        self.best_score = max((row["score"] for row in self.rows), default=-np.inf)
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of training, over all sessions."""
+        return self._wall_s + time.perf_counter() - self._start
+
+    @property
+    def simulated_s(self) -> float:
+        """Seconds that the environments have simulated, without prefill."""
+        running = sum(float(p.engine.clocks[:, self._clock].sum()) for p in self._problems)
+        return self._finished_s + running
+
+    def _on_training_start(self) -> None:
+        self.listener.started(self.model)
+
+    def _on_step(self) -> bool:
+        for i in np.flatnonzero(self.locals["dones"]):
+            self._finished_s += float(self.locals["infos"][i]["time_s"])
+        if not np.isfinite(self.locals["rewards"]).all() or not np.isfinite(self.locals["new_obs"]).all():
+            raise self.diverged("a reward or an observation")
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self.at_boundary()
+        if self.interruption.asked:
+            self.keep_state()
+            raise KeyboardInterrupt
+        remaining = 1.0 - self.model.num_timesteps / self.parameters.timesteps
+        entropy = self.parameters.entropy(max(remaining, 0.0))
+        if entropy is not None:
+            self.model.ent_coef = entropy  # type: ignore[attr-defined]
+        self._hold_actor(self.model.num_timesteps < getattr(self.parameters, "critic_first", 0))
+
+    def _hold_actor(self, held: bool) -> None:
+        """Let the actor learn, or keep it as it is."""
+        policy: Any = self.model.policy
+        if hasattr(policy, "action_net"):
+            modules = [policy.mlp_extractor.policy_net, policy.action_net]
+            if hasattr(policy, "lstm_actor"):  # of RecurrentPPO
+                modules.append(policy.lstm_actor)
+            for module in modules:
+                module.requires_grad_(not held)
+
+    def at_boundary(self, last: bool = False) -> None:
+        """Check the weights; validate and save where it is time."""
+        self.check_weights()
+        steps = self.model.num_timesteps
+        now = time.perf_counter()
+        if last or now - self._shown > _REFRESH_S:
+            self._shown = now
+            self.listener.stepped(steps, self.simulated_s)
+        if self.rows and self.rows[-1]["steps"] == steps:
+            return
+        if steps >= self.next_validation or last:
+            self.next_validation = (steps // self.every + 1) * self.every
+            self._validate(steps)
+            self.keep_state()
+
+    def check_weights(self) -> None:
+        """Raise DivergedError where a weight is not finite."""
+        for name, parameter in self.model.policy.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise self.diverged(f"the weights {name}")
+
+    def diverged(self, what: str) -> DivergedError:
+        """The error that says where training left the finite numbers, and what is kept."""
+        kept = ""
+        if self.folder is not None and self.rows:
+            kept = (
+                f"; {self.folder / LAST} holds step {self.rows[-1]['steps']:,}, {self.folder / BEST} the best"
+            )
+        return DivergedError(
+            f"Training diverged: {what} ceased to be finite by step {self.model.num_timesteps:,}{kept}. Expected "
+            "finite numbers: try a smaller learning_rate or max_grad_norm"
+        )
+
+    def _validate(self, steps: int) -> None:
+        checkpoint = self.checkpoint()
+        found = self.validator(checkpoint)
+        best = found.score > self.best_score
+        self.best_score = max(self.best_score, found.score)
+        row: dict[str, Any] = {
+            "steps": steps,
+            "simulated_s": self.simulated_s,
+            "wall_s": round(self.wall_s, 3),
+            "score": found.score,
+        }
+        if found.regret is not None:
+            row["regret"] = found.regret
+        for kind, values in (("return", found.returns), ("regret", found.regrets)):
+            row |= {f"{kind}: {label}": v for label, v in zip(self.validator.labels, values, strict=False)}
+        self.rows.append(row)
+        self._record(found)
+        if self.folder is not None:
+            checkpoint = self._noted(checkpoint, row)
+            save_checkpoint(self.folder / LAST, checkpoint)
+            if best:
+                save_checkpoint(self.folder / BEST, checkpoint)
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(row), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+            write_whole(self.folder / EVALUATIONS, text.getvalue())
+        self.listener.validated(steps, found, best)
+
+    def _record(self, found: Validation) -> None:
+        self.logger.record("validation/return", found.score)
+        if found.regret is not None:
+            self.logger.record("validation/regret", found.regret)
+        self.logger.record("time/simulated_s", self.simulated_s)
+
+    def checkpoint(self) -> Checkpoint:
+        """The policy as it is now."""
+        return export_policy(self.model, env_id=self.env_id, training=self.summary)
+
+    @staticmethod
+    def _noted(checkpoint: Checkpoint, row: dict[str, Any]) -> Checkpoint:
+        kept = {key: row[key] for key in ("steps", "score", "regret") if key in row}
+        training = {**checkpoint.description.training, "validation": kept}
+        description = checkpoint.description.model_copy(update={"training": training})
+        return Checkpoint(description, checkpoint.weights, checkpoint.joint_actions)
+
+    def keep_state(self) -> None:
+        """Write what a resumed run starts from."""
+        if self.folder is not None:
+            save_state(self.folder / STATE, self.model, self.data())

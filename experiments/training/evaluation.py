@@ -1,0 +1,81 @@
+"""Validation: what a policy earns on instances that it is not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from agents.evaluate import evaluate
+from agents.learned.checkpoint import Checkpoint
+from agents.learned.policy import LearnedPolicy
+from agents.policy import Policy
+from agents.registry import make_policy
+from experiments.training.settings import VALIDATION_SEED, setting_label, vector_class
+from papi_env.envs.serving import ServingProblem
+from papi_env.envs.vector import ProblemVectorEnv
+from papi_env.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a policy earned.
+
+    Attributes:
+        score: mean return over all episodes of all settings; what the best checkpoint has most of.
+        returns: mean return of each setting.
+        regrets: what each setting's return lacks of the oracle's, as a share of it; empty where the problem's oracle
+            is no bound (Serving-v0).
+    """
+
+    score: float
+    returns: tuple[float, ...]
+    regrets: tuple[float, ...]
+
+    @property
+    def regret(self) -> float | None:
+        """Mean over the settings, None where there is no oracle."""
+        return float(np.mean(self.regrets)) if self.regrets else None
+
+
+class Validator:
+    """Plays held-out instances of each setting: one episode per seed, all at once, with the best actions.
+
+    What is played is the checkpoint as it would be loaded, not the model in training: no random state moves.
+
+    Args:
+        env_id: the problem.
+        settings: what is played.
+        episodes: of each setting, at least one; their seeds are VALIDATION_SEED + 0, 1, ...
+    """
+
+    def __init__(self, env_id: str, settings: Sequence[Scenario], episodes: int) -> None:
+        make = vector_class(env_id)
+        self.labels = tuple(setting_label(setting) for setting in settings)
+        self._seeds = range(VALIDATION_SEED, VALIDATION_SEED + episodes)
+        self._envs: list[ProblemVectorEnv] = [
+            make(setting, num_envs=episodes, autoreset_mode=AutoresetMode.DISABLED) for setting in settings
+        ]
+        self._oracle = self._returns_of_oracle()
+
+    def _returns_of_oracle(self) -> tuple[float, ...]:
+        if isinstance(self._envs[0], ServingProblem):
+            return ()
+        return self._play(make_policy("oracle"))
+
+    def _play(self, policy: Policy) -> tuple[float, ...]:
+        return tuple(float(evaluate(policy, env, self._seeds)["return"].mean()) for env in self._envs)
+
+    def __call__(self, checkpoint: Checkpoint) -> Validation:
+        """Play the checkpoint on every setting.
+
+        Raises:
+            ConfigurationError: a setting has other observations or actions than the policy knows.
+        """
+        returns = self._play(LearnedPolicy(checkpoint))
+        regrets = tuple(
+            (best - found) / abs(best) for best, found in zip(self._oracle, returns, strict=False)
+        )
+        return Validation(float(np.mean(returns)), returns, regrets)

@@ -1,0 +1,99 @@
+"""What a policy is trained and validated on: scenarios with all that replaces their parts, and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import TypeVar
+
+from stable_baselines3.common.vec_env import VecEnv
+
+from experiments.arena.entries import resolve_scenarios
+from experiments.common.problems import default_scenario, vector_class
+from experiments.splitting.definition import SEEDS_PER_RUN, TRAINING_SEED, VALIDATION_SEED
+from papi_env.errors import ConfigurationError
+from papi_env.hardware.system import get_system
+from papi_env.sb3_mixture import make_mixture
+from papi_env.scenario import Scenario
+from papi_env.workload.transformer import get_transformer
+
+T = TypeVar("T")
+
+__all__ = [
+    "TRAINING_SEED",
+    "VALIDATION_SEED",
+    "default_scenario",
+    "imitation_seeds",
+    "scenario_settings",
+    "setting_label",
+    "training_envs",
+    "training_seed",
+    "vector_class",
+]
+
+
+def training_seed(seed: int) -> int:
+    """Seed of the first environment in the run `seed`; the others follow one by one."""
+    return TRAINING_SEED + seed * SEEDS_PER_RUN
+
+
+def imitation_seeds(seed: int, count: int) -> range:
+    """Seeds of the episodes that the run `seed` imitates in: the last of its own, which no environment takes."""
+    stop = training_seed(seed) + SEEDS_PER_RUN
+    return range(stop - count, stop)
+
+
+def scenario_settings(
+    env_id: str,
+    scenarios: Sequence[str] = (),
+    systems: Sequence[str] = (),
+    models: Sequence[str] = (),
+    batch_sizes: Sequence[int] = (),
+    speculation: Sequence[int] = (),
+) -> list[Scenario]:
+    """Every scenario with every system, model, batch size and speculation length named; its own where none is.
+
+    Raises:
+        ConfigurationError, DataError: something is unknown, does not fit the scenario, or does not fit its system.
+    """
+    for name in (*systems,):
+        get_system(name)
+    for name in (*models,):
+        get_transformer(name)
+    found: dict[str, Scenario] = {}
+    for scenario, _ in resolve_scenarios(scenarios or (default_scenario(env_id),)):
+        for system, model, batch_size, tlp in product(
+            _or_own(systems), _or_own(models), _or_own(batch_sizes), _or_own(speculation)
+        ):
+            setting = scenario.replace(system=system, model=model, batch_size=batch_size, speculation=tlp)
+            found.setdefault(setting.model_dump_json(), setting.check())
+    return list(found.values())
+
+
+def _or_own(values: Iterable[T]) -> tuple[T | None, ...]:
+    return tuple(dict.fromkeys(values)) or (None,)
+
+
+def setting_label(setting: Scenario) -> str:
+    """A setting for people: system, scenario, and network, batch and speculation where it has them."""
+    parts = [setting.system.name, setting.name]
+    if setting.images is not None:
+        parts.append(setting.images.network.name)
+    if setting.model is not None and setting.model.name not in setting.name:
+        parts.append(setting.model.name)
+    if setting.workload is not None:
+        parts += [f"batch {setting.workload.batch_size}", f"speculation {setting.workload.speculation}"]
+    return " · ".join(parts)
+
+
+def training_envs(env_id: str, settings: Sequence[Scenario], num_envs: int, flatten: bool) -> VecEnv:
+    """Environments of all settings side by side, an even share of each.
+
+    Raises:
+        ConfigurationError: a setting that the problem cannot play, fewer environments than settings, or settings
+            that one policy cannot play alike.
+    """
+    most = SEEDS_PER_RUN // 2  # the others are left to imitation
+    if num_envs > most:
+        raise ConfigurationError(f"n_envs is {num_envs}, expected at most {most}")
+    return make_mixture(env_id, [{"scenario": setting} for setting in settings], num_envs, flatten=flatten)

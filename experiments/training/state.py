@@ -1,0 +1,266 @@
+"""The whole state of a training between two rollouts, in one safetensors file: arrays, and plain data as JSON.
+
+    save_state(path, model, data)
+    ...
+    data = load_state(path, fresh_model)     # built from the same configuration
+
+Training that goes on from here does what it would have done without the interruption, bit for bit, as long as code,
+versions and the number of threads stay the same: weights, optimizer, every random generator, the environments in the
+middle of their episodes, and of the off-policy algorithms the replay buffer are all there. Nothing is pickled and
+nothing in the file is executed. What is left out moves no weight: the logger, and clocks of wall time.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
+
+from agents.learned.policy import problems_of
+from experiments.common.runner import write_whole
+from experiments.training.rewards import TrainingReward
+from papi_env.errors import DataError
+from papi_env.sb3 import BatchVecEnv
+from papi_env.sb3_mixture import MixtureVecEnv
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+# Of the model: plain numbers, and arrays that may be None. Algorithms have some of them.
+_NUMBERS = (
+    "num_timesteps",
+    "_n_updates",
+    "_episode_num",
+    "_n_calls",
+    "exploration_rate",
+    "_current_progress_remaining",
+)
+_ARRAYS = ("_last_obs", "_last_episode_starts", "_last_original_obs")
+_REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+# Of an engine: what is made from the scenario, and never changes.
+_CONSTANTS = frozenset(("tables", "profile", "prefill"))
+
+
+def save_state(path: Path, model: BaseAlgorithm, data: Mapping[str, Any]) -> None:
+    """Write the state of a model between two rollouts, whole or not at all.
+
+    Args:
+        path: of the file.
+        model: a model of `train_algorithms`, in training.
+        data: what else the run needs, as plain data.
+    """
+    arrays, plain = _state_of(model)
+    text = json.dumps({"model": plain, "run": dict(data)})
+    # Names may share memory, as do the states of an engine: a file holds each by itself.
+    tensors = {name: np.array(array, order="C") for name, array in arrays.items()}
+    write_whole(path, save(tensors, metadata={"state": text}))
+
+
+def load_state(path: Path, model: BaseAlgorithm) -> Any:
+    """Put a model, just built, and its environments into the state in a file; returns the run's data.
+
+    Raises:
+        DataError: the file is damaged, or was written by another configuration: all that does not fit is named
+            before anything changes.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            content = json.loads((file.metadata() or {})["state"])
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: not a training state, or cut off: {error}") from None
+    envs = model.get_env()
+    assert envs is not None
+    envs.reset()  # so that the environments count as started
+    expected = _engines_arrays(model) | _reward_arrays(model)
+    expected |= {f"policy.{name}": tensor.numpy() for name, tensor in model.policy.state_dict().items()}
+    for name, array in expected.items():
+        _check(path, name, found.get(name), array)
+    try:
+        _restore(model, found, content["model"])
+        return content["run"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path}: not the state of this training: {error!r}") from error
+
+
+def _check(path: Path, name: str, found: npt.NDArray[Any] | None, expected: npt.NDArray[Any]) -> None:
+    if found is None or found.shape != expected.shape or found.dtype != expected.dtype:
+        there = "missing" if found is None else f"{found.dtype} {list(found.shape)}"
+        raise DataError(
+            f"{path}: {name} is {there}, expected {expected.dtype} {list(expected.shape)}: the state of another "
+            "configuration"
+        )
+
+
+def _state_of(model: BaseAlgorithm) -> tuple[Arrays, dict[str, Any]]:
+    arrays: Arrays = {f"policy.{name}": t.numpy() for name, t in model.policy.state_dict().items()}
+    plain: dict[str, Any] = {name: getattr(model, name) for name in _NUMBERS if hasattr(model, name)}
+    for name in _ARRAYS:
+        if getattr(model, name, None) is not None:
+            arrays[f"model.{name}"] = getattr(model, name)
+    for k, array in enumerate(_lstm_states(model)):
+        arrays[f"lstm.{k}"] = array
+    plain["episodes"] = [
+        {key: float(info[key]) for key in ("r", "l", "t")} for info in model.ep_info_buffer or ()
+    ]
+    _add_optimizer(model, arrays, plain)
+    _add_generators(model, arrays, plain)
+    arrays |= _engines_arrays(model)
+    normalized = model.get_vec_normalize_env()
+    if normalized is not None:
+        arrays["normalize.returns"] = normalized.returns
+        # As 64-bit numbers, not as text.
+        arrays["normalize.running"] = np.array(_running(normalized))
+    arrays |= _reward_arrays(model)
+    replay = getattr(model, "replay_buffer", None)
+    if replay is not None:
+        plain["replay"] = {"pos": replay.pos, "full": replay.full}
+        for name in _REPLAY:
+            arrays[f"replay.{name}"] = getattr(replay, name)[: replay.size()]
+    return arrays, plain
+
+
+def _restore(model: BaseAlgorithm, arrays: Arrays, plain: Mapping[str, Any]) -> None:
+    model.policy.load_state_dict(
+        {name: torch.from_numpy(arrays[f"policy.{name}"]) for name in model.policy.state_dict()}
+    )
+    for name in _NUMBERS:
+        if hasattr(model, name):
+            setattr(model, name, plain[name])
+    for name in _ARRAYS:
+        if f"model.{name}" in arrays:
+            setattr(model, name, arrays[f"model.{name}"])
+    for k, array in enumerate(_lstm_states(model)):
+        array[...] = arrays[f"lstm.{k}"]
+    length = model._stats_window_size
+    model.ep_info_buffer, model.ep_success_buffer = (
+        deque(plain["episodes"], maxlen=length),
+        deque(maxlen=length),
+    )
+    _restore_optimizer(model, arrays, plain)
+    for name, array in {**_engines_arrays(model), **_reward_arrays(model)}.items():
+        array[...] = arrays[name]
+    normalized = model.get_vec_normalize_env()
+    if normalized is not None:
+        normalized.returns = arrays["normalize.returns"]
+        rms: Any = normalized.ret_rms
+        rms.mean, rms.var, rms.count = arrays["normalize.running"]
+    replay = getattr(model, "replay_buffer", None)
+    if replay is not None:
+        for name in _REPLAY:
+            rows = arrays[f"replay.{name}"]
+            getattr(replay, name)[: len(rows)] = rows
+        replay.pos, replay.full = int(plain["replay"]["pos"]), bool(plain["replay"]["full"])
+    # Last: nothing above may draw afterwards.
+    _restore_generators(model, arrays, plain)
+
+
+def _parts(model: BaseAlgorithm) -> tuple[BatchVecEnv, ...]:
+    """The batch environments that the model trains on."""
+    envs: Any = model.get_env()
+    envs = envs.unwrapped
+    return envs.parts if isinstance(envs, MixtureVecEnv) else (envs,)
+
+
+def _engines_arrays(model: BaseAlgorithm) -> Arrays:
+    return {
+        f"env.{i}.{name}": array
+        for i, part in enumerate(_parts(model))
+        for name, array in _engine_arrays(part).items()
+    }
+
+
+def _engine_arrays(part: BatchVecEnv) -> Arrays:
+    """Every array that a step changes: of the engine, and the adapter's returns and lengths of episodes."""
+    (problem,) = problems_of(part)
+    arrays: Arrays = {"returns": part._returns, "lengths": part._lengths}
+    for name, value in vars(problem.engine).items():
+        if name in _CONSTANTS:
+            continue
+        if isinstance(value, np.ndarray):
+            arrays[f"engine.{name}"] = value
+        elif isinstance(value, tuple) and hasattr(value, "_fields"):
+            for field in value._fields:
+                arrays[f"engine.{name}.{field}"] = getattr(value, field)
+    return arrays
+
+
+def _reward_arrays(model: BaseAlgorithm) -> Arrays:
+    """What the rewards of training remember; nothing where they are the environments' own."""
+    envs = model.get_env()
+    while isinstance(envs, VecEnvWrapper):
+        if isinstance(envs, TrainingReward):
+            names = ("memory", "before", "potential")
+            return {f"reward.{name}": getattr(envs, name) for name in names}
+        envs = envs.venv
+    return {}
+
+
+def _lstm_states(model: BaseAlgorithm) -> list[npt.NDArray[Any]]:
+    """Views of RecurrentPPO's states, of actor and critic; nothing for the others."""
+    states = getattr(model, "_last_lstm_states", None)
+    return [] if states is None else [tensor.numpy() for pair in states for tensor in pair]
+
+
+def _running(normalized: VecNormalize) -> list[float]:
+    rms = normalized.ret_rms
+    return [float(rms.mean), float(rms.var), float(rms.count)]
+
+
+def _add_optimizer(model: BaseAlgorithm, arrays: Arrays, plain: dict[str, Any]) -> None:
+    state = model.policy.optimizer.state_dict()
+    plain["learning_rates"] = [float(group["lr"]) for group in state["param_groups"]]
+    plain["optimizer"] = {}
+    for index, values in state["state"].items():
+        numbers = plain["optimizer"].setdefault(str(index), {})
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                arrays[f"optimizer.{index}.{name}"] = value.numpy()
+            else:
+                numbers[name] = value
+
+
+def _restore_optimizer(model: BaseAlgorithm, arrays: Arrays, plain: Mapping[str, Any]) -> None:
+    state = model.policy.optimizer.state_dict()
+    for group, rate in zip(state["param_groups"], plain["learning_rates"], strict=True):
+        group["lr"] = rate
+    state["state"] = {int(index): dict(numbers) for index, numbers in plain["optimizer"].items()}
+    for name, array in arrays.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            state["state"][int(index)][key] = torch.from_numpy(array)
+    model.policy.optimizer.load_state_dict(state)
+
+
+def _add_generators(model: BaseAlgorithm, arrays: Arrays, plain: dict[str, Any]) -> None:
+    """Of torch, of NumPy's and Python's shared generators, which SB3 draws from, and of the action space."""
+    arrays["rng.torch"] = torch.get_rng_state().numpy()
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - the one that SB3 uses
+    arrays["rng.numpy"] = np.asarray(keys)
+    version, words, gauss = random.getstate()
+    plain["rng"] = {
+        "numpy": [name, *rest],
+        "python": [version, list(words), gauss],
+        "actions": model.action_space.np_random.bit_generator.state,
+    }
+
+
+def _restore_generators(model: BaseAlgorithm, arrays: Arrays, plain: Mapping[str, Any]) -> None:
+    torch.set_rng_state(torch.from_numpy(arrays["rng.torch"]))
+    name, *rest = plain["rng"]["numpy"]
+    np.random.set_state((name, arrays["rng.numpy"], *rest))  # noqa: NPY002 - the one that SB3 uses
+    version, words, gauss = plain["rng"]["python"]
+    random.setstate((version, tuple(words), gauss))
+    model.action_space.np_random.bit_generator.state = plain["rng"]["actions"]

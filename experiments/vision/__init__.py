@@ -1,0 +1,1 @@
+"""RepMLPNet before and after Locality Injection."""

@@ -1,0 +1,446 @@
+"""The dynamics of decoding a static batch, compiled: what an iteration costs, and what it changes.
+
+Written once, for one environment of a batch; Decode-v0 and Kernels-v0 differ only in how an action
+names the units. No fast-math and no shared writes: environment i of a batch follows, bit for bit,
+the path of a single environment with its seed.
+
+What is done for speed, and what did not help, is in README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
+from papi_env.simulation.batch import state as at
+from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.draws import draw_gains, request_key, request_row
+
+# What a slot holds, in the width that a vector register takes 16 of; numba would widen it to int64.
+_GROUP_TOKENS, _COLUMNS_PER_ROW = np.int32(GROUP_TOKENS), np.int32(COLUMNS_PER_ROW)
+# Requests of an environment and their DRAM rows share a sum: the requests, 128 at most, take its lower 8 bits.
+_PACKED_BITS = 8
+_PACKED = np.int32(2**_PACKED_BITS)
+
+
+@inlined
+def iteration_cost(
+    rlp,
+    tlp,
+    context_sum,
+    group_sum,
+    group_max,
+    chunk_sum,
+    chunk_max,
+    last_fc,
+    qkv,
+    attention,
+    projection,
+    feed_forward,
+    fc,
+    other,
+    scalars,
+):
+    """Cost of one iteration with the given units; `fc` and `other` are `lookups.Lookups`.
+
+    Returns:
+        (seconds, dynamic joules, communication s, switching s, seconds of QKV, attention, projection and
+        feed-forward, mode switches). The first is the sum of the next six times and the scenario's overhead.
+    """
+    n = rlp * tlp
+    qkv_s = fc[qkv, n, at.QKV_S]
+    projection_s = fc[projection, n, at.PROJECTION_S]
+    feed_forward_s = fc[feed_forward, n, at.FEED_FORWARD_S]
+    fc_j = fc[qkv, n, at.QKV_J] + fc[projection, n, at.PROJECTION_J] + fc[feed_forward, n, at.FEED_FORWARD_J]
+
+    # The same formulas as `hardware.costs.busiest_channel` and `AttentionCoefficients.clocks`, tabulated.
+    busiest_groups = max(
+        other[attention, tlp, rlp, at.GROUPS_S] * group_sum,
+        other[attention, tlp, rlp, at.LONGEST_GROUPS_S] * group_max,
+    )
+    busiest_chunks = max(
+        other[attention, tlp, rlp, at.CHUNKS_S] * chunk_sum,
+        other[attention, tlp, rlp, at.LONGEST_CHUNKS_S] * chunk_max,
+    )
+    attention_s = max(
+        busiest_groups + busiest_chunks + other[attention, tlp, rlp, at.FIXED_S],
+        other[attention, tlp, rlp, at.TOKENS_S] * context_sum,
+    )
+    attention_j = (
+        other[attention, tlp, rlp, at.GROUPS_J] * group_sum
+        + other[attention, tlp, rlp, at.TOKENS_J] * context_sum
+    )
+
+    # KV caches read over the link stream behind the computation; what exceeds it is communication.
+    link_s = max(other[attention, tlp, rlp, at.LINK_TOKENS_S] * context_sum - attention_s, 0.0)
+    communication_s = link_s + other[attention, tlp, rlp, at.MOVES_S]
+    joules = fc_j + attention_j + other[attention, tlp, rlp, at.MOVES_J]
+
+    # Crossings between PUs and FC-PIM: within each layer, from layer to layer, from the last iteration.
+    layers = int(scalars[at.LAYERS])
+    crossings = layers * (int(qkv != projection) + int(projection != feed_forward))
+    crossings += (layers - 1) * int(feed_forward != qkv)
+    crossings += int(last_fc >= 0 and last_fc != qkv)
+    switching_s = 0.0
+    if scalars[at.SWITCH_S] > 0.0:
+        switching_s = crossings * scalars[at.SWITCH_S]
+        communication_s += crossings * other[attention, tlp, rlp, at.CROSS_S]
+        joules += crossings * other[attention, tlp, rlp, at.CROSS_J]
+
+    seconds = (communication_s + switching_s) + (qkv_s + projection_s + feed_forward_s)
+    seconds += attention_s + scalars[at.OVERHEAD_S]
+    return (
+        seconds,
+        joules,
+        communication_s,
+        switching_s,
+        qkv_s,
+        attention_s,
+        projection_s,
+        feed_forward_s,
+        crossings,
+    )
+
+
+@inlined
+def scheduled_tlp(iteration, schedule):
+    """The TLP register at an iteration."""
+    tlp = schedule[0, 1]
+    for k in range(1, schedule.shape[0]):
+        if iteration >= schedule[k, 0]:
+            tlp = schedule[k, 1]
+    return tlp
+
+
+@inlined
+def chunks_of(groups, group_columns):
+    """DRAM rows that the keys of so many 16-token groups touch."""
+    return (groups * group_columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW
+
+
+@lean
+def survey(e, counters, contexts, scalars):
+    """Sum up the contexts that the next iteration attends to: those there are, plus the tokens verified.
+
+    Args:
+        e: the environment; counters and contexts (int32 [num_envs, requests or more]) are of all.
+    """
+    tlp = counters[e, at.TLP]
+    context_sum = 0
+    group_sum = 0
+    group_max = 0
+    chunk_sum = 0
+    group_columns = np.int64(scalars[at.GROUP_COLUMNS])
+    for i in range(counters[e, at.RLP]):
+        context = contexts[e, i] + tlp
+        groups = (context + GROUP_TOKENS - 1) // GROUP_TOKENS
+        context_sum += context
+        group_sum += groups
+        group_max = max(group_max, groups)
+        chunk_sum += chunks_of(groups, group_columns)
+    counters[e, at.CONTEXT_SUM] = context_sum
+    counters[e, at.GROUP_SUM] = group_sum
+    counters[e, at.GROUP_MAX] = group_max
+    counters[e, at.CHUNK_SUM] = chunk_sum
+    counters[e, at.CHUNK_MAX] = chunks_of(group_max, group_columns)
+
+
+@lean
+def reset_env(e, counters, clocks, slots, keys, population, schedule, scalars):
+    """Draw the instance of (seed, episode) for environment e and prefill it; the arrays are of all environments."""
+    seed = counters[e, at.SEED]
+    episode = counters[e, at.EPISODE]
+    counters[e, at.EPISODE + 1 :] = 0
+    clocks[e, :] = 0.0
+    slots[e, :] = 0
+    width = keys.shape[1]
+    batch = int(scalars[at.BATCH])
+    image_tokens = int(scalars[at.IMAGE_TOKENS])
+    prefill_tokens = 0
+    prefill_pairs = 0
+    for i in range(batch):
+        key = request_key(seed, episode, i)
+        row = request_row(key, population.shape[0])
+        length = population[row, 0] + image_tokens
+        keys[e, i] = key
+        slots[e, i] = length
+        slots[e, width + i] = population[row, 1]
+        prefill_tokens += length
+        prefill_pairs += np.int64(length) * (np.int64(length) + 1) // 2
+    counters[e, at.PREFILL_TOKENS] = prefill_tokens
+    counters[e, at.PREFILL_PAIRS] = prefill_pairs
+    counters[e, at.RLP] = batch
+    counters[e, at.TLP] = scheduled_tlp(0, schedule)
+    counters[e, at.LAST_FC] = -1
+    counters[e, at.STAGE] = -1
+    counters[e, at.LAST_STAGE] = -1
+    for k in range(at.NUM_TIMED):
+        counters[e, at.LAST_UNIT + k] = -1
+    survey(e, counters, slots, scalars)
+
+
+@inlined
+def advance_slot(
+    gain,
+    k,
+    contexts,
+    remaining,
+    ahead,
+    group_columns,
+    held,
+    packed,
+    group_sum,
+    group_max,
+):
+    """Give the request in slot k its tokens, and add up what the next iteration attends to.
+
+    Args:
+        ahead: tokens verified in the next iteration.
+        held, packed, group_sum, group_max: int32, so far: tokens of all requests, finished ones too; of those that
+            go on, DRAM rows and number (see `_PACKED`), 16-token groups, and the most of those.
+    """
+    left = np.int32(remaining[k] - gain)
+    context = np.int32(contexts[k] + gain)
+    remaining[k] = left
+    contexts[k] = context
+    held = np.int32(held + context)
+    goes_on = left > 0
+    context = np.int32(context + ahead) if goes_on else np.int32(0)
+    groups = np.int32(np.int32(context + np.int32(_GROUP_TOKENS - 1)) // _GROUP_TOKENS)
+    columns = np.int32(np.int32(groups * group_columns) + np.int32(_COLUMNS_PER_ROW - 1))
+    chunks = np.int32(columns // _COLUMNS_PER_ROW)
+    packed = np.int32(packed + np.int32(np.int32(chunks * _PACKED) + np.int32(goes_on)))
+    return held, packed, np.int32(group_sum + groups), max(group_max, groups)
+
+
+@inlined
+def decode_tokens(counters, slots, keys, gains, schedule, scalars):
+    """Advance every active request of an environment by one iteration; finished ones leave, the others close up.
+
+    Args:
+        counters, slots, keys: of the environment.
+        gains: scratch, int64 [SLOTS].
+    """
+    rlp, tlp = counters[at.RLP], counters[at.TLP]
+    acceptance = scalars[at.ACCEPTANCE]
+    drawn = tlp > 1 and acceptance < 2.0**53
+    iteration = counters[at.ITERATION] + 1
+    next_tlp = scheduled_tlp(iteration, schedule)
+    verified, ahead = np.int32(tlp), np.int32(next_tlp)
+    group_columns = np.int32(scalars[at.GROUP_COLUMNS])
+    width = keys.shape[0]
+    held = np.int32(0)
+    packed = np.int32(0)
+    group_sum = np.int32(0)
+    group_max = np.int32(0)
+    for first in range(0, rlp, at.SLOTS):
+        contexts, remaining = slots[first:], slots[width + first :]
+        if drawn:
+            draw_gains(tlp - 1, keys[first:], contexts, np.uint64(acceptance), gains)
+            for k in range(at.SLOTS):
+                gain = min(np.int32(gains[k]), remaining[k])
+                held, packed, group_sum, group_max = advance_slot(
+                    gain,
+                    k,
+                    contexts,
+                    remaining,
+                    ahead,
+                    group_columns,
+                    held,
+                    packed,
+                    group_sum,
+                    group_max,
+                )
+        else:
+            for k in range(at.SLOTS):
+                gain = min(verified, remaining[k])
+                held, packed, group_sum, group_max = advance_slot(
+                    gain,
+                    k,
+                    contexts,
+                    remaining,
+                    ahead,
+                    group_columns,
+                    held,
+                    packed,
+                    group_sum,
+                    group_max,
+                )
+    active, chunk_sum = (
+        np.int64(packed & (_PACKED - 1)),
+        np.int64(packed >> _PACKED_BITS),
+    )
+    decoded = held - (counters[at.CONTEXT_SUM] - rlp * tlp)
+    context_sum = held + active * next_tlp
+    if active < rlp:
+        context_sum = close_up(rlp, slots, keys) + active * next_tlp
+    counters[at.RLP] = active
+    counters[at.TLP] = next_tlp
+    counters[at.ITERATION] = iteration
+    counters[at.DECODED] += decoded
+    counters[at.CONTEXT_SUM] = context_sum
+    counters[at.GROUP_SUM] = group_sum
+    counters[at.GROUP_MAX] = group_max
+    counters[at.CHUNK_SUM] = chunk_sum
+    counters[at.CHUNK_MAX] = chunks_of(np.int64(group_max), np.int64(group_columns))
+    counters[at.LAST_N] = rlp * tlp
+    counters[at.LAST_FINISHED] = rlp - active
+    counters[at.LAST_DECODED] = decoded
+
+
+@lean
+def close_up(rlp, slots, keys):
+    """Move the requests that go on to the first slots, and empty the others. Returns the tokens that they hold."""
+    width = keys.shape[0]
+    to = 0
+    held = 0
+    for i in range(rlp):
+        context, left, key = slots[i], slots[width + i], keys[i]
+        slots[i] = 0
+        slots[width + i] = 0
+        if left > 0:
+            slots[to] = context
+            slots[width + to] = left
+            keys[to] = key
+            held += context
+            to += 1
+    return held
+
+
+@inlined
+def charge_iteration(
+    qkv,
+    attention,
+    projection,
+    feed_forward,
+    counters,
+    clocks,
+    fc,
+    other,
+    scalars,
+    per_reference,
+):
+    """Charge an environment with an iteration on the given units. Returns the reward.
+
+    `per_reference` is 1 / the scenario's reference; a division waits longer than a product.
+    """
+    rlp, tlp = counters[at.RLP], counters[at.TLP]
+    (
+        seconds,
+        joules,
+        communication_s,
+        switching_s,
+        qkv_s,
+        attention_s,
+        projection_s,
+        feed_forward_s,
+        crossings,
+    ) = iteration_cost(
+        rlp,
+        tlp,
+        counters[at.CONTEXT_SUM],
+        counters[at.GROUP_SUM],
+        counters[at.GROUP_MAX],
+        counters[at.CHUNK_SUM],
+        counters[at.CHUNK_MAX],
+        counters[at.LAST_FC],
+        qkv,
+        attention,
+        projection,
+        feed_forward,
+        fc,
+        other,
+        scalars,
+    )
+    total_j = joules + seconds * scalars[at.STATIC_W]
+    reward_time = -seconds * per_reference
+    reward_energy = -scalars[at.ENERGY_WEIGHT] * total_j * per_reference
+    reward = reward_time + reward_energy
+    clocks[at.TIME_S] += seconds
+    clocks[at.DYNAMIC_J] += joules
+    clocks[at.COMMUNICATION_S] += communication_s
+    clocks[at.SWITCHING_S] += switching_s
+    clocks[at.CLASS_S + at.QKV] += qkv_s
+    clocks[at.CLASS_S + at.ATTENTION] += attention_s
+    clocks[at.CLASS_S + at.PROJECTION] += projection_s
+    clocks[at.CLASS_S + at.FEED_FORWARD] += feed_forward_s
+    # Each unit once: sums that go through memory wait for one another.
+    for unit in range(at.NUM_UNITS):
+        busy_s = qkv_s if qkv == unit else 0.0
+        busy_s += projection_s if projection == unit else 0.0
+        busy_s += feed_forward_s if feed_forward == unit else 0.0
+        busy_s += attention_s if attention == unit else 0.0
+        clocks[at.BUSY_S + unit] += busy_s
+    clocks[at.RETURN] += reward
+    clocks[at.LAST_TIME_S] = seconds
+    clocks[at.LAST_DYNAMIC_J] = joules
+    clocks[at.LAST_COMMUNICATION_S] = communication_s
+    clocks[at.LAST_SWITCHING_S] = switching_s
+    clocks[at.LAST_CLASS_S + at.QKV] = qkv_s
+    clocks[at.LAST_CLASS_S + at.ATTENTION] = attention_s
+    clocks[at.LAST_CLASS_S + at.PROJECTION] = projection_s
+    clocks[at.LAST_CLASS_S + at.FEED_FORWARD] = feed_forward_s
+    clocks[at.LAST_REWARD_TIME] = reward_time
+    clocks[at.LAST_REWARD_ENERGY] = reward_energy
+    counters[at.SWITCHES] += crossings
+    counters[at.LAST_FC] = feed_forward
+    counters[at.LAST_UNIT + at.QKV] = qkv
+    counters[at.LAST_UNIT + at.ATTENTION] = attention
+    counters[at.LAST_UNIT + at.PROJECTION] = projection
+    counters[at.LAST_UNIT + at.FEED_FORWARD] = feed_forward
+    if qkv == projection and projection == feed_forward:
+        clocks[at.SEEN_FC_S + qkv] = qkv_s + projection_s + feed_forward_s
+        counters[at.SEEN_N + qkv] = rlp * tlp
+    return reward
+
+
+@inlined
+def squash(x):
+    """x / (1 + x), in float32 as it is observed."""
+    x = np.float32(x)
+    return x / np.float32(x + np.float32(1.0))
+
+
+@inlined
+def share(x, of):
+    """x / of, in float32."""
+    return np.float32(x) / np.float32(of)
+
+
+@inlined
+def observe_batch(counters, scalars, observations):
+    """Write the features that change only with RLP and TLP."""
+    rlp, tlp = counters[at.RLP], counters[at.TLP]
+    n, batch = rlp * tlp, scalars[at.BATCH]
+    observations[0] = rlp / 128.0
+    observations[1] = tlp / 8.0
+    observations[2] = n / 1024.0
+    # An infinite α (no PUs) gives 0; n = 0 occurs only after the last iteration.
+    observations[3] = n / (n + scalars[at.ALPHA]) if n > 0 else 0.0
+    observations[4] = batch / 128.0
+    observations[5] = 1.0 - rlp / max(batch, 1.0)
+
+
+@inlined
+def observe_env(counters, clocks, scalars, per_reference, observations):
+    """Write the other features of `layout.OBSERVATION_NAMES`; descriptors are there for good."""
+    limit = scalars[at.CONTEXT_LIMIT]
+    held = 4.0 * counters[at.CONTEXT_SUM]
+    longest = 4.0 * GROUP_TOKENS * counters[at.GROUP_MAX]
+    observations[6] = share(held, held + max(counters[at.RLP], 1) * limit)
+    observations[7] = share(longest, longest + limit)
+    observations[8] = share(counters[at.ITERATION], counters[at.ITERATION] + 256)
+    observations[9] = share(counters[at.LAST_FINISHED], max(scalars[at.BATCH], 1.0))
+    observations[10] = share(counters[at.LAST_DECODED], max(counters[at.LAST_N], 1))
+    observations[11] = squash(clocks[at.LAST_TIME_S] * per_reference)
+    observations[12] = squash(clocks[at.LAST_COMMUNICATION_S] * per_reference)
+    for k in range(at.NUM_CLASSES * at.NUM_UNITS):
+        observations[at.LAST_UNIT_FEATURE + k] = 0.0
+    for k in range(at.NUM_CLASSES):
+        observations[at.LAST_CLASS_FEATURE + k] = squash(clocks[at.LAST_CLASS_S + k] * per_reference)
+        unit = counters[at.LAST_UNIT + k]
+        if unit >= 0:
+            observations[at.LAST_UNIT_FEATURE + at.NUM_UNITS * k + unit] = 1.0
+    for u in range(2):
+        observations[at.SEEN_FEATURE + u] = squash(clocks[at.SEEN_FC_S + u] * per_reference)
+        observations[at.SEEN_FEATURE + 2 + u] = counters[at.SEEN_N + u] / 1024.0

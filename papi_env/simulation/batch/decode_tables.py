@@ -1,0 +1,122 @@
+"""What moving vectors and attending costs, tabulated by unit, requests and rows, for every engine."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from papi_env.hardware import costs, dram
+from papi_env.hardware.system import System
+from papi_env.hardware.table import DENSE_ROWS
+from papi_env.hardware.units import UNIT_NAMES, PimUnit, ProcessingUnit, UnitName
+from papi_env.kernel import FloatArray
+from papi_env.scenario import MAX_BATCH, MAX_SPECULATION
+from papi_env.simulation.batch import state as at
+from papi_env.simulation.batch.stages import crossing
+from papi_env.workload.transformer import Transformer
+
+
+def decades(value: float) -> float:
+    """The logarithm of a rate or size over 20 decades, so that one policy can meet many systems; 0 for 0."""
+    return float(np.log10(value)) / 20 if value > 0 else 0.0
+
+
+def rate_descriptors(system: System) -> list[float]:
+    """FLOP/s and B/s of the three units and B/s of the attention link, in decades; 0 where there is none."""
+    rates: list[float] = []
+    rates += [system.pu.total_flops, system.pu.total_bandwidth] if system.pu else [0.0, 0.0]
+    for unit in (system.fc_pim, system.attn_pim):
+        rates += [unit.peak_flops, unit.peak_bandwidth] if unit else [0.0, 0.0]
+    rates.append(system.attention_link.total_bandwidth if system.attn_pim and system.attention_link else 0.0)
+    return [decades(rate) for rate in rates]
+
+
+def attention_tables(
+    system: System, model: Transformer, most_requests: int = MAX_BATCH
+) -> tuple[FloatArray, FloatArray]:
+    """Coefficients by unit and TLP, and rounds by unit and RLP, of the functions in `hardware.costs`."""
+    kernel = model.attention_kernel()
+    columns = group_columns(system, model)
+    attention = np.zeros((at.NUM_UNITS, MAX_SPECULATION + 1, at.NUM_ATTENTION))
+    rounds = np.zeros((at.NUM_UNITS, most_requests + 1, 2))
+    for u, name in enumerate(UNIT_NAMES):
+        unit = system.unit(name)
+        if unit is None or not system.can_run(name, "attention"):
+            attention[u] = np.inf
+            rounds[u] = 1.0
+            continue
+        link_s_per_token = _kv_link_s_per_token(system, model, name)
+        for tlp in range(1, MAX_SPECULATION + 1):
+            row = attention[u, tlp]
+            if isinstance(unit, PimUnit):
+                work = costs.pim_attention_coefficients(unit, kernel, tlp)
+                # The engine counts chunks by the layout of the unit with the KV caches; a unit with another
+                # layout gets as many per group as it has, and half a chunk more for the last one.
+                scale = work.group_columns / columns
+                row[at.PER_GROUP_S] = work.per_group
+                row[at.PER_CHUNK_S] = work.per_chunk * scale
+                row[at.PER_PAIR_S] = work.per_pair + (0.0 if scale == 1 else 0.5 * work.per_chunk)
+                row[at.PER_START_S] = work.per_start
+                row[at.UNPAIRED_S] = work.unpaired_per_chunk * scale
+                row[: at.PER_TOKEN_S] *= dram.CLOCK_S
+                row[at.PER_GROUP_J] = costs.pim_attention_energy(unit, kernel, 1, tlp).total
+            elif isinstance(unit, ProcessingUnit):
+                row[at.PER_TOKEN_S] = costs.pu_attention_s(unit, kernel, 1, tlp)
+                row[at.PER_TOKEN_J] = costs.pu_attention_energy(unit, kernel, 1, tlp).total
+            row *= kernel.count
+            row[at.LINK_PER_TOKEN_S] = link_s_per_token
+            if link_s_per_token > 0:
+                assert system.attention_link is not None
+                row[at.PER_TOKEN_J] += model.kv_bytes_per_token * system.attention_link.j_per_byte
+        if isinstance(unit, PimUnit):
+            pairs = costs.attention_rounds(unit, kernel, np.arange(most_requests + 1))
+            rounds[u, :, at.ROUNDS] = pairs
+            rounds[u, :, at.UNPAIRED] = pairs % 2 / np.maximum(pairs, 1)
+    return attention, rounds
+
+
+def group_columns(system: System, model: Transformer) -> int:
+    """Columns of keys in a 16-token group on the PIM unit that holds the KV caches; 1 if none does."""
+    home = system.attn_pim or system.fc_pim
+    if home is None:
+        return 1
+    return costs.pim_attention_coefficients(home, model.attention_kernel(), 1).group_columns
+
+
+def _kv_link_s_per_token(system: System, model: Transformer, unit: UnitName) -> float:
+    """Seconds that one context token's keys and values spend on the link; 0 where they live with the unit."""
+    if unit == "attn-pim" or system.attn_pim is None:
+        return 0.0
+    assert system.attention_link is not None
+    return model.kv_bytes_per_token / system.attention_link.total_bandwidth
+
+
+def attention_link_table(system: System, model: Transformer, most_rows: int = DENSE_ROWS) -> FloatArray:
+    """[units, n, (s, J)] of the vectors that cross the attention link in one iteration."""
+    table = np.zeros((at.NUM_UNITS, most_rows + 1, 2))
+    link = system.attention_link
+    if system.attn_pim is None or link is None:
+        return table
+    n = np.arange(most_rows + 1, dtype=np.float64)
+    kv = 2 * n * 2 * model.kv_width  # FP16 bytes of new keys and values in one layer
+    vector = 2 * n * model.hidden  # a query, or an output
+    for u, name in enumerate(UNIT_NAMES):
+        # With attention where the KV caches are, queries go there too and outputs come back; else only
+        # the new keys and values are written home (the old ones are counted per token).
+        there, back = (vector + kv, vector) if name == "attn-pim" else (kv, 0.0 * n)
+        table[u, :, at.COST_S] = model.layers * (link.transfer_s(there) + link.transfer_s(back))
+        table[u, :, at.COST_J] = model.layers * (there + back) * link.j_per_byte
+    return table
+
+
+def moves_table(system: System, model: Transformer, most_rows: int = DENSE_ROWS) -> FloatArray:
+    """[n, 4]: combining outputs in one iteration, and one crossing of activations between PUs and FC-PIM.
+
+    Outputs are combined twice a layer, after projection and feed-forward, on whichever unit those ran: the
+    stacks of a GPU hold its slice of the weights either way.
+    """
+    table = np.zeros((most_rows + 1, 4))
+    size = 2 * np.arange(most_rows + 1, dtype=np.float64) * model.hidden
+    table[:, at.COMBINE_S] = 2 * model.layers * system.combine_s(size)
+    table[:, at.COMBINE_J] = 2 * model.layers * system.combine_j(size)
+    table[:, at.CROSSING_S], table[:, at.CROSSING_J] = crossing(system, size)
+    return table

@@ -1,0 +1,96 @@
+"""What the hot loop looks up: the tables of a scenario, joined so that a row of each serves a step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from papi_env.kernel import FloatArray
+from papi_env.simulation.batch import state as at
+
+if TYPE_CHECKING:  # which uses what is here
+    from papi_env.simulation.batch.tables import EngineTables
+
+
+class Lookups(NamedTuple):
+    """Columns in `layout`; seconds and joules of a whole iteration, all layers together.
+
+    Attributes:
+        fc: [units, n, NUM_FC], seconds and joules of QKV, projection and feed-forward.
+        other: [units of attention, TLP, RLP, NUM_OTHER], what attention and moving data cost.
+    """
+
+    fc: FloatArray
+    other: FloatArray
+
+
+class ImageLookups(NamedTuple):
+    """The tables of image encodes; shapes as in `tables.EngineTables`."""
+
+    stages: FloatArray
+    moves: FloatArray
+    features: FloatArray
+    blocks: npt.NDArray[np.int64]
+    batches: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, tables: EngineTables) -> ImageLookups:
+        """Those of a scenario with images."""
+        return cls(
+            tables.stages,
+            tables.stage_moves,
+            tables.stage_features,
+            tables.blocks,
+            tables.batches,
+        )
+
+
+def join_lookups(tables: EngineTables) -> Lookups:
+    """Join the tables of iterations.
+
+    The attention of RLP requests takes, on the busiest channel, rounds(RLP) pairs of mean length or the longest
+    request's, whichever is more (`hardware.costs.busiest_channel`); both are multiples of what a state counts.
+    """
+    fc, attention, rounds, moves = (
+        tables.fc,
+        tables.attention,
+        tables.rounds,
+        tables.moves,
+    )
+    units, rows = fc.shape[1], fc.shape[2]
+    by_unit = np.zeros((units, rows, at.NUM_FC))
+    by_unit[:, :, at.QKV_S : at.FEED_FORWARD_S + 1] = fc[..., at.COST_S].transpose(1, 2, 0)
+    by_unit[:, :, at.QKV_J : at.FEED_FORWARD_J + 1] = fc[..., at.COST_J].transpose(1, 2, 0)
+
+    tlp, rlp = np.arange(attention.shape[1])[:, None], np.arange(rounds.shape[1])
+    n = np.minimum(tlp * rlp, rows - 1)
+    other = np.zeros((units, *n.shape, at.NUM_OTHER))
+    pairs, unpaired = rounds[:, None, :, at.ROUNDS], rounds[:, None, :, at.UNPAIRED]
+    mean_pairs = pairs / np.maximum(rlp, 1)
+    longest_pairs = pairs[:, :, min(1, len(rlp) - 1), None]  # of one request
+    work = attention[:, :, None, :]
+    # A unit that cannot attend has infinite coefficients, which nothing looks up.
+    with np.errstate(invalid="ignore"):
+        per_chunk = work[..., at.PER_CHUNK_S] + work[..., at.UNPAIRED_S] * unpaired
+        other[..., at.GROUPS_S] = work[..., at.PER_GROUP_S] * mean_pairs
+        other[..., at.LONGEST_GROUPS_S] = work[..., at.PER_GROUP_S] * longest_pairs
+        other[..., at.CHUNKS_S] = per_chunk * mean_pairs
+        other[..., at.LONGEST_CHUNKS_S] = per_chunk * longest_pairs
+        other[..., at.FIXED_S] = work[..., at.PER_PAIR_S] * pairs + work[..., at.PER_START_S]
+    other[..., at.TOKENS_S] = work[..., at.PER_TOKEN_S]
+    other[..., at.LINK_TOKENS_S] = work[..., at.LINK_PER_TOKEN_S]
+    other[..., at.GROUPS_J] = work[..., at.PER_GROUP_J]
+    other[..., at.TOKENS_J] = work[..., at.PER_TOKEN_J]
+    other[..., at.MOVES_S] = tables.attention_link[:, n, at.COST_S] + moves[n, at.COMBINE_S]
+    other[..., at.MOVES_J] = tables.attention_link[:, n, at.COST_J] + moves[n, at.COMBINE_J]
+    other[..., at.CROSS_S] = moves[n, at.CROSSING_S]
+    other[..., at.CROSS_J] = moves[n, at.CROSSING_J]
+    return Lookups(by_unit, other)
+
+
+def resolved_units(tables: EngineTables) -> npt.NDArray[np.int64]:
+    """Int64 [classes, units + 1]: the unit that each choice means (an invalid one: the default), then the default."""
+    units, defaults = np.arange(at.NUM_UNITS), tables.defaults[:, None]
+    return np.hstack([np.where(tables.allowed, units, defaults), defaults]).astype(np.int64)

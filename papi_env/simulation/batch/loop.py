@@ -1,0 +1,410 @@
+"""The loops over environments: resolving actions, resets and autoresets, steps, and the costs of all actions."""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+
+from papi_env.simulation.batch import state as at
+from papi_env.simulation.batch.decode import (
+    charge_iteration,
+    decode_tokens,
+    iteration_cost,
+    observe_batch,
+    observe_env,
+    reset_env,
+)
+from papi_env.simulation.batch.encode import (
+    encode_env,
+    forget_stage,
+    observe_stage,
+    stage_cost,
+    start_encode,
+)
+from papi_env.simulation.compiled import inlined, lean, parallel
+
+# Autoreset, as the compiled step knows it.
+DISABLED, NEXT_STEP, SAME_STEP = range(3)
+
+
+@inlined
+def resolve(e, actions, units):
+    """Units of an iteration for row e of `actions`, and how many choices were invalid.
+
+    `actions` is [num_envs], the unit of all FC kernels with attention on its default, or [num_envs, 7], of which
+    the classes of a stage are ignored; `units` is `lookups.resolved_units`.
+    """
+    if actions.ndim == 1:
+        unit = actions[e]
+        chosen = units[at.QKV, unit]
+        return (
+            chosen,
+            units[at.ATTENTION, at.NUM_UNITS],
+            chosen,
+            chosen,
+            int(chosen != unit),
+        )
+    qkv = units[at.QKV, actions[e, at.QKV]]
+    attention = units[at.ATTENTION, actions[e, at.ATTENTION]]
+    projection = units[at.PROJECTION, actions[e, at.PROJECTION]]
+    feed_forward = units[at.FEED_FORWARD, actions[e, at.FEED_FORWARD]]
+    invalid = (
+        int(qkv != actions[e, at.QKV])
+        + int(attention != actions[e, at.ATTENTION])
+        + int(projection != actions[e, at.PROJECTION])
+        + int(feed_forward != actions[e, at.FEED_FORWARD])
+    )
+    return qkv, attention, projection, feed_forward, invalid
+
+
+@inlined
+def resolve_stage(e, actions, units):
+    """Units of a stage for row e of `actions` [num_envs, 7], and how many choices were invalid.
+
+    The classes of an iteration are ignored.
+    """
+    global_unit = units[at.REPMLP_FC1_FC2, actions[e, at.REPMLP_FC1_FC2]]
+    fc3 = units[at.REPMLP_FC3, actions[e, at.REPMLP_FC3]]
+    ffn = units[at.REPMLP_FFN, actions[e, at.REPMLP_FFN]]
+    invalid = (
+        int(global_unit != actions[e, at.REPMLP_FC1_FC2])
+        + int(fc3 != actions[e, at.REPMLP_FC3])
+        + int(ffn != actions[e, at.REPMLP_FFN])
+    )
+    return global_unit, fc3, ffn, invalid
+
+
+@inlined
+def start_episode(e, counters, clocks, slots, keys, population, schedule, scalars, images):
+    """Reset an environment to the (seed, episode) that its counters name."""
+    reset_env(e, counters, clocks, slots, keys, population, schedule, scalars)
+    if images is not None:
+        start_encode(counters[e], images.batches)
+
+
+@inlined
+def observe(changed, counters, clocks, scalars, per_reference, images, observations):
+    """Write the observation of an environment; the features of its RLP and TLP only where those have `changed`."""
+    if changed:
+        observe_batch(counters, scalars, observations)
+    observe_env(counters, clocks, scalars, per_reference, observations)
+    if images is not None:
+        observe_stage(counters, clocks, images.features, scalars, observations)
+
+
+@inlined
+def copy_row(source, target):
+    """Copy a row; an assignment of arrays would need numba's run-time, see `compiled`."""
+    for k in range(source.shape[0]):
+        target[k] = source[k]
+
+
+@lean
+def reset_batch(
+    mask,
+    counters,
+    clocks,
+    slots,
+    keys,
+    population,
+    schedule,
+    scalars,
+    images,
+    observations,
+):
+    """Reset the environments in `mask` to the (seed, episode) that their counters name."""
+    per_reference = 1.0 / scalars[at.REFERENCE]
+    for e in range(counters.shape[0]):
+        if mask[e]:
+            start_episode(e, counters, clocks, slots, keys, population, schedule, scalars, images)
+            observe(True, counters[e], clocks[e], scalars, per_reference, images, observations[e])
+
+
+@inlined
+def step_range(
+    start,
+    stop,
+    autoreset,
+    max_steps,
+    gains,
+    actions,
+    counters,
+    clocks,
+    slots,
+    keys,
+    fc,
+    other,
+    units,
+    schedule,
+    population,
+    scalars,
+    images,
+    observations,
+    rewards,
+    terminated,
+    truncated,
+    final_counters,
+    final_clocks,
+    final_observations,
+):
+    """Advance environments `start` to `stop` by one step each; see `step_batch`."""
+    per_reference = 1.0 / scalars[at.REFERENCE]
+    for e in range(start, stop):
+        c, t = counters[e], clocks[e]
+        if c[at.DONE] == 1:
+            rewards[e] = 0.0
+            if autoreset == NEXT_STEP:
+                terminated[e] = False
+                truncated[e] = False
+                c[at.EPISODE] += 1
+                start_episode(
+                    e,
+                    counters,
+                    clocks,
+                    slots,
+                    keys,
+                    population,
+                    schedule,
+                    scalars,
+                    images,
+                )
+                observe(True, c, t, scalars, per_reference, images, observations[e])
+            continue
+        changed = False
+        rlp, tlp = c[at.RLP], c[at.TLP]
+        encodes = False
+        if images is not None:
+            encodes = c[at.STAGE] >= 0
+            if encodes:
+                global_unit, fc3, ffn, invalid = resolve_stage(e, actions, units)
+                c[at.INVALID] += invalid
+                rewards[e] = encode_env(
+                    global_unit,
+                    fc3,
+                    ffn,
+                    c,
+                    t,
+                    images.stages,
+                    images.moves,
+                    images.blocks,
+                    images.batches,
+                    scalars,
+                )
+        if not encodes:
+            qkv, attention, projection, feed_forward, invalid = resolve(e, actions, units)
+            c[at.INVALID] += invalid
+            rewards[e] = charge_iteration(
+                qkv,
+                attention,
+                projection,
+                feed_forward,
+                c,
+                t,
+                fc,
+                other,
+                scalars,
+                per_reference,
+            )
+            decode_tokens(c, slots[e], keys[e], gains, schedule, scalars)
+            if images is not None:
+                forget_stage(c, t)
+        steps = c[at.ITERATION]
+        ended = c[at.RLP] == 0
+        if images is not None:
+            steps += c[at.STAGES_RUN]
+            ended = ended and c[at.STAGE] < 0
+        late = not ended and max_steps > 0 and steps >= max_steps
+        terminated[e] = ended
+        truncated[e] = late
+        if ended or late:
+            c[at.DONE] = 1
+            if autoreset == SAME_STEP:
+                observe(True, c, t, scalars, per_reference, images, observations[e])
+                copy_row(c, final_counters[e])
+                copy_row(t, final_clocks[e])
+                copy_row(observations[e], final_observations[e])
+                c[at.EPISODE] += 1
+                start_episode(
+                    e,
+                    counters,
+                    clocks,
+                    slots,
+                    keys,
+                    population,
+                    schedule,
+                    scalars,
+                    images,
+                )
+                changed = True
+        changed = changed or c[at.RLP] != rlp or c[at.TLP] != tlp
+        observe(changed, c, t, scalars, per_reference, images, observations[e])
+
+
+@lean
+def step_batch(
+    autoreset,
+    max_steps,
+    gains,
+    actions,
+    counters,
+    clocks,
+    slots,
+    keys,
+    fc,
+    other,
+    units,
+    schedule,
+    population,
+    scalars,
+    images,
+    observations,
+    rewards,
+    terminated,
+    truncated,
+    final_counters,
+    final_clocks,
+    final_observations,
+):
+    """Advance every environment by one step: an iteration, or a stage of an encode.
+
+    `max_steps` truncates an episode (0: never). With NEXT_STEP, an environment that had ended ignores its
+    action and returns its reset; with SAME_STEP it resets at once and its last state is copied into the
+    `final_` arrays; with DISABLED it idles until it is reset. `gains` is scratch, int64 [threads, SLOTS].
+    """
+    step_range(
+        0,
+        counters.shape[0],
+        autoreset,
+        max_steps,
+        gains[0],
+        actions,
+        counters,
+        clocks,
+        slots,
+        keys,
+        fc,
+        other,
+        units,
+        schedule,
+        population,
+        scalars,
+        images,
+        observations,
+        rewards,
+        terminated,
+        truncated,
+        final_counters,
+        final_clocks,
+        final_observations,
+    )
+
+
+@parallel
+def step_threads(
+    autoreset,
+    max_steps,
+    gains,
+    actions,
+    counters,
+    clocks,
+    slots,
+    keys,
+    fc,
+    other,
+    units,
+    schedule,
+    population,
+    scalars,
+    images,
+    observations,
+    rewards,
+    terminated,
+    truncated,
+    final_counters,
+    final_clocks,
+    final_observations,
+):
+    """`step_batch` with as many threads as `gains` has rows, each with its share of the environments."""
+    threads, num_envs = gains.shape[0], counters.shape[0]
+    for thread in nb.prange(threads):
+        start, stop = num_envs * thread // threads, num_envs * (thread + 1) // threads
+        step_range(
+            start,
+            stop,
+            autoreset,
+            max_steps,
+            gains[thread],
+            actions,
+            counters,
+            clocks,
+            slots,
+            keys,
+            fc,
+            other,
+            units,
+            schedule,
+            population,
+            scalars,
+            images,
+            observations,
+            rewards,
+            terminated,
+            truncated,
+            final_counters,
+            final_clocks,
+            final_observations,
+        )
+
+
+@lean
+def joint_costs(joint_actions, counters, fc, other, units, scalars, images, seconds, joules):
+    """True cost of the next step for every environment and joint action; writes [num_envs, actions].
+
+    Invalid joint actions and finished environments take infinite seconds (and no joules, lest a weight of
+    zero make a NaN), so that no minimum picks them.
+    """
+    for e in range(counters.shape[0]):
+        for a in range(joint_actions.shape[0]):
+            seconds[e, a] = np.inf
+            joules[e, a] = 0.0
+            if images is not None and counters[e, at.STAGE] >= 0:
+                global_unit, fc3, ffn, invalid = resolve_stage(a, joint_actions, units)
+                if invalid > 0:
+                    continue
+                of_stage = stage_cost(
+                    counters[e, at.STAGE],
+                    counters[e, at.IMAGES],
+                    counters[e, at.LAST_FC],
+                    global_unit,
+                    fc3,
+                    ffn,
+                    images.stages,
+                    images.moves,
+                    images.blocks,
+                    scalars,
+                )
+                seconds[e, a] = of_stage[0]
+                joules[e, a] = of_stage[1] + of_stage[0] * scalars[at.STATIC_W]
+                continue
+            qkv, attention, projection, feed_forward, invalid = resolve(a, joint_actions, units)
+            if invalid > 0 or counters[e, at.RLP] == 0:
+                continue
+            cost = iteration_cost(
+                counters[e, at.RLP],
+                counters[e, at.TLP],
+                counters[e, at.CONTEXT_SUM],
+                counters[e, at.GROUP_SUM],
+                counters[e, at.GROUP_MAX],
+                counters[e, at.CHUNK_SUM],
+                counters[e, at.CHUNK_MAX],
+                counters[e, at.LAST_FC],
+                qkv,
+                attention,
+                projection,
+                feed_forward,
+                fc,
+                other,
+                scalars,
+            )
+            seconds[e, a] = cost[0]
+            joules[e, a] = cost[1] + cost[0] * scalars[at.STATIC_W]

@@ -1,0 +1,305 @@
+"""Requests of continuous batching, compiled: they arrive, are admitted, begin to decode, are preempted, and leave.
+
+For one environment of a batch; `serving_batch` has the iterations.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from papi_env.simulation.compiled import inlined, lean, njit
+from papi_env.simulation.draws import mix, request_key, request_row
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.draws import draw_arrivals
+from papi_env.workload.serving import PAGE_TOKENS, SPECULATION_LENGTHS
+
+_CLASS_STREAM = np.uint64(0xA24BAED4963EE407)
+_11 = np.uint64(11)
+MISSED = -np.inf  # deadline of a request whose first token was late
+UNBORN = np.inf  # deadline of a request without a first token
+
+
+class ServingState(NamedTuple):
+    """State of `E` environments, `S` slots for running requests and `R` requests an episode.
+
+    Attributes:
+        counters: int64 [E, NUM_COUNTERS]; clocks: float64 [E, NUM_CLOCKS].
+        moments: float64 [E, R, NUM_MOMENTS]; facts: int32 [E, R, NUM_FACTS]: the requests' records.
+        requests, contexts, left, classes: int32 [E, S], of the decoding requests first: which request, tokens
+            held, output tokens left, class. keys: uint64 [E, S], of acceptance draws. deadlines: float64 [E, S],
+            when the latest token is due.
+        prefill: int32 [E, S], a ring of requests in prefill; preempted: int32 [E, S], a stack of requests.
+    """
+
+    counters: npt.NDArray[np.int64]
+    clocks: npt.NDArray[np.float64]
+    moments: npt.NDArray[np.float64]
+    facts: npt.NDArray[np.int32]
+    requests: npt.NDArray[np.int32]
+    contexts: npt.NDArray[np.int32]
+    left: npt.NDArray[np.int32]
+    classes: npt.NDArray[np.int32]
+    keys: npt.NDArray[np.uint64]
+    deadlines: npt.NDArray[np.float64]
+    prefill: npt.NDArray[np.int32]
+    preempted: npt.NDArray[np.int32]
+
+
+@inlined
+def pages_of(tokens):
+    """KV pages that so many tokens take."""
+    return (tokens + PAGE_TOKENS - 1) // PAGE_TOKENS
+
+
+@inlined
+def drawn_class(key, cumulative):
+    """Index of a request's class from its key and the cumulative shares."""
+    uniform = np.float64(mix(key ^ _CLASS_STREAM) >> _11) * 2.0**-53
+    kind = 0
+    while kind < cumulative.shape[0] - 1 and uniform >= cumulative[kind]:
+        kind += 1
+    return kind
+
+
+# --- requests come, are admitted, begin to decode, and leave -------------------------------------------
+
+
+@lean
+def arrive(e, state):
+    """Move requests whose arrival has passed into the queue; refused ones are counted as they come."""
+    counters, clocks, moments, facts = state.counters, state.clocks, state.moments, state.facts
+    now = clocks[e, at.TIME_S]
+    arrived = counters[e, at.ARRIVED]
+    total = counters[e, at.REQUESTS]
+    while arrived < total and moments[e, arrived, at.ARRIVAL_S] <= now:
+        if facts[e, arrived, at.STATUS] == at.REFUSED:
+            counters[e, at.REJECTED] += 1
+        else:
+            facts[e, arrived, at.STATUS] = at.WAITING
+            counters[e, at.QUEUED] += 1
+        arrived += 1
+    counters[e, at.ARRIVED] = arrived
+    clocks[e, at.NEXT_ARRIVAL_S] = moments[e, arrived, at.ARRIVAL_S] if arrived < total else np.inf
+    head = counters[e, at.HEAD]
+    while head < arrived and facts[e, head, at.STATUS] != at.WAITING:
+        head += 1
+    counters[e, at.HEAD] = head
+
+
+@inlined
+def find_oldest(e, state, counters, clocks):
+    """Note when the request that would be admitted next arrived."""
+    if counters[e, at.PREEMPTED] > 0:
+        request = state.preempted[e, counters[e, at.PREEMPTED] - 1]
+        clocks[e, at.HEAD_ARRIVAL_S] = state.moments[e, request, at.ARRIVAL_S]
+    elif counters[e, at.HEAD] < counters[e, at.ARRIVED]:
+        clocks[e, at.HEAD_ARRIVAL_S] = state.moments[e, counters[e, at.HEAD], at.ARRIVAL_S]
+    else:
+        clocks[e, at.HEAD_ARRIVAL_S] = clocks[e, at.TIME_S]
+
+
+@lean
+def finish(e, request, state, scalars):
+    """A request has all its tokens: judge it by its objectives."""
+    counters, moments, facts = state.counters, state.moments, state.facts
+    now = state.clocks[e, at.TIME_S]
+    moments[e, request, at.FINISH_S] = now
+    output = facts[e, request, at.OUTPUT]
+    facts[e, request, at.GENERATED] = output
+    first = moments[e, request, at.FIRST_TOKEN_S]
+    attained = first - moments[e, request, at.ARRIVAL_S] <= scalars[at.TTFT_S]
+    attained = attained and now - first <= scalars[at.TPOT_S] * (output - 1)
+    facts[e, request, at.STATUS] = at.ATTAINED_STATUS if attained else at.LATE
+    counters[e, at.FINISHED] += 1
+    counters[e, at.FINISHED_TOKENS] += output
+    if attained:
+        counters[e, at.ATTAINED] += 1
+        counters[e, at.GOOD_TOKENS] += output
+
+
+@lean
+def first_deadline(e, request, state, scalars):
+    """Note the first token; when it was due: now if in time, else the request is lost."""
+    now = state.clocks[e, at.TIME_S]
+    state.moments[e, request, at.FIRST_TOKEN_S] = now
+    if now - state.moments[e, request, at.ARRIVAL_S] <= scalars[at.TTFT_S]:
+        return now
+    return MISSED
+
+
+@lean
+def begin_decode(e, request, context, generated, state, scalars):
+    """Put a request that holds `context` tokens and has produced `generated` into a slot."""
+    counters = state.counters
+    i = counters[e, at.RLP]
+    state.requests[e, i] = request
+    state.contexts[e, i] = context
+    state.left[e, i] = state.facts[e, request, at.OUTPUT] - generated
+    state.classes[e, i] = state.facts[e, request, at.CLASS]
+    state.keys[e, i] = request_key(counters[e, at.SEED], counters[e, at.EPISODE], request)
+    first = state.moments[e, request, at.FIRST_TOKEN_S]
+    if np.isnan(first):
+        state.deadlines[e, i] = UNBORN
+    elif first - state.moments[e, request, at.ARRIVAL_S] <= scalars[at.TTFT_S]:
+        state.deadlines[e, i] = first + scalars[at.TPOT_S] * (generated - 1)
+    else:
+        state.deadlines[e, i] = MISSED
+    counters[e, at.RLP] = i + 1
+    groups = pages_of(context + 1)
+    counters[e, at.CONTEXT_SUM] += context
+    counters[e, at.GROUP_SUM] += groups
+    counters[e, at.GROUP_MAX] = max(counters[e, at.GROUP_MAX], groups)
+
+
+@lean
+def admit(e, most, state, scalars):
+    """Admit up to `most` requests, preempted ones first, then in order of arrival, while slots and pages last."""
+    counters, facts = state.counters, state.facts
+    slots = state.requests.shape[1]
+    admitted = 0
+    while admitted < most:
+        running = counters[e, at.RLP] + counters[e, at.PREFILLING]
+        if running >= scalars[at.MAX_RUNNING]:
+            break
+        stack = counters[e, at.PREEMPTED]
+        if stack > 0:
+            request = state.preempted[e, stack - 1]
+        elif counters[e, at.HEAD] < counters[e, at.ARRIVED]:
+            request = counters[e, at.HEAD]
+        else:
+            break
+        tokens = facts[e, request, at.INPUT] + facts[e, request, at.GENERATED]
+        need = pages_of(tokens + 1)
+        used = counters[e, at.GROUP_SUM] + counters[e, at.PREFILL_PAGES]
+        if running > 0 and used + need + scalars[at.WATERMARK_PAGES] > scalars[at.TOTAL_PAGES]:
+            break
+        if stack > 0:
+            counters[e, at.PREEMPTED] -= 1
+        else:
+            head = counters[e, at.HEAD] + 1
+            while head < counters[e, at.ARRIVED] and facts[e, head, at.STATUS] != at.WAITING:
+                head += 1
+            counters[e, at.HEAD] = head
+        counters[e, at.QUEUED] -= 1
+        facts[e, request, at.STATUS] = at.RUNNING
+        if np.isnan(state.moments[e, request, at.ADMITTED_S]):
+            state.moments[e, request, at.ADMITTED_S] = state.clocks[e, at.TIME_S]
+        if scalars[at.PREFILL_ON] > 0.0:
+            place = (counters[e, at.PREFILL_FRONT] + counters[e, at.PREFILLING]) % slots
+            state.prefill[e, place] = request
+            counters[e, at.PREFILLING] += 1
+            counters[e, at.PREFILL_BACKLOG] += tokens
+            counters[e, at.PREFILL_PAGES] += need
+        else:
+            begin_decode(e, request, tokens, facts[e, request, at.GENERATED], state, scalars)
+        admitted += 1
+    return admitted
+
+
+@lean
+def preempt_latest(e, state, scalars):
+    """Take the KV pages of the request admitted last; it waits at the queue's front and is computed again."""
+    counters, facts = state.counters, state.facts
+    slots = state.requests.shape[1]
+    if counters[e, at.PREFILLING] > 0:
+        place = (counters[e, at.PREFILL_FRONT] + counters[e, at.PREFILLING] - 1) % slots
+        request = state.prefill[e, place]
+        tokens = facts[e, request, at.INPUT] + facts[e, request, at.GENERATED]
+        counters[e, at.PREFILLING] -= 1
+        counters[e, at.PREFILL_BACKLOG] -= tokens
+        counters[e, at.PREFILL_PAGES] -= pages_of(tokens + 1)
+        if counters[e, at.PREFILLING] == 0:
+            counters[e, at.PREFILL_BACKLOG] = 0
+            counters[e, at.RECOMPUTED] += counters[e, at.PREFILL_DONE]
+            counters[e, at.PREFILL_DONE] = 0
+    else:
+        victim = 0
+        for i in range(counters[e, at.RLP]):
+            if state.requests[e, i] > state.requests[e, victim]:
+                victim = i
+        request = state.requests[e, victim]
+        facts[e, request, at.GENERATED] = facts[e, request, at.OUTPUT] - state.left[e, victim]
+        if scalars[at.PREFILL_ON] > 0.0:
+            counters[e, at.RECOMPUTED] += state.contexts[e, victim]
+        counters[e, at.CONTEXT_SUM] -= state.contexts[e, victim]
+        counters[e, at.GROUP_SUM] -= pages_of(state.contexts[e, victim] + 1)
+        leave_slot(e, victim, state)
+    facts[e, request, at.STATUS] = at.WAITING
+    facts[e, request, at.PREEMPTED_TIMES] += 1
+    state.preempted[e, counters[e, at.PREEMPTED]] = request
+    counters[e, at.PREEMPTED] += 1
+    counters[e, at.QUEUED] += 1
+    counters[e, at.PREEMPTIONS] += 1
+
+
+@inlined
+def leave_slot(e, i, state):
+    """Empty slot i: the last decoding request takes it."""
+    last = state.counters[e, at.RLP] - 1
+    state.requests[e, i] = state.requests[e, last]
+    state.contexts[e, i] = state.contexts[e, last]
+    state.left[e, i] = state.left[e, last]
+    state.classes[e, i] = state.classes[e, last]
+    state.keys[e, i] = state.keys[e, last]
+    state.deadlines[e, i] = state.deadlines[e, last]
+    state.counters[e, at.RLP] = last
+
+
+# --- resets --------------------------------------------------------------------------------------------
+
+
+@njit
+def reset_env(e, state, tables):
+    """Draw the instance of (seed, episode): arrivals, lengths, classes. Time starts at the first arrival."""
+    counters, clocks, moments, facts = state.counters, state.clocks, state.moments, state.facts
+    scalars = tables.scalars
+    seed = counters[e, at.SEED]
+    episode = counters[e, at.EPISODE]
+    counters[e, 2:] = 0
+    clocks[e, :] = 0.0
+    moments[e, :, :] = np.nan
+    facts[e, :, :] = 0
+    # The column of outputs serves as scratch for the rows of the trace.
+    count = draw_arrivals(seed, episode, tables.arrivals, moments[e, :, at.ARRIVAL_S], facts[e, :, at.OUTPUT])
+    for i in range(count):
+        key = request_key(seed, episode, i)
+        row = facts[e, i, at.OUTPUT]
+        refused = False
+        if row >= 0 and tables.trace_lengths.shape[0] > 0:
+            length, output = tables.trace_lengths[row, 0], tables.trace_lengths[row, 1]
+            refused = tables.trace_refused[row]
+        else:
+            row = request_row(key, tables.population.shape[0])
+            length, output = tables.population[row, 0], tables.population[row, 1]
+        if pages_of(length + output + SPECULATION_LENGTHS[-1]) > scalars[at.TOTAL_PAGES]:
+            refused = True
+        facts[e, i, at.INPUT] = length
+        facts[e, i, at.OUTPUT] = output
+        facts[e, i, at.CLASS] = drawn_class(key, tables.class_shares)
+        facts[e, i, at.STATUS] = at.REFUSED if refused else at.FUTURE
+    counters[e, at.REQUESTS] = count
+    counters[e, at.LAST_FC] = -1
+    for k in range(4):
+        counters[e, at.LAST_ACTION + k] = -1
+    for unit in range(at.NUM_DRIFTING):
+        clocks[e, at.SEEN_DRIFT + unit] = 1.0
+    arrive(e, state)
+    wait(e, state, scalars)
+    find_oldest(e, state, counters, clocks)
+
+
+@lean
+def wait(e, state, scalars):
+    """While nothing runs and nothing waits, time passes to the next arrival, or to the end of the episode."""
+    counters, clocks = state.counters, state.clocks
+    horizon = scalars[at.HORIZON_S]
+    while counters[e, at.RLP] + counters[e, at.PREFILLING] + counters[e, at.QUEUED] == 0:
+        until = min(clocks[e, at.NEXT_ARRIVAL_S], horizon)
+        if not np.isfinite(until) or until <= clocks[e, at.TIME_S]:
+            break
+        clocks[e, at.IDLE_S] += until - clocks[e, at.TIME_S]
+        clocks[e, at.TIME_S] = until
+        arrive(e, state)

@@ -1,0 +1,315 @@
+"""Everything the serving engine looks up, computed once per scenario from the hardware's functions."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from papi_env.errors import ConfigurationError
+from papi_env.hardware import costs, dram
+from papi_env.hardware.system import System
+from papi_env.hardware.table import CostTable
+from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES, PimUnit, ProcessingUnit
+from papi_env.kernel import FP16_BYTES, FloatArray, Kernel, activation_bytes
+from papi_env.scenario import Scenario
+from papi_env.simulation.batch import state as layout
+from papi_env.simulation.batch.decode_tables import (
+    attention_link_table,
+    attention_tables,
+    decades,
+    group_columns,
+    moves_table,
+    rate_descriptors,
+)
+from papi_env.simulation.serving import state as at
+from papi_env.workload.arrivals import ArrivalTables, build_arrivals
+from papi_env.workload.serving import (
+    CHUNK_TOKENS,
+    DRAFTS,
+    MAX_DRAFTED,
+    PAGE_TOKENS,
+    SPECULATION_LENGTHS,
+    WATERMARK,
+    Serving,
+)
+from papi_env.workload.traces import trace_lengths
+from papi_env.workload.transformer import Transformer
+
+# FC kernels of one layer, between each of which the stacks change mode where PUs and FC-PIM share them: in and
+# out of FC-PIM's part.
+_CHANGES_PER_KERNEL = 2
+# Pages of a machine without paging: more than any episode can hold.
+UNBOUNDED_PAGES = 1 << 40
+
+
+class ServingTables(NamedTuple):
+    """The look-ups of one serving scenario; seconds and joules of all layers together.
+
+    Attributes:
+        fc_s, fc_j: [2 (PUs, FC-PIM), rows], all FC kernels of an iteration; zero on a unit that the system
+            lacks, which `ONLY_UNIT` keeps from being used.
+        bank_s: [rows], the part of the PUs' time in which they read the stacks.
+        attention: [TLP, coefficients]; rounds: [RLP, 2]: of the unit that runs attention (see `layout`).
+        link: [rows, (s, J)]; moves: [rows, 4] (see `tables.EngineTables`).
+        draft: [RLP, (s, J)], one step of the draft model without its attention.
+        acceptance: uint64 [classes + 1, drafted], what 53-bit draws are compared with; the last class is
+            there for look-aheads that know no rates. class_shares: cumulative.
+        population: int32 [requests, 2]; trace_lengths, trace_refused: of the arrivals' own rows, if paired.
+        arrivals: see `workload.arrivals`; scalars: see `serving.state`; descriptors: float32.
+    """
+
+    fc_s: FloatArray
+    fc_j: FloatArray
+    bank_s: FloatArray
+    attention: FloatArray
+    rounds: FloatArray
+    link: FloatArray
+    moves: FloatArray
+    draft: FloatArray
+    acceptance: npt.NDArray[np.uint64]
+    class_shares: FloatArray
+    population: npt.NDArray[np.int32]
+    trace_lengths: npt.NDArray[np.int32]
+    trace_refused: npt.NDArray[np.bool_]
+    arrivals: ArrivalTables
+    scalars: FloatArray
+    descriptors: npt.NDArray[np.float32]
+
+
+def build_serving_tables(scenario: Scenario) -> ServingTables:
+    """Tabulate a serving scenario.
+
+    Raises:
+        ConfigurationError: no model or serving part; the weights do not fit; nothing is left for KV pages.
+    """
+    serving, model = scenario.serving, scenario.model
+    if serving is None or model is None:
+        raise ConfigurationError(f"Scenario {scenario.name!r} serves no requests: it has no serving part")
+    system = scenario.system
+    rows = serving.max_running * SPECULATION_LENGTHS[-1] + CHUNK_TOKENS
+    fc_s, fc_j, bank_s = _fc(system, model.fc_kernels(), rows)
+    home = system.unit_of("attention")
+    assert home is not None
+    attention, rounds = attention_tables(system, model, serving.max_running)
+    unit = UNIT_NAMES.index(home)
+    scalars = _scalars(scenario, serving, model)
+    population = serving.lengths.population(model.context_limit, serving.beyond_context).lengths
+    # A request longer than the whole memory is refused on arrival; a population of such alone is an error.
+    pages = -(-(population.sum(axis=1) + SPECULATION_LENGTHS[-1]) // PAGE_TOKENS)
+    if (pages > scalars[at.TOTAL_PAGES]).all():
+        raise ConfigurationError(
+            f"Scenario {scenario.name!r}: its shortest request needs {pages.min()} KV pages of {PAGE_TOKENS} tokens, "
+            f"but system {system.name!r} has {scalars[at.TOTAL_PAGES]:.0f} beside the weights"
+        )
+    own, refused = np.zeros((0, 2), dtype=np.int32), np.zeros(0, dtype=np.bool_)
+    if serving.paired and serving.arrivals.process == "trace":
+        treated = trace_lengths(serving.arrivals.read(), model.context_limit, serving.beyond_context)
+        own, refused = treated.lengths, treated.refused
+    rates = serving.speculation.rates()
+    thresholds = np.zeros((len(rates) + 1, MAX_DRAFTED), dtype=np.uint64)
+    for k, values in enumerate(rates.values()):
+        thresholds[k] = [int(rate * 2.0**53) for rate in values]
+    shares = np.array(list(serving.speculation.classes.values()), dtype=np.float64)
+    tables = ServingTables(
+        fc_s=fc_s,
+        fc_j=fc_j,
+        bank_s=bank_s,
+        attention=np.ascontiguousarray(attention[unit]),
+        rounds=np.ascontiguousarray(rounds[unit]),
+        link=np.ascontiguousarray(attention_link_table(system, model, rows)[unit]),
+        moves=moves_table(system, model, rows),
+        draft=_draft(system, serving, scalars),
+        acceptance=thresholds,
+        class_shares=np.cumsum(shares / shares.sum()),
+        population=np.ascontiguousarray(population, dtype=np.int32),
+        trace_lengths=own,
+        trace_refused=refused,
+        arrivals=build_arrivals(serving.arrivals, serving.requests, serving.horizon_s),
+        scalars=scalars,
+        descriptors=np.zeros(len(at.DESCRIPTOR_NAMES), dtype=np.float32),
+    )
+    scalars[at.REFERENCE_S] = _reference_s(tables, serving)
+    scalars[at.REFERENCE_TOKENS] = float(population[:, 1].mean())
+    tables.descriptors[:] = _descriptors(scenario, serving, model, scalars)
+    freeze(tables)
+    return tables
+
+
+def freeze(tables: ServingTables) -> None:
+    """Make the tables read-only, but for `acceptance`, which look-aheads replace.
+
+    Compiled code is specialised on it: tables that lose their flags, as by pickling, would be compiled for anew.
+    """
+    for array in (*tables, *tables.arrivals):
+        if isinstance(array, np.ndarray) and array is not tables.acceptance:
+            array.flags.writeable = False
+
+
+def _fc(system: System, kernels: tuple[Kernel, ...], rows: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Seconds and joules of all FC kernels on PUs and FC-PIM, and the PUs' reading time, by rows."""
+    seconds, joules = np.zeros((2, rows + 1)), np.zeros((2, rows + 1))
+    reading = np.zeros(rows + 1)
+    table = CostTable(system, kernels)
+    counts = np.arange(rows + 1)
+    for unit, name in ((PU, UNIT_NAMES[PU]), (FC_PIM, UNIT_NAMES[FC_PIM])):
+        if not system.can_run(name, "fc"):
+            continue
+        for i in range(len(kernels)):
+            s, j = table.cost(i, unit, counts)
+            seconds[unit] += s
+            joules[unit] += j
+    if system.pu is not None:
+        rate = system.pu.total_bandwidth * system.pu.memory_efficiency
+        for kernel in kernels:
+            size = kernel.weight_bytes + activation_bytes(kernel, counts)
+            reading += np.where(counts > 0, kernel.count * size / rate, 0.0)
+    return seconds, joules, np.minimum(reading, seconds[PU])
+
+
+def _draft(system: System, serving: Serving, scalars: FloatArray) -> FloatArray:
+    """[RLP, (s, J)] of one draft step; fills in what its attention takes per context token.
+
+    Requests are divided among the GPUs, each of which holds the whole draft model, so nothing is combined.
+    Without PUs it runs on the FC-PIM stacks.
+    """
+    table = np.zeros((serving.max_running + 1, 2))
+    if not serving.draft_cost:
+        return table
+    draft = DRAFTS[serving.speculation.draft]
+    rlp = np.arange(serving.max_running + 1)
+    table[1:, 0] = draft.layers * serving.speculation.draft_layer_overhead_s
+    attention = draft.attention_kernel()
+    if system.pu is not None:
+        one = system.pu.model_copy(update={"count": 1})
+        share = np.maximum(-(-rlp // system.pu.count), 1)
+        busy = np.minimum(rlp, system.pu.count)
+        for kernel in draft.fc_kernels():
+            table[1:, 0] += kernel.count * costs.pu_fc_s(one, kernel, share)[1:]
+            table[1:, 1] += kernel.count * (busy * costs.pu_fc_energy(one, kernel, share).total)[1:]
+        scalars[at.DRAFT_CONTEXT_S] = draft.layers * float(costs.pu_attention_s(system.pu, attention, 1, 1))
+        scalars[at.DRAFT_CONTEXT_J] = draft.layers * float(
+            costs.pu_attention_energy(system.pu, attention, 1, 1).total
+        )
+    else:
+        fc_pim = CostTable(system, draft.fc_kernels())
+        for i in range(len(fc_pim.kernels)):
+            s, j = fc_pim.cost(i, FC_PIM, rlp)
+            table[1:, 0] += s[1:]
+            table[1:, 1] += j[1:]
+        size = draft.kv_bytes_per_token
+        assert system.fc_pim is not None
+        scalars[at.DRAFT_CONTEXT_S] = size / system.fc_pim.peak_bandwidth
+        scalars[at.DRAFT_CONTEXT_J] = size * dram.READ_WITH_ACTIVATION_J_PER_BYTE
+    return table
+
+
+def _scalars(scenario: Scenario, serving: Serving, model: Transformer) -> FloatArray:
+    system = scenario.system
+    s = np.zeros(at.NUM_SCALARS)
+    s[at.ENERGY_WEIGHT] = scenario.energy_weight
+    s[at.STATIC_W] = system.static_power_w
+    switch_s = system.mode_switch_s if scenario.switch_s is None else scenario.switch_s
+    s[at.SWITCH_S] = switch_s if serving.switching else 0.0
+    s[at.SWITCHES_PER_SPLIT] = _CHANGES_PER_KERNEL * sum(kernel.count for kernel in model.fc_kernels())
+    s[at.LAYERS] = model.layers
+    s[at.ALPHA] = CostTable(system, model.fc_kernels()).calibrate_alpha()
+    s[at.CONTEXT_LIMIT] = model.context_limit
+    s[at.MAX_RUNNING] = serving.max_running
+    pages = _pages(system, model)
+    s[at.TOTAL_PAGES] = pages if serving.paging else UNBOUNDED_PAGES
+    s[at.WATERMARK_PAGES] = np.ceil(WATERMARK * pages)
+    s[at.CHUNK] = serving.chunk_tokens
+    s[at.TTFT_S], s[at.TPOT_S] = serving.objectives.ttft_s, serving.objectives.tpot_s
+    s[at.HORIZON_S] = np.inf if serving.horizon_s is None else serving.horizon_s
+    s[at.OVERHEAD_S] = model.layers * system.layer_overhead_s
+    s[at.GROUP_COLUMNS] = group_columns(system, model)
+    s[at.PREFILL_ON] = serving.prefill
+    s[at.DUAL_BUFFERS] = serving.dual_row_buffers
+    s[at.DECISION_S] = serving.decision_s
+    s[at.REWARD_ON_TIME] = serving.reward == "on-time"
+    s[at.PREFILL_UNIT] = at.PU if system.prefill_unit == "pu" else at.FC_PIM
+    home = system.unit_of("attention")
+    assert home is not None
+    s[at.ATTENTION_UNIT] = UNIT_NAMES.index(home)
+    units = [at.PU if name == "pu" else at.FC_PIM for name in UNIT_NAMES[:2] if system.can_run(name, "fc")]
+    s[at.ONLY_UNIT] = units[0] if len(units) == 1 else -1
+    if serving.drift is not None:
+        s[at.DRIFT_PERIOD_S] = serving.drift.period_s
+        worst = (serving.drift.pu, serving.drift.fc_pim, serving.drift.attn_pim)
+        s[at.DRIFT_LOG : at.DRIFT_LOG + 3] = np.log(worst)
+    _prefill(system, model, s)
+    return s
+
+
+def _pages(system: System, model: Transformer) -> int:
+    """KV pages that the stacks hold, beside the weights where they share them. Refuses weights that do not fit."""
+    system.check_capacity(model.weight_bytes, 0)
+    capacity = system.kv_capacity_bytes
+    if capacity is None:
+        capacity = system.weight_capacity_bytes - model.weight_bytes
+    return int(capacity // (PAGE_TOKENS * model.kv_bytes_per_token))
+
+
+def _prefill(system: System, model: Transformer, s: FloatArray) -> None:
+    """Attention of a chunk, and its keys and values on the link, in the terms of `simulation.prefill`."""
+    kernel = model.attention_kernel()
+    where = "pu" if system.prefill_unit == "pu" else system.unit_of("attention")
+    assert where is not None
+    unit = system.unit(where)
+    size = kernel.count * kernel.kv_bytes_per_token
+    multiplies = kernel.count * kernel.macs_per_context_token
+    if isinstance(unit, ProcessingUnit):
+        # A prompt's earlier keys and values stay in the GPUs' memory until it is done, and are read once a chunk.
+        s[at.PREFILL_PAIR_COMPUTE_S] = 2 * multiplies / (unit.total_flops * unit.compute_efficiency)
+        s[at.PREFILL_TOKEN_MEMORY_S] = size / (unit.total_bandwidth * unit.memory_efficiency)
+        s[at.PREFILL_PAIR_J] = multiplies * unit.mac_j
+        s[at.PREFILL_TOKEN_J] = size * unit.memory_j_per_byte
+    else:
+        assert isinstance(unit, PimUnit)
+        # Query by query through the keys before it, one request at a time on its share of the channels. Whole
+        # groups and DRAM rows of keys: half of one more each.
+        work = costs.pim_attention_coefficients(unit, kernel, 1)
+        share = kernel.count * float(costs.attention_rounds(unit, kernel, 1)) * dram.CLOCK_S
+        per_group = work.per_group + work.per_chunk * work.group_columns / dram.COLUMNS_PER_ROW
+        group_j = kernel.count * float(costs.pim_attention_energy(unit, kernel, 1, 1).total)
+        s[at.PREFILL_PAIR_S] = share * per_group / dram.GROUP_TOKENS
+        s[at.PREFILL_TOKEN_S] = share * (per_group / 2 + work.per_chunk / 2 + work.per_pair)
+        s[at.PREFILL_PAIR_J], s[at.PREFILL_ROW_J] = group_j / dram.GROUP_TOKENS, group_j / 2
+    if system.attn_pim is not None and system.attention_link is not None:
+        kv = model.kv_bytes_per_token
+        vectors = 0 if where == "pu" else model.layers * FP16_BYTES * model.hidden
+        s[at.KV_LINK_S_PER_TOKEN] = (kv + vectors) / system.attention_link.total_bandwidth
+        s[at.KV_LINK_J_PER_TOKEN] = (kv + 2 * vectors) * system.attention_link.j_per_byte
+
+
+def _reference_s(tables: ServingTables, serving: Serving) -> float:
+    """FC kernels and attention of a quarter-full machine on its first unit: what observations divide times by."""
+    rlp = max(serving.max_running // 4, 1)
+    unit = max(int(tables.scalars[at.ONLY_UNIT]), 0)
+    row = tables.attention[1]
+    mean = float(tables.population[:, 0].mean() + tables.population[:, 1].mean() / 2)
+    groups = np.ceil(mean / PAGE_TOKENS) * tables.rounds[rlp, layout.ROUNDS]
+    attention = max(row[layout.PER_GROUP_S] * groups, row[layout.PER_TOKEN_S] * rlp * mean)
+    return float(tables.fc_s[unit, rlp] + tables.moves[rlp, layout.COMBINE_S] + attention)
+
+
+def _descriptors(scenario: Scenario, serving: Serving, model: Transformer, s: FloatArray) -> list[float]:
+    def squash(value: float) -> float:
+        return value / (1 + value)
+
+    reference = float(s[at.REFERENCE_S])
+    joules = scenario.energy_weight * scenario.system.static_power_w * reference
+    return [
+        *rate_descriptors(scenario.system),
+        squash(s[at.SWITCH_S] / reference),
+        float(serving.dual_row_buffers),
+        decades(model.weight_bytes),
+        decades(model.kv_bytes_per_token),
+        model.layers / 1000,
+        squash(joules),
+        squash(serving.objectives.ttft_s / (100 * reference)),
+        squash(serving.objectives.tpot_s / (4 * reference)),
+        min(float(s[at.ALPHA]) / 1024, 1.0),
+    ]

@@ -1,0 +1,1 @@
+"""RepMLPNet: its sizes and kernels, the network in torch, its weights, and Locality Injection."""
