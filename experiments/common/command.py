@@ -1,15 +1,43 @@
-"""What every command line shares: how it ends, and where it prints."""
+"""What every command line shares: how it is read, how it ends, and where it prints."""
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+import tyro
 from rich.console import Console
 
+from experiments.common.options import Spelling, respell
 from papi_env.errors import ConfigurationError, DataError
 
 WIDTH = 100
+Config = TypeVar("Config")
+
+
+def command_line(
+    name: str,
+    config: type[Config],
+    run: Callable[[Config, str, Console, Console], object],
+    arguments: Sequence[str] | None = None,
+    spellings: Sequence[Spelling] = (),
+) -> int:
+    """Read a command line and run it; returns the exit status, see `exit_status`.
+
+    Args:
+        name: of the module in `experiments`.
+        config: a dataclass whose fields are the options.
+        run: takes the configuration, the command as recorded, a console for results and one for everything else.
+        arguments: without the program's name (default: those of this process).
+        spellings: options of earlier versions that are still understood.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    program = f"python -m experiments.{name}"
+    asked = tyro.cli(config, args=respell(arguments, spellings), prog=program)
+    command = f"{program} {shlex.join(arguments)}".strip()
+    return exit_status(lambda: run(asked, command, output(), Console(stderr=True)))
 
 
 def exit_status(run: Callable[[], object]) -> int:
@@ -28,3 +56,8 @@ def output() -> Console:
     """Standard output, as wide as the tables where it is a file or a pipe."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: no markup, no colours, no breaks."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,118 @@
+"""The vocabulary of the command lines: an option's name, type and help are said here, once for all commands.
+
+A command takes what it needs as fields of its configuration (`scenarios: Scenarios = ()`), and says in a docstring
+under the field only what is particular to it. Spellings of earlier versions are translated by `respell`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from papi_env.errors import ConfigurationError
+
+# Seeds are int64 in the engines, and what is chosen on seeds of its own has those from 2**61 on.
+MAX_SEED = 2**62
+# Among entries it stands for those that the command plays where none are named.
+DEFAULT = "default"
+
+
+def words(metavar: str, text: str | None = None) -> Any:
+    """How an option's value is called in --help, and what it is; what its absence means is said in words."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="", help=text)
+
+
+Scenarios = Annotated[tuple[str, ...], words("NAME|FILE.toml ...")]
+Entries = Annotated[tuple[str, ...], words("[LABEL=][SYSTEM/]POLICY ...")]
+Env = Annotated[str, tyro.conf.arg(metavar="ID")]
+Traces = Annotated[
+    tuple[Path, ...], words("FILE ...", "Files of published traces, each recognised by its content.")
+]
+Jobs = Annotated[int, words("INT", "Processes; 0 uses all cores.")]
+Seed = Annotated[int, tyro.conf.arg(metavar="INT", help="First seed.")]
+Out = Annotated[Path | None, words("DIR", "Run folder, new or to go on in (default: runs/COMMAND-TIME).")]
+Flag = tyro.conf.FlagCreatePairsOff
+
+# What an entry may be, for the docstrings of commands.
+ENTRY_FORMS = (
+    "a registered policy, a class of your own as MODULE:CLASS, or the folder of a learned one; SYSTEM/ before it "
+    "chooses the machine (else the scenario's own), LABEL= names it, and `default` stands for the default entries"
+)
+
+
+def check_counts(seed: int, seeds: int, jobs: int = 0, limit: int = MAX_SEED) -> tuple[int, ...]:
+    """The seeds that --seed and --seeds name.
+
+    Raises:
+        ConfigurationError: they, or --jobs, are no such numbers.
+    """
+    if seeds < 1 or seed < 0 or seed + seeds > limit:
+        raise ConfigurationError(
+            f"--seed is {seed} and --seeds {seeds}, expected a first seed from 0 and at least one"
+        )
+    if jobs < 0:
+        raise ConfigurationError(f"--jobs is {jobs}, expected a number of processes, or 0 for all cores")
+    return tuple(range(seed, seed + seeds))
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """An option of an earlier version.
+
+    Attributes:
+        old, new: with their dashes.
+        adds: its values joined the default entries, which `DEFAULT` now stands for.
+    """
+
+    old: str
+    new: str
+    adds: bool = False
+
+
+def respell(arguments: Sequence[str], spellings: Sequence[Spelling]) -> list[str]:
+    """A command line in today's spelling; values of options that have become one are joined.
+
+    >>> respell(["--policies", "a", "--learned", "runs/b"], [Spelling("--policies", "--entries"),
+    ...     Spelling("--learned", "--entries", adds=True)])
+    ['--entries', 'a', 'runs/b']
+    >>> respell(["--learned=runs/b", "--seeds", "2"], [Spelling("--learned", "--entries", adds=True)])
+    ['--entries', 'default', 'runs/b', '--seeds', '2']
+    """
+    known = {spelling.old: spelling for spelling in spellings}
+    targets = {spelling.new for spelling in spellings}
+    # Options in the order of their first value; those before any option are positional.
+    groups: dict[str, list[str]] = {}
+    order: list[tuple[str, list[str]]] = []
+    adding: dict[str, bool] = {}
+    current: list[str] | None = None
+    out: list[str] = []
+    touched = False
+    for argument in arguments:
+        if not argument.startswith("--"):
+            (out if current is None else current).append(argument)
+            continue
+        option, equals, value = argument.partition("=")
+        option = option.replace("_", "-")
+        spelling = known.get(option)
+        new = option if spelling is None else spelling.new
+        touched = touched or spelling is not None
+        adding[new] = adding.get(new, True) and spelling is not None and spelling.adds
+        if new in targets:
+            if new not in groups:
+                groups[new] = []
+                order.append((new, groups[new]))
+            current = groups[new]
+        else:
+            current = []
+            order.append((argument.partition("=")[0], current))
+        if equals:
+            current.append(value)
+    if not touched:
+        return list(arguments)
+    for option, values in order:
+        out += [option, *([DEFAULT] if adding.get(option) else []), *values]
+    return out
