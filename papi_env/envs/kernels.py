@@ -144,13 +144,18 @@ class KernelsEnv(KernelsProblem, ProblemEnv):
     As in `papi_env/Decode-v0`. Where nothing decodes, the reference is the mean cost of a stage, over an encode
     of the mean image count on the default units.
 
-    ## Starting state, episode end, vectorised use
-    As in `papi_env/Decode-v0`. Image counts are keyed by (seed, episode, encode). An episode ends when all is
-    encoded and decoded; `max_episode_steps` counts iterations and stages.
+    ## Starting state
+    As in `papi_env/Decode-v0`. Image counts are keyed by (seed, episode, encode).
+
+    ## Episode end
+    Terminated when all is encoded and decoded; `info["metrics"]` then holds the totals.
 
     ## Arguments
     Those of `papi_env/Decode-v0`; `switch_s=0` frees mode switches and the crossing of activations. `network`
     (a registered RepMLPNet or a `RepMLPNet`) and `reparameterized` replace those of the scenario's images.
+
+    ## Vectorised use
+    As in `papi_env/Decode-v0`; `max_episode_steps` counts iterations and stages.
 
     ## Version history
     * v0: first version.

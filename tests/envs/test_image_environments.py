@@ -1,12 +1,8 @@
-"""Kernels-v0 with images keeps every contract, and its masks and spaces follow the kind of the coming step."""
-
-import pickle
+"""Kernels-v0 with images: masks and spaces follow the kind of the coming step."""
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
-from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from papi_env.envs.kernels import KernelsEnv, KernelsVectorEnv
 from papi_env.errors import ConfigurationError
@@ -23,80 +19,6 @@ SCENARIOS = {
     ),
 }
 every_scenario = pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
-
-
-@every_scenario
-@pytest.mark.parametrize("render_mode", [None, "ansi", "rgb_array"])
-def test_gymnasium_accepts_it_without_a_warning(scenario, render_mode):
-    check_env(gym.make(KERNELS, scenario=scenario, render_mode=render_mode).unwrapped)
-
-
-@every_scenario
-def test_stable_baselines3_accepts_it_without_a_warning(scenario):
-    sb3_check_env(gym.make(KERNELS, scenario=scenario), warn=True)
-
-
-@every_scenario
-def test_environment_i_of_a_batch_is_the_single_one_with_its_seed(scenario):
-    vector = gym.make_vec(KERNELS, num_envs=3, scenario=scenario)
-    singles = [gym.make(KERNELS, scenario=scenario) for _ in range(3)]
-    observations, _ = vector.reset(seed=11)
-    for i, single in enumerate(singles):
-        np.testing.assert_array_equal(observations[i], single.reset(seed=11 + i)[0])
-    vector.action_space.seed(0)
-    ended = np.zeros(3, dtype=bool)
-    for _ in range(200):
-        masks = vector.unwrapped.action_masks()
-        actions = vector.action_space.sample()
-        observations, rewards, terminated, truncated, infos = vector.step(actions)
-        for i, single in enumerate(singles):
-            if ended[i]:
-                observation, reward, done = single.reset()[0], 0.0, False
-            else:
-                np.testing.assert_array_equal(masks[i], single.unwrapped.action_masks())
-                observation, reward, done, _, info = single.step(actions[i])
-                assert infos["repmlp_fc3_s"][i] == info["repmlp_fc3_s"]
-                assert infos["invalid_actions"][i] == info["invalid_actions"]
-            np.testing.assert_array_equal(observations[i], observation)
-            assert rewards[i] == reward
-            assert terminated[i] == done
-        ended = terminated | truncated
-    assert vector.unwrapped.engine.counters[:, at.EPISODE].min() >= 1, (
-        "every environment has met an autoreset"
-    )
-
-
-@every_scenario
-def test_pickling_in_the_middle_of_an_episode_changes_nothing(scenario):
-    env = gym.make(KERNELS, scenario=scenario).unwrapped
-    env.action_space.seed(1)
-    env.reset(seed=2)
-    for _ in range(3):
-        env.step(env.action_space.sample())
-    restored = pickle.loads(pickle.dumps(env))
-    for _ in range(4):
-        action = env.action_space.sample()
-        (one, reward, *_), (other, expected, *_) = env.step(action), restored.step(action)
-        np.testing.assert_array_equal(one, other)
-        assert reward == expected
-
-
-@every_scenario
-def test_same_step_autoreset_hands_over_the_final_state(scenario):
-    next_step = gym.make_vec(KERNELS, num_envs=2, scenario=scenario)
-    same_step = gym.make_vec(KERNELS, num_envs=2, scenario=scenario, autoreset_mode="SameStep")
-    next_step.reset(seed=1)
-    same_step.reset(seed=1)
-    zero = np.zeros((2, 7), dtype=int)
-    done = np.zeros(2, dtype=bool)
-    while not done.any():
-        observation, _, done, _, info = next_step.step(zero)
-        observation_s, _, _, _, info_s = same_step.step(zero)
-    np.testing.assert_array_equal(info_s["final_obs"][done], observation[done])
-    np.testing.assert_array_equal(info_s["final_info"]["encodes"][done], info["encodes"][done])
-    images = next_step.unwrapped.metrics()["images"]
-    np.testing.assert_array_equal(info_s["final_info"]["metrics"]["images"][done], images[done])
-    np.testing.assert_array_equal(observation_s[done], next_step.step(zero)[0][done])
 
 
 @every_scenario
