@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from papi_env.scenario import parse_scenario
-from papi_env.simulation import batch
-from papi_env.simulation import layout as decode_at
-from papi_env.simulation import serving_layout as at
-from papi_env.simulation.serving_engine import ServingEngine
-from papi_env.simulation.serving_tables import ServingTables
+from papi_env.simulation.batch import loop as batch
+from papi_env.simulation.batch import state as decode_at
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.engine import ServingEngine
+from papi_env.simulation.serving.tables import ServingTables
 from papi_env.workload.arrivals import Arrivals, build_arrivals
 
-GOLDEN = Path(__file__).resolve().parents[1] / "data" / "golden_serving.json"
+GOLDEN = Path(__file__).resolve().parents[2] / "data" / "golden_serving.json"
 NUM_ENVS, SEED = 2, 11
 STEPS = (2, 11, 47, 100, 260)
 RUNNING, CHUNK, REQUESTS = 12, 64, 30

@@ -9,9 +9,9 @@ from papi_env.hardware import costs, dram
 from papi_env.hardware.system import SYSTEMS, get_system
 from papi_env.hardware.units import PimUnit
 from papi_env.scenario import get_scenario
-from papi_env.simulation import layout
-from papi_env.simulation import serving_layout as serving
-from papi_env.simulation.serving_tables import build_serving_tables
+from papi_env.simulation.batch import state as layout
+from papi_env.simulation.serving import state as serving
+from papi_env.simulation.serving.tables import build_serving_tables
 from papi_env.workload.serving import PAGE_TOKENS
 from papi_env.workload.transformer import get_transformer
 
