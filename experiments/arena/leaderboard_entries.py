@@ -15,7 +15,7 @@ from agents.registry import make_policy, names_folder
 from agents.serving.tuned import TunedRule, stored_entries
 from experiments.arena.entries import policy_digest
 from experiments.arena.headroom_report import BEST_FIXED, BEST_THRESHOLD
-from experiments.distill import POLICY
+from experiments.distilling.files import POLICY
 from experiments.headroom import CHOSEN, SELECTION_SEEDS
 from experiments.splitting.definition import DECODE, KERNELS, SERVING
 from experiments.splitting.splits import Split

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import joblib
 from rich.console import Console
 
-from experiments.common.command import say
+from experiments.common.command import can_go_on, say
 from experiments.common.runner import Job, RunFolder, run_jobs
 
 
@@ -43,6 +43,10 @@ class Study(ABC):
     def jobs_alone(self) -> Sequence[Job]:
         """What runs afterwards, one at a time: timings."""
         return ()
+
+    def facts(self) -> Mapping[str, Any]:
+        """What the session's entry in run.json says besides, known before the jobs run."""
+        return {}
 
     @abstractmethod
     def write(self, folder: RunFolder, cores: int) -> Any:
@@ -77,14 +81,12 @@ def conduct(
     for line in study.remarks():
         say(progress, line)
     with folder.session(command, cores) as session:
+        session |= study.facts()
         together, alone = study.jobs(), study.jobs_alone()
-        try:
+        with can_go_on(progress, f"the same command with --out {folder.path}"):
             reused = run_jobs(folder, together, cores, progress)
             # Alone on the machine, as far as that is in our hands.
             reused += run_jobs(folder, alone, 1, progress)
-        except KeyboardInterrupt:
-            say(progress, f"interrupted; the same command with --out {folder.path} goes on")
-            raise
         session["jobs"], session["jobs_reused"] = len(together) + len(alone), reused
         with progress.status("intervals and figures"):
             results = study.write(folder, cores)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from agents.learned.checkpoint import ActionLayout, Description, ObservationLayout
 from agents.learned.networks import Architecture
-from experiments import train
 from experiments.splits import main
 from experiments.splitting import definition as splits_definition
 from experiments.splitting.definition import (
@@ -37,6 +36,9 @@ from experiments.splitting.splits import (
     trace_records,
     write_pins,
 )
+from experiments.training import plan
+from experiments.training.options import Config
+from experiments.training.plan import resolve
 from experiments.training.settings import training_seed
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.scenario import get_scenario
@@ -364,7 +366,7 @@ def test_scenarios_without_files_read_none():
 
 @pytest.mark.parametrize("env", PROBLEM_IDS)
 def test_training_on_the_split_takes_its_settings_and_says_so(loaded, env):
-    training = train.resolve(train.Config(env=env, split=True, algorithm="maskable-ppo"))
+    training = resolve(Config(env=env, split=True, algorithm="maskable-ppo"))
     for name, found in (("train", training.settings), ("validation", training.validation)):
         assert found == tuple(setting.scenario for setting in loaded[env, name].settings)
     hashes = {name: loaded[env, name].sha256 for name in ("train", "validation")}
@@ -377,16 +379,16 @@ def test_training_on_the_split_takes_its_settings_and_says_so(loaded, env):
 
 def test_training_on_the_split_takes_nothing_besides():
     with pytest.raises(ConfigurationError, match="--split names all settings"):
-        train.resolve(train.Config(split=True, batch_sizes=(4,)))
-    with pytest.raises(ConfigurationError, match="--traces belong to --split"):
-        train.resolve(train.Config(traces=(PINS,)))
+        resolve(Config(split=True, batch_sizes=(4,)))
+    with pytest.raises(ConfigurationError, match="--trace belongs to --split"):
+        resolve(Config(traces=(PINS,)))
 
 
 def test_a_training_on_traces_records_their_content(traced, monkeypatch):
     pins, files = traced
-    monkeypatch.setattr(train, "load_split", lambda env, name, paths: load_split(env, name, paths, pins))
-    config = train.Config(env=SERVING, split=True, traces=tuple(files.values()))
-    training = train.resolve(config)
+    monkeypatch.setattr(plan, "load_split", lambda env, name, paths: load_split(env, name, paths, pins))
+    config = Config(env=SERVING, split=True, traces=tuple(files.values()))
+    training = resolve(config)
     summary = training.summary()
     conversation = files["azure-conversation"]
     assert summary["traces"] == {str(conversation): trace_content(conversation)[0]}

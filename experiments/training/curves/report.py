@@ -12,6 +12,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,7 +22,8 @@ from rich.table import Table
 
 from experiments.arena.leaderboard_statistics import interquartile_mean, resampled_runs
 from experiments.common.statistics import interval_levels
-from experiments.training.curves_data import Curve, Groups, Validation, XAxis, YAxis
+from experiments.training.curves.data import Curve, Groups, Validation, XAxis, YAxis, read_groups
+from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
 
 if TYPE_CHECKING:
@@ -43,6 +45,46 @@ _DASHES = (
     (0, (10, 3)),
 )
 _MARKERS_A_LINE = 12
+
+
+def curves_figure(
+    runs: Sequence[str | Path],
+    references: Mapping[str, float] | None = None,
+    *,
+    x: XAxis = "steps",
+    y: YAxis = "return",
+    band: Band = "bootstrap",
+    y_limits: tuple[float, float] | None = None,
+) -> bytes:
+    """Learning curves of training runs as PNG.
+
+    Args:
+        runs: folders of `experiments.train`, or LABEL=FOLDER; a Path is a folder whatever it is called.
+        references: values of horizontal lines by label, in the unit of the y axis (regret in percent), such as from
+            `reference_values`; a label that ends with * is explained as privileged.
+        x: environment steps, or wall-clock seconds of training.
+        y: validation return, or regret in percent.
+        band: around the interquartile mean of several runs.
+        y_limits: ends of the y axis in its unit, the lower one first; None shows everything.
+
+    Raises:
+        ConfigurationError, DataError: see `read_groups`; or limits that are none.
+    """
+    check_limits(y_limits, y)
+    groups, validation = read_groups(runs, y)
+    return draw(summarize(groups, validation, references or {}, x, y, band), y_limits)
+
+
+def check_limits(limits: tuple[float, float] | None, y: YAxis) -> None:
+    """Raise ConfigurationError where they are no ends of the y axis."""
+    if limits is None:
+        return
+    low, high = limits
+    if not -math.inf < low < high < math.inf or (y == "regret" and high <= 0):
+        above = ", the upper one above 0" if y == "regret" else ""
+        raise ConfigurationError(
+            f"--y-limits are {low:g} {high:g}, expected the lower and the upper end{above}"
+        )
 
 
 def curve_frame(groups: Groups) -> pl.DataFrame:
