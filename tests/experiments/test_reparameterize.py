@@ -17,7 +17,6 @@ from hypothesis.extra.numpy import arrays
 
 from agents.evaluate import evaluate
 from agents.registry import make_policy
-from experiments import reparameterize
 from experiments.reparameterize import main
 from experiments.vision.data import (
     CLASSES,
@@ -305,7 +304,7 @@ def test_a_finished_run_goes_on_without_new_jobs(finished):
 def test_without_torch_all_but_the_output_is_there(tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        reparameterize.importlib.util,
+        importlib.util,
         "find_spec",
         lambda name, *rest: None if name == "torch" else find(name, *rest),
     )

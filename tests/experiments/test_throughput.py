@@ -38,7 +38,9 @@ from experiments.speed.measure import (
 )
 from experiments.speed.parts import Findings
 from experiments.speed.ppo import ADAPTER, QUICK_TRAINING, target_ratio, to_target
-from experiments.throughput import PARTS, TARGETS, main, summarise
+from experiments.speed.summary import summarise
+from experiments.speed.targets import PARTS, TARGETS
+from experiments.throughput import main
 from tests.experiments.commands import called
 
 PNG = b"\x89PNG"
