@@ -1,6 +1,4 @@
-"""PAPI's threshold α by its offline sweep, for systems and models, under the readings of the paper.
-
-python -m experiments.calibrate
+"""PAPI's threshold α for systems and models, by its offline sweep: `python -m experiments.calibrate --help`.
 """
 
 from __future__ import annotations

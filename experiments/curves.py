@@ -48,8 +48,7 @@ class Config:
     y: YAxis = "return"
     """Validation return, or regret against the oracle where the problem has one."""
     band: Band = "bootstrap"
-    """What is shaded around a group of several runs: the 95 % bootstrap interval of their interquartile mean, or from
-    the lowest to the highest run."""
+    """Shaded around a group's curve: its 95 % bootstrap interval, or from the lowest to the highest run."""
     y_limits: Annotated[tuple[float, float] | None, words("LOW HIGH")] = None
     """Ends of the y axis in the picture (default: everything is shown)."""
     entries: Annotated[tuple[str, ...], tyro.conf.arg(metavar="POLICY ...")] = ("threshold",)

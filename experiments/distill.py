@@ -53,9 +53,10 @@ class Config:
     """What the gain is over."""
     rounds: int = Growth.rounds
     """Trees grown, one after the other, each with the samples of all before; the best is kept."""
+    # A pupil that may tends to repeat itself instead of finding the reason (de Haan, Jayaraman and Levine, NeurIPS
+    # 2019).
     own_actions: bool = Growth.own_actions
-    """Let the tree read what it did itself in the last step. A pupil that may tends to repeat itself instead of
-    finding the reason (de Haan, Jayaraman and Levine, NeurIPS 2019); where changing units costs, it is a reason."""
+    """Let the tree read what it did itself in the last step: a reason where changing units costs, else a habit."""
     seeds: int = Growth.seeds
     """Episodes of each scenario: to grow with in each round, to choose with, and to report."""
     samples: int = Growth.samples

@@ -28,7 +28,7 @@ SPELLINGS = (Spelling("--out", "--file"),)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Measure capacity and unloaded latency under papi/threshold, write them, and print the presets they give."""
+    """Measure capacity and unloaded latency under papi/threshold, and print the presets they give."""
 
     file: Annotated[Path, words("FILE")] = MEASUREMENTS
     """What to write (default: the file that the presets are read from)."""

@@ -1,6 +1,6 @@
-"""The policies that come with the project: where they are from, and whether training anew gives the like.
+"""The policies that come with the project: `python -m experiments.pretrained --help`.
 
-`python -m experiments.pretrained --help`. `agents/pretrained` holds a checkpoint for each problem (see
+Where they are from, and whether training anew gives the like. `agents/pretrained` holds a checkpoint for each problem (see
 `agents.learned.shipped`) and `training.json`: for each problem the command that trained several runs, the same but for
 `--seed`; the best validation score of each; the 95 % prediction interval for the score of one more run; and which of
 them is shipped. `experiments.training.pretrained.record` says what is in it.
@@ -37,8 +37,7 @@ class Config:
     """
 
     check: Annotated[str | None, words("ID")] = None
-    """Train one more run of this problem as recorded; the exit status is 0 if its best validation score lies in the
-    recorded interval, else 1."""
+    """Train one more run of this problem: status 0 if its best score lies in the recorded interval, else 1."""
     seed: Annotated[int | None, words("INT")] = None
     """Of that run, none of those recorded (default: 1000)."""
     out: Annotated[Path | None, words("DIR")] = None

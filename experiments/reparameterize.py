@@ -39,9 +39,7 @@ from papi_env.workload.vision.network import REPMLPNETS
 class Config:
     """RepMLP before and after Locality Injection: output, kernels, time and energy by unit, and policies.
 
-    Prints what merging changes and gains by network and stage, what PAPI's threshold makes of the kernels, and
-    the policies of experiments.compare on vision-stream. Writes run.json, networks.csv, kernels.csv, stages.csv,
-    rules.csv, summary.json, threshold.png, units.png and vision-stream/.
+    Plays the policies of experiments.compare on vision-stream too, in the folder vision-stream/.
     """
 
     networks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = tuple(REPMLPNETS)

@@ -34,8 +34,7 @@ from papi_env.errors import ConfigurationError
 class Config:
     """Reproduce the paper's published rows and figures.
 
-    Prints a table and writes reproduction.json and the figures. Constants are fitted on rows P1-P6 and E1
-    only; every other row is a validation.
+    Constants are fitted on rows P1-P6 and E1 only; every other row is a validation.
     """
 
     seed: Seed = 0

@@ -34,8 +34,7 @@ QUIET = 0.9
 class Config:
     """Measure steps per second beside CartPole, in the same run and on one pinned core.
 
-    Prints the ratios that the project promises, and writes run.json, rows.csv, summary.json and throughput.png.
-    Takes five to six minutes on a core of its own.
+    Prints the ratios that the project promises. Takes five to six minutes on a core of its own.
     """
 
     only: Annotated[tuple[str, ...], words("PART ...")] = ()

@@ -1,12 +1,10 @@
-"""Search the parameters of a rule of Serving-v0 on the training split, by family of presets.
+"""Tune the parameters of a rule of Serving-v0: `python -m experiments.tune --help`.
 
-python -m experiments.tune heuristic --write
-
-The search is Optuna's tree-structured Parzen estimator (Akiba et al., KDD 2019; Bergstra et al., NIPS 2011),
-started from hand-made guesses, among them the likes of good fixed actions, and from what is stored. A first search,
-`default`, is over all training settings; each family then goes on from it by itself, on its own presets. The best
-sets of a search and all guesses play again on other training seeds, and the best there is what is stored: not the
-luckiest of many. Models, families and seeds that the split holds out are never met.
+The search is over the training split, by family of presets, by Optuna's tree-structured Parzen estimator (Akiba et
+al., KDD 2019; Bergstra et al., NIPS 2011), started from hand-made guesses, among them the likes of good fixed actions,
+and from what is stored. A first search, `default`, is over all training settings; each family then goes on from it by
+itself, on its own presets. The best sets of a search and all guesses play again on other training seeds, and the best
+there is what is stored: not the luckiest of many. Models, families and seeds that the split holds out are never met.
 
 A set is scored by its return per request that arrived, averaged over presets: by the unit of the reward, a request
 served in time. Returns over the best guess's would weigh presets alike in which little can be won, and lose their

@@ -1,4 +1,4 @@
-"""The earlier name of `experiments.tune`, with `--policy RULE` for the rule."""
+"""The earlier name of experiments.tune, with --policy RULE for the rule."""
 
 from __future__ import annotations
 

@@ -49,8 +49,7 @@ class Config:
     speculation: Annotated[tuple[int, ...], words("INT ...")] = ()
     """Speculation lengths, likewise."""
     validate: Scenarios = ()
-    """Scenarios to validate on, with the same systems, models and sizes (default: those of training). Instances
-    are others in any case."""
+    """Scenarios to validate on, with the same systems, models and sizes (default: those of training)."""
     split: bool = False
     """Train on the training split of the problem and validate on its validation split (see experiments.splits)."""
     # Called --trace; run folders of earlier versions know it as it is called here.
