@@ -1,5 +1,4 @@
-"""PAPI's threshold α for systems and models, by its offline sweep: `python -m experiments.calibrate --help`.
-"""
+"""PAPI's threshold α for systems and models, by its offline sweep: `python -m experiments.calibrate --help`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The policies that come with the project: `python -m experiments.pretrained --help`.
 
-Where they are from, and whether training anew gives the like. `agents/pretrained` holds a checkpoint for each problem (see
-`agents.learned.shipped`) and `training.json`: for each problem the command that trained several runs, the same but for
-`--seed`; the best validation score of each; the 95 % prediction interval for the score of one more run; and which of
-them is shipped. `experiments.training.pretrained.record` says what is in it.
+Where they are from, and whether training anew gives the like. `agents/pretrained` holds a checkpoint for each problem
+(see `agents.learned.shipped`) and `training.json`: for each problem the command that trained several runs, the same
+but for `--seed`; the best validation score of each; the 95 % prediction interval for the score of one more run; and
+which of them is shipped. `experiments.training.pretrained.record` says what is in it.
 """
 
 from __future__ import annotations

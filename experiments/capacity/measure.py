@@ -26,7 +26,7 @@ from gymnasium.vector import AutoresetMode
 import papi_env
 from agents.evaluate import evaluate
 from agents.registry import make_policy
-from experiments.common.runner import differences
+from experiments.common.runner import differences, listed
 from papi_env.envs.serving import ServingVectorEnv
 from papi_env.errors import DataError, lookup
 from papi_env.scenario import Scenario
@@ -159,8 +159,7 @@ def check_file(path: Path, found: Mapping[str, Any]) -> None:
             if not abs(a - b) <= TOLERANCE * abs(b):
                 changes.append(f"measured.{key}.{name}: {a:g} there, {b:g} measured")
     if changes:
-        more = f" (and {len(changes) - 5} more)" if len(changes) > 5 else ""
         raise DataError(
             f"{path}: out of date; write it again with python -m experiments.presets. "
-            f"{'; '.join(changes[:5])}{more}"
+            f"{listed(changes, most=5)}"
         )

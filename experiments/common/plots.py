@@ -33,6 +33,13 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    return image.getvalue()
+
+
 def compare_figure(summary: Mapping[str, Any]) -> bytes:
     """Speed-up by scenario and regret by entry, as PNG; `summary` is what summary.json holds."""
     rows = [row for row in summary["entries"] if not row["reference"] and row["settings"]]
@@ -49,9 +56,7 @@ def compare_figure(summary: Mapping[str, Any]) -> bytes:
         ]
         if any(notes):
             figure.supxlabel("   ".join(note for note in notes if note), x=0.995, ha="right", fontsize=8)
-        image = io.BytesIO()
-        figure.savefig(image, format="png")
-    return image.getvalue()
+        return png(figure)
 
 
 def _styles(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from experiments.common.plots import MARKERS, PALETTE
+from experiments.common.plots import MARKERS, PALETTE, png
 from experiments.common.runner import write_whole
 from experiments.paper import data as numbers
 from experiments.paper.data import Cells, Data
@@ -38,7 +38,6 @@ from experiments.paper.look import (
     new_figure,
     note,
     plain_numbers,
-    png,
     powers_of_two,
     styled,
 )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments import presets
 from experiments.capacity.measure import (
     check_file,
     document,
@@ -111,6 +112,14 @@ def test_the_file_is_what_is_measured_now(capsys):
     assert main(["--check"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in NAMES)
+
+
+@pytest.mark.parametrize("option", ["--file", "--out"])
+def test_the_file_is_written_where_it_is_asked_for(tmp_path, monkeypatch, capsys, option):
+    """`--out` is what earlier versions called the option."""
+    monkeypatch.setattr(presets, "measure", lambda traffic, model: MEASURED[traffic, model])
+    assert main([option, str(tmp_path / "here.json")]) == 0
+    assert (tmp_path / "here.json").read_text() == MEASUREMENTS.read_text()
 
 
 def test_a_file_that_is_out_of_date_is_refused_with_what_changed(tmp_path):

@@ -17,12 +17,13 @@ from agents.learned.checkpoint import load_checkpoint
 from agents.learned.policy import load_policy
 from agents.registry import make_policy
 from experiments import compare
+from experiments.splitting.definition import TRAINING_SEED, VALIDATION_SEED
 from experiments.training.algorithms import ALGORITHMS, build_model, flattens
 from experiments.training.callbacks import BEST, EVALUATIONS, LAST, STATE, Boundary
 from experiments.training.evaluation import Validator
 from experiments.training.hyperparameters import FOLDER, KINDS, Imitation, Linear, load_hyperparameters
 from experiments.training.options import Config, as_words, read_command
-from experiments.training.settings import TRAINING_SEED, VALIDATION_SEED, scenario_settings, training_envs
+from experiments.training.settings import scenario_settings, training_envs
 from experiments.training.state import load_state, save_state
 from experiments.training.trials import BEST_BLOCK, finished, open_study
 from papi_env.envs.decode import DecodeVectorEnv

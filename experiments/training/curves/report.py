@@ -7,7 +7,6 @@ validations a run's curve is straight.
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -275,7 +274,7 @@ def draw(summary: Mapping[str, Any], y_limits: tuple[float, float] | None = None
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from experiments.common.plots import MARKERS, PALETTE, STYLE
+    from experiments.common.plots import MARKERS, PALETTE, STYLE, png
 
     groups = summary["groups"]
     unit_of_y = " %" if summary["y"] == "regret" else ""
@@ -316,9 +315,7 @@ def draw(summary: Mapping[str, Any], y_limits: tuple[float, float] | None = None
             notes.insert(0, f"thick: interquartile mean over runs; band: {band}; thin: single runs")
         if notes:
             figure.supxlabel("\n".join(notes), x=0.995, ha="right", fontsize=7.5, color="0.3")
-        image = io.BytesIO()
-        figure.savefig(image, format="png")
-    return image.getvalue()
+        return png(figure)
 
 
 def _curve(axes: Axes, row: Mapping[str, Any], unit: float, index: int, colour: str, marker: str) -> None:

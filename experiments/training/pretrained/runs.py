@@ -14,7 +14,7 @@ from rich.console import Console
 from agents.learned.checkpoint import WEIGHTS, load_checkpoint, read_document, recover, save_checkpoint
 from agents.learned.shipped import SHIPPED
 from experiments.common.command import can_go_on, say
-from experiments.common.runner import differences, file_digest, write_whole
+from experiments.common.runner import differences, file_digest, listed, write_whole
 from experiments.common.statistics import CONFIDENCE
 from experiments.training.callbacks import BEST
 from experiments.training.curves.data import read_curve
@@ -61,7 +61,7 @@ def ship(runs: Sequence[Path], folder: Path) -> tuple[str, Entry]:
         if changes:
             raise ConfigurationError(
                 f"{path}: trained by another command than {runs[0]}, expected the same but for the seed: "
-                f"{_listed(changes, 'here')}"
+                f"{_said(changes, 'here')}"
             )
         twin = next((k for k, run in enumerate(found) if run.seed == curve.seed), None)
         if twin is not None:
@@ -178,11 +178,10 @@ def check_unchanged(env_id: str, entry: Entry, training: Training) -> None:
     if changes:
         raise ConfigurationError(
             f"{env_id}: the command has other hyper-parameters than in the recorded runs; their scores do not compare "
-            f"with a new one: {_listed(changes, 'now')}"
+            f"with a new one: {_said(changes, 'now')}"
         )
 
 
-def _listed(changes: Sequence[str], other: str) -> str:
-    """The first lines of `experiments.common.runner.differences`, with a word for where the second of both is."""
-    said = [change.removesuffix("asked") + other for change in changes[:3]]
-    return "; ".join(said) + (f" (and {len(changes) - 3} more)" if len(changes) > 3 else "")
+def _said(changes: Sequence[str], other: str) -> str:
+    """Lines of `experiments.common.runner.differences`, with a word for where the second of both is."""
+    return listed([change.removesuffix("asked") + other for change in changes])

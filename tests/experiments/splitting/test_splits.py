@@ -1,7 +1,6 @@
 """Splits are what is pinned, share no instance, and refuse policies that met what they hold out."""
 
 import contextlib
-import io
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -43,6 +42,7 @@ from experiments.training.settings import training_seed
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.scenario import get_scenario
 from papi_env.workload.transformer import get_transformer
+from tests.experiments.commands import called
 
 
 def described(*scenarios, env=DECODE, **training):
@@ -60,11 +60,12 @@ def described(*scenarios, env=DECODE, **training):
 
 
 def command(*arguments):
-    """(exit status, standard output, standard error) of the command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main([str(argument) for argument in arguments])
-    return status, out.getvalue(), err.getvalue()
+    return called(main, *arguments)
+
+
+def test_options_of_earlier_versions_still_work():
+    status, _, err = command("--traces", "none.csv")
+    assert (status, "none.csv" in err) == (2, True)
 
 
 @pytest.fixture(scope="module")
