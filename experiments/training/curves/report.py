@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.arena.leaderboard_statistics import interquartile_mean, resampled_runs
+from experiments.common.command import say
 from experiments.common.statistics import interval_levels
 from experiments.training.curves.data import Curve, Groups, Validation, XAxis, YAxis, read_groups
 from papi_env.errors import ConfigurationError
@@ -210,7 +211,7 @@ def print_report(console: Console, summary: Mapping[str, Any], notes: Sequence[s
     what = "regret in percent of the oracle's cost" if regret else "return"
     several = any(row["runs"] > 1 for row in summary["groups"])
     over = ": interquartile mean over runs [lowest, highest]" if several else ""
-    _line(
+    say(
         console,
         f"{summary['problem']}, {_size(summary)}: validation {what}{over}",
     )
@@ -234,13 +235,9 @@ def print_report(console: Console, summary: Mapping[str, Any], notes: Sequence[s
         table.add_row(label, "-", "-", "-", "-", _number(value), "-")
     console.print(table)
     for note in (*(note for row in summary["groups"] for note in row["notes"]), *notes):
-        _line(console, note)
+        say(console, note)
     for note in _marks(summary):
-        _line(console, note)
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, note)
 
 
 def _number(value: float, digits: int = 5) -> str:
