@@ -11,6 +11,7 @@ import numpy.typing as npt
 from papi_env.errors import ConfigurationError
 from papi_env.hardware import dram
 from papi_env.hardware.table import DENSE_ROWS, CostTable
+from papi_env.hardware.threshold import least_time_threshold
 from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
@@ -30,7 +31,6 @@ from papi_env.simulation.batch.stages import (
     StageProfile,
     convolution_unit,
     decode_intensity,
-    least_time_threshold,
     profile_stages,
     stage_costs,
     stage_descriptors,
