@@ -44,13 +44,13 @@ class Study(ABC):
         """What runs afterwards, one at a time: timings."""
         return ()
 
-    def facts(self) -> Mapping[str, Any]:
-        """What the session's entry in run.json says besides, known before the jobs run."""
-        return {}
-
     @abstractmethod
     def write(self, folder: RunFolder, cores: int) -> Any:
         """Write results from finished jobs; returns what `report` prints."""
+
+    def recorded(self, results: Any) -> Mapping[str, Any]:
+        """What the session's entry in run.json says besides, of what `write` returned."""
+        return {}
 
     @abstractmethod
     def report(self, console: Console, results: Any, session: Mapping[str, Any]) -> None:
@@ -81,7 +81,6 @@ def conduct(
     for line in study.remarks():
         say(progress, line)
     with folder.session(command, cores) as session:
-        session |= study.facts()
         together, alone = study.jobs(), study.jobs_alone()
         with can_go_on(progress, f"the same command with --out {folder.path}"):
             reused = run_jobs(folder, together, cores, progress)
@@ -90,6 +89,7 @@ def conduct(
         session["jobs"], session["jobs_reused"] = len(together) + len(alone), reused
         with progress.status("intervals and figures"):
             results = study.write(folder, cores)
+        session.update(study.recorded(results))
     study.report(console, results, session)
     return folder.path
 

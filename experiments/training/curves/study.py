@@ -74,16 +74,6 @@ class Curves(Study):
         """Every reference on every setting."""
         return [job for own in self.plan.values() for job in own]
 
-    def facts(self) -> dict[str, Any]:
-        """Hashes of what is drawn."""
-        return {
-            "evaluations": {
-                str(curve.folder): file_digest(curve.folder / EVALUATIONS)
-                for curves in self.groups.values()
-                for curve in curves
-            }
-        }
-
     def write(self, folder: RunFolder, cores: int) -> dict[str, Any]:
         """Write curves.csv, summary.json and curves.png; returns what summary.json holds."""
         played = {name: [_stored(folder, job) for job in own] for name, own in self.plan.items()}
@@ -93,6 +83,16 @@ class Curves(Study):
         folder.write("summary.json", json_text(summary))
         folder.write("curves.png", draw(summary, self.y_limits))
         return summary
+
+    def recorded(self, results: Any) -> dict[str, Any]:
+        """Hashes of what is drawn."""
+        return {
+            "evaluations": {
+                str(curve.folder): file_digest(curve.folder / EVALUATIONS)
+                for curves in self.groups.values()
+                for curve in curves
+            }
+        }
 
     def report(self, console: Console, results: Any, session: Mapping[str, Any]) -> None:
         """Print a row for every group."""
