@@ -1,4 +1,4 @@
-"""Compare the hardware model with AttAcc's figures: `python -m experiments.validate --help`.
+"""Compare the hardware model with AttAcc's figures and measured GPUs: `python -m experiments.validate --help`.
 
 Prints one line of JSON; errors are fractions.
 """
@@ -23,20 +23,48 @@ from papi_env.errors import ConfigurationError
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Print one line of JSON with the model's relative errors against AttAcc's figures, as fractions."""
+    """Print one line of JSON with the model's relative errors against AttAcc's or measured figures, as fractions."""
 
     cycles: Annotated[Path | None, words("FILE")] = None
     """Cycle-level rows: L,nhead,dhead,dbyte,pim_type,power_constraint,cycle."""
     grid: Annotated[Path | None, words("FILE")] = None
     """Rows with the output columns of AttAcc's simulator."""
+    gpu_kernels: Annotated[Path | None, words("FILE")] = None
+    """Measured FC kernels: gpu,tp,n,heads,kv_heads,hidden,feed_forward,qkv_us,projection_us,up_us,down_us, or Vidur's
+    mlp.csv."""
+    allreduce: Annotated[Path | None, words("FILE")] = None
+    """Measured all-reduces: gpu,gpus,bytes,min_us,median_us."""
     revision: RevisionName = "auto"
     """Revision of AttAcc's cycle-level model that --cycles is from; auto takes the better match."""
     fit: Annotated[bool, Flag] = False
     """Fit the constant of the attention model on --cycles, beside the value in use."""
+    gpu: Annotated[str | None, words("NAME")] = None
+    """The GPU of --gpu-kernels, for a file that doesn't say it in a column or its path."""
+    refit: Annotated[bool, Flag] = False
+    """Fit the constants of the GPUs on --gpu-kernels, and show the errors on what the fit leaves out."""
     attacc_compatible: Annotated[bool, Flag] = False
     """Predict --grid by AttAcc's equations instead of papi_env's own model."""
     out: Annotated[Path | None, words("DIR")] = None
-    """Folder for cycles.json or grid.json (default: nothing is written)."""
+    """Folder for cycles.json, grid.json, gpu_kernels.json or allreduce.json (default: nothing is written)."""
+
+
+# Files to compare with, and which of them the other options are about.
+FILES = ("cycles", "grid", "gpu_kernels", "allreduce")
+OPTIONS = {
+    "revision": "cycles",
+    "fit": "cycles",
+    "attacc_compatible": "grid",
+    "gpu": "gpu_kernels",
+    "refit": "gpu_kernels",
+}
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _given(config: Config) -> list[str]:
+    return [name for name in FILES if getattr(config, name) is not None]
 
 
 def validate(config: Config) -> dict[str, Any]:
@@ -46,19 +74,29 @@ def validate(config: Config) -> dict[str, Any]:
         ConfigurationError: options that do not go together.
         DataError: a file that is not as expected.
     """
-    if config.cycles is not None and config.grid is None:
-        if config.attacc_compatible:
-            raise ConfigurationError("--attacc-compatible belongs to --grid, which is not given")
+    given = _given(config)
+    if len(given) != 1:
+        options = ", ".join(_option(name) for name in FILES)
+        found = " and ".join(_option(name) for name in given) or "none"
+        raise ConfigurationError(f"{options}: found {found}, expected one of them")
+    for name, owner in OPTIONS.items():
+        if getattr(config, name) != getattr(Config, name) and owner != given[0]:
+            raise ConfigurationError(f"{_option(name)} belongs to {_option(owner)}, which is not given")
+    # Each needs its own room only.
+    if config.cycles is not None:
         return validate_cycles(config.cycles, config.revision, fit=config.fit)
-    if config.grid is not None and config.cycles is None:
-        if config.fit or config.revision != "auto":
-            raise ConfigurationError("--fit and --revision belong to --cycles, which is not given")
-        # Only this needs it.
+    if config.grid is not None:
         from experiments.attacc.validate_grid import validate_grid
 
         return validate_grid(config.grid, config.attacc_compatible)
-    found = "both" if config.cycles is not None else "neither"
-    raise ConfigurationError(f"--cycles and --grid: found {found}, expected one of them")
+    if config.gpu_kernels is not None:
+        from experiments.gpus.validate_kernels import validate_kernels
+
+        return validate_kernels(config.gpu_kernels, config.gpu, refit=config.refit)
+    assert config.allreduce is not None
+    from experiments.gpus.validate_allreduce import validate_allreduce
+
+    return validate_allreduce(config.allreduce)
 
 
 def _write(folder: Path, name: str, text: str) -> None:
@@ -77,7 +115,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> No
     """
     text = json.dumps(validate(config), ensure_ascii=False, allow_nan=False)
     if config.out is not None:
-        _write(config.out, "grid.json" if config.cycles is None else "cycles.json", text + "\n")
+        _write(config.out, f"{_given(config)[0]}.json", text + "\n")
     # Not the console's own: a line stays a line.
     console.file.write(text + "\n")
 
