@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agents.policy import Actions
-from agents.serving.rules import IntArray, ServingView
-from agents.serving.search import ORDERED_ACTIONS, prompt_weight
+from agents.serving.oracles import ORDERED_ACTIONS, prompt_weight
 from agents.serving.tuned import Estimates, Range, RuleParameters, TunedRule, geometric
+from agents.serving.view import IntArray, ServingView
 from papi_env.envs.base import Problem
 from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
 from papi_env.kernel import FloatArray
@@ -71,7 +71,7 @@ class ProfileGreedy(TunedRule[GreedyParameters]):
     """Unit, speculation and overlap with the least profiled cost per useful token in the coming iteration.
 
     Useful tokens are those that decoding is expected to gain, and a credit for every prompt token (see
-    `serving_search.prompt_weight`). Cost is time; with a price on energy, energy and time together. Admission is
+    `oracles.prompt_weight`). Cost is time; with a price on energy, energy and time together. Admission is
     by two thresholds, for its worth shows in no single iteration.
 
     What is not observed is filled in: contexts lie evenly about their mean, and who waits has a prompt like those
@@ -91,6 +91,7 @@ class ProfileGreedy(TunedRule[GreedyParameters]):
         if not self._can_overlap:
             options = options[options[:, at.OVERLAP] == 0]
         self._options = options
+        self._look = tuple(Lookups.of(self.tables))
         self._prompt_weight = prompt_weight(self.tables)
 
     def choose(self, view: ServingView, state: Any, episode_start: Any) -> tuple[Actions, Any]:
@@ -133,7 +134,7 @@ class ProfileGreedy(TunedRule[GreedyParameters]):
         joules = np.zeros_like(seconds)
         _profile(
             self._options,
-            _Seen(
+            (
                 view.rlp,
                 view.mean_context,
                 view.longest_context,
@@ -142,7 +143,7 @@ class ProfileGreedy(TunedRule[GreedyParameters]):
                 np.where(alone, at.FC_PIM, at.PU).astype(np.int64),
                 view.drift,
             ),
-            Lookups.of(self.tables),
+            self._look,
             np.zeros(at.NUM_RESOURCES),
             (seconds, joules),
         )
@@ -169,8 +170,13 @@ class _Seen(NamedTuple):
 
 
 @lean
-def _profile(options: Any, seen: Any, look: Any, busy: Any, out: Any) -> None:
-    """Fill in seconds and joules, both [num_envs, options], from the profile; `busy` is scratch."""
+def _profile(options: Any, seen_parts: Any, look_parts: Any, busy: Any, out: Any) -> None:
+    """Fill in seconds and joules, both [num_envs, options], from the profile; `busy` is scratch.
+
+    `seen_parts` and `look_parts` are plain tuples, as for `loop.step_range`, of what `_Seen` and `Lookups` have.
+    """
+    seen = _Seen(*seen_parts)
+    look = Lookups(*look_parts)
     columns = np.int64(look.scalars[at.GROUP_COLUMNS])
     seconds, joules = out
     for e in range(seen.rlp.shape[0]):

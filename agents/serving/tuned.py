@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from agents.serving.rules import AcceptanceEstimate, ServingRule, ServingView
+from agents.serving.rules import ServingRule
+from agents.serving.view import AcceptanceEstimate, ServingView
 from papi_env.envs.base import Problem
 from papi_env.errors import ConfigurationError, DataError, unknown_name
 from papi_env.kernel import FloatArray

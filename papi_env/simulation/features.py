@@ -37,9 +37,10 @@ DECADES = Scale("log10(x) / 20", lambda feature: 10.0 ** (20 * feature))
 
 
 def unsquash(feature: Any) -> Any:
-    """Invert x / (1 + x), of a number or an array; infinite at 1."""
-    with np.errstate(divide="ignore"):
-        return np.divide(feature, np.maximum(1 - feature, 0.0))
+    """Invert x / (1 + x): infinite at 1. The values of an array must be less."""
+    if isinstance(feature, np.ndarray):
+        return feature / (1 - feature)
+    return feature / (1 - feature) if feature < 1 else math.inf
 
 
 def linear(full: float) -> Scale:

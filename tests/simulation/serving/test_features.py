@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from agents.serving.rules import ServingView
+from agents.serving.view import ServingView
 from experiments.distilling.rules import condition
 from experiments.splitting.definition import SERVING
 from papi_env.envs.serving import JOINT_ACTIONS, ServingVectorEnv
