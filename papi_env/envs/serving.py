@@ -188,8 +188,8 @@ class ServingEnv(ServingProblem, ProblemEnv):
     kernel, or run on FC-PIM beside it, or be split by tokens, but PUs and FC-PIM share the stacks' banks.
     Drafting costs time on the PUs and pays only where drafts are accepted, which depends on the request.
     Two half-batches can take turns on FC kernels and attention, for which weights are read twice. KV caches
-    take pages of 16 tokens on Attn-PIM; when those run out, the request admitted last loses its own and is
-    computed again. Units may drift from their offline profile. `papi_env.workload.serving.Serving` lists
+    take pages of 16 tokens (`page_tokens`) on Attn-PIM; when those run out, the request admitted last loses its
+    own and is computed again. Units may drift from their offline profile. `papi_env.workload.serving.Serving` lists
     every effect with its switch and source, `papi_env.simulation.serving.iteration` how an iteration is put together.
 
     ## Action space

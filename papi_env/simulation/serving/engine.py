@@ -13,8 +13,8 @@ import numpy.typing as npt
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import loop as batch
-from papi_env.simulation.serving import loop as serving_batch
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.loop import reset_batch, step_range
 from papi_env.simulation.serving.measures import serving_metrics
 from papi_env.simulation.serving.requests import ServingState
 from papi_env.simulation.serving.tables import ServingTables, build_serving_tables, freeze
@@ -37,7 +37,7 @@ class ServingEngine:
         threads: share the environments of a step among so many threads. Changes no bit of what they do.
 
     Attributes:
-        state: see `serving_requests.ServingState`; its counters and clocks are also attributes.
+        state: see `requests.ServingState`; its counters and clocks are also attributes.
         actions: int64 [num_envs, 4]; observations: float32 [num_envs, features]; rewards: float64 [num_envs].
         terminated, truncated: bool [num_envs].
         final: with SAME_STEP, the last counters, clocks and records of episodes that ended in the last step.
@@ -109,7 +109,7 @@ class ServingEngine:
     def reset(self, mask: npt.NDArray[np.bool_] | None = None) -> None:
         """Start the episode that the SEED and EPISODE counters name, where `mask` is true."""
         mask = np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
-        serving_batch.reset_batch(mask, self.state, self.tables, self.observations)
+        reset_batch(mask, self.state, self.tables, self.observations)
 
     def step(self) -> None:
         """Advance every environment by one iteration with `self.actions`, already checked."""
@@ -117,24 +117,20 @@ class ServingEngine:
             self.actions,
             self.autoreset,
             self.max_steps,
-            self.state,
-            self.tables,
-            self.observations,
-            self.rewards,
-            self.terminated,
-            self.truncated,
-            self.final,
-            self.final_observations,
+            self.state[:],
+            (self.tables[:-1], self.tables.arrivals[:]),
+            (self.observations, self.rewards, self.terminated, self.truncated, self.final_observations),
+            self.final[:],
         )
         threads = len(self._busy)
-        scratch: list[Any] = list(zip(self._busy, self._gains, self._limits, strict=True))
+        scratch = list(zip(self._busy, self._gains, self._limits, strict=True))
         bounds = [self.num_envs * k // threads for k in range(threads + 1)]
         if threads == 1:
-            serving_batch.step_range(*bounds, *arguments, *scratch[0])
+            step_range(*bounds, *arguments, scratch[0])
             return
         # numba's own threads take no nested tuples such as the tables are.
         shares = [
-            _workers(threads).submit(serving_batch.step_range, start, stop, *arguments, *own)
+            _workers(threads).submit(step_range, start, stop, *(*arguments, own))
             for (start, stop), own in zip(pairwise(bounds), scratch, strict=True)
         ]
         for share in shares:
@@ -183,15 +179,13 @@ class ServingEngine:
         """Bytes of simulation state of one environment: counters, clocks, slots and the requests' records."""
         return sum(array.nbytes for array in self.state) // self.num_envs
 
-    def metrics(
-        self, counters: npt.NDArray[np.int64] | None = None, clocks: FloatArray | None = None
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Metrics of the current episodes, or (given any argument) of those that ended in the last step.
+    def metrics(self) -> dict[str, npt.NDArray[Any]]:
+        """Metrics of the current episodes, arrays [num_envs] by `measures.METRIC_NAMES`."""
+        return serving_metrics(self.state, self.tables)
 
-        Arrays [num_envs], by `serving_metrics.METRIC_NAMES`.
-        """
-        final = counters is not None or clocks is not None
-        return serving_metrics(self.final if final else self.state, self.tables)
+    def final_metrics(self) -> dict[str, npt.NDArray[Any]]:
+        """The same of episodes that ended in the last step, with SAME_STEP; for other environments it means nothing."""
+        return serving_metrics(self.final, self.tables)
 
     def records(self, env: int, state: ServingState | None = None) -> dict[str, npt.NDArray[Any]]:
         """What became of every request of environment `env` that has arrived, arrays [requests].

@@ -9,7 +9,7 @@ import torch
 
 from agents.learned.export import export_policy
 from agents.learned.policy import LearnedPolicy
-from agents.serving.search import prompt_weight, token_rates
+from agents.serving.oracles import prompt_weight, token_rates
 from experiments.distilling.collect import make_envs
 from experiments.training.algorithms import build_model, flattens
 from experiments.training.callbacks import Bar, Boundary, Interruption

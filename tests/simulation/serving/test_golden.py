@@ -26,7 +26,7 @@ RUNNING, CHUNK, REQUESTS = 12, 64, 30
 # fmt: off
 COUNTERS = (
     "EPISODE", "DONE", "REQUESTS", "ARRIVED", "HEAD", "RLP", "PREFILLING", "PREFILL_FRONT", "PREFILL_DONE",
-    "PREFILL_BACKLOG", "PREFILL_PAGES", "PREEMPTED", "CONTEXT_SUM", "GROUP_SUM", "GROUP_MAX", "ITERATION",
+    "PREFILL_BACKLOG", "PREFILL_PAGES", "PREEMPTED", "CONTEXT_SUM", "PAGE_SUM", "GROUP_MAX", "ITERATION",
     "FINISHED", "ATTAINED", "REJECTED", "PREEMPTIONS", "INVALID", "TOKENS", "GOOD_TOKENS", "ON_TIME_TOKENS",
     "FINISHED_TOKENS", "DRAFTED", "ACCEPTED", "RECOMPUTED", "PREFILLED", "LAST_FC", "SWITCHES", "PAGES_HIGH",
     "LAST_N", "LAST_DECODED", "LAST_CHUNK", "QUEUED", "SPLIT_ROWS", "STALLS",
@@ -46,7 +46,7 @@ SCALARS = {
     "GROUP_COLUMNS": 3, "PREFILL_ON": 1, "PREFILL_UNIT": at.PU, "ATTENTION_UNIT": 2, "KV_LINK_S_PER_TOKEN": 1e-6,
     "KV_LINK_J_PER_TOKEN": 0.01, "PREFILL_PAIR_COMPUTE_S": 2e-8, "PREFILL_TOKEN_MEMORY_S": 1e-6,
     "PREFILL_PAIR_J": 1e-4, "PREFILL_TOKEN_J": 0.02, "DRAFT_CONTEXT_S": 1e-8, "DRAFT_CONTEXT_J": 1e-4,
-    "REFERENCE_S": 1e-3, "ONLY_UNIT": -1,
+    "REFERENCE_S": 1e-3, "ONLY_UNIT": -1, "PAGE_LOG2": 4,
 }
 PROMPTS_ON_PIM = {
     "PREFILL_UNIT": at.FC_PIM, "PREFILL_PAIR_COMPUTE_S": 0, "PREFILL_TOKEN_MEMORY_S": 0, "PREFILL_PAIR_S": 3e-8,
@@ -228,7 +228,7 @@ def first_end(case):
         over = np.flatnonzero(engine.terminated | engine.truncated)
         if len(over):
             break
-    final = engine.metrics(engine.final_counters, engine.final_clocks)
+    final = engine.final_metrics()
     return {
         name: [None if np.isnan(x) else x for x in values[over].tolist()] for name, values in final.items()
     }
