@@ -23,15 +23,17 @@ from papi_env.errors import ConfigurationError
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Print one line of JSON with the model's relative errors against AttAcc's or measured figures, as fractions."""
+    """Print one line of JSON: the model's relative errors against AttAcc's or measured figures.
+
+    Errors are fractions.
+    """
 
     cycles: Annotated[Path | None, words("FILE")] = None
     """Cycle-level rows: L,nhead,dhead,dbyte,pim_type,power_constraint,cycle."""
     grid: Annotated[Path | None, words("FILE")] = None
     """Rows with the output columns of AttAcc's simulator."""
     gpu_kernels: Annotated[Path | None, words("FILE")] = None
-    """Measured FC kernels: gpu,tp,n,heads,kv_heads,hidden,feed_forward,qkv_us,projection_us,up_us,down_us, or Vidur's
-    mlp.csv."""
+    """Measured FC kernels: gpu,tp,n,heads,kv_heads,hidden,feed_forward,{qkv,projection,up,down}_us, or Vidur's."""
     allreduce: Annotated[Path | None, words("FILE")] = None
     """Measured all-reduces: gpu,gpus,bytes,min_us,median_us."""
     revision: RevisionName = "auto"

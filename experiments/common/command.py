@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import tyro
 from rich.console import Console
@@ -38,15 +36,9 @@ def command_line(
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     program = f"python -m experiments.{name}"
-    asked = tyro.cli(config, args=respell(arguments, spellings), prog=program, description=described(config))
+    asked = tyro.cli(config, args=respell(arguments, spellings), prog=program)
     command = f"{program} {shlex.join(arguments)}".strip()
     return exit_status(lambda: run(asked, command, output(), Console(stderr=True)))
-
-
-def described(config: type[Any]) -> str:
-    """The configuration's docstring, paragraph by paragraph, no wider than the tables."""
-    paragraphs = inspect.cleandoc(config.__doc__ or "").split("\n\n")
-    return "\n\n".join(textwrap.fill(" ".join(text.split()), WIDTH) for text in paragraphs)
 
 
 def exit_status(run: Callable[[], object]) -> int:
