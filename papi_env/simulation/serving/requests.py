@@ -1,6 +1,6 @@
 """Requests of continuous batching, compiled: they arrive, are admitted, begin to decode, are preempted, and leave.
 
-For one environment of a batch; `serving_batch` has the iterations.
+For one environment of a batch; `loop` has the iterations.
 """
 
 from __future__ import annotations
