@@ -82,6 +82,7 @@ CASES = {
     "attention on FC-PIM": (
         {"ATTENTION_UNIT": 1, **PROMPTS_ON_PIM}, TOGETHER, {}, {"autoreset": batch.NEXT_STEP},
     ),
+    "slow link": ({"KV_LINK_S_PER_TOKEN": 5e-5}, POISSON, {}, {"autoreset": batch.NEXT_STEP}),
     "prompts processed, cut short": (
         {"PREFILL_ON": 0, "TOTAL_PAGES": 45}, TOGETHER, {"ADMISSION": at.ALL},
         {"autoreset": batch.SAME_STEP, "max_steps": 80},
@@ -324,6 +325,11 @@ def test_the_record_meets_every_effect(golden):
     for case in ("attention on the PUs", "attention on FC-PIM"):
         assert clocks(case, "BUSY_S")[..., at.BUSY_ATTN].max() == 0
         assert clocks(case, "LAST_ATTENTION_S").max() > 0
+    # Some iterations last as long as keys and values are on the link, some do not.
+    for least, bound in (("slow link", True), ("split", False)):
+        waits = clocks(least, "LAST_BUSY_S")[..., at.BUSY_LINK] + clocks(least, "LAST_DRAFT_S")
+        waits += SCALARS["OVERHEAD_S"]
+        assert np.isclose(waits, clocks(least, "LAST_TIME_S"), rtol=1e-12).any() == bound
     assert clocks("by time", "IDLE_S").max() > 0
     # Something finished late, or too long after it came.
     assert any(clocks(case, "LOST").max() > 0 for case in CASES)
