@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.hardware.dram import COLUMNS_PER_ROW
 from papi_env.kernel import FloatArray
 from papi_env.simulation.compiled import njit
 from papi_env.simulation.draws import accepted_prefix, request_key
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.iteration import iteration
+from papi_env.simulation.serving.requests import groups_of, key_rows_of
 from papi_env.simulation.serving.tables import ServingTables
-from papi_env.workload.serving import PAGE_TOKENS, SPECULATION_LENGTHS
+from papi_env.workload.serving import SPECULATION_LENGTHS
 
 _LENGTHS = len(SPECULATION_LENGTHS)
 
@@ -44,8 +44,8 @@ def _least(max_running: Any, chunk: Any, shortest: Any, units: Any, tables: Any)
         tlp = SPECULATION_LENGTHS[k]
         # What each request attends to at least.
         context = shortest + tlp
-        groups = (context + PAGE_TOKENS - 1) // PAGE_TOKENS
-        chunks = (groups * columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW
+        groups = groups_of(context)
+        key_rows = key_rows_of(groups, columns)
         for rlp in range(max_running + 1):
             longest = min(rlp, 1)
             for prompt in range(chunk + 1):
@@ -59,8 +59,8 @@ def _least(max_running: Any, chunk: Any, shortest: Any, units: Any, tables: Any)
                             rlp * context,
                             rlp * groups,
                             longest * groups,
-                            rlp * chunks,
-                            longest * chunks,
+                            rlp * key_rows,
+                            longest * key_rows,
                             prompt,
                             0,
                             0,

@@ -19,12 +19,13 @@ from agents.serving.rules import IntArray, ServingView
 from agents.serving.search import ORDERED_ACTIONS, prompt_weight
 from agents.serving.tuned import Estimates, Range, RuleParameters, TunedRule, geometric
 from papi_env.envs.base import Problem
-from papi_env.hardware.dram import COLUMNS_PER_ROW
+from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
 from papi_env.kernel import FloatArray
 from papi_env.simulation.compiled import lean
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.iteration import iteration
-from papi_env.workload.serving import PAGE_TOKENS, SPECULATION_LENGTHS
+from papi_env.simulation.serving.requests import key_rows_of
+from papi_env.workload.serving import SPECULATION_LENGTHS
 
 PARAMETER_FILE = Path(__file__).with_suffix(".json")
 
@@ -185,19 +186,19 @@ def _profile(
         read = np.int64(max(prompt[e], 1.0 * chunk[e])) if chunk[e] > 0 else np.int64(0)
         for k in range(options.shape[0]):
             tlp = SPECULATION_LENGTHS[options[k, at.SPECULATION]]
-            # A context ends anywhere in its last page and its last row of the memory.
+            # A context ends anywhere in its last group and its last row of the memory.
             context = mean_context[e] + tlp
-            groups = np.int64(decoding * (context / PAGE_TOKENS + 0.5))
-            rows = np.int64(decoding * (context / PAGE_TOKENS * columns / COLUMNS_PER_ROW + 0.5))
-            longest = np.int64(np.ceil((longest_context[e] + tlp) / PAGE_TOKENS))
+            groups = np.int64(decoding * (context / GROUP_TOKENS + 0.5))
+            key_rows = np.int64(decoding * (context / GROUP_TOKENS * columns / COLUMNS_PER_ROW + 0.5))
+            longest = np.int64(np.ceil((longest_context[e] + tlp) / GROUP_TOKENS))
             cost = iteration(
                 decoding,
                 tlp,
                 np.int64(decoding * context),
                 groups,
                 longest,
-                rows,
-                (longest * columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW,
+                key_rows,
+                key_rows_of(longest, columns),
                 chunk[e],
                 pairs,
                 read,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.hardware.dram import COLUMNS_PER_ROW
 from papi_env.simulation.batch.loop import NEXT_STEP, SAME_STEP
 from papi_env.simulation.compiled import inlined, lean, njit, unlocked
 from papi_env.simulation.draws import draft_draw
@@ -24,12 +23,14 @@ from papi_env.simulation.serving.requests import (
     find_oldest,
     finish,
     first_deadline,
+    groups_of,
+    key_rows_of,
     pages_of,
     preempt_latest,
     reset_env,
     wait,
 )
-from papi_env.workload.serving import PAGE_TOKENS, SPECULATION_LENGTHS
+from papi_env.workload.serving import SPECULATION_LENGTHS
 
 # Weight of the newest observation in moving averages. chosen: 1/16, some tens of iterations; range 1/64-1/4.
 NEWEST = 1.0 / 16.0
@@ -61,21 +62,26 @@ def resolved(e, actions, counters, scalars):
 
 
 @inlined
-def survey(e, tlp, rlp, contexts, group_columns):
-    """Sums over decoding requests of what the iteration attends to: (context, groups, longest, chunks, longest)."""
+def survey(e, tlp, rlp, contexts, scalars):
+    """Sums over decoding requests: (context, groups, longest, key rows, longest) that the iteration attends to.
+
+    And the KV pages that they hold with it.
+    """
+    columns = np.int64(scalars[at.GROUP_COLUMNS])
     context_sum = 0
     group_sum = 0
     group_max = 0
-    chunk_sum = 0
+    key_row_sum = 0
+    pages = 0
     for i in range(rlp):
         context = contexts[e, i] + tlp
-        groups = (context + PAGE_TOKENS - 1) // PAGE_TOKENS
+        groups = groups_of(context)
         context_sum += context
         group_sum += groups
         group_max = max(group_max, groups)
-        chunk_sum += (groups * group_columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW
-    chunk_max = (group_max * group_columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW
-    return context_sum, group_sum, group_max, chunk_sum, chunk_max
+        key_row_sum += key_rows_of(groups, columns)
+        pages += pages_of(context, scalars)
+    return context_sum, group_sum, group_max, key_row_sum, key_rows_of(group_max, columns), pages
 
 
 @lean
@@ -179,14 +185,13 @@ def decode_tokens(
             keys[e, i] = keys[e, active]
             deadlines[e, i] = deadlines[e, active]
     context_sum = 0
-    group_sum = 0
-    group_max = 0
+    pages = 0
+    longest = 0
     for i in range(active):
         context = contexts[e, i]
-        groups = (context + PAGE_TOKENS) // PAGE_TOKENS
         context_sum += context
-        group_sum += groups
-        group_max = max(group_max, groups)
+        pages += pages_of(context + 1, scalars)
+        longest = max(longest, context + 1)
     slack_sum = 0.0
     slack_min = np.inf
     behind = 0
@@ -202,8 +207,8 @@ def decode_tokens(
             behind += int(slack < 0.0)
     counters[e, at.RLP] = active
     counters[e, at.CONTEXT_SUM] = context_sum
-    counters[e, at.GROUP_SUM] = group_sum
-    counters[e, at.GROUP_MAX] = group_max
+    counters[e, at.PAGE_SUM] = pages
+    counters[e, at.GROUP_MAX] = groups_of(longest)
     counters[e, at.TOKENS] += decoded
     counters[e, at.ON_TIME_TOKENS] += on_time
     counters[e, at.LAST_DECODED] = decoded
@@ -245,7 +250,7 @@ def prefill_tokens(e, rows, state, scalars):
         counters[e, at.PREFILL_DONE] = 0
         counters[e, at.PREFILL_FRONT] = (front + 1) % slots
         counters[e, at.PREFILLING] -= 1
-        counters[e, at.PREFILL_PAGES] -= pages_of(tokens + 1)
+        counters[e, at.PREFILL_PAGES] -= pages_of(tokens + 1, scalars)
         generated = facts[e, request, at.GENERATED] + 1
         facts[e, request, at.GENERATED] = generated
         counters[e, at.TOKENS] += 1
@@ -302,17 +307,16 @@ def advance_env(
     running = counters[e, at.RLP] + counters[e, at.PREFILLING]
     if admission != at.NONE and counters[e, at.QUEUED] > 0 and running < scalars[at.MAX_RUNNING]:
         admit(e, 1 if admission == at.ONE else requests.shape[1], state, scalars)
-    group_columns = np.int64(scalars[at.GROUP_COLUMNS])
-    context_sum, group_sum, group_max, chunk_sum, chunk_max = survey(
-        e, tlp, counters[e, at.RLP], contexts, group_columns
+    context_sum, group_sum, group_max, key_row_sum, key_row_max, pages = survey(
+        e, tlp, counters[e, at.RLP], contexts, scalars
     )
-    pages = group_sum + counters[e, at.PREFILL_PAGES]
+    pages += counters[e, at.PREFILL_PAGES]
     while pages > scalars[at.TOTAL_PAGES] and counters[e, at.RLP] + counters[e, at.PREFILLING] > 1:
         preempt_latest(e, state, scalars)
-        context_sum, group_sum, group_max, chunk_sum, chunk_max = survey(
-            e, tlp, counters[e, at.RLP], contexts, group_columns
+        context_sum, group_sum, group_max, key_row_sum, key_row_max, pages = survey(
+            e, tlp, counters[e, at.RLP], contexts, scalars
         )
-        pages = group_sum + counters[e, at.PREFILL_PAGES]
+        pages += counters[e, at.PREFILL_PAGES]
     counters[e, at.PAGES_HIGH] = max(counters[e, at.PAGES_HIGH], pages)
 
     rlp = counters[e, at.RLP]
@@ -365,8 +369,8 @@ def advance_env(
             context_sum,
             group_sum,
             group_max,
-            chunk_sum,
-            chunk_max,
+            key_row_sum,
+            key_row_max,
             rows,
             pairs,
             read,

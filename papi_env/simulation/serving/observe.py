@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from papi_env.hardware.dram import GROUP_TOKENS
 from papi_env.simulation.compiled import inlined
 from papi_env.simulation.serving import state as at
-from papi_env.workload.serving import PAGE_TOKENS, SPECULATION_LENGTHS
+from papi_env.workload.serving import SPECULATION_LENGTHS
 
 
 @inlined
@@ -37,10 +38,10 @@ def observe_env(e, counters, clocks, scalars, observations):
     observations[e, 5] = running / scalars[at.MAX_RUNNING]
     # Without paging there is no end of pages, and the share is 0.
     observations[e, 6] = min(
-        (counters[e, at.GROUP_SUM] + counters[e, at.PREFILL_PAGES]) / scalars[at.TOTAL_PAGES], 1.0
+        (counters[e, at.PAGE_SUM] + counters[e, at.PREFILL_PAGES]) / scalars[at.TOTAL_PAGES], 1.0
     )
     observations[e, 7] = squash(4.0 * counters[e, at.CONTEXT_SUM] / max(rlp, 1) / limit)
-    observations[e, 8] = squash(4.0 * PAGE_TOKENS * counters[e, at.GROUP_MAX] / limit)
+    observations[e, 8] = squash(4.0 * GROUP_TOKENS * counters[e, at.GROUP_MAX] / limit)
     observations[e, 9] = rlp / (rlp + scalars[at.ALPHA]) if rlp > 0 else 0.0
     observations[e, 10] = squash(clocks[e, at.LAST_TIME_S] / reference)
     observations[e, 11] = squash(clocks[e, at.LAST_FC_S] / reference)
