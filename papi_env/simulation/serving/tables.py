@@ -56,7 +56,7 @@ class ServingTables(NamedTuple):
         acceptance: uint64 [classes + 1, drafted], what 53-bit draws are compared with; the last class is
             there for look-aheads that know no rates. class_shares: cumulative.
         population: int32 [requests, 2]; trace_lengths, trace_refused: of the arrivals' own rows, if paired.
-        arrivals: see `workload.arrivals`; scalars: see `serving.state`; descriptors: float32.
+        scalars: see `serving.state`; descriptors: float32; arrivals: see `workload.arrivals`.
     """
 
     fc_s: FloatArray
@@ -72,9 +72,9 @@ class ServingTables(NamedTuple):
     population: npt.NDArray[np.int32]
     trace_lengths: npt.NDArray[np.int32]
     trace_refused: npt.NDArray[np.bool_]
-    arrivals: ArrivalTables
     scalars: FloatArray
     descriptors: npt.NDArray[np.float32]
+    arrivals: ArrivalTables
 
 
 def build_serving_tables(scenario: Scenario) -> ServingTables:
