@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.policy import Actions, unsquash
+from agents.policy import Actions
 from agents.serving.rules import IntArray, ServingView
 from agents.serving.search import ORDERED_ACTIONS, prompt_weight
 from agents.serving.tuned import Estimates, Range, RuleParameters, TunedRule, geometric
@@ -127,8 +127,6 @@ class ProfileGreedy(TunedRule[GreedyParameters]):
             chunk: prompt tokens of the coming iteration, [num_envs].
             prompt: of a request on average, [num_envs].
         """
-        longest = unsquash(view.feature("longest_context")) * self.tables.scalars[at.CONTEXT_LIMIT] / 4
-        drift = np.exp2(np.stack([unsquash(view.feature(f"drift_{unit}")) for unit in at.DRIFTING], axis=1))
         # A mode change is read off the last iteration: FC-PIM's, unless the PUs had prompts beside it.
         alone = (view.feature("last_fc_fc-pim") > 0) & (view.feature("last_chunk") == 0)
         seconds = np.zeros((len(chunk), len(self._options)))
@@ -138,11 +136,11 @@ class ProfileGreedy(TunedRule[GreedyParameters]):
             _Seen(
                 view.rlp,
                 view.mean_context,
-                longest,
+                view.longest_context,
                 chunk,
                 prompt,
                 np.where(alone, at.FC_PIM, at.PU).astype(np.int64),
-                drift,
+                view.drift,
             ),
             Lookups.of(self.tables),
             np.zeros(at.NUM_RESOURCES),

@@ -18,7 +18,6 @@ from papi_env.hardware.units import UNIT_NAMES
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.serving import state as serving_layout
 from papi_env.workload.images import MAX_STAGES
-from papi_env.workload.serving import SPECULATION_LENGTHS
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,6 @@ class Quantity:
 def _unsquash(x: float) -> float:
     """Invert x / (1 + x); infinite at 1."""
     return x / (1 - x) if x < 1 else float("inf")
-
-
-def _signed(x: float) -> float:
-    """Invert 0.5 + 0.5 x / (1 + |x|)."""
-    z = 2 * x - 1
-    return z / (1 - abs(z)) if abs(z) < 1 else float(np.copysign(np.inf, z))
 
 
 def _times(factor: float) -> Callable[[float], float]:
@@ -117,47 +110,7 @@ def _batch() -> dict[str, Quantity]:
 
 
 def _serving() -> dict[str, Quantity]:
-    names: dict[str, Quantity] = {
-        "queued": Quantity("requests waiting", _open(16)),
-        "oldest_wait": Quantity("longest wait", _open(1), "TTFT objectives"),
-        "rlp": Quantity("requests decoding", _times(256)),
-        "prefilling": Quantity("requests in prefill", _times(256)),
-        "prefill_backlog": Quantity("prompt tokens to process", _open(2048)),
-        "running_share": Quantity("running requests", _times(100), "% of the most"),
-        "kv_use": Quantity("KV pages in use", _times(100), "%"),
-        "mean_context": Quantity("mean context", _open(25), "% of the limit"),
-        "longest_context": Quantity("longest context", _open(25), "% of the limit"),
-        "n_share_of_alpha": Quantity("RLP / α", _open(1)),
-        "last_time": Quantity("time of the last iteration", _open(1), "reference iterations"),
-        "last_decoded": Quantity("tokens decoded per verified row", _times(1)),
-        "last_chunk": Quantity("prompt tokens in the last iteration", _times(512)),
-        "accepted": Quantity("drafts accepted", _times(100), "%"),
-        "tpot_slack_mean": Quantity("mean slack", lambda x: 16 * _signed(x), "TPOT objectives"),
-        "tpot_slack_min": Quantity("least slack", lambda x: 16 * _signed(x), "TPOT objectives"),
-        "behind": Quantity("requests behind their pace", _times(100), "%"),
-        "lost": Quantity("requests with a late first token", _times(100), "%"),
-        "attainment": Quantity("requests within their objectives so far", _times(100), "%"),
-        "arrival_rate": Quantity("arrivals", _open(16), "per TTFT objective"),
-        "energy_weight": Quantity("price of static energy per reference iteration", _open(1), "tokens"),
-        "ttft_objective": Quantity("TTFT objective", _open(100), "reference iterations"),
-        "tpot_objective": Quantity("TPOT objective", _open(4), "reference iterations"),
-        "alpha": Quantity("α", _times(1024)),
-    }
-    for kind in ("fc_time", "attention_time", "draft_time", "prefill_time", "communication"):
-        words = f"{kind.removesuffix('_time')} in the last iteration"
-        names[f"last_{kind}"] = Quantity(words, _open(1), "reference iterations")
-    for kind, choices in zip(
-        ("fc", "speculation", "admission", "overlap"), serving_layout.CHOICES, strict=True
-    ):
-        for choice in choices:
-            names[f"last_{kind}_{choice}"] = Quantity(f"the last iteration had {kind} {choice}")
-    for unit in serving_layout.DRIFTING:
-        names[f"drift_{unit}"] = Quantity(
-            f"slow-down of {unit} when last used", lambda x: float(np.exp2(_unsquash(x))), "x its profile"
-        )
-    for length in SPECULATION_LENGTHS[1:]:
-        names[f"tokens_at_{length}"] = Quantity(f"tokens gained at speculation {length}", _times(length))
-    return names | _descriptors()
+    return {f.name: Quantity(f.words, f.scale.inverse, f.unit) for f in serving_layout.FEATURES}
 
 
 QUANTITIES: Mapping[str, Mapping[str, Quantity]] = {DECODE: _batch(), KERNELS: _batch(), SERVING: _serving()}

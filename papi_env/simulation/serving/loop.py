@@ -530,8 +530,8 @@ def step_range(
     An episode by requests terminates when each has finished or was refused; one by time is truncated at its
     horizon. `final_parts` takes the last state of environments that reset in the same step.
 
-    Tuples have their names in here alone: numba tells the types of plain ones apart in C, of named ones in Python, which
-    took half of a single step. `table_parts` are the plain tuples of all
+    Tuples have their names in here alone: numba tells the types of plain ones apart in C, of named ones in Python,
+    which took half of a single step. `table_parts` are the plain tuples of all
     tables but the last, and of that, the arrivals'.
     """
     state = ServingState(*state_parts)
