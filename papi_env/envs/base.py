@@ -145,7 +145,7 @@ class Problem:
         """
         engine = self.engine
         if not isinstance(engine, DecodeEngine):
-            found: dict[str, npt.NDArray[Any]] = engine.metrics(engine.final_counters, engine.final_clocks)
+            found: dict[str, npt.NDArray[Any]] = engine.final_metrics()
             return found
         # Few environments end in a step, and there are many metrics.
         few = engine.metrics(engine.final_counters[ended], engine.final_clocks[ended])

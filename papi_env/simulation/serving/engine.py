@@ -37,7 +37,7 @@ class ServingEngine:
         threads: share the environments of a step among so many threads. Changes no bit of what they do.
 
     Attributes:
-        state: see `serving_requests.ServingState`; its counters and clocks are also attributes.
+        state: see `requests.ServingState`; its counters and clocks are also attributes.
         actions: int64 [num_envs, 4]; observations: float32 [num_envs, features]; rewards: float64 [num_envs].
         terminated, truncated: bool [num_envs].
         final: with SAME_STEP, the last counters, clocks and records of episodes that ended in the last step.
@@ -179,15 +179,13 @@ class ServingEngine:
         """Bytes of simulation state of one environment: counters, clocks, slots and the requests' records."""
         return sum(array.nbytes for array in self.state) // self.num_envs
 
-    def metrics(
-        self, counters: npt.NDArray[np.int64] | None = None, clocks: FloatArray | None = None
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Metrics of the current episodes, or (given any argument) of those that ended in the last step.
+    def metrics(self) -> dict[str, npt.NDArray[Any]]:
+        """Metrics of the current episodes, arrays [num_envs] by `measures.METRIC_NAMES`."""
+        return serving_metrics(self.state, self.tables)
 
-        Arrays [num_envs], by `serving_metrics.METRIC_NAMES`.
-        """
-        final = counters is not None or clocks is not None
-        return serving_metrics(self.final if final else self.state, self.tables)
+    def final_metrics(self) -> dict[str, npt.NDArray[Any]]:
+        """The same of episodes that ended in the last step, with SAME_STEP; for other environments it means nothing."""
+        return serving_metrics(self.final, self.tables)
 
     def records(self, env: int, state: ServingState | None = None) -> dict[str, npt.NDArray[Any]]:
         """What became of every request of environment `env` that has arrived, arrays [requests].

@@ -1,5 +1,7 @@
 """Under any policy and any switch the serving engine loses no request and no token, and its books balance."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -669,9 +671,7 @@ def test_both_autoresets_play_the_same_episodes():
         finished = {0: [], 1: []}
         for _ in range(150):
             engine.step()
-            metrics = (
-                engine.metrics(engine.final_counters, engine.final_clocks) if final else engine.metrics()
-            )
+            metrics = engine.final_metrics() if final else engine.metrics()
             for e in np.flatnonzero(engine.terminated):
                 records = engine.records(e, engine.final if final else None)
                 observed = (engine.final_observations if final else engine.observations)[e]
@@ -766,6 +766,10 @@ def test_metrics_are_those_of_the_records():
     engine = play(started(s, 2), at_random(3))
     metrics = engine.metrics()
     assert tuple(metrics) == METRIC_NAMES
+    # As result files have them.
+    assert (len(METRIC_NAMES), METRIC_NAMES[0], METRIC_NAMES[-1]) == (46, "time_s", "return")
+    digest = hashlib.sha256("|".join(METRIC_NAMES).encode()).hexdigest()
+    assert digest == "1818e2dc26ac3bfaafaf9395dfc70808222650da35a9025e48618dda118c5f77"
     for e in range(2):
         m, r = {name: values[e] for name, values in metrics.items()}, engine.records(e)
         tokens = r["output"].sum()
