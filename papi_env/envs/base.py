@@ -19,10 +19,10 @@ from papi_env.hardware.system import System
 from papi_env.hardware.units import UNIT_NAMES
 from papi_env.kernel import FloatArray
 from papi_env.scenario import DEFAULT_SCENARIO, Scenario, get_scenario
-from papi_env.simulation.batch import loop as batch
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.engine import DecodeEngine
 from papi_env.simulation.batch.tables import Profile
+from papi_env.simulation.engine import DISABLED, DONE
 from papi_env.workload.transformer import Transformer
 from papi_env.workload.vision.network import RepMLPNet
 
@@ -143,18 +143,8 @@ class Problem:
         With same-step autoreset. What they hold for other environments means nothing. Arrays in `out`, by name, are
         written again instead of new ones, and new ones are put there.
         """
-        engine = self.engine
-        if not isinstance(engine, DecodeEngine):
-            found: dict[str, npt.NDArray[Any]] = engine.metrics(engine.final_counters, engine.final_clocks)
-            return found
-        # Few environments end in a step, and there are many metrics.
-        few = engine.metrics(engine.final_counters[ended], engine.final_clocks[ended])
-        metrics = {} if out is None else out
-        for name, values in few.items():
-            if name not in metrics:
-                metrics[name] = np.zeros(engine.num_envs, dtype=values.dtype)
-            metrics[name][ended] = values
-        return metrics.copy()
+        found: dict[str, npt.NDArray[Any]] = self.engine.final_metrics(ended, out)
+        return found
 
     def first_info(self) -> dict[str, FloatArray]:
         """What `info` of a reset holds besides, arrays [num_envs]: the prefill, which no action changes."""
@@ -273,7 +263,7 @@ class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
     def _start(self, scenario: Scenario, strict: bool, render_mode: str | None) -> None:
         if render_mode is not None:
             lookup("render mode", render_mode, dict.fromkeys(self.metadata["render_modes"]))
-        self._setup(scenario, 1, batch.DISABLED, None)
+        self._setup(scenario, 1, DISABLED, None)
         self.observation_space = observation_space(self.observation_names)  # type: ignore[assignment]
         self.action_space = self.single_space()
         self.strict, self.render_mode = strict, render_mode
@@ -302,14 +292,10 @@ class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
     ) -> tuple[Float32Array, dict[str, Any]]:
         """Start the next episode of the current seed, or the first one of `seed`."""
         super().reset(seed=seed)
-        counters = self._counters
-        if seed is not None or not self._started:
-            counters[at.SEED] = self.np_random.integers(2**62) if seed is None else seed
-            counters[at.EPISODE] = 0
-        else:
-            counters[at.EPISODE] += 1
+        if seed is None and not self._started:
+            seed = int(self.np_random.integers(2**62))
         self._started = True
-        self.engine.reset()
+        self.engine.start([seed])
         self._timeline.clear()
         return self._observation.copy(), self._info() | self._first_info()
 
@@ -318,7 +304,7 @@ class ProblemEnv(Problem, gym.Env[Float32Array, Any]):
         engine = self.engine
         if not self._started:
             raise ResetNeeded("step() was called before reset()")
-        if self._counters.item(at.DONE):
+        if self._counters.item(DONE):
             raise ResetNeeded("The episode has ended; call reset() before step()")
         if not self._is_plain(action) and not self.action_space.contains(action):
             raise ConfigurationError(f"Action {action!r} is outside {self.action_space}")

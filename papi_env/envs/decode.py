@@ -10,7 +10,7 @@ from papi_env.envs.base import Problem, ProblemEnv
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.kernel import FloatArray
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.batch.loop import DISABLED
+from papi_env.simulation.engine import DISABLED
 
 
 class DecodeProblem(Problem):

@@ -24,15 +24,14 @@ from papi_env.errors import ConfigurationError, lookup
 from papi_env.hardware.system import System
 from papi_env.kernel import FloatArray
 from papi_env.scenario import DEFAULT_SCENARIO, Scenario
-from papi_env.simulation.batch import loop as batch
-from papi_env.simulation.batch import state as at
+from papi_env.simulation.engine import DISABLED, NEXT_STEP, SAME_STEP
 from papi_env.workload.transformer import Transformer
 from papi_env.workload.vision.network import RepMLPNet
 
 _AUTORESET = {
-    AutoresetMode.DISABLED: batch.DISABLED,
-    AutoresetMode.NEXT_STEP: batch.NEXT_STEP,
-    AutoresetMode.SAME_STEP: batch.SAME_STEP,
+    AutoresetMode.DISABLED: DISABLED,
+    AutoresetMode.NEXT_STEP: NEXT_STEP,
+    AutoresetMode.SAME_STEP: SAME_STEP,
 }
 
 
@@ -149,24 +148,19 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
                     f"({self.num_envs},) and bool with at least one true"
                 )
         super().reset(seed=seed if isinstance(seed, int) else None)
-        seeds: Sequence[int | None]
+        seeds: list[int | None]
         if seed is None or isinstance(seed, (int, np.integer)):
             seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         else:
-            seeds = seed
+            seeds = list(seed)
             if len(seeds) != self.num_envs:
                 raise ConfigurationError(f"{len(seeds)} seeds for {self.num_envs} environments")
-        counters = self.engine.counters
-        for i in np.flatnonzero(mask):
-            given = seeds[int(i)]
-            if given is not None or not self._started[i]:
-                counters[i, at.SEED] = self.np_random.integers(2**62) if given is None else given
-                counters[i, at.EPISODE] = 0
-            else:
-                counters[i, at.EPISODE] += 1
+        for i in np.flatnonzero(mask & ~self._started):
+            if seeds[i] is None:
+                seeds[i] = int(self.np_random.integers(2**62))
         self._started |= mask
         self._ready = bool(self._started.all())
-        self.engine.reset(mask)
+        self.engine.start(seeds, mask)
         info = self._info()
         for name, values in self.first_info().items():
             info[name], info[f"_{name}"] = values, self._all

@@ -22,9 +22,7 @@ from papi_env.simulation.batch.encode import (
     start_encode,
 )
 from papi_env.simulation.compiled import inlined, lean, parallel
-
-# Autoreset, as the compiled step knows it.
-DISABLED, NEXT_STEP, SAME_STEP = range(3)
+from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 
 
 @inlined

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from papi_env.hardware.units import UNIT_NAMES
 from papi_env.kernel import KernelClass
+from papi_env.simulation import engine
 from papi_env.workload.images import MAX_STAGES
 
 # Kernel classes of a decode iteration, in the order of actions.
@@ -29,9 +30,7 @@ TIMED_CLASSES = (*CHOICE_CLASSES, str(KernelClass.CONVOLUTION))
 CONVOLUTION, NUM_TIMED = NUM_CHOICES, len(TIMED_CLASSES)
 
 # --- counters: int64 [num_envs, NUM_COUNTERS] -------------------------------------------------------
-SEED = 0
-EPISODE = 1
-DONE = 2  # the episode has ended and waits for its reset
+SEED, EPISODE, DONE = engine.SEED, engine.EPISODE, engine.DONE  # the columns that all engines share
 RLP = 3
 TLP = 4
 ITERATION = 5

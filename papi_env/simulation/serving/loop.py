@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from papi_env.hardware.dram import COLUMNS_PER_ROW
-from papi_env.simulation.batch.loop import NEXT_STEP, SAME_STEP
 from papi_env.simulation.compiled import inlined, lean, njit, unlocked
 from papi_env.simulation.draws import draft_draw
+from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.iteration import drift_factor, iteration
 from papi_env.simulation.serving.observe import observe_env

@@ -228,7 +228,7 @@ def first_end(case):
         over = np.flatnonzero(engine.terminated | engine.truncated)
         if len(over):
             break
-    final = engine.metrics(engine.final_counters, engine.final_clocks)
+    final = engine.measured(engine.final)
     return {
         name: [None if np.isnan(x) else x for x in values[over].tolist()] for name, values in final.items()
     }
