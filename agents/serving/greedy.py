@@ -18,7 +18,7 @@ from agents.policy import Actions, unsquash
 from agents.serving.rules import IntArray, ServingView
 from agents.serving.search import ORDERED_ACTIONS, prompt_weight
 from agents.serving.tuned import Estimates, Range, RuleParameters, TunedRule, geometric
-from papi_env.envs.base import Problem
+from papi_env.envs.problem import Problem
 from papi_env.hardware.dram import COLUMNS_PER_ROW
 from papi_env.kernel import FloatArray
 from papi_env.simulation.compiled import lean

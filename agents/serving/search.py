@@ -11,7 +11,7 @@ from agents.policy import Actions, Observations
 from agents.serving.belief import imagine
 from agents.serving.heuristic import ServingHeuristic
 from agents.serving.rules import PRIOR_ACCEPTANCE, AcceptanceEstimate, ServingRule, ServingView
-from papi_env.envs.base import Problem
+from papi_env.envs.problem import Problem
 from papi_env.envs.serving import JOINT_ACTIONS, ServingProblem
 from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -12,21 +11,19 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from papi_env.envs.base import (
+from papi_env.envs.problem import (
+    AnyEngine,
     BoolArray,
     Float32Array,
     Problem,
-    build_scenario,
+    ScenarioLike,
     observation_space,
     sizes,
 )
 from papi_env.errors import ConfigurationError, lookup
-from papi_env.hardware.system import System
 from papi_env.kernel import FloatArray
-from papi_env.scenario import DEFAULT_SCENARIO, Scenario
+from papi_env.scenario import Replacements
 from papi_env.simulation.engine import DISABLED, NEXT_STEP, SAME_STEP
-from papi_env.workload.transformer import Transformer
-from papi_env.workload.vision.network import RepMLPNet
 
 _AUTORESET = {
     AutoresetMode.DISABLED: DISABLED,
@@ -35,7 +32,7 @@ _AUTORESET = {
 }
 
 
-class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
+class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
     """Many environments in one engine; environment i is the single one with seed + i, bit for bit.
 
     `metrics()` has the totals of the current episodes; where an episode ends and restarts in one step
@@ -51,49 +48,16 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
 
     def __init__(
         self,
-        scenario: str | Path | Mapping[str, Any] | Scenario = DEFAULT_SCENARIO,
+        scenario: ScenarioLike | None = None,
         *,
         num_envs: int = 1,
-        system: str | System | None = None,
-        model: str | Transformer | None = None,
-        batch_size: int | None = None,
-        speculation: int | None = None,
-        acceptance_rate: float | None = None,
-        energy_weight: float | None = None,
-        switch_s: float | None = None,
-        network: str | RepMLPNet | None = None,
-        reparameterized: bool | None = None,
         strict: bool = False,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
         threads: int = 1,
-    ) -> None:
-        built = build_scenario(
-            scenario,
-            system,
-            model,
-            batch_size,
-            speculation,
-            acceptance_rate,
-            energy_weight,
-            switch_s,
-            network,
-            reparameterized,
-        )
-        self._start(built, num_envs, strict, render_mode, max_episode_steps, autoreset_mode, copy, threads)
-
-    def _start(
-        self,
-        scenario: Scenario,
-        num_envs: int,
-        strict: bool,
-        render_mode: str | None,
-        max_episode_steps: int | None,
-        autoreset_mode: AutoresetMode | str,
-        copy: bool,
-        threads: int = 1,
+        **replacements: Unpack[Replacements],
     ) -> None:
         if render_mode is not None:
             lookup("render mode", render_mode, dict.fromkeys(self.metadata["render_modes"]))
@@ -102,7 +66,13 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
             autoreset_mode = lookup("autoreset mode", autoreset_mode, modes)
         if threads < 1:
             raise ConfigurationError(f"threads is {threads}, expected at least 1")
-        self._setup(scenario, num_envs, _AUTORESET[autoreset_mode], max_episode_steps, threads)
+        self._setup(
+            self.build_scenario(scenario, **replacements),
+            num_envs,
+            _AUTORESET[autoreset_mode],
+            max_episode_steps,
+            threads,
+        )
         self.num_envs = num_envs
         self.autoreset_mode = autoreset_mode
         self.metadata = {**type(self).metadata, "autoreset_mode": autoreset_mode}  # type: ignore[misc]
@@ -234,7 +204,7 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
         return self._with_masks(self._out_columns(self.engine.counters, self.engine.clocks))
 
     def action_masks(self) -> BoolArray:
-        """Bool [num_envs, choices x units]: the valid choices of the next step, see `step_masks`."""
+        """Bool [num_envs, options of all choices]: the valid ones of the next step, see `step_masks`."""
         return self.step_masks()
 
     def render(self) -> tuple[str, ...] | None:

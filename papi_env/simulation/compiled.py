@@ -32,6 +32,7 @@ CONSTANT_SOURCES = (
     "hardware/dram.py",
     "hardware/units.py",
     "kernel.py",
+    "scenario.py",
     "workload/arrivals.py",
     "workload/images.py",
     "workload/serving.py",

@@ -21,6 +21,7 @@ _GROUP_TOKENS, _COLUMNS_PER_ROW = np.int32(GROUP_TOKENS), np.int32(COLUMNS_PER_R
 # Requests of an environment and their DRAM rows share a sum: the requests, 128 at most, take its lower 8 bits.
 _PACKED_BITS = 8
 _PACKED = np.int32(2**_PACKED_BITS)
+MAX_ROWS = at.MAX_BATCH * at.MAX_SPECULATION
 
 
 @inlined
@@ -412,28 +413,28 @@ def observe_batch(counters, scalars, observations):
     """Write the features that change only with RLP and TLP."""
     rlp, tlp = counters[at.RLP], counters[at.TLP]
     n, batch = rlp * tlp, scalars[at.BATCH]
-    observations[0] = rlp / 128.0
-    observations[1] = tlp / 8.0
-    observations[2] = n / 1024.0
+    observations[at.COLUMN.rlp] = rlp / at.MAX_BATCH
+    observations[at.COLUMN.tlp] = tlp / at.MAX_SPECULATION
+    observations[at.COLUMN.n] = n / MAX_ROWS
     # An infinite α (no PUs) gives 0; n = 0 occurs only after the last iteration.
-    observations[3] = n / (n + scalars[at.ALPHA]) if n > 0 else 0.0
-    observations[4] = batch / 128.0
-    observations[5] = 1.0 - rlp / max(batch, 1.0)
+    observations[at.COLUMN.n_share_of_alpha] = n / (n + scalars[at.ALPHA]) if n > 0 else 0.0
+    observations[at.COLUMN.batch_size] = batch / at.MAX_BATCH
+    observations[at.COLUMN.finished] = 1.0 - rlp / max(batch, 1.0)
 
 
 @inlined
 def observe_env(counters, clocks, scalars, per_reference, observations):
-    """Write the other features of `layout.OBSERVATION_NAMES`; descriptors are there for good."""
+    """Write the other features of `state.STATE_FEATURES`; descriptors are there for good."""
     limit = scalars[at.CONTEXT_LIMIT]
     held = 4.0 * counters[at.CONTEXT_SUM]
     longest = 4.0 * GROUP_TOKENS * counters[at.GROUP_MAX]
-    observations[6] = share(held, held + max(counters[at.RLP], 1) * limit)
-    observations[7] = share(longest, longest + limit)
-    observations[8] = share(counters[at.ITERATION], counters[at.ITERATION] + 256)
-    observations[9] = share(counters[at.LAST_FINISHED], max(scalars[at.BATCH], 1.0))
-    observations[10] = share(counters[at.LAST_DECODED], max(counters[at.LAST_N], 1))
-    observations[11] = squash(clocks[at.LAST_TIME_S] * per_reference)
-    observations[12] = squash(clocks[at.LAST_COMMUNICATION_S] * per_reference)
+    observations[at.COLUMN.mean_context] = share(held, held + max(counters[at.RLP], 1) * limit)
+    observations[at.COLUMN.longest_context] = share(longest, longest + limit)
+    observations[at.COLUMN.iteration] = share(counters[at.ITERATION], counters[at.ITERATION] + 256)
+    observations[at.COLUMN.last_finished] = share(counters[at.LAST_FINISHED], max(scalars[at.BATCH], 1.0))
+    observations[at.COLUMN.last_decoded] = share(counters[at.LAST_DECODED], max(counters[at.LAST_N], 1))
+    observations[at.COLUMN.last_time] = squash(clocks[at.LAST_TIME_S] * per_reference)
+    observations[at.COLUMN.last_communication] = squash(clocks[at.LAST_COMMUNICATION_S] * per_reference)
     for k in range(at.NUM_CLASSES * at.NUM_UNITS):
         observations[at.LAST_UNIT_FEATURE + k] = 0.0
     for k in range(at.NUM_CLASSES):
@@ -443,4 +444,4 @@ def observe_env(counters, clocks, scalars, per_reference, observations):
             observations[at.LAST_UNIT_FEATURE + at.NUM_UNITS * k + unit] = 1.0
     for u in range(2):
         observations[at.SEEN_FEATURE + u] = squash(clocks[at.SEEN_FC_S + u] * per_reference)
-        observations[at.SEEN_FEATURE + 2 + u] = counters[at.SEEN_N + u] / 1024.0
+        observations[at.SEEN_N_FEATURE + u] = counters[at.SEEN_N + u] / MAX_ROWS

@@ -305,7 +305,7 @@ def _charged(tables: EngineTables, seconds: float, dynamic_j: float) -> float:
 
 
 def _descriptors(scenario: Scenario, scalars: FloatArray) -> list[float]:
-    """The constant features, in the order of `layout.DESCRIPTOR_NAMES`."""
+    """The constant features, in the order of `state.DESCRIPTOR_FEATURES`."""
     system, model = scenario.system, scenario.model
 
     def squash(value: float) -> float:
