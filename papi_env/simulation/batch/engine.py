@@ -8,41 +8,19 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.hardware.units import UNIT_NAMES
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import loop as batch
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.lookups import ImageLookups, join_lookups, resolved_units
+from papi_env.simulation.batch.measures import MEASURES, Episodes
+from papi_env.simulation.batch.measures import METRIC_NAMES as METRIC_NAMES
 from papi_env.simulation.batch.tables import EngineTables, build_profiled_tables
 from papi_env.simulation.engine import DISABLED, Counters, Engine, Metrics
+from papi_env.simulation.measures import evaluate
 from papi_env.simulation.prefill import Prefill
 
 _CACHE_LINE = 64  # bytes, on every processor that numba compiles for but a few (those have 128)
-
-METRIC_NAMES = (
-    "time_s",  # decoding and encoding, without prefill
-    "prefill_s",
-    "total_s",
-    "dynamic_j",  # of that time
-    "static_j",  # static power x that time
-    "prefill_j",  # dynamic and static
-    "total_j",
-    "tokens",
-    "iterations",
-    *(f"busy_{unit}_s" for unit in UNIT_NAMES),
-    *(f"{kind}_s" for kind in at.KERNEL_CLASSES),
-    "communication_s",
-    "communication_share",
-    "switching_s",
-    "other_s",  # the layers' overhead: iterations x layers x `System.layer_overhead_s`
-    "switches",
-    "invalid_actions",
-    "return",
-    *(f"{kind}_s" for kind in at.TIMED_CLASSES[at.NUM_CLASSES :]),
-    "stages",  # of image encodes
-    "images",  # encoded
-)
 
 
 class DecodeState(NamedTuple):
@@ -218,46 +196,9 @@ class DecodeEngine(Engine[DecodeState]):
         return DecodeState._make(array[envs] for array in self.final)
 
     def measured(self, state: DecodeState) -> Metrics:
-        """Metrics of the episodes in `state`, by `METRIC_NAMES`."""
-        c, t = state.counters, state.clocks
-        static_w = float(self.tables.scalars[at.STATIC_W])
-        prefill_s, prefill_j = np.zeros(len(t)), np.zeros(len(t))
-        if self.prefill is not None:
-            prefill_s, prefill_j = self.prefill.cost(
-                c[:, at.PREFILL_TOKENS], c[:, at.PREFILL_PAIRS], self._requests
-            )
-        time_s = t[:, at.TIME_S].copy()
-        prefill_j = prefill_j + static_w * prefill_s
-        static_j = static_w * time_s
-        values = (
-            time_s,
-            prefill_s,
-            time_s + prefill_s,
-            t[:, at.DYNAMIC_J].copy(),
-            static_j,
-            prefill_j,
-            t[:, at.DYNAMIC_J] + static_j + prefill_j,
-            c[:, at.DECODED].copy(),
-            c[:, at.ITERATION].copy(),
-            *(t[:, at.BUSY_S + u].copy() for u in range(at.NUM_UNITS)),
-            *(t[:, at.CLASS_S + k].copy() for k in range(at.NUM_CLASSES)),
-            t[:, at.COMMUNICATION_S].copy(),
-            np.divide(
-                t[:, at.COMMUNICATION_S],
-                time_s,
-                out=np.zeros_like(time_s),
-                where=time_s > 0,
-            ),
-            t[:, at.SWITCHING_S].copy(),
-            c[:, at.ITERATION] * self.tables.scalars[at.OVERHEAD_S],
-            c[:, at.SWITCHES].copy(),
-            c[:, at.INVALID].copy(),
-            t[:, at.RETURN].copy(),
-            *(t[:, at.CLASS_S + k].copy() for k in range(at.NUM_CLASSES, at.NUM_TIMED)),
-            c[:, at.STAGES_RUN].copy(),
-            c[:, at.ENCODED].copy(),
-        )
-        return dict(zip(METRIC_NAMES, values, strict=True))
+        """Metrics of the episodes in `state`, by `measures.METRIC_NAMES`."""
+        episodes = Episodes(state.counters, state.clocks, self.tables.scalars, self.prefill)
+        return evaluate(MEASURES, episodes)
 
     @property
     def max_iterations(self) -> int:
