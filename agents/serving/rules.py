@@ -17,7 +17,8 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.tables import ServingTables
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
-_FEATURE = {name: i for i, name in enumerate(at.OBSERVATION_NAMES)}
+_COLUMN = {name: i for i, name in enumerate(at.OBSERVATION_NAMES)}
+_SCALE = {feature.name: feature.scale for feature in at.FEATURES}
 # The largest float32 below 1: what an open range is squashed to at most.
 _ALMOST_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 IntArray = npt.NDArray[np.int64]
@@ -36,30 +37,41 @@ class ServingView:
 
     def feature(self, name: str) -> FloatArray:
         """A named feature as it stands, float64."""
-        return self.observations[:, _FEATURE[name]].astype(np.float64)
+        return self.observations[:, _COLUMN[name]].astype(np.float64)
 
-    def _open(self, name: str) -> FloatArray:
-        return unsquash(np.minimum(self.feature(name), _ALMOST_ONE))
+    def quantity(self, name: str) -> FloatArray:
+        """A named feature in its unit (see `papi_env.simulation.serving.state`), float64; always finite."""
+        inverse = _SCALE[name].inverse
+        assert inverse is not None
+        return np.asarray(inverse(np.minimum(self.feature(name), _ALMOST_ONE)))
+
+    def _count(self, name: str) -> IntArray:
+        return np.rint(self.quantity(name)).astype(np.int64)
+
+    def _tokens(self, name: str) -> FloatArray:
+        """A context, observed in % of the limit."""
+        open_scale = unsquash(np.minimum(self.feature(name), _ALMOST_ONE))
+        return open_scale * self.scalars[at.CONTEXT_LIMIT] * (_SCALE[name].full / 100)
 
     @property
     def rlp(self) -> IntArray:
         """Requests decoding."""
-        return np.rint(self.feature("rlp") * 256).astype(np.int64)
+        return self._count("rlp")
 
     @property
     def prefilling(self) -> IntArray:
         """Admitted requests whose prompt is not yet processed."""
-        return np.rint(self.feature("prefilling") * 256).astype(np.int64)
+        return self._count("prefilling")
 
     @property
     def queued(self) -> IntArray:
         """Requests that wait for admission."""
-        return np.rint(16 * self._open("queued")).astype(np.int64)
+        return self._count("queued")
 
     @property
     def backlog(self) -> IntArray:
         """Prompt tokens still to process of all admitted requests."""
-        return np.rint(2048 * self._open("prefill_backlog")).astype(np.int64)
+        return self._count("prefill_backlog")
 
     @property
     def coming_chunk(self) -> IntArray:
@@ -73,23 +85,33 @@ class ServingView:
     @property
     def mean_context(self) -> FloatArray:
         """Tokens held by a decoding request, on average."""
-        return self._open("mean_context") * self.scalars[at.CONTEXT_LIMIT] / 4
+        return self._tokens("mean_context")
+
+    @property
+    def longest_context(self) -> FloatArray:
+        """Tokens held by the decoding request that holds most, up to a group of the memory."""
+        return self._tokens("longest_context")
 
     @property
     def oldest_wait_s(self) -> FloatArray:
         """Seconds since the arrival of the request that would be admitted next."""
-        return self._open("oldest_wait") * self.scalars[at.TTFT_S]
+        return self.quantity("oldest_wait") * self.scalars[at.TTFT_S]
 
     @property
     def slack_s(self) -> FloatArray:
         """Mean over decoding requests of the seconds by which they are ahead of their pace."""
         z = 2 * self.feature("tpot_slack_mean") - 1
-        return 16 * self.scalars[at.TPOT_S] * z / np.maximum(1 - np.abs(z), 1 - _ALMOST_ONE)
+        return (
+            _SCALE["tpot_slack_mean"].full
+            * self.scalars[at.TPOT_S]
+            * z
+            / np.maximum(1 - np.abs(z), 1 - _ALMOST_ONE)
+        )
 
     @property
     def drift(self) -> FloatArray:
-        """Observed over profiled time of PUs and FC-PIM when last used, [num_envs, 2]."""
-        return np.stack([np.exp2(self._open(f"drift_{unit}")) for unit in at.DRIFTING[:2]], axis=1)
+        """Observed over profiled time of PUs, FC-PIM and Attn-PIM when last used, [num_envs, 3]."""
+        return np.stack([self.quantity(f"drift_{unit}") for unit in at.DRIFTING], axis=1)
 
     @property
     def last_speculation(self) -> IntArray:
@@ -104,7 +126,7 @@ class ServingView:
         If each draft passes with chance a, t verified tokens advance a request by (1 - a^t) / (1 - a), which
         is inverted for every length tried; those are averaged by drafted tokens.
         """
-        gained = np.stack([t * self.feature(f"tokens_at_{t}") for t in SPECULATION_LENGTHS[1:]], axis=1)
+        gained = np.stack([self.quantity(f"tokens_at_{t}") for t in SPECULATION_LENGTHS[1:]], axis=1)
         weights = np.where(gained > 0, np.array(SPECULATION_LENGTHS[1:]) - 1.0, 0.0)
         rates = np.stack([np.interp(gained[:, k], _GAINED[t], _RATES) for k, t in enumerate(_GAINED)], axis=1)
         total = weights.sum(axis=1)
@@ -277,7 +299,7 @@ class ServingAdaptive(ServingThreshold):
         return super().choose(view, age, episode_start)
 
     def _unit(self, view: ServingView, n: IntArray, state: Any) -> tuple[IntArray, Any]:
-        seconds = np.stack([self.fc_s(unit, n) for unit in (at.PU, at.FC_PIM)], axis=1) * view.drift
+        seconds = np.stack([self.fc_s(unit, n) for unit in (at.PU, at.FC_PIM)], axis=1) * view.drift[:, :2]
         rows = np.arange(len(n))
         best = np.where(seconds[:, at.PU] < seconds[:, at.FC_PIM], at.PU, at.FC_PIM)
         other = 1 - best

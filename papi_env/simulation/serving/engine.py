@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from papi_env.scenario import Scenario
 from papi_env.simulation.engine import DISABLED, SAME_STEP, Engine, Metrics
-from papi_env.simulation.serving import loop as serving_batch
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.loop import reset_batch, step_range
 from papi_env.simulation.serving.measures import serving_metrics
 from papi_env.simulation.serving.requests import ServingState
 from papi_env.simulation.serving.tables import ServingTables, build_serving_tables, freeze
@@ -82,7 +82,7 @@ class ServingEngine(Engine[ServingState]):
     def reset(self, mask: npt.NDArray[np.bool_] | None = None) -> None:
         """Start the episode that the SEED and EPISODE counters name, where `mask` is true."""
         mask = np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
-        serving_batch.reset_batch(mask, self.state, self.tables, self.observations)
+        reset_batch(mask, self.state, self.tables, self.observations)
 
     def step(self) -> None:
         """Advance every environment by one iteration with `self.actions`, already checked."""
@@ -90,24 +90,20 @@ class ServingEngine(Engine[ServingState]):
             self.actions,
             self.autoreset,
             self.max_steps,
-            self.state,
-            self.tables,
-            self.observations,
-            self.rewards,
-            self.terminated,
-            self.truncated,
-            self.final,
-            self.final_observations,
+            self.state[:],
+            (self.tables[:-1], self.tables.arrivals[:]),
+            (self.observations, self.rewards, self.terminated, self.truncated, self.final_observations),
+            self.final[:],
         )
         threads = len(self._busy)
-        scratch: list[Any] = list(zip(self._busy, self._gains, self._limits, strict=True))
+        scratch = list(zip(self._busy, self._gains, self._limits, strict=True))
         bounds = [self.num_envs * k // threads for k in range(threads + 1)]
         if threads == 1:
-            serving_batch.step_range(*bounds, *arguments, *scratch[0])
+            step_range(*bounds, *arguments, scratch[0])
             return
         # numba's own threads take no nested tuples such as the tables are.
         shares = [
-            _workers(threads).submit(serving_batch.step_range, start, stop, *arguments, *own)
+            _workers(threads).submit(step_range, start, stop, *(*arguments, own))
             for (start, stop), own in zip(pairwise(bounds), scratch, strict=True)
         ]
         for share in shares:

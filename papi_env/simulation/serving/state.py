@@ -38,8 +38,8 @@ PREFILL_BACKLOG = 10  # tokens still to process of all admitted requests
 PREFILL_PAGES = 11  # pages reserved by requests in prefill
 PREEMPTED = 12  # requests preempted and waiting
 CONTEXT_SUM = 13  # over decoding requests, tokens held
-GROUP_SUM = 14  # over decoding requests, ceil((context + 1) / 16): pages at TLP 1
-GROUP_MAX = 15
+PAGE_SUM = 14  # over decoding requests, KV pages at TLP 1: of their contexts and a token
+GROUP_MAX = 15  # groups of the memory at TLP 1 of the longest context
 ITERATION = 16
 FINISHED = 17
 ATTAINED = 18  # finished requests that met both objectives
@@ -152,7 +152,8 @@ DRAFT_CONTEXT_J = 36
 REFERENCE_S = 37  # what times are squashed with: an iteration of a quarter-full machine on the defaults
 ONLY_UNIT = 38  # the one unit that runs FC kernels, or -1 where there are both
 PREFILL_ROW_J = 39
-NUM_SCALARS = 40
+PAGE_LOG2 = 40  # of the tokens of a KV page
+NUM_SCALARS = 41
 
 # --- observations: float32 --------------------------------------------------------------------------
 # Everything about a feature but how it is computed, which is in `observe` (or, of a descriptor, in `tables`).
