@@ -29,6 +29,7 @@ _HERE = Path(__file__).resolve().parent
 _PACKAGE = _HERE.parent
 # What compiled code takes its constants from, beside this folder.
 CONSTANT_SOURCES = (
+    "hardware/attention.py",
     "hardware/dram.py",
     "hardware/units.py",
     "kernel.py",

@@ -31,8 +31,8 @@ def iteration_cost(
     context_sum,
     group_sum,
     group_max,
-    chunk_sum,
-    chunk_max,
+    key_row_sum,
+    key_row_max,
     last_fc,
     qkv,
     attention,
@@ -59,12 +59,12 @@ def iteration_cost(
         other[attention, tlp, rlp, at.GROUPS_S] * group_sum,
         other[attention, tlp, rlp, at.LONGEST_GROUPS_S] * group_max,
     )
-    busiest_chunks = max(
-        other[attention, tlp, rlp, at.CHUNKS_S] * chunk_sum,
-        other[attention, tlp, rlp, at.LONGEST_CHUNKS_S] * chunk_max,
+    busiest_key_rows = max(
+        other[attention, tlp, rlp, at.KEY_ROWS_S] * key_row_sum,
+        other[attention, tlp, rlp, at.LONGEST_KEY_ROWS_S] * key_row_max,
     )
     attention_s = max(
-        busiest_groups + busiest_chunks + other[attention, tlp, rlp, at.FIXED_S],
+        busiest_groups + busiest_key_rows + other[attention, tlp, rlp, at.FIXED_S],
         other[attention, tlp, rlp, at.TOKENS_S] * context_sum,
     )
     attention_j = (
@@ -114,7 +114,7 @@ def scheduled_tlp(iteration, schedule):
 
 
 @inlined
-def chunks_of(groups, group_columns):
+def key_rows_of(groups, group_columns):
     """DRAM rows that the keys of so many 16-token groups touch."""
     return (groups * group_columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW
 
@@ -130,7 +130,7 @@ def survey(e, counters, contexts, scalars):
     context_sum = 0
     group_sum = 0
     group_max = 0
-    chunk_sum = 0
+    key_row_sum = 0
     group_columns = np.int64(scalars[at.GROUP_COLUMNS])
     for i in range(counters[e, at.RLP]):
         context = contexts[e, i] + tlp
@@ -138,12 +138,12 @@ def survey(e, counters, contexts, scalars):
         context_sum += context
         group_sum += groups
         group_max = max(group_max, groups)
-        chunk_sum += chunks_of(groups, group_columns)
+        key_row_sum += key_rows_of(groups, group_columns)
     counters[e, at.CONTEXT_SUM] = context_sum
     counters[e, at.GROUP_SUM] = group_sum
     counters[e, at.GROUP_MAX] = group_max
-    counters[e, at.CHUNK_SUM] = chunk_sum
-    counters[e, at.CHUNK_MAX] = chunks_of(group_max, group_columns)
+    counters[e, at.KEY_ROW_SUM] = key_row_sum
+    counters[e, at.KEY_ROW_MAX] = key_rows_of(group_max, group_columns)
 
 
 @lean
@@ -209,8 +209,8 @@ def advance_slot(
     context = np.int32(context + ahead) if goes_on else np.int32(0)
     groups = np.int32(np.int32(context + np.int32(_GROUP_TOKENS - 1)) // _GROUP_TOKENS)
     columns = np.int32(np.int32(groups * group_columns) + np.int32(_COLUMNS_PER_ROW - 1))
-    chunks = np.int32(columns // _COLUMNS_PER_ROW)
-    packed = np.int32(packed + np.int32(np.int32(chunks * _PACKED) + np.int32(goes_on)))
+    key_rows = np.int32(columns // _COLUMNS_PER_ROW)
+    packed = np.int32(packed + np.int32(np.int32(key_rows * _PACKED) + np.int32(goes_on)))
     return held, packed, np.int32(group_sum + groups), max(group_max, groups)
 
 
@@ -267,7 +267,7 @@ def decode_tokens(counters, slots, keys, gains, schedule, scalars):
                     group_sum,
                     group_max,
                 )
-    active, chunk_sum = (
+    active, key_row_sum = (
         np.int64(packed & (_PACKED - 1)),
         np.int64(packed >> _PACKED_BITS),
     )
@@ -282,8 +282,8 @@ def decode_tokens(counters, slots, keys, gains, schedule, scalars):
     counters[at.CONTEXT_SUM] = context_sum
     counters[at.GROUP_SUM] = group_sum
     counters[at.GROUP_MAX] = group_max
-    counters[at.CHUNK_SUM] = chunk_sum
-    counters[at.CHUNK_MAX] = chunks_of(np.int64(group_max), np.int64(group_columns))
+    counters[at.KEY_ROW_SUM] = key_row_sum
+    counters[at.KEY_ROW_MAX] = key_rows_of(np.int64(group_max), np.int64(group_columns))
     counters[at.LAST_N] = rlp * tlp
     counters[at.LAST_FINISHED] = rlp - active
     counters[at.LAST_DECODED] = decoded
@@ -342,8 +342,8 @@ def charge_iteration(
         counters[at.CONTEXT_SUM],
         counters[at.GROUP_SUM],
         counters[at.GROUP_MAX],
-        counters[at.CHUNK_SUM],
-        counters[at.CHUNK_MAX],
+        counters[at.KEY_ROW_SUM],
+        counters[at.KEY_ROW_MAX],
         counters[at.LAST_FC],
         qkv,
         attention,

@@ -46,8 +46,8 @@ INVALID = 8
 CONTEXT_SUM = 9  # over active requests, of the context the next iteration attends to
 GROUP_SUM = 10  # over active requests, of ceil(context / 16)
 GROUP_MAX = 11
-CHUNK_SUM = 12  # over active requests, of the DRAM rows of keys (see `hardware.attention`)
-CHUNK_MAX = 13
+KEY_ROW_SUM = 12  # over active requests, of the DRAM rows of keys (see `hardware.attention`)
+KEY_ROW_MAX = 13
 LAST_FC = 14  # the FC unit that ran last: PU, FC_PIM, or -1 before the first step
 LAST_N = 15
 LAST_FINISHED = 16  # requests that reached end-of-sequence in the last iteration
@@ -115,8 +115,8 @@ NUM_FC = 8
 (
     GROUPS_S,  # per group of all requests, if they spread evenly over the channels
     LONGEST_GROUPS_S,  # per group of the longest request
-    CHUNKS_S,  # likewise, per DRAM row of keys
-    LONGEST_CHUNKS_S,
+    KEY_ROWS_S,  # likewise, per DRAM row of keys
+    LONGEST_KEY_ROWS_S,
     FIXED_S,  # per pair and per start
     TOKENS_S,  # per token attended to
     LINK_TOKENS_S,
@@ -133,7 +133,7 @@ NUM_OTHER = 16
 COST_S, COST_J = 0, 1
 (
     PER_GROUP_S,
-    PER_CHUNK_S,
+    PER_KEY_ROW_S,
     PER_PAIR_S,
     PER_START_S,
     UNPAIRED_S,
