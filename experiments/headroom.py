@@ -107,7 +107,7 @@ def resolve(config: Config) -> tuple[list[Scenario], tuple[str, ...]]:
     for asked in config.presets or serving:
         family = [name for name in serving if name.startswith(f"{asked}/")]
         names += family or [asked]
-    scenarios = [build_serving_scenario(name, None, None, None, None, None) for name in dict.fromkeys(names)]
+    scenarios = [build_serving_scenario(name) for name in dict.fromkeys(names)]
     policies = tuple(dict.fromkeys((FLOOR, REFERENCE, *config.policies)))
     for policy in policies:
         if policy not in CHOSEN:

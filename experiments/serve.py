@@ -131,7 +131,7 @@ def resolve(config: Config) -> Scenario:
         if not slash or name.endswith(".toml"):
             raise ConfigurationError(f"--model belongs to a preset such as {DEFAULT_PRESET}, not to {name!r}")
         name = f"{family}/{config.model}"
-    scenario = build_serving_scenario(name, None, None, None, None, None)
+    scenario = build_serving_scenario(name)
     if config.trace is None:
         if config.time_scale != 1 or config.start is not None or config.window is not None:
             raise ConfigurationError(

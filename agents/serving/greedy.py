@@ -18,7 +18,7 @@ from agents.policy import Actions
 from agents.serving.oracles import ORDERED_ACTIONS, prompt_weight
 from agents.serving.tuned import Estimates, Range, RuleParameters, TunedRule, geometric
 from agents.serving.view import IntArray, ServingView
-from papi_env.envs.base import Problem
+from papi_env.envs.problem import Problem
 from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
 from papi_env.kernel import FloatArray
 from papi_env.simulation.compiled import lean

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from agents.policy import Actions, Observations
 from agents.serving.rules import ServingRule
 from agents.serving.view import PRIOR_ACCEPTANCE, AcceptanceEstimate, ServingView
-from papi_env.envs.base import Problem
+from papi_env.envs.problem import Problem
 from papi_env.envs.serving import JOINT_ACTIONS, ServingProblem
 from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from agents.policy import Actions, Observations, RulePolicy
 from agents.serving.view import IntArray, ServingView
-from papi_env.envs.base import Problem
+from papi_env.envs.problem import Problem
 from papi_env.envs.serving import JOINT_ACTIONS, ServingProblem
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.kernel import FloatArray

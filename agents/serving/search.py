@@ -9,7 +9,7 @@ from agents.serving.belief import imagine
 from agents.serving.heuristic import ServingHeuristic
 from agents.serving.oracles import LookAhead
 from agents.serving.view import ServingView
-from papi_env.envs.base import Problem
+from papi_env.envs.problem import Problem
 from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at

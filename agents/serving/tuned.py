@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from agents.serving.rules import ServingRule
 from agents.serving.view import AcceptanceEstimate, ServingView
-from papi_env.envs.base import Problem
+from papi_env.envs.problem import Problem
 from papi_env.errors import ConfigurationError, DataError, unknown_name
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at

@@ -83,7 +83,7 @@ def serving_grid(options: Mapping[str, Any]) -> list[Scenario]:
         )
     names = serving_preset_names(options["scenario"] or SCENARIOS)
     scenarios = resolve_scenarios(names, energy_weight=options["energy_weight"], switch_s=options["switch_s"])
-    return [build_serving_scenario(scenario, None, None, None, None, None) for scenario, _ in scenarios]
+    return [build_serving_scenario(scenario) for scenario, _ in scenarios]
 
 
 def collect(

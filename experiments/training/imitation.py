@@ -30,8 +30,8 @@ from agents.serving.oracles import equivalents, prompt_weight, token_rates
 from experiments.distilling.collect import make_envs
 from experiments.training.callbacks import Interruption, Listener
 from experiments.training.hyperparameters import Imitation
-from papi_env.envs.base import Problem
 from papi_env.envs.flatten import JointActions
+from papi_env.envs.problem import Problem
 from papi_env.envs.serving import JOINT_ACTIONS, ServingProblem
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError

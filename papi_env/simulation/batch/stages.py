@@ -156,7 +156,7 @@ def stage_features(profile: StageProfile) -> FloatArray:
 
 
 def stage_descriptors(scenario: Scenario) -> list[float]:
-    """The constant features of images, in the order of `layout.STAGE_DESCRIPTOR_NAMES`."""
+    """The constant features of images, in the order of `state.STAGE_DESCRIPTOR_FEATURES`."""
     images = scenario.images
     if images is None:
         return [0.0] * len(at.STAGE_DESCRIPTOR_NAMES)

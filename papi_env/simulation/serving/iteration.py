@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from papi_env.kernel import FloatArray
+from papi_env.simulation.attention import Share, Work, attention_time
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.draws import mix, request_key
@@ -229,16 +230,16 @@ def attention_seconds(requests, decoding, row, rounds):
     key_row_sum = share * decoding.key_row_sum
     now = rounds[requests, layout.ROUNDS]
     of_one = rounds[1, layout.ROUNDS]
-    busiest_groups = max(now * (group_sum / requests), of_one * decoding.group_max)
-    busiest_key_rows = max(now * (key_row_sum / requests), of_one * decoding.key_row_max)
-    per_key_row = row[layout.PER_CHUNK_S] + row[layout.UNPAIRED_S] * rounds[requests, layout.UNPAIRED]
-    return max(
-        row[layout.PER_GROUP_S] * busiest_groups
-        + per_key_row * busiest_key_rows
-        + row[layout.PER_PAIR_S] * now
-        + row[layout.PER_START_S],
-        row[layout.PER_TOKEN_S] * context_sum,
+    work = Work(
+        row[layout.PER_GROUP_S],
+        row[layout.PER_KEY_ROW_S] + row[layout.UNPAIRED_S] * rounds[requests, layout.UNPAIRED],
+        row[layout.PER_PAIR_S],
+        row[layout.PER_START_S],
+        row[layout.PER_TOKEN_S],
     )
+    mean = Share(group_sum / requests, key_row_sum / requests)
+    longest = Share(decoding.group_max, decoding.key_row_max)
+    return attention_time(work, now, of_one, mean, longest, context_sum)
 
 
 @inlined

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from papi_env.kernel import FloatArray
-from papi_env.simulation.batch.loop import NEXT_STEP, SAME_STEP
 from papi_env.simulation.compiled import inlined, lean, njit, unlocked
 from papi_env.simulation.draws import draft_draw
+from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.iteration import (
     Cost,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import Any
 
-from papi_env.simulation import descriptors
+from papi_env.simulation import descriptors, engine
 from papi_env.simulation.features import SLOWDOWN, Feature, linear, names, signed, squash
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
@@ -26,9 +26,7 @@ DRIFTING = ("pu", "fc-pim", "attn-pim")
 NUM_DRIFTING = len(DRIFTING)
 
 # --- counters: int64 [num_envs, NUM_COUNTERS] -------------------------------------------------------
-SEED = 0
-EPISODE = 1
-DONE = 2
+SEED, EPISODE, DONE = engine.SEED, engine.EPISODE, engine.DONE  # the columns that all engines share
 REQUESTS = 3  # of this episode, arrived or not
 ARRIVED = 4  # requests whose arrival has passed
 HEAD = 5  # the first request that was never admitted

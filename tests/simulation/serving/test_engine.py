@@ -671,7 +671,7 @@ def test_both_autoresets_play_the_same_episodes():
         finished = {0: [], 1: []}
         for _ in range(150):
             engine.step()
-            metrics = engine.final_metrics() if final else engine.metrics()
+            metrics = engine.measured(engine.final) if final else engine.metrics()
             for e in np.flatnonzero(engine.terminated):
                 records = engine.records(e, engine.final if final else None)
                 observed = (engine.final_observations if final else engine.observations)[e]

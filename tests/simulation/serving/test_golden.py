@@ -229,7 +229,7 @@ def first_end(case):
         over = np.flatnonzero(engine.terminated | engine.truncated)
         if len(over):
             break
-    final = engine.final_metrics()
+    final = engine.measured(engine.final)
     return {
         name: [None if np.isnan(x) else x for x in values[over].tolist()] for name, values in final.items()
     }
