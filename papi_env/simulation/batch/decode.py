@@ -9,6 +9,8 @@ What is done for speed, and what did not help, is in README.md beside this file.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
@@ -24,30 +26,63 @@ _PACKED = np.int32(2**_PACKED_BITS)
 MAX_ROWS = at.MAX_BATCH * at.MAX_SPECULATION
 
 
-@inlined
-def iteration_cost(
-    rlp,
-    tlp,
-    context_sum,
-    group_sum,
-    group_max,
-    key_row_sum,
-    key_row_max,
-    last_fc,
-    qkv,
-    attention,
-    projection,
-    feed_forward,
-    fc,
-    other,
-    scalars,
-):
-    """Cost of one iteration with the given units; `fc` and `other` are `lookups.Lookups`.
+class Ahead(NamedTuple):
+    """What the next iteration works on, as the counters of `state` have it."""
 
-    Returns:
-        (seconds, dynamic joules, communication s, switching s, seconds of QKV, attention, projection and
-        feed-forward, mode switches). The first is the sum of the next six times and the scenario's overhead.
-    """
+    rlp: int
+    tlp: int
+    context_sum: int
+    group_sum: int
+    group_max: int
+    key_row_sum: int
+    key_row_max: int
+    last_fc: int
+
+
+class Units(NamedTuple):
+    """The unit of each kernel class of an iteration."""
+
+    qkv: int
+    attention: int
+    projection: int
+    feed_forward: int
+
+
+class IterationCost(NamedTuple):
+    """What an iteration costs: its seconds are the six times and the scenario's overhead; dynamic joules."""
+
+    seconds: float
+    joules: float
+    communication_s: float
+    switching_s: float
+    qkv_s: float
+    attention_s: float
+    projection_s: float
+    feed_forward_s: float
+    crossings: int
+
+
+@inlined
+def ahead_of(counters):
+    """What the next iteration of an environment works on."""
+    return Ahead(
+        counters[at.RLP],
+        counters[at.TLP],
+        counters[at.CONTEXT_SUM],
+        counters[at.GROUP_SUM],
+        counters[at.GROUP_MAX],
+        counters[at.KEY_ROW_SUM],
+        counters[at.KEY_ROW_MAX],
+        counters[at.LAST_FC],
+    )
+
+
+@inlined
+def iteration_cost(ahead, units, lookups, scalars):
+    """Cost of one iteration, `IterationCost`: `Ahead`, `Units`, `lookups.Lookups`, and the scenario's scalars."""
+    rlp, tlp, context_sum, group_sum, group_max, key_row_sum, key_row_max, last_fc = ahead
+    qkv, attention, projection, feed_forward = units
+    fc, other = lookups
     n = rlp * tlp
     qkv_s = fc[qkv, n, at.QKV_S]
     projection_s = fc[projection, n, at.PROJECTION_S]
@@ -90,7 +125,7 @@ def iteration_cost(
 
     seconds = (communication_s + switching_s) + (qkv_s + projection_s + feed_forward_s)
     seconds += attention_s + scalars[at.OVERHEAD_S]
-    return (
+    return IterationCost(
         seconds,
         joules,
         communication_s,
@@ -147,8 +182,10 @@ def survey(e, counters, contexts, scalars):
 
 
 @lean
-def reset_env(e, counters, clocks, slots, keys, population, schedule, scalars):
-    """Draw the instance of (seed, episode) for environment e and prefill it; the arrays are of all environments."""
+def reset_env(e, state, instances):
+    """Draw the instance of (seed, episode) for environment e and prefill it; `state` is of all environments."""
+    counters, clocks, slots, keys = state
+    population, schedule, scalars = instances
     seed = counters[e, at.SEED]
     episode = counters[e, at.EPISODE]
     counters[e, at.EPISODE + 1 :] = 0
@@ -309,23 +346,14 @@ def close_up(rlp, slots, keys):
 
 
 @inlined
-def charge_iteration(
-    qkv,
-    attention,
-    projection,
-    feed_forward,
-    counters,
-    clocks,
-    fc,
-    other,
-    scalars,
-    per_reference,
-):
+def charge_iteration(units, counters, clocks, lookups, scalars, per_reference):
     """Charge an environment with an iteration on the given units. Returns the reward.
 
     `per_reference` is 1 / the scenario's reference; a division waits longer than a product.
     """
     rlp, tlp = counters[at.RLP], counters[at.TLP]
+    qkv, attention, projection, feed_forward = units
+    cost = iteration_cost(ahead_of(counters), units, lookups, scalars)
     (
         seconds,
         joules,
@@ -336,23 +364,7 @@ def charge_iteration(
         projection_s,
         feed_forward_s,
         crossings,
-    ) = iteration_cost(
-        rlp,
-        tlp,
-        counters[at.CONTEXT_SUM],
-        counters[at.GROUP_SUM],
-        counters[at.GROUP_MAX],
-        counters[at.KEY_ROW_SUM],
-        counters[at.KEY_ROW_MAX],
-        counters[at.LAST_FC],
-        qkv,
-        attention,
-        projection,
-        feed_forward,
-        fc,
-        other,
-        scalars,
-    )
+    ) = cost
     total_j = joules + seconds * scalars[at.STATIC_W]
     reward_time = -seconds * per_reference
     reward_energy = -scalars[at.ENERGY_WEIGHT] * total_j * per_reference

@@ -106,19 +106,9 @@ def stage_cost(stage, images, last_fc, global_unit, fc3, ffn, stages, stage_move
 
 
 @lean
-def encode_env(
-    global_unit,
-    fc3,
-    ffn,
-    counters,
-    clocks,
-    stages,
-    stage_moves,
-    blocks,
-    batches,
-    scalars,
-):
-    """Run the coming stage of an environment on the given units. Returns the reward."""
+def encode_env(global_unit, fc3, ffn, counters, clocks, lookups, scalars):
+    """Run the coming stage of an environment on the given units; `lookups.ImageLookups`. Returns the reward."""
+    stages, batches = lookups.stages, lookups.batches
     stage, images = counters[at.STAGE], counters[at.IMAGES]
     (
         seconds,
@@ -138,8 +128,8 @@ def encode_env(
         fc3,
         ffn,
         stages,
-        stage_moves,
-        blocks,
+        lookups.moves,
+        lookups.blocks,
         scalars,
     )
     clocks[at.TIME_S] += seconds

@@ -12,7 +12,7 @@ from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import loop as batch
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.batch.lookups import ImageLookups, join_lookups, resolved_units
+from papi_env.simulation.batch.lookups import ImageLookups, Instances, join_lookups, resolved_units
 from papi_env.simulation.batch.measures import MEASURES, Episodes
 from papi_env.simulation.batch.measures import METRIC_NAMES as METRIC_NAMES
 from papi_env.simulation.batch.tables import EngineTables, build_profiled_tables
@@ -36,6 +36,18 @@ class DecodeState(NamedTuple):
     clocks: FloatArray
     slots: npt.NDArray[np.int32]
     keys: npt.NDArray[np.uint64]
+
+
+class Results(NamedTuple):
+    """What a step gives, arrays [num_envs, ...]; the last three are of ended episodes, with SAME_STEP."""
+
+    observations: npt.NDArray[np.float32]
+    rewards: FloatArray
+    terminated: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+    final_counters: Counters
+    final_clocks: FloatArray
+    final_observations: npt.NDArray[np.float32]
 
 
 class DecodeEngine(Engine[DecodeState]):
@@ -108,25 +120,9 @@ class DecodeEngine(Engine[DecodeState]):
 
     def _bind(self) -> None:
         """Gather what compiled code takes, once: a step of one environment must cost little beside its call."""
-        tables = self.tables
-        self._for_reset = (
-            *self.state,
-            tables.population,
-            tables.schedule,
-            tables.scalars,
-            self._images,
-            self.observations,
-        )
-        self._for_step = (
-            self._gains,
-            _columns(self.actions),
-            *self.state,
-            *self._lookups,
-            self._units,
-            tables.schedule,
-            tables.population,
-            tables.scalars,
-            self._images,
+        state, instances = self.state[:], Instances.of(self.tables)[:]
+        images = None if self._images is None else self._images[:]
+        results = Results(
             self.observations,
             self.rewards,
             self.terminated,
@@ -134,6 +130,17 @@ class DecodeEngine(Engine[DecodeState]):
             self.final_counters,
             self.final_clocks,
             self.final_observations,
+        )
+        self._for_reset = (state, instances, images, self.observations)
+        self._for_step = (
+            self._gains,
+            _columns(self.actions),
+            images,
+            *state,
+            *self._lookups,
+            *instances,
+            self._units,
+            *results,
         )
 
     @property
@@ -168,10 +175,10 @@ class DecodeEngine(Engine[DecodeState]):
         batch.joint_costs(
             _columns(joint_actions),
             self.counters,
-            *self._lookups,
+            self._lookups[:],
             self._units,
             self.tables.scalars,
-            self._images,
+            None if self._images is None else self._images[:],
             seconds,
             joules,
         )

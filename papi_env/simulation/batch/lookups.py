@@ -26,6 +26,19 @@ class Lookups(NamedTuple):
     other: FloatArray
 
 
+class Instances(NamedTuple):
+    """What instances are drawn from and played by; shapes as in `tables.EngineTables`."""
+
+    population: npt.NDArray[np.int32]
+    schedule: npt.NDArray[np.int64]
+    scalars: FloatArray
+
+    @classmethod
+    def of(cls, tables: EngineTables) -> Instances:
+        """Those of a scenario."""
+        return cls(tables.population, tables.schedule, tables.scalars)
+
+
 class ImageLookups(NamedTuple):
     """The tables of image encodes; shapes as in `tables.EngineTables`."""
 

@@ -16,7 +16,7 @@ from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.batch.decode import iteration_cost
+from papi_env.simulation.batch.decode import Ahead, Units, iteration_cost
 from papi_env.simulation.batch.decode_tables import (
     attention_link_table,
     attention_tables,
@@ -255,24 +255,12 @@ def _reference(tables: EngineTables, mean_input: float) -> float:
     tlp = int(tables.schedule[0, 1])
     groups = int(np.ceil((mean_input + tlp) / dram.GROUP_TOKENS))
     key_rows = int(np.ceil(groups * tables.scalars[at.GROUP_COLUMNS] / dram.COLUMNS_PER_ROW))
-    qkv, attention, projection, feed_forward = (int(unit) for unit in tables.defaults[: at.NUM_CLASSES])
-    cost = iteration_cost(
-        rlp,
-        tlp,
-        rlp * round(mean_input + tlp),
-        rlp * groups,
-        groups,
-        rlp * key_rows,
-        key_rows,
-        -1,
-        qkv,
-        attention,
-        projection,
-        feed_forward,
-        *join_lookups(tables),
-        tables.scalars,
+    ahead = Ahead(
+        rlp, tlp, rlp * round(mean_input + tlp), rlp * groups, groups, rlp * key_rows, key_rows, last_fc=-1
     )
-    return _charged(tables, float(cost[0]), float(cost[1]))
+    units = Units(*(int(unit) for unit in tables.defaults[: at.NUM_CLASSES]))
+    cost = iteration_cost(ahead, units, join_lookups(tables), tables.scalars)
+    return _charged(tables, float(cost.seconds), float(cost.joules))
 
 
 def _stage_reference(tables: EngineTables) -> float:
