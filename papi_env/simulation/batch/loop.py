@@ -173,89 +173,29 @@ def step_range(start, stop, endings, gains, actions, state, lookups, units, inst
         observe(changed, c, t, scalars, per_reference, images, observations[e])
 
 
-# The two functions that Python calls in every step take what belongs together one by one, and only here: numba takes
-# 0.13 us to open plain tuples and 10 us to open named ones, where a step of one environment takes 3.5.
 @lean
-def step_batch(
-    autoreset,
-    max_steps,
-    gains,
-    actions,
-    images,
-    counters,
-    clocks,
-    slots,
-    keys,
-    fc,
-    other,
-    population,
-    schedule,
-    scalars,
-    units,
-    observations,
-    rewards,
-    terminated,
-    truncated,
-    final_counters,
-    final_clocks,
-    final_observations,
-):
+def step_batch(autoreset, max_steps, gains, actions, state, lookups, units, instances, images, results):
     """Advance every environment by one step: an iteration, or a stage of an encode.
 
     Args:
-        autoreset, max_steps: `max_steps` truncates an episode (0: never). With NEXT_STEP, an environment that had
-            ended ignores its action and returns its reset; with SAME_STEP it resets at once and its last state is
-            copied into the `final_` arrays; with DISABLED it idles until it is reset.
+        autoreset, max_steps: `max_steps` truncates an episode (0: never). With NEXT_STEP, an environment
+            that had ended ignores its action and returns its reset; with SAME_STEP it resets at once and its last
+            state is copied into the final arrays; with DISABLED it idles until it is reset.
         gains: scratch, int64 [threads, SLOTS].
         actions: see `resolve`; units: `lookups.resolved_units`.
-        images: see the module, as what the others are: state, lookups, instances, results.
+        state, lookups, instances, images, results: see the module.
     """
-    endings = (autoreset, max_steps)
-    state, lookups, instances = (counters, clocks, slots, keys), (fc, other), (population, schedule, scalars)
-    ended = (final_counters, final_clocks, final_observations)
-    results = (observations, rewards, terminated, truncated, *ended)
-    own = gains[0]
-    step_range(0, counters.shape[0], endings, own, actions, state, lookups, units, instances, images, results)
+    stop, endings = actions.shape[0], (autoreset, max_steps)
+    step_range(0, stop, endings, gains[0], actions, state, lookups, units, instances, images, results)
 
 
 @parallel
-def step_threads(
-    autoreset,
-    max_steps,
-    gains,
-    actions,
-    images,
-    counters,
-    clocks,
-    slots,
-    keys,
-    fc,
-    other,
-    population,
-    schedule,
-    scalars,
-    units,
-    observations,
-    rewards,
-    terminated,
-    truncated,
-    final_counters,
-    final_clocks,
-    final_observations,
-):
+def step_threads(autoreset, max_steps, gains, actions, state, lookups, units, instances, images, results):
     """`step_batch` with as many threads as `gains` has rows, each with its share of the environments."""
-    threads, num_envs = gains.shape[0], counters.shape[0]
+    threads, num_envs = gains.shape[0], actions.shape[0]
     for thread in nb.prange(threads):
-        endings = (autoreset, max_steps)
-        state, lookups, instances = (
-            (counters, clocks, slots, keys),
-            (fc, other),
-            (population, schedule, scalars),
-        )
-        ended = (final_counters, final_clocks, final_observations)
-        results = (observations, rewards, terminated, truncated, *ended)
         start, stop = num_envs * thread // threads, num_envs * (thread + 1) // threads
-        own = gains[thread]
+        own, endings = gains[thread], (autoreset, max_steps)
         step_range(start, stop, endings, own, actions, state, lookups, units, instances, images, results)
 
 
