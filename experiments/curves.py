@@ -28,15 +28,14 @@ import tyro
 from rich.console import Console
 
 from agents.registry import make_policy
-from experiments.arena.entries import policy_digest, trace_digest
-from experiments.arena.leaderboard_entries import BOUND
-from experiments.arena.leaderboard_report import SCHEMA
+from experiments.arena.entries import BOUND, CHOSEN, policy_digest
+from experiments.arena.measures import schema
+from experiments.arena.play import attempt as play
+from experiments.arena.settings import trace_digest
 from experiments.common.command import exit_status, output
 from experiments.common.runner import Columns, Job, RunFolder, file_digest, run_jobs, source_digest
 from experiments.common.statistics import regret_percent
 from experiments.distilling.collect import make_envs
-from experiments.headroom import CHOSEN
-from experiments.leaderboard import play
 from experiments.splitting.definition import SERVING, VALIDATION_SEED
 from experiments.training.curves_data import EVALUATIONS, Groups, Validation, XAxis, YAxis, plain, read_groups
 from experiments.training.curves_report import Band, curve_frame, draw, print_report, summarize
@@ -271,7 +270,9 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
 
 
 def _stored(folder: RunFolder, job: Job) -> Columns:
-    return pl.read_csv(folder.job_path(job), schema=SCHEMA).to_dict(as_series=False)
+    return pl.read_csv(folder.job_path(job), schema_overrides=schema(str(job.spec["problem"]))).to_dict(
+        as_series=False
+    )
 
 
 def _code_notes(groups: Groups) -> list[str]:

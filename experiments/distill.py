@@ -32,6 +32,7 @@ from agents.policy import Policy
 from agents.registry import make_policy, names_folder
 from experiments.arena.entries import policy_digest
 from experiments.arena.latency import Latency, compiled_decision_s, decision_latency
+from experiments.arena.trained import TREE_FOLDER as POLICY
 from experiments.common.command import exit_status, output
 from experiments.common.problems import default_scenario
 from experiments.common.runner import RunFolder, write_whole
@@ -46,7 +47,7 @@ from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario, get_scenario, parse_scenario
 
-POLICY, TEACHER_ONNX, TREE_ONNX, RULE = "policy", "teacher.onnx", "tree.onnx", "rule.txt"
+TEACHER_ONNX, TREE_ONNX, RULE = "teacher.onnx", "tree.onnx", "rule.txt"
 # Sizes tried, up to the largest asked for.
 SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 # Growing is training, so it has training seeds, at the end of their range; choosing and reporting have validation

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from agents.learned.checkpoint import WEIGHTS, load_checkpoint, read_document, recover, save_checkpoint
 from agents.learned.shipped import FOLDER, SHIPPED
-from experiments.arena.leaderboard_entries import BEST_FOLDER
+from experiments.arena.trained import BEST_FOLDER
 from experiments.common.command import exit_status, output
 from experiments.common.runner import RUNS, differences, file_digest, write_whole
 from experiments.common.statistics import CONFIDENCE

@@ -35,7 +35,7 @@ from rich.table import Table
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
 from agents.learned.checkpoint import recover
-from experiments.arena.entries import trace_digest
+from experiments.arena.settings import trace_digest
 from experiments.common.command import exit_status, output
 from experiments.common.runner import RunFolder, source_digest, versions
 from experiments.splitting.splits import load_split, trace_records

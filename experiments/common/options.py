@@ -81,11 +81,15 @@ def respell(arguments: Sequence[str], spellings: Sequence[Spelling]) -> list[str
     ['--entries', 'a', 'runs/b']
     >>> respell(["--learned=runs/b", "--seeds", "2"], [Spelling("--learned", "--entries", adds=True)])
     ['--entries', 'default', 'runs/b', '--seeds', '2']
+    >>> respell(["--learned", "runs/b", "--entries", "a"], [Spelling("--learned", "--entries", adds=True)])
+    ['--entries', 'a', 'runs/b']
     """
     known = {spelling.old: spelling for spelling in spellings}
     targets = {spelling.new for spelling in spellings}
     # Options in the order of their first value; those before any option are positional.
     groups: dict[str, list[str]] = {}
+    # What an old option added stood after what others named.
+    added: dict[str, list[str]] = {}
     order: list[tuple[str, list[str]]] = []
     adding: dict[str, bool] = {}
     current: list[str] | None = None
@@ -105,7 +109,7 @@ def respell(arguments: Sequence[str], spellings: Sequence[Spelling]) -> list[str
             if new not in groups:
                 groups[new] = []
                 order.append((new, groups[new]))
-            current = groups[new]
+            current = added.setdefault(new, []) if spelling and spelling.adds else groups[new]
         else:
             current = []
             order.append((argument.partition("=")[0], current))
@@ -114,5 +118,5 @@ def respell(arguments: Sequence[str], spellings: Sequence[Spelling]) -> list[str
     if not touched:
         return list(arguments)
     for option, values in order:
-        out += [option, *([DEFAULT] if adding.get(option) else []), *values]
+        out += [option, *([DEFAULT] if adding.get(option) else []), *values, *added.get(option, ())]
     return out

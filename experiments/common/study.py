@@ -48,6 +48,10 @@ class Study(ABC):
     def write(self, folder: RunFolder, cores: int) -> Any:
         """Write results from finished jobs; returns what `report` prints."""
 
+    def recorded(self, results: Any) -> Mapping[str, Any]:
+        """What the session's entry in run.json says besides, of what `write` returned."""
+        return {}
+
     @abstractmethod
     def report(self, console: Console, results: Any, session: Mapping[str, Any]) -> None:
         """Print; `session` is the entry of run.json, with `wall_s` and `jobs_reused`."""
@@ -88,10 +92,11 @@ def conduct(
         session["jobs"], session["jobs_reused"] = len(together) + len(alone), reused
         with progress.status("intervals and figures"):
             results = study.write(folder, cores)
+        session.update(study.recorded(results))
     study.report(console, results, session)
     return folder.path
 
 
-def json_text(data: Any) -> str:
+def json_text(data: Any, indent: int | None = 1) -> str:
     """Plain data as the project's result files hold it; NaN is refused."""
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
