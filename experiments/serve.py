@@ -85,7 +85,7 @@ class Config:
     """Length of the window of --trace, in seconds after --time-scale (default: to its end)."""
     gantt: Annotated[tuple[float, float] | None, words("FROM TO")] = None
     """Draw this window of the first seed, in simulated seconds."""
-    trace_json: Flag[bool] = False
+    trace_json: Annotated[bool, Flag] = False
     """Write the window of --gantt (default: the whole episode) for a trace viewer."""
     seed: Seed = 0
     seeds: Annotated[int, words("INT", "How many seeds; the table shows means (default: 1).")] = 1

@@ -177,7 +177,7 @@ def warm(problem: str, scenario: Scenario) -> None:
     """Have a step compiled, before a clock starts or processes that would all compile it."""
     env = make_env(problem, scenario, 1)
     env.reset(seed=0)
-    env.step(np.zeros((1, *env.single_action_space.shape), dtype=np.int64))
+    env.step(np.zeros((1, *(env.single_action_space.shape or ())), dtype=np.int64))
 
 
 def rejections(engine: ServingEngine) -> dict[str, npt.NDArray[Any]]:
