@@ -31,7 +31,7 @@ Entries = Annotated[tuple[str, ...], words("[LABEL=][SYSTEM/]POLICY ...")]
 Env = Annotated[str, tyro.conf.arg(metavar="ID")]
 Traces = Annotated[
     tuple[Path, ...],
-    words("FILE ...", "Files of traces whose requests are used; published ones are known by their content."),
+    words("FILE ...", "Files of traces whose requests are used; published ones are recognised by content."),
 ]
 Jobs = Annotated[int, words("INT", "Processes; 0 uses all cores.")]
 Seed = Annotated[int, tyro.conf.arg(metavar="INT", help="First seed.")]

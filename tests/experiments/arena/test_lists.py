@@ -22,14 +22,14 @@ from papi_env.hardware.system import SYSTEMS
 # What tables showed before the registry said so.
 LISTS = {
     "compare images": "static-pu static-fc-pim random threshold threshold-intensity adaptive learned oracle",
-    "compare serving": "threshold threshold-spec2 threshold-prefill-spec2 adaptive-spec2 heuristic profile-greedy learned "
-    "random oracle",
+    "compare serving": "threshold threshold-spec2 threshold-prefill-spec2 adaptive-spec2 heuristic profile-greedy "
+    "learned random oracle",
     "headroom": "threshold best-threshold threshold-prefill-spec2 best-fixed heuristic profile-greedy oracle",
     "leaderboard decode": "random static-pu static-fc-pim threshold-initial threshold adaptive oracle optimum",
     "leaderboard kernels": "random static-pu static-fc-pim threshold-initial threshold threshold-intensity adaptive "
     "oracle",
-    "leaderboard serving": "random best-fixed threshold best-threshold threshold-prefill-spec2 adaptive-spec2 heuristic "
-    "profile-greedy oracle",
+    "leaderboard serving": "random best-fixed threshold best-threshold threshold-prefill-spec2 adaptive-spec2 "
+    "heuristic profile-greedy oracle",
     "serve": "threshold heuristic",
 }
 
