@@ -237,8 +237,8 @@ def check_policy(name: str, problem: str) -> None:
 
 @lru_cache(maxsize=256)
 def is_privileged(policy: str) -> bool:
-    """Whether a policy reads what no scheduler can see; what is chosen of a kind and the bound are no schedulers."""
-    return policy not in CHOSEN and policy != BOUND and bool(make_policy(policy).privileged)
+    """Whether a policy reads what no scheduler can see, as the bound does; the best of a kind does not."""
+    return policy == BOUND or (policy not in CHOSEN and bool(make_policy(policy).privileged))
 
 
 def policy_digest(policy: str) -> str | None:

@@ -17,7 +17,15 @@ from agents.learned.policy import LearnedPolicy
 from agents.registry import make_policy
 from agents.serving.bounds import serving_bounds
 from agents.serving.rules import fixed_name
-from experiments.arena.entries import BEST_FIXED, BEST_THRESHOLD, BOUND, REFERENCE, Entry, policy_digest
+from experiments.arena.entries import (
+    BEST_FIXED,
+    BEST_THRESHOLD,
+    BOUND,
+    REFERENCE,
+    Entry,
+    check_policy,
+    policy_digest,
+)
 from experiments.arena.measures import REJECTED, measures
 from experiments.arena.settings import trace_digest
 from experiments.common.problems import vector_class
@@ -258,6 +266,7 @@ def rehearse(problem: str, cells: Sequence[Cell]) -> None:
         if not cell.refusal:
             first.setdefault(cell.entry, cell)
     for entry, cell in first.items():
+        check_policy(entry.policy, problem)
         if entry.policy == BOUND or entry.policy in _CHOOSE:
             warm(problem, cell.scenario)
             continue

@@ -100,3 +100,18 @@ def test_the_folder_of_a_training_means_its_policy(tiny, tmp_path):
     rows = rows_of(serve, tmp_path / "s", "--scenarios", tiny, "--entries", f"a={run}", f"b={FOLDER}")
     one, other = (rows.filter(pl.col("policy") == name)["return"].to_list() for name in "ab")
     assert one == other
+
+
+def test_the_best_of_a_kind_and_the_bound_are_entries_of_serving(tiny, tmp_path):
+    entries = ["best-threshold", "threshold-spec2", "bound"]
+    arguments = ["--env", SERVING, "--scenarios", tiny, "--entries", *entries, "--jobs", 1]
+    rows = rows_of(compare, tmp_path / "c", *arguments)
+    best, rule, bound = (rows.filter(pl.col("policy") == name)["return"].to_numpy() for name in entries)
+    assert best.mean() >= rule.mean()
+    assert (best <= bound + 1e-9).all()
+    assert rows.filter(pl.col("privileged"))["policy"].unique().to_list() == ["bound"]
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+        status = compare.main(["--entries", "papi/best-fixed", "--scenarios", "general-qa/opt-30b"])
+    assert status == 2
+    assert f"is chosen among serving policies; it plays {SERVING} alone" in err.getvalue()
