@@ -38,12 +38,6 @@ Seed = Annotated[int, tyro.conf.arg(metavar="INT", help="First seed.")]
 Out = Annotated[Path | None, words("DIR", "Run folder, new or to go on in (default: runs/COMMAND-TIME).")]
 Flag = tyro.conf.FlagCreatePairsOff
 
-# What an entry may be, for the docstrings of commands.
-ENTRY_FORMS = (
-    "a registered policy, a class of your own as MODULE:CLASS, or the folder of a learned one; SYSTEM/ before it "
-    "chooses the machine (else the scenario's own), LABEL= names it, and `default` stands for the default entries"
-)
-
 
 def check_counts(seed: int, seeds: int, jobs: int = 0, limit: int = MAX_SEED) -> tuple[int, ...]:
     """The seeds that --seed and --seeds name.
