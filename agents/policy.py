@@ -8,8 +8,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.envs.base import Problem
-from papi_env.envs.serving import ServingProblem
+from papi_env.envs.batch import BatchProblem
+from papi_env.envs.problem import Problem
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.units import UNIT_NAMES, UnitName
 from papi_env.simulation.batch import state as at
@@ -17,8 +17,10 @@ from papi_env.simulation.batch import state as at
 Actions: TypeAlias = npt.NDArray[np.int64]
 Observations: TypeAlias = npt.NDArray[np.float32]
 
-# The columns of an observation that rules read, by name; the last ones are those of Kernels-v0 alone.
-_FEATURE = {name: i for i, name in enumerate(at.OBSERVATION_NAMES + at.STAGE_OBSERVATION_NAMES)}
+# The columns of an observation that rules read, and how each is scaled, by name; the last ones are those of Kernels-v0
+# alone.
+_COLUMN = {feature.name: column for column, feature in enumerate(at.KERNELS_FEATURES)}
+_SCALE = {feature.name: feature.scale for feature in at.KERNELS_FEATURES}
 # The columns of an action that a stage of an image encode reads.
 STAGE_CHOICES = slice(at.NUM_CLASSES, at.NUM_CHOICES)
 
@@ -53,7 +55,7 @@ class RulePolicy:
     """
 
     privileged = False
-    env: Problem
+    env: Any  # the problem that is played; subclasses say which
 
     def bind(self, env: Any) -> None:
         """Play `env`, wrapped or not. Raises ConfigurationError where the policy cannot."""
@@ -66,16 +68,10 @@ class RulePolicy:
         self._read_profile(problem)
         self.supports(problem)
 
-    def _read_profile(self, env: Problem) -> None:
-        """Note the units of a static batch or an image encode; rules of other problems read their own profile."""
-        if isinstance(env, ServingProblem):
-            raise ConfigurationError(
-                f"{type(self).__name__} dispatches static batches and image encodes, not papi_env/Serving-v0"
-            )
-        self._valid = env.valid_units()
-        self._defaults = env.engine.tables.defaults[: env.choices]
+    def _read_profile(self, env: Any) -> None:
+        """Note what rules of a problem read of its offline profile."""
 
-    def supports(self, env: Problem) -> None:
+    def supports(self, env: Any) -> None:
         """Raise ConfigurationError where the policy cannot play `env`."""
 
     def act(
@@ -104,6 +100,21 @@ class RulePolicy:
         shaped = actions[:, 0] if self.env.choices == 1 else actions
         return (shaped[0] if single else shaped), state
 
+
+class BatchRule(RulePolicy):
+    """A rule for static batches and image encodes: it chooses units."""
+
+    env: BatchProblem
+
+    def _read_profile(self, env: Any) -> None:
+        """Note the units that there are."""
+        if not isinstance(env, BatchProblem):
+            raise ConfigurationError(
+                f"{type(self).__name__} dispatches static batches and image encodes, not papi_env/Serving-v0"
+            )
+        self._valid = env.valid_units()
+        self._defaults = env.engine.tables.defaults[: env.choices]
+
     def with_fc_on(self, units: npt.NDArray[Any]) -> Actions:
         """Actions that run all FC kernels of environment i on `units[i]` and attention on its default."""
         actions = np.repeat(units[:, None].astype(np.int64), self.env.choices, axis=1)
@@ -118,14 +129,19 @@ class RulePolicy:
 
 def feature(observations: Observations, name: str) -> npt.NDArray[np.float32]:
     """A named feature of a batch of observations, [num_envs]."""
-    return observations[:, _FEATURE[name]]
+    return observations[:, _COLUMN[name]]
+
+
+def _count(observations: Observations, name: str) -> npt.NDArray[np.int64]:
+    """The whole number that a feature stands for, [num_envs]."""
+    inverse = _SCALE[name].inverse
+    assert inverse is not None
+    return np.rint(inverse(feature(observations, name))).astype(np.int64)
 
 
 def parallelism(observations: Observations) -> npt.NDArray[np.int64]:
     """n = RLP x TLP of each environment, exact, [num_envs]."""
-    rlp = np.rint(feature(observations, "rlp") * 128)
-    tlp = np.rint(feature(observations, "tlp") * 8)
-    return (rlp * tlp).astype(np.int64)
+    return _count(observations, "rlp") * _count(observations, "tlp")
 
 
 def coming_stage(observations: Observations) -> npt.NDArray[np.int64]:
@@ -138,7 +154,7 @@ def coming_stage(observations: Observations) -> npt.NDArray[np.int64]:
 
 def image_count(observations: Observations) -> npt.NDArray[np.int64]:
     """Images of the encode that is under way, exact, [num_envs]; for observations of Kernels-v0."""
-    return np.rint(feature(observations, "images") * 128).astype(np.int64)
+    return _count(observations, "images")
 
 
 def unsquash(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -22,19 +22,20 @@ from agents.learned.distilled import holds_tree, load_tree
 from agents.learned.policy import load_policy
 from agents.learned.shipped import TREE_FOLDER, ShippedPolicy
 from agents.policy import Policy
+from agents.serving.adaptive import ServingAdaptive
 from agents.serving.greedy import ProfileGreedy
 from agents.serving.heuristic import ServingHeuristic
+from agents.serving.oracles import ServingOracle
 from agents.serving.portfolio import ServingPortfolio
 from agents.serving.rules import (
     FIXED_NAMES,
-    ServingAdaptive,
     ServingFixed,
     ServingPrefillThreshold,
     ServingRandom,
     ServingThreshold,
     parse_fixed,
 )
-from agents.serving.search import ServingClairvoyant, ServingOracle, ServingSearch
+from agents.serving.search import ServingClairvoyant, ServingSearch
 from papi_env.envs.serving import ServingProblem
 from papi_env.errors import ConfigurationError, unknown_name
 from papi_env.workload.serving import SPECULATION_LENGTHS

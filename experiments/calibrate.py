@@ -1,7 +1,4 @@
-"""PAPI's threshold α by its offline sweep, for systems and models, under the readings of the paper.
-
-python -m experiments.calibrate
-"""
+"""PAPI's threshold α for systems and models, by its offline sweep: `python -m experiments.calibrate --help`."""
 
 from __future__ import annotations
 
@@ -10,80 +7,46 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
-from rich.table import Table
+from rich.console import Console
 
-from agents.batch.rules import calibrate_alpha
-from experiments.common.command import exit_status, output
+from experiments.common.command import command_line
+from experiments.common.options import words
 from experiments.common.runner import write_whole
-from papi_env.hardware.system import BANK_RATE_READINGS, GPU_BANDWIDTH_READINGS, get_system
-from papi_env.workload.transformer import TRANSFORMERS, get_transformer
+from experiments.paper.thresholds import calibrate, thresholds_table
+from papi_env.workload.transformer import TRANSFORMERS
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Config:
     """Print α for every system, model and reading."""
 
-    systems: tuple[str, ...] = ("papi", "papi-h100")
+    systems: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("papi", "papi-h100")
     """Systems with both PUs and FC-PIM; elsewhere α is 0 (PUs only) or infinite (PIM only)."""
-
-    models: tuple[str, ...] = tuple(TRANSFORMERS)
+    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = tuple(TRANSFORMERS)
     """Models, by name."""
-
-    out: Path | None = None
-    """Folder for `alpha.json`; nothing is written without it."""
-
-
-def calibrate(arguments: Arguments) -> list[dict[str, str | float]]:
-    """One row for each system, model, GPU-bandwidth and bank-rate reading."""
-    rows: list[dict[str, str | float]] = []
-    for system_name in arguments.systems:
-        for model_name in arguments.models:
-            model = get_transformer(model_name)
-            for bandwidth in GPU_BANDWIDTH_READINGS:
-                for rate in BANK_RATE_READINGS:
-                    system = get_system(system_name).with_readings(bandwidth, rate)
-                    alpha = calibrate_alpha(system, model)
-                    rows.append(
-                        {
-                            "system": system_name,
-                            "model": model_name,
-                            "gpu_bandwidth": bandwidth,
-                            "bank_rate": rate,
-                            "alpha": alpha,
-                        }
-                    )
-    return rows
+    out: Annotated[Path | None, words("DIR")] = None
+    """Folder for alpha.json (default: nothing is written)."""
 
 
-def run(arguments: Arguments) -> None:
+def run(config: Config, command: str, console: Console, progress: Console) -> None:
     """Print the table, and write it where asked."""
-    rows = calibrate(arguments)
-    table = Table(title="α: FC kernels go to the PUs when RLP x TLP exceeds it")
-    table.add_column("system", no_wrap=True)
-    table.add_column("model", no_wrap=True)
-    columns = [(bandwidth, rate) for bandwidth in GPU_BANDWIDTH_READINGS for rate in BANK_RATE_READINGS]
-    for bandwidth, rate in columns:
-        table.add_column(f"{bandwidth}\n{rate}", justify="right", no_wrap=True)
-    for start in range(0, len(rows), len(columns)):
-        part = rows[start : start + len(columns)]
-        table.add_row(str(part[0]["system"]), str(part[0]["model"]), *(f"{row['alpha']:g}" for row in part))
-    console = output()
-    console.print(table)
+    rows = calibrate(config.systems, config.models)
+    console.print(thresholds_table(rows))
     console.print(
         "Columns: GPU bandwidth (roofline: 1935 GB/s, hbm3: 3352 GB/s; an H100's is not in doubt) and bank rate\n"
         "(clocks per all-bank command: attacc-limit 6, attacc 4, papi 2)."
     )
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        write_whole(arguments.out / "alpha.json", json.dumps(rows, indent=1))
+    if config.out is not None:
+        config.out.mkdir(parents=True, exist_ok=True)
+        write_whole(config.out / "alpha.json", json.dumps(rows, indent=1))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 for what cannot be used as asked."""
-    parsed = tyro.cli(Arguments, args=arguments, prog="python -m experiments.calibrate")
-    return exit_status(lambda: run(parsed))
+    return command_line("calibrate", Config, run, arguments)
 
 
 if __name__ == "__main__":

@@ -63,16 +63,11 @@ SPELLINGS = (Spelling("--scenario", "--scenarios"), Spelling("--policy", "--entr
 class Config:
     """Compare entries (system/policy) on the same instances.
 
-    Prints speed-up over a100-attacc/static, tokens/s, J/token and regret with 95 % intervals, and writes
-    run.json, results.csv, summary.json and compare.png. Repeat a command with --out to go on where it
-    was interrupted. Scenarios with images need --env papi_env/Kernels-v0. With --env papi_env/Serving-v0, serving
-    presets are compared by goodput, attainment, latencies and J/token:
-
-    python -m experiments.compare --env papi_env/Kernels-v0 --scenarios vision-stream
-
-    python -m experiments.compare --env papi_env/Serving-v0 --entries papi/threshold papi/heuristic papi/FOLDER
+    Scenarios with images need --env papi_env/Kernels-v0, serving presets papi_env/Serving-v0.
 
     python -m experiments.compare --entries default my_module:MyPolicy
+
+    python -m experiments.compare --env papi_env/Serving-v0 --entries threshold runs/mine
     """
 
     entries: Entries = (DEFAULT,)

@@ -76,7 +76,7 @@ SPELLINGS = (
 class Config:
     """Rank policies on the test split of a problem.
 
-    python -m experiments.leaderboard --entries default runs/ppo-0 runs/ppo-1 runs/ppo-2 wide=runs/wide-0
+    python -m experiments.leaderboard --entries default runs/ppo-0 wide=runs/wide-0
     """
 
     env: Env = "papi_env/Serving-v0"

@@ -1,4 +1,4 @@
-"""Compare the hardware model with AttAcc's figures: `python -m experiments.validate --help`.
+"""Compare the hardware model with AttAcc's figures and measured GPUs: `python -m experiments.validate --help`.
 
 Prints one line of JSON; errors are fractions.
 """
@@ -12,57 +12,93 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
+from rich.console import Console
 
 from experiments.attacc.cycles import RevisionName, validate_cycles
-from experiments.common.command import exit_status
+from experiments.common.command import command_line
+from experiments.common.options import Flag, words
 from experiments.common.runner import write_whole
 from papi_env.errors import ConfigurationError
 
 
-def _optional(metavar: str) -> Any:
-    """How an option's value is called in --help; what its absence means is said in words."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-
-
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """Print one line of JSON with the model's relative errors against AttAcc's figures, as fractions."""
+class Config:
+    """Print one line of JSON: the model's relative errors against AttAcc's or measured figures.
 
-    cycles: Annotated[Path | None, _optional("FILE")] = None
+    Errors are fractions.
+    """
+
+    cycles: Annotated[Path | None, words("FILE")] = None
     """Cycle-level rows: L,nhead,dhead,dbyte,pim_type,power_constraint,cycle."""
-    grid: Annotated[Path | None, _optional("FILE")] = None
+    grid: Annotated[Path | None, words("FILE")] = None
     """Rows with the output columns of AttAcc's simulator."""
+    gpu_kernels: Annotated[Path | None, words("FILE")] = None
+    """Measured FC kernels: gpu,tp,n,heads,kv_heads,hidden,feed_forward,{qkv,projection,up,down}_us, or Vidur's."""
+    allreduce: Annotated[Path | None, words("FILE")] = None
+    """Measured all-reduces: gpu,gpus,bytes,min_us,median_us."""
     revision: RevisionName = "auto"
     """Revision of AttAcc's cycle-level model that --cycles is from; auto takes the better match."""
-    fit: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    fit: Annotated[bool, Flag] = False
     """Fit the constant of the attention model on --cycles, beside the value in use."""
-    attacc_compatible: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    gpu: Annotated[str | None, words("NAME")] = None
+    """The GPU of --gpu-kernels, for a file that doesn't say it in a column or its path."""
+    refit: Annotated[bool, Flag] = False
+    """Fit the constants of the GPUs on --gpu-kernels, and show the errors on what the fit leaves out."""
+    attacc_compatible: Annotated[bool, Flag] = False
     """Predict --grid by AttAcc's equations instead of papi_env's own model."""
-    out: Annotated[Path | None, _optional("DIR")] = None
-    """Folder for cycles.json or grid.json (default: nothing is written)."""
+    out: Annotated[Path | None, words("DIR")] = None
+    """Folder for cycles.json, grid.json, gpu_kernels.json or allreduce.json (default: nothing is written)."""
 
 
-def validate(arguments: Arguments) -> dict[str, Any]:
+# Files to compare with, and which of them the other options are about.
+FILES = ("cycles", "grid", "gpu_kernels", "allreduce")
+OPTIONS = {
+    "revision": "cycles",
+    "fit": "cycles",
+    "attacc_compatible": "grid",
+    "gpu": "gpu_kernels",
+    "refit": "gpu_kernels",
+}
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _given(config: Config) -> list[str]:
+    return [name for name in FILES if getattr(config, name) is not None]
+
+
+def validate(config: Config) -> dict[str, Any]:
     """The figures to print.
 
     Raises:
         ConfigurationError: options that do not go together.
         DataError: a file that is not as expected.
     """
-    if arguments.cycles is not None and arguments.grid is None:
-        if arguments.attacc_compatible:
-            raise ConfigurationError("--attacc-compatible belongs to --grid, which is not given")
-        return validate_cycles(arguments.cycles, arguments.revision, fit=arguments.fit)
-    if arguments.grid is not None and arguments.cycles is None:
-        if arguments.fit or arguments.revision != "auto":
-            raise ConfigurationError("--fit and --revision belong to --cycles, which is not given")
-        # Only this needs it.
+    given = _given(config)
+    if len(given) != 1:
+        options = ", ".join(_option(name) for name in FILES)
+        found = " and ".join(_option(name) for name in given) or "none"
+        raise ConfigurationError(f"{options}: found {found}, expected one of them")
+    for name, owner in OPTIONS.items():
+        if getattr(config, name) != getattr(Config, name) and owner != given[0]:
+            raise ConfigurationError(f"{_option(name)} belongs to {_option(owner)}, which is not given")
+    # Each needs its own room only.
+    if config.cycles is not None:
+        return validate_cycles(config.cycles, config.revision, fit=config.fit)
+    if config.grid is not None:
         from experiments.attacc.validate_grid import validate_grid
 
-        return validate_grid(arguments.grid, arguments.attacc_compatible)
-    found = "both" if arguments.cycles is not None else "neither"
-    raise ConfigurationError(f"--cycles and --grid: found {found}, expected one of them")
+        return validate_grid(config.grid, config.attacc_compatible)
+    if config.gpu_kernels is not None:
+        from experiments.gpus.validate_kernels import validate_kernels
+
+        return validate_kernels(config.gpu_kernels, config.gpu, refit=config.refit)
+    assert config.allreduce is not None
+    from experiments.gpus.validate_allreduce import validate_allreduce
+
+    return validate_allreduce(config.allreduce)
 
 
 def _write(folder: Path, name: str, text: str) -> None:
@@ -73,17 +109,22 @@ def _write(folder: Path, name: str, text: str) -> None:
         raise ConfigurationError(f"--out {folder}: cannot be written: {error.strerror}") from None
 
 
+def run(config: Config, command: str, console: Console, progress: Console) -> None:
+    """Print the figures, and write them where asked.
+
+    Raises:
+        ConfigurationError, DataError: something cannot be used as asked.
+    """
+    text = json.dumps(validate(config), ensure_ascii=False, allow_nan=False)
+    if config.out is not None:
+        _write(config.out, f"{_given(config)[0]}.json", text + "\n")
+    # Not the console's own: a line stays a line.
+    console.file.write(text + "\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, or 2 for what cannot be used as asked."""
-    parsed = tyro.cli(Arguments, args=arguments, prog="python -m experiments.validate")
-
-    def run() -> None:
-        text = json.dumps(validate(parsed), ensure_ascii=False, allow_nan=False)
-        if parsed.out is not None:
-            _write(parsed.out, "grid.json" if parsed.cycles is None else "cycles.json", text + "\n")
-        print(text)
-
-    return exit_status(run)
+    return command_line("validate", Config, run, arguments)
 
 
 if __name__ == "__main__":

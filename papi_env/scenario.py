@@ -11,11 +11,11 @@ import tomllib
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from papi_env.errors import ConfigurationError, DataError, describe_validation, lookup
+from papi_env.errors import ConfigurationError, DataError, describe_validation, lookup, unknown_name
 from papi_env.hardware.dram import Stack
 from papi_env.hardware.links import Link
 from papi_env.hardware.system import SYSTEMS, System, get_system
@@ -74,6 +74,38 @@ class Workload(BaseModel):
             if not 1 <= length <= MAX_SPECULATION:
                 raise ValueError(f"speculation length {length} is outside 1..{MAX_SPECULATION}")
         return schedule
+
+
+class AnyReplacements(TypedDict, total=False):
+    """The parts of any scenario that may be replaced; what is None stays."""
+
+    system: str | System | None
+    model: str | Transformer | None
+    energy_weight: float | None
+    switch_s: float | None
+
+
+class BatchReplacements(AnyReplacements, total=False):
+    """And those of static batches and of images that arguments of environments replace."""
+
+    batch_size: int | None
+    speculation: int | None
+    acceptance_rate: float | None
+    network: str | RepMLPNet | None
+    reparameterized: bool | None
+
+
+class ServingReplacements(AnyReplacements, total=False):
+    """And that of serving: a table of fields of `Serving`."""
+
+    serving: Mapping[str, Any] | None
+
+
+class Replacements(BatchReplacements, ServingReplacements, total=False):
+    """All that `Scenario.replace` takes."""
+
+    lengths: Lengths | None
+    beyond_context: ContextPolicy | None
 
 
 class Scenario(BaseModel):
@@ -155,26 +187,17 @@ class Scenario(BaseModel):
             )
         return self.model, self.workload
 
-    def replace(
-        self,
-        *,
-        system: str | System | None = None,
-        model: str | Transformer | None = None,
-        lengths: Lengths | None = None,
-        batch_size: int | None = None,
-        speculation: int | None = None,
-        acceptance_rate: float | None = None,
-        beyond_context: ContextPolicy | None = None,
-        energy_weight: float | None = None,
-        switch_s: float | None = None,
-        network: str | RepMLPNet | None = None,
-        reparameterized: bool | None = None,
-        serving: Mapping[str, Any] | None = None,
-    ) -> Scenario:
-        """The scenario with some parts replaced; what is None stays. Validated like any other.
+    def replace(self, **replacements: Unpack[Replacements]) -> Scenario:
+        """The scenario with some parts replaced (see `Replacements`); what is None stays. Validated like any other.
 
-        Raises ConfigurationError also where the scenario lacks what a part belongs to.
+        Raises ConfigurationError also where the scenario lacks what a part belongs to, and for unknown parts.
         """
+        for name in replacements:
+            if name not in Replacements.__annotations__:
+                raise unknown_name("part of a scenario", name, Replacements.__annotations__)
+        system, model = replacements.get("system"), replacements.get("model")
+        network, reparameterized = replacements.get("network"), replacements.get("reparameterized")
+        lengths, serving = replacements.get("lengths"), replacements.get("serving")
         for field, value, kinds in (
             ("system", system, (str, System)),
             ("model", model, (str, Transformer)),
@@ -190,10 +213,10 @@ class Scenario(BaseModel):
             data["system"] = (get_system(system) if isinstance(system, str) else system).model_dump()
         workload = {
             "lengths": None if lengths is None else lengths.model_dump(),
-            "batch_size": batch_size,
-            "speculation": speculation,
-            "acceptance_rate": acceptance_rate,
-            "beyond_context": beyond_context,
+            **{
+                name: replacements.get(name)
+                for name in ("batch_size", "speculation", "acceptance_rate", "beyond_context")
+            },
         }
         workload = {key: value for key, value in workload.items() if value is not None}
         if workload or model is not None:
@@ -201,7 +224,7 @@ class Scenario(BaseModel):
                 self.decoding()
             if model is not None:
                 data["model"] = (get_transformer(model) if isinstance(model, str) else model).model_dump()
-            if speculation is not None:
+            if replacements.get("speculation") is not None:
                 data["workload"]["speculation_schedule"] = ()
             if workload:
                 data["workload"].update(workload)
@@ -224,7 +247,7 @@ class Scenario(BaseModel):
             elif serving.get("horizon_s") is not None:
                 data["serving"]["requests"] = None
             data["serving"].update(serving)
-        whole = {"energy_weight": energy_weight, "switch_s": switch_s}
+        whole = {"energy_weight": replacements.get("energy_weight"), "switch_s": replacements.get("switch_s")}
         data.update({key: value for key, value in whole.items() if value is not None})
         return parse_scenario(data, f"scenario {self.name!r}")
 
@@ -371,6 +394,7 @@ def _presets() -> dict[str, Scenario]:
 
 SCENARIOS: Mapping[str, Scenario] = _presets()
 DEFAULT_SCENARIO = "creative-writing/llama-65b"
+DEFAULT_SERVING_SCENARIO = "saturated/llama-65b"
 # The paper's three models and two datasets (PAPI, section 7.1).
 PAPER_SCENARIOS = tuple(
     f"{dataset}/{model}"

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from agents.policy import (
     STAGE_CHOICES,
     Actions,
+    BatchRule,
     Observations,
-    RulePolicy,
     coming_stage,
     feature,
     image_count,
@@ -25,7 +25,7 @@ _UNITS = (PU, FC_PIM)
 _NAMES = ("pu", "fc-pim")
 
 
-class AdaptiveAlpha(RulePolicy):
+class AdaptiveAlpha(BatchRule):
     """PAPI's rule without its offline sweep: α is where two lines, fitted to observed FC times, cross.
 
     For each unit the seconds of all FC kernels are fitted by a line in n with exponentially forgotten

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from agents.policy import Actions, Observations, RulePolicy
-from papi_env.envs.base import Problem
+from agents.policy import Actions, BatchRule, Observations
+from papi_env.envs.batch import BatchProblem
 from papi_env.envs.decode import DecodeProblem
 from papi_env.errors import ConfigurationError
 from papi_env.simulation.batch import state as at
 
 
-class Oracle(RulePolicy):
+class Oracle(BatchRule):
     """Takes the joint action whose true cost in the next step is least. Optimal where switching is free."""
 
     privileged = True
@@ -25,7 +25,7 @@ class Oracle(RulePolicy):
         return options[np.argmin(self.env.joint_costs(), axis=1)], state
 
 
-class Optimum(RulePolicy):
+class Optimum(BatchRule):
     """The cheapest schedule of a whole Decode-v0 episode, switching costs included.
 
     The path of requests does not depend on actions, so a dynamic programme over iterations with the last
@@ -34,7 +34,7 @@ class Optimum(RulePolicy):
 
     privileged = True
 
-    def supports(self, env: Problem) -> None:
+    def supports(self, env: BatchProblem) -> None:
         """Decode-v0 alone has an action-independent path with one choice."""
         if not isinstance(env, DecodeProblem):
             raise ConfigurationError(

@@ -11,13 +11,13 @@ import numpy.typing as npt
 from agents.policy import (
     STAGE_CHOICES,
     Actions,
+    BatchRule,
     Observations,
-    RulePolicy,
     coming_stage,
     image_count,
     parallelism,
 )
-from papi_env.envs.base import Problem
+from papi_env.envs.batch import BatchProblem
 from papi_env.envs.decode import DecodeProblem
 from papi_env.envs.kernels import KernelsProblem
 from papi_env.errors import ConfigurationError, lookup
@@ -38,7 +38,7 @@ def calibrate_alpha(system: str | System, model: str | Transformer) -> float:
     return CostTable(system, model.fc_kernels()).calibrate_alpha()
 
 
-class Threshold(RulePolicy):
+class Threshold(BatchRule):
     """PAPI's scheduler: FC kernels run on the PUs when RLP x TLP exceeds α, else on FC-PIM.
 
     RLP x TLP is the paper's estimate of arithmetic intensity: rows per weight. Carried over to an image
@@ -97,7 +97,7 @@ class ThresholdIntensity(Threshold):
     encode that of each class, which saturates where matrices are small, so that they need not.
     """
 
-    def supports(self, env: Problem) -> None:
+    def supports(self, env: BatchProblem) -> None:
         """The environment has a profile of intensities: those of static batches and image encodes."""
         if not isinstance(env, (DecodeProblem, KernelsProblem)):
             raise ConfigurationError("policy 'threshold-intensity' plays Decode-v0 and Kernels-v0")
@@ -113,7 +113,7 @@ class ThresholdIntensity(Threshold):
         return profile.intensity, profile.alpha_intensity
 
 
-class Static(RulePolicy):
+class Static(BatchRule):
     """One unit for all FC kernels throughout; by default the system's own (the PUs if it has any)."""
 
     def __init__(self, unit: UnitName | None = None) -> None:
@@ -121,7 +121,7 @@ class Static(RulePolicy):
             lookup("unit", unit, dict.fromkeys(UNIT_NAMES))
         self.unit = unit
 
-    def supports(self, env: Problem) -> None:
+    def supports(self, env: BatchProblem) -> None:
         """The system has the unit."""
         if self.unit is not None and self.unit not in self.fc_units():
             raise ConfigurationError(
@@ -135,7 +135,7 @@ class Static(RulePolicy):
         return self.with_fc_on(np.full(len(observations), unit)), state
 
 
-class Random(RulePolicy):
+class Random(BatchRule):
     """A uniformly random valid unit for every choice: the floor."""
 
     def __init__(self, seed: int = 0) -> None:

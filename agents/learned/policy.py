@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from agents.learned.checkpoint import Checkpoint, load_checkpoint
 from agents.learned.networks import Float32Array, Network, RecurrentState
-from papi_env.envs.base import Problem
 from papi_env.envs.flatten import JointActions
+from papi_env.envs.problem import Problem
 from papi_env.errors import ConfigurationError, nearest
 
 

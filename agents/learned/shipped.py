@@ -15,15 +15,16 @@ from typing import Any
 from agents.learned.policy import LearnedPolicy, load_policy, problems_of
 from papi_env.envs.decode import DecodeProblem
 from papi_env.envs.kernels import KernelsProblem
+from papi_env.envs.registration import DECODE, KERNELS, SERVING
 from papi_env.envs.serving import ServingProblem
 from papi_env.errors import ConfigurationError
 
 FOLDER = Path(__file__).resolve().parents[1] / "pretrained"
 # Folders by problem.
 SHIPPED: Mapping[str, str] = {
-    "papi_env/Decode-v0": "decode-v0",
-    "papi_env/Kernels-v0": "kernels-v0",
-    "papi_env/Serving-v0": "serving-v0",
+    DECODE: "decode-v0",
+    KERNELS: "kernels-v0",
+    SERVING: "serving-v0",
 }
 
 TREE_FOLDER = FOLDER / "serving-v0-tree"
@@ -67,9 +68,9 @@ class ShippedPolicy:
 
 def _env_id(problem: Any) -> str:
     if isinstance(problem, ServingProblem):
-        return "papi_env/Serving-v0"
+        return SERVING
     if isinstance(problem, KernelsProblem):
-        return "papi_env/Kernels-v0"
+        return KERNELS
     if isinstance(problem, DecodeProblem):
-        return "papi_env/Decode-v0"
+        return DECODE
     raise ConfigurationError(f"No trained policy comes with the project for {type(problem).__name__}")

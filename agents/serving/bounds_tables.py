@@ -7,14 +7,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.hardware.dram import COLUMNS_PER_ROW
 from papi_env.kernel import FloatArray
 from papi_env.simulation.compiled import njit
 from papi_env.simulation.draws import accepted_prefix, request_key
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.iteration import iteration
+from papi_env.simulation.serving.iteration import (
+    Decoding,
+    Lookups,
+    Placement,
+    PromptChunk,
+    Slowdowns,
+    iteration,
+)
+from papi_env.simulation.serving.requests import groups_of, key_rows_of
 from papi_env.simulation.serving.tables import ServingTables
-from papi_env.workload.serving import PAGE_TOKENS, SPECULATION_LENGTHS
+from papi_env.workload.serving import SPECULATION_LENGTHS
 
 _LENGTHS = len(SPECULATION_LENGTHS)
 
@@ -30,58 +37,44 @@ def least_seconds(max_running: int, chunk: int, shortest: int, tables: ServingTa
     """
     only = int(tables.scalars[at.ONLY_UNIT])
     units = np.array([only] if only >= 0 else [at.PU, at.FC_PIM, at.SPLIT])
-    found: FloatArray = _least(max_running, chunk, shortest, units, tables)
+    found: FloatArray = _least(max_running, chunk, shortest, units, Lookups.of(tables))
     return found
 
 
 @njit
-def _least(max_running: Any, chunk: Any, shortest: Any, units: Any, tables: Any) -> Any:
+def _least(max_running: Any, chunk: Any, shortest: Any, units: Any, look: Any) -> Any:
     least = np.full((max_running + 1, _LENGTHS, chunk + 1), np.inf)
     busy = np.zeros(at.NUM_RESOURCES)
-    overlaps = 2 if tables.scalars[at.ATTENTION_UNIT] == 2.0 else 1
-    columns = np.int64(tables.scalars[at.GROUP_COLUMNS])
+    overlaps = 2 if look.scalars[at.ATTENTION_UNIT] == 2.0 else 1
+    columns = np.int64(look.scalars[at.GROUP_COLUMNS])
+    undrifted = Slowdowns(1.0, 1.0, 1.0)
+    nothing = np.int64(0)
+    no_mode = np.int64(-1)
     for k in range(_LENGTHS):
         tlp = SPECULATION_LENGTHS[k]
         # What each request attends to at least.
         context = shortest + tlp
-        groups = (context + PAGE_TOKENS - 1) // PAGE_TOKENS
-        chunks = (groups * columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW
+        groups = groups_of(context)
+        key_rows = key_rows_of(groups, columns)
         for rlp in range(max_running + 1):
             longest = min(rlp, 1)
+            decoding = Decoding(
+                rlp, tlp, rlp * context, rlp * groups, longest * groups, rlp * key_rows, longest * key_rows
+            )
             for prompt in range(chunk + 1):
                 if rlp + prompt == 0:
                     continue
                 for unit in units:
                     for overlap in range(overlaps):
-                        seconds = iteration(
-                            rlp,
-                            tlp,
-                            rlp * context,
-                            rlp * groups,
-                            longest * groups,
-                            rlp * chunks,
-                            longest * chunks,
-                            prompt,
-                            0,
-                            0,
-                            unit,
-                            overlap,
-                            -1,
-                            1.0,
-                            1.0,
-                            1.0,
-                            tables.fc_s,
-                            tables.fc_j,
-                            tables.bank_s,
-                            tables.attention,
-                            tables.rounds,
-                            tables.link,
-                            tables.moves,
-                            tables.draft,
-                            tables.scalars,
+                        cost = iteration(
+                            decoding,
+                            PromptChunk(prompt, nothing, nothing),
+                            Placement(unit, overlap, no_mode),
+                            undrifted,
+                            look,
                             busy,
-                        )[0]
-                        least[rlp, k, prompt] = min(least[rlp, k, prompt], seconds)
+                        )
+                        least[rlp, k, prompt] = min(least[rlp, k, prompt], cost.seconds)
     return least
 
 

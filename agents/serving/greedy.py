@@ -10,21 +10,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.policy import Actions, unsquash
-from agents.serving.rules import IntArray, ServingView
-from agents.serving.search import ORDERED_ACTIONS, prompt_weight
+from agents.policy import Actions
+from agents.serving.oracles import ORDERED_ACTIONS, prompt_weight
 from agents.serving.tuned import Estimates, Range, RuleParameters, TunedRule, geometric
-from papi_env.envs.base import Problem
-from papi_env.hardware.dram import COLUMNS_PER_ROW
+from agents.serving.view import IntArray, ServingView
+from papi_env.envs.problem import Problem
+from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
 from papi_env.kernel import FloatArray
 from papi_env.simulation.compiled import lean
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.iteration import iteration
-from papi_env.workload.serving import PAGE_TOKENS, SPECULATION_LENGTHS
+from papi_env.simulation.serving.iteration import (
+    Decoding,
+    Lookups,
+    Placement,
+    PromptChunk,
+    Slowdowns,
+    iteration,
+)
+from papi_env.simulation.serving.requests import key_rows_of
+from papi_env.workload.serving import SPECULATION_LENGTHS
 
 PARAMETER_FILE = Path(__file__).with_suffix(".json")
 
@@ -63,7 +71,7 @@ class ProfileGreedy(TunedRule[GreedyParameters]):
     """Unit, speculation and overlap with the least profiled cost per useful token in the coming iteration.
 
     Useful tokens are those that decoding is expected to gain, and a credit for every prompt token (see
-    `serving_search.prompt_weight`). Cost is time; with a price on energy, energy and time together. Admission is
+    `oracles.prompt_weight`). Cost is time; with a price on energy, energy and time together. Admission is
     by two thresholds, for its worth shows in no single iteration.
 
     What is not observed is filled in: contexts lie evenly about their mean, and who waits has a prompt like those
@@ -83,6 +91,7 @@ class ProfileGreedy(TunedRule[GreedyParameters]):
         if not self._can_overlap:
             options = options[options[:, at.OVERLAP] == 0]
         self._options = options
+        self._look = tuple(Lookups.of(self.tables))
         self._prompt_weight = prompt_weight(self.tables)
 
     def choose(self, view: ServingView, state: Any, episode_start: Any) -> tuple[Actions, Any]:
@@ -119,104 +128,84 @@ class ProfileGreedy(TunedRule[GreedyParameters]):
             chunk: prompt tokens of the coming iteration, [num_envs].
             prompt: of a request on average, [num_envs].
         """
-        tables = self.tables
-        longest = unsquash(view.feature("longest_context")) * tables.scalars[at.CONTEXT_LIMIT] / 4
-        drift = np.exp2(np.stack([unsquash(view.feature(f"drift_{unit}")) for unit in at.DRIFTING], axis=1))
         # A mode change is read off the last iteration: FC-PIM's, unless the PUs had prompts beside it.
         alone = (view.feature("last_fc_fc-pim") > 0) & (view.feature("last_chunk") == 0)
         seconds = np.zeros((len(chunk), len(self._options)))
         joules = np.zeros_like(seconds)
         _profile(
             self._options,
-            view.rlp,
-            view.mean_context,
-            longest,
-            chunk,
-            prompt,
-            np.where(alone, at.FC_PIM, at.PU).astype(np.int64),
-            drift,
-            tables.fc_s,
-            tables.fc_j,
-            tables.bank_s,
-            tables.attention,
-            tables.rounds,
-            tables.link,
-            tables.moves,
-            tables.draft,
-            tables.scalars,
+            (
+                view.rlp,
+                view.mean_context,
+                view.longest_context,
+                chunk,
+                prompt,
+                np.where(alone, at.FC_PIM, at.PU).astype(np.int64),
+                view.drift,
+            ),
+            self._look,
             np.zeros(at.NUM_RESOURCES),
-            seconds,
-            joules,
+            (seconds, joules),
         )
         return seconds, joules
 
 
+class _Seen(NamedTuple):
+    """What the rule makes of its observations.
+
+    Attributes:
+        rlp: int64 [num_envs], requests decoding; mean_context, longest_context: float64 [num_envs], their tokens.
+        chunk: int64 [num_envs], prompt tokens of the coming iteration; prompt: float64 [num_envs], of a request.
+        mode: int64 [num_envs], of the stacks.
+        drift: float64 [num_envs, units], observed over profiled time.
+    """
+
+    rlp: IntArray
+    mean_context: FloatArray
+    longest_context: FloatArray
+    chunk: IntArray
+    prompt: FloatArray
+    mode: IntArray
+    drift: FloatArray
+
+
 @lean
-def _profile(
-    options: Any,
-    rlp: Any,
-    mean_context: Any,
-    longest_context: Any,
-    chunk: Any,
-    prompt: Any,
-    mode: Any,
-    drift: Any,
-    fc_s: Any,
-    fc_j: Any,
-    bank_s: Any,
-    attention: Any,
-    rounds: Any,
-    link: Any,
-    moves: Any,
-    draft: Any,
-    scalars: Any,
-    busy: Any,
-    seconds: Any,
-    joules: Any,
-) -> None:
-    """Fill in seconds and joules [num_envs, options] from the profile; `busy` is scratch."""
-    columns = np.int64(scalars[at.GROUP_COLUMNS])
-    for e in range(rlp.shape[0]):
-        decoding = rlp[e]
-        if decoding + chunk[e] == 0:
+def _profile(options: Any, seen_parts: Any, look_parts: Any, busy: Any, out: Any) -> None:
+    """Fill in seconds and joules, both [num_envs, options], from the profile; `busy` is scratch.
+
+    `seen_parts` and `look_parts` are plain tuples, as for `loop.step_range`, of what `_Seen` and `Lookups` have.
+    """
+    seen = _Seen(*seen_parts)
+    look = Lookups(*look_parts)
+    columns = np.int64(look.scalars[at.GROUP_COLUMNS])
+    seconds, joules = out
+    for e in range(seen.rlp.shape[0]):
+        rlp = seen.rlp[e]
+        rows = seen.chunk[e]
+        if rlp + rows == 0:
             continue
         # A token attends to half of its prompt on average. Of short prompts there are several in a chunk.
-        pairs = np.int64(0.5 * chunk[e] * prompt[e])
-        read = np.int64(max(prompt[e], 1.0 * chunk[e])) if chunk[e] > 0 else np.int64(0)
+        pairs = np.int64(0.5 * rows * seen.prompt[e])
+        read = np.int64(max(seen.prompt[e], 1.0 * rows)) if rows > 0 else np.int64(0)
+        chunk = PromptChunk(rows, pairs, read)
+        slow = Slowdowns(seen.drift[e, 0], seen.drift[e, 1], seen.drift[e, 2])
         for k in range(options.shape[0]):
             tlp = SPECULATION_LENGTHS[options[k, at.SPECULATION]]
-            # A context ends anywhere in its last page and its last row of the memory.
-            context = mean_context[e] + tlp
-            groups = np.int64(decoding * (context / PAGE_TOKENS + 0.5))
-            rows = np.int64(decoding * (context / PAGE_TOKENS * columns / COLUMNS_PER_ROW + 0.5))
-            longest = np.int64(np.ceil((longest_context[e] + tlp) / PAGE_TOKENS))
-            cost = iteration(
-                decoding,
+            # A context ends anywhere in its last group and its last row of the memory.
+            context = seen.mean_context[e] + tlp
+            groups = np.int64(rlp * (context / GROUP_TOKENS + 0.5))
+            key_rows = np.int64(rlp * (context / GROUP_TOKENS * columns / COLUMNS_PER_ROW + 0.5))
+            longest = np.int64(np.ceil((seen.longest_context[e] + tlp) / GROUP_TOKENS))
+            decoding = Decoding(
+                rlp,
                 tlp,
-                np.int64(decoding * context),
+                np.int64(rlp * context),
                 groups,
                 longest,
-                rows,
-                (longest * columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW,
-                chunk[e],
-                pairs,
-                read,
-                options[k, at.FC],
-                options[k, at.OVERLAP],
-                mode[e],
-                drift[e, 0],
-                drift[e, 1],
-                drift[e, 2],
-                fc_s,
-                fc_j,
-                bank_s,
-                attention,
-                rounds,
-                link,
-                moves,
-                draft,
-                scalars,
-                busy,
+                key_rows,
+                key_rows_of(longest, columns),
             )
-            seconds[e, k] = cost[0]
-            joules[e, k] = cost[1]
+            placement = Placement(options[k, at.FC], options[k, at.OVERLAP], seen.mode[e])
+            cost = iteration(decoding, chunk, placement, slow, look, busy)
+            seconds[e, k] = cost.seconds
+            joules[e, k] = cost.joules

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from agents.policy import Actions
-from agents.serving.rules import IntArray, ServingView
 from agents.serving.tuned import Estimates, Range, RuleParameters, TunedRule, geometric
+from agents.serving.view import IntArray, ServingView
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
 from papi_env.workload.serving import SPECULATION_LENGTHS

@@ -16,7 +16,7 @@ from agents.policy import Actions, Observations
 from agents.serving.greedy import GreedyParameters, ProfileGreedy
 from agents.serving.rules import ServingRule
 from agents.serving.tuned import Estimates
-from papi_env.envs.base import Problem
+from papi_env.envs.problem import Problem
 from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at

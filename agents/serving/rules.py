@@ -2,153 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from agents.policy import Actions, Observations, RulePolicy, unsquash
-from papi_env.envs.base import Problem
+from agents.policy import Actions, Observations, RulePolicy
+from agents.serving.view import IntArray, ServingView
+from papi_env.envs.problem import Problem
 from papi_env.envs.serving import JOINT_ACTIONS, ServingProblem
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.tables import ServingTables
 from papi_env.workload.serving import SPECULATION_LENGTHS
-
-_FEATURE = {name: i for i, name in enumerate(at.OBSERVATION_NAMES)}
-# The largest float32 below 1: what an open range is squashed to at most.
-_ALMOST_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
-IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class ServingView:
-    """A batch of observations in physical units, arrays [num_envs].
-
-    `scalars` are the offline profile's (objectives, context limit, chunk size). Counts are exact; what is
-    squashed comes back to the float32's precision.
-    """
-
-    observations: Observations
-    scalars: FloatArray
-
-    def feature(self, name: str) -> FloatArray:
-        """A named feature as it stands, float64."""
-        return self.observations[:, _FEATURE[name]].astype(np.float64)
-
-    def _open(self, name: str) -> FloatArray:
-        return unsquash(np.minimum(self.feature(name), _ALMOST_ONE))
-
-    @property
-    def rlp(self) -> IntArray:
-        """Requests decoding."""
-        return np.rint(self.feature("rlp") * 256).astype(np.int64)
-
-    @property
-    def prefilling(self) -> IntArray:
-        """Admitted requests whose prompt is not yet processed."""
-        return np.rint(self.feature("prefilling") * 256).astype(np.int64)
-
-    @property
-    def queued(self) -> IntArray:
-        """Requests that wait for admission."""
-        return np.rint(16 * self._open("queued")).astype(np.int64)
-
-    @property
-    def backlog(self) -> IntArray:
-        """Prompt tokens still to process of all admitted requests."""
-        return np.rint(2048 * self._open("prefill_backlog")).astype(np.int64)
-
-    @property
-    def coming_chunk(self) -> IntArray:
-        """Prompt tokens of the coming iteration if whoever waits is admitted; a full chunk where anyone does.
-
-        Prompt lengths of the queue are not observed, so a queue counts as a full chunk.
-        """
-        chunk = int(self.scalars[at.CHUNK]) if self.scalars[at.PREFILL_ON] > 0 else 0
-        return np.where(self.queued > 0, chunk, np.minimum(self.backlog, chunk))
-
-    @property
-    def mean_context(self) -> FloatArray:
-        """Tokens held by a decoding request, on average."""
-        return self._open("mean_context") * self.scalars[at.CONTEXT_LIMIT] / 4
-
-    @property
-    def oldest_wait_s(self) -> FloatArray:
-        """Seconds since the arrival of the request that would be admitted next."""
-        return self._open("oldest_wait") * self.scalars[at.TTFT_S]
-
-    @property
-    def slack_s(self) -> FloatArray:
-        """Mean over decoding requests of the seconds by which they are ahead of their pace."""
-        z = 2 * self.feature("tpot_slack_mean") - 1
-        return 16 * self.scalars[at.TPOT_S] * z / np.maximum(1 - np.abs(z), 1 - _ALMOST_ONE)
-
-    @property
-    def drift(self) -> FloatArray:
-        """Observed over profiled time of PUs and FC-PIM when last used, [num_envs, 2]."""
-        return np.stack([np.exp2(self._open(f"drift_{unit}")) for unit in at.DRIFTING[:2]], axis=1)
-
-    @property
-    def last_speculation(self) -> IntArray:
-        """Tokens verified per request in the last iteration; 0 before the first."""
-        return np.sum(
-            [t * self.feature(f"last_speculation_{t}") for t in SPECULATION_LENGTHS], axis=0
-        ).astype(int)
-
-    def acceptance(self) -> FloatArray:
-        """Chance that a drafted token is accepted, from the moving averages of tokens gained; NaN where none was.
-
-        If each draft passes with chance a, t verified tokens advance a request by (1 - a^t) / (1 - a), which
-        is inverted for every length tried; those are averaged by drafted tokens.
-        """
-        gained = np.stack([t * self.feature(f"tokens_at_{t}") for t in SPECULATION_LENGTHS[1:]], axis=1)
-        weights = np.where(gained > 0, np.array(SPECULATION_LENGTHS[1:]) - 1.0, 0.0)
-        rates = np.stack([np.interp(gained[:, k], _GAINED[t], _RATES) for k, t in enumerate(_GAINED)], axis=1)
-        total = weights.sum(axis=1)
-        return np.where(total > 0, (weights * rates).sum(axis=1) / np.maximum(total, 1.0), np.nan)
-
-
-# Tokens gained per request and iteration at each speculation length from 2 on, on a grid of acceptances.
-_RATES = np.linspace(0.0, 1.0, 201)
-_GAINED = {t: sum(_RATES**j for j in range(t)) for t in SPECULATION_LENGTHS[1:]}
-
-
-# Acceptance before anything was drafted: the measured rates of small models lie between 0.5 and 0.84. It counts
-# as much as so many drafted tokens. chosen: 64, a few iterations; range 8-512.
-PRIOR_ACCEPTANCE = 0.65
-PRIOR_DRAFTS = 64.0
-# Share of the evidence that is forgotten in an iteration, so that drafting is tried again some time after it
-# did not pay: requests change. chosen: 1/128, some seconds; range 1/1024-1/16.
-FORGETTING = 1.0 / 128.0
-
-
-class AcceptanceEstimate:
-    """What a scheduler makes of the drafts it has seen, for each environment of a batch.
-
-    The moving averages of the observation, weighed by how many tokens were drafted lately against a prior:
-    a single early rejection does not end drafting for good.
-    """
-
-    def __init__(self, num_envs: int) -> None:
-        self._evidence = np.zeros(num_envs)
-        self._rlp = np.zeros(num_envs)
-
-    def update(self, view: ServingView, episode_start: npt.NDArray[np.bool_]) -> FloatArray:
-        """Take the last iteration into account; the chance that a drafted token is accepted, [num_envs]."""
-        drafted = np.maximum(view.last_speculation - 1, 0) * self._rlp
-        self._evidence = np.where(episode_start, 0.0, (1 - FORGETTING) * self._evidence + drafted)
-        self._rlp = view.rlp.astype(np.float64)
-        seen = np.nan_to_num(view.acceptance(), nan=PRIOR_ACCEPTANCE)
-        return (PRIOR_DRAFTS * PRIOR_ACCEPTANCE + self._evidence * seen) / (PRIOR_DRAFTS + self._evidence)
-
-    def repeated(self, env: int, copies: int) -> AcceptanceEstimate:
-        """What is known of environment `env`, for so many copies of it."""
-        twin = AcceptanceEstimate(copies)
-        twin._evidence[:], twin._rlp[:] = self._evidence[env], self._rlp[env]
-        return twin
 
 
 class ServingRule(RulePolicy):
@@ -246,43 +113,6 @@ class ServingPrefillThreshold(ServingThreshold):
         beside = np.maximum(self.fc_s(at.PU, chunk), on_pim)
         unit = np.where(beside < together, at.FC_PIM, at.PU)
         return np.where(chunk > 0, unit, np.where(n > self.env.alpha, at.PU, at.FC_PIM)), state
-
-
-class ServingAdaptive(ServingThreshold):
-    """PAPI's rule with an α that follows the machine: profiled FC times, times the slow-down last observed.
-
-    The threshold is where the two corrected times cross, so it moves as units drift from their profile. What
-    a unit's slow-down was when last used grows stale: one unused for `patience` iterations is used again if
-    it is within `margin` of the best, as in `agents.batch.adaptive`.
-
-    Args:
-        speculation: as in `ServingThreshold`.
-        patience: iterations. chosen: 64, some seconds of a drift over tens of seconds; range 16-512.
-        margin: chosen: 0.25, less than what a unit drifts by; range 0.05-0.6.
-    """
-
-    def __init__(self, speculation: int = 1, patience: int = 64, margin: float = 0.25) -> None:
-        super().__init__(speculation)
-        self.patience, self.margin = patience, margin
-
-    def choose(self, view: ServingView, state: Any, episode_start: Any) -> tuple[Actions, Any]:
-        """Compare corrected times. State: iterations since FC-PIM and PUs were last used, [num_envs, 2]."""
-        age = np.zeros((len(view.rlp), 2)) if state is None else state + 1.0
-        age[episode_start] = 0.0
-        for unit, name in enumerate(("pu", "fc-pim")):
-            used = (view.feature(f"last_fc_{name}") > 0) | (view.feature("last_fc_split") > 0)
-            if unit == at.PU:
-                used |= view.feature("last_chunk") > 0
-            age[used, unit] = 0.0
-        return super().choose(view, age, episode_start)
-
-    def _unit(self, view: ServingView, n: IntArray, state: Any) -> tuple[IntArray, Any]:
-        seconds = np.stack([self.fc_s(unit, n) for unit in (at.PU, at.FC_PIM)], axis=1) * view.drift
-        rows = np.arange(len(n))
-        best = np.where(seconds[:, at.PU] < seconds[:, at.FC_PIM], at.PU, at.FC_PIM)
-        other = 1 - best
-        near = seconds[rows, other] <= (1 + self.margin) * seconds[rows, best]
-        return np.where(near & (state[rows, other] > self.patience), other, best), state
 
 
 class ServingFixed(ServingRule):

@@ -16,13 +16,13 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from agents.policy import unsquash
-from agents.serving.rules import AcceptanceEstimate, ServingRule, ServingView
-from papi_env.envs.base import Problem
+from agents.serving.rules import ServingRule
+from agents.serving.view import AcceptanceEstimate, ServingView
+from papi_env.envs.problem import Problem
 from papi_env.errors import ConfigurationError, DataError, unknown_name
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
-from papi_env.workload.serving import CHUNK_TOKENS, WATERMARK
+from papi_env.workload.serving import WATERMARK
 
 DEFAULT = "default"
 # Share of what is known of prompts that is forgotten whenever requests are admitted. chosen: 1/32, some tens of
@@ -175,9 +175,9 @@ class Estimates:
         """
         # If all who waited were admitted, who waits now came during the last iteration; the prompt tokens that were
         # processed or wait now, beyond those that waited before, are theirs.
-        last_s = unsquash(view.feature("last_time")) * view.scalars[at.REFERENCE_S]
+        last_s = view.quantity("last_time") * view.scalars[at.REFERENCE_S]
         everyone = (view.queued == 0) | (view.oldest_wait_s <= 1.001 * last_s)
-        came = view.backlog + np.rint(view.feature("last_chunk") * CHUNK_TOKENS) - self._backlog
+        came = view.backlog + np.rint(view.quantity("last_chunk")) - self._backlog
         counts = np.where(everyone & (came > 0), self._admitted, 0.0)
         keep = np.where(episode_start, 0.0, 1.0 - PROMPT_FORGETTING * np.minimum(counts, 1.0))
         self._tokens = keep * self._tokens + np.where(episode_start | (counts == 0), 0.0, came)

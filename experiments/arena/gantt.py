@@ -82,7 +82,7 @@ class Recorder:
             int(counters[at.QUEUED]),
             int(counters[at.RLP]),
             int(counters[at.PREFILLING]),
-            int(counters[at.GROUP_SUM] + counters[at.PREFILL_PAGES]),
+            int(counters[at.PAGE_SUM] + counters[at.PREFILL_PAGES]),
         )
         if end <= self.start_s or iteration == 0:
             self.levels[:] = [level]

@@ -104,7 +104,7 @@ def serving_scenarios(
         family = [preset for preset in serving_presets() if preset.startswith(f"{name}/")]
         names |= dict.fromkeys(family or [name])
     found = resolve_scenarios(list(names), energy_weight=energy_weight, switch_s=switch_s)
-    return [build_serving_scenario(scenario, None, None, None, None, None) for scenario, _ in found]
+    return [build_serving_scenario(scenario) for scenario, _ in found]
 
 
 def as_settings(scenarios: Iterable[Scenario]) -> tuple[Setting, ...]:

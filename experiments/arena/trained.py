@@ -10,10 +10,11 @@ from typing import Any
 
 from agents.learned.checkpoint import DESCRIPTION
 from agents.learned.distilled import holds_tree
+from experiments.distilling.files import POLICY
 from papi_env.errors import ConfigurationError, DataError
 
-# Where `experiments.train` and `experiments.distill` leave their policy.
-BEST_FOLDER, TREE_FOLDER = "best", "policy"
+# Where `experiments.train` leaves its policy; `experiments.distill` has a name of its own.
+BEST_FOLDER = "best"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def read_run(folder: Path) -> TrainingRun:
         raise ConfigurationError(
             f"{folder}: expected the folder of a training run, of a policy, or of experiments.distill"
         )
-    policy = folder / (BEST_FOLDER if record["experiment"] == "train" else TREE_FOLDER)
+    policy = folder / (BEST_FOLDER if record["experiment"] == "train" else POLICY)
     return replace(_from_record(folder, record), policy=policy if holds_policy(policy) else None)
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import get_args
 
 from experiments.attacc.machines import GPUS, MODELS, PIM_DEVICES, Gpu, Pim, PimLevel, Run
-from papi_env.errors import DataError, nearest
-from papi_env.workload.traces import csv_rows, csv_text
-
-T = TypeVar("T")
+from experiments.common.fields import Fields, read_table
 
 ITERATION, PREFILL, ENERGY, FITS = "g_time (ms)", "s_time", "g_energy (nJ)", "fits_cap"
 SYSTEMS: Mapping[str, tuple[str, ...]] = {"dgx": ("NONE",), "dgx-attacc": get_args(PimLevel)}
@@ -43,59 +40,6 @@ class GridRow:
     fits: bool
 
 
-@dataclass(frozen=True)
-class _Fields:
-    """The fields of one row as text; every look-up that fails names the file, line and field."""
-
-    path: Path
-    line: int
-    values: Mapping[str, str]
-
-    def error(self, name: str, expected: str) -> DataError:
-        """That `name` holds something other than `expected`."""
-        found = self.values[name]
-        shown = repr(found if len(found) <= 60 else found[:57] + "...")
-        return DataError(f"{self.path}:{self.line}: field {name!r}: found {shown}, expected {expected}")
-
-    def parsed(self, name: str, expected: str, parse: Callable[[str], T], valid: Callable[[T], bool]) -> T:
-        """The field by `parse`, if that succeeds and the result is `valid`."""
-        text = self.values[name]
-        try:
-            value = parse(text)
-        except ValueError:
-            raise self.error(name, expected) from None
-        # Python reads "1_000" and the digits of all scripts as numbers.
-        if not text.isascii() or "_" in text or not valid(value):
-            raise self.error(name, expected)
-        return value
-
-    def number(self, name: str, *, positive: bool = True) -> float:
-        """A finite number, positive or at least 0."""
-        expected = f"a number {'> 0' if positive else '>= 0'}"
-        return self.parsed(name, expected, float, lambda x: 0 <= x < math.inf and (x > 0 or not positive))
-
-    def integer(self, name: str, least: int, most: int) -> int:
-        """A whole number from `least` to `most`."""
-        expected = f"a whole number from {least} to {most}"
-        return self.parsed(name, expected, int, lambda x: least <= x <= most)
-
-    def flag(self, name: str) -> bool:
-        """True or False."""
-        return self.one_of(name, {"true": True, "false": False}, "True or False", str.lower)
-
-    def one_of(
-        self, name: str, known: Mapping[str, T], expected: str = "", fold: Callable[[str], str] = str.strip
-    ) -> T:
-        """What `known` holds under the field's text."""
-        text = fold(self.values[name])
-        if text not in known:
-            close = nearest(text, {key.lower(): key for key in known})
-            original = next((key for key in known if key.lower() == close), None)
-            hint = f" (did you mean {original!r}?)" if original else ""
-            raise self.error(name, (expected or f"one of {', '.join(known)}") + hint)
-        return known[text]
-
-
 def read_grid(path: Path) -> list[GridRow]:
     """Read a CSV file with AttAcc's output columns, and `system`, `ffopt`, `pipeopt` and `fits_cap`.
 
@@ -105,36 +49,13 @@ def read_grid(path: Path) -> list[GridRow]:
     Raises:
         DataError: the file or a field is not as expected; the message has the file, line and field.
     """
-    rows = csv_rows(path, csv_text(path))
-    line, header = next(rows, (1, []))
-    if not header:
-        raise DataError(f"{path}:1: found an empty file, expected a line of column names")
-    header = [name.strip() for name in header]
+    header, rows = read_table(path)
     compared = [name for name in COMPONENTS if name in header]
-    for name in (*REQUIRED, *compared):
-        if header.count(name) != 1:
-            raise _missing(path, line, name, header)
-    grid = []
-    for line, row in rows:
-        if len(row) != len(header):
-            lacking = f" field {header[len(row)]!r}:" if len(row) < len(header) else ""
-            raise DataError(f"{path}:{line}:{lacking} found {len(row)} fields, expected {len(header)}")
-        texts = (text.strip() for text in row)
-        grid.append(_grid_row(_Fields(path, line, dict(zip(header, texts, strict=True))), compared))
-    if not grid:
-        raise DataError(f"{path}:{line}: found a header and no rows, expected at least one")
-    return grid
+    header.require(*REQUIRED, *compared)
+    return [_grid_row(fields, compared) for fields in rows]
 
 
-def _missing(path: Path, line: int, name: str, header: list[str]) -> DataError:
-    found = "no such column" if name not in header else f"{header.count(name)} such columns"
-    free = {other.lower(): other for other in header if other not in REQUIRED}
-    close = nearest(name, free) if name not in header else None
-    hint = f" (did you mean {free[close]!r}?)" if close else ""
-    return DataError(f"{path}:{line}: field {name!r}: found {found}, expected one{hint}")
-
-
-def _grid_row(fields: _Fields, compared: Iterable[str]) -> GridRow:
+def _grid_row(fields: Fields, compared: Iterable[str]) -> GridRow:
     reference = {name: fields.number(name) for name in (PREFILL, ITERATION, ENERGY)}
     reference |= {name: fields.number(name, positive=False) for name in compared}
     model = fields.one_of("model", MODELS)
@@ -157,7 +78,7 @@ def _grid_row(fields: _Fields, compared: Iterable[str]) -> GridRow:
     return GridRow(fields.line, run, reference, fields.flag(FITS))
 
 
-def _gpu(fields: _Fields) -> Gpu:
+def _gpu(fields: Fields) -> Gpu:
     """The GPU that the row names, or the one with its FLOP per byte (`sys_opb`) where it only says GPU."""
     if fields.values["xpu"] != "GPU":
         return fields.one_of("xpu", GPUS, f"GPU, {' or '.join(GPUS)}")
@@ -169,7 +90,7 @@ def _gpu(fields: _Fields) -> Gpu:
     raise fields.error("sys_opb", f"{known}: FLOP per byte of a GPU")
 
 
-def _pim(fields: _Fields, gpus: int) -> Pim | None:
+def _pim(fields: Fields, gpus: int) -> Pim | None:
     allowed = fields.one_of("system", SYSTEMS)
     level = fields.one_of("hw", {name: name for name in allowed})
     limit = fields.flag("power constraint")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import tyro
@@ -61,3 +62,13 @@ def output() -> Console:
 def say(console: Console, text: str) -> None:
     """Print a line as it is: no markup, no colours, no breaks."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def can_go_on(progress: Console, how: str) -> Iterator[None]:
+    """Say how to go on, should what runs inside be interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(progress, f"interrupted; {how} goes on")
+        raise

@@ -29,9 +29,15 @@ def words(metavar: str, text: str | None = None) -> Any:
 Scenarios = Annotated[tuple[str, ...], words("NAME|FILE.toml ...")]
 Entries = Annotated[tuple[str, ...], words("[LABEL=][SYSTEM/]POLICY ...")]
 Env = Annotated[str, tyro.conf.arg(metavar="ID")]
+# Called --trace whatever the field is called.
 Traces = Annotated[
     tuple[Path, ...],
-    words("FILE ...", "Files of traces whose requests are used; published ones are recognised by content."),
+    tyro.conf.arg(
+        name="trace",
+        metavar="FILE ...",
+        help_behavior_hint="",
+        help="Files of traces whose requests are used; published ones are recognised by content.",
+    ),
 ]
 Jobs = Annotated[int, words("INT", "Processes; 0 uses all cores.")]
 Seed = Annotated[int, tyro.conf.arg(metavar="INT", help="First seed.")]
@@ -49,9 +55,14 @@ def check_counts(seed: int, seeds: int, jobs: int = 0, limit: int = MAX_SEED) ->
         raise ConfigurationError(
             f"--seed is {seed} and --seeds {seeds}, expected a first seed from 0 and at least one"
         )
+    check_jobs(jobs)
+    return tuple(range(seed, seed + seeds))
+
+
+def check_jobs(jobs: int) -> None:
+    """Raise ConfigurationError where --jobs is no number of processes."""
     if jobs < 0:
         raise ConfigurationError(f"--jobs is {jobs}, expected a number of processes, or 0 for all cores")
-    return tuple(range(seed, seed + seeds))
 
 
 @dataclass(frozen=True)

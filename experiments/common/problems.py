@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import gymnasium as gym
@@ -29,5 +28,4 @@ def vector_class(env_id: str) -> type[ProblemVectorEnv]:
 
 def default_scenario(env_id: str) -> str:
     """The scenario that an environment plays where none is named."""
-    default = inspect.signature(vector_class(env_id).__init__).parameters["scenario"].default
-    return str(default)
+    return vector_class(env_id).default_scenario

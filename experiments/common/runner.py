@@ -120,10 +120,9 @@ class RunFolder:
             )
         changes = list(differences(asked, self.configuration))
         if changes:
-            more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
             raise ConfigurationError(
                 f"{self.path}: holds a run of another configuration; choose another folder, or repeat its "
-                f"options to go on. {'; '.join(changes[:3])}{more}"
+                f"options to go on. {listed(changes)}"
             )
 
     def job_path(self, job: Job) -> Path:
@@ -270,6 +269,12 @@ def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
             yield f"{where}: not the same there as asked"
         else:
             yield f"{where}: {there} there, {asked} asked"
+
+
+def listed(changes: Sequence[str], most: int = 3) -> str:
+    """The first of some changes, and how many there are besides."""
+    more = f" (and {len(changes) - most} more)" if len(changes) > most else ""
+    return "; ".join(changes[:most]) + more
 
 
 @lru_cache(maxsize=1)

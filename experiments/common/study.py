@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import joblib
 from rich.console import Console
 
-from experiments.common.command import say
+from experiments.common.command import can_go_on, say
 from experiments.common.runner import Job, RunFolder, run_jobs
 
 
@@ -82,13 +82,10 @@ def conduct(
         say(progress, line)
     with folder.session(command, cores) as session:
         together, alone = study.jobs(), study.jobs_alone()
-        try:
+        with can_go_on(progress, f"the same command with --out {folder.path}"):
             reused = run_jobs(folder, together, cores, progress)
             # Alone on the machine, as far as that is in our hands.
             reused += run_jobs(folder, alone, 1, progress)
-        except KeyboardInterrupt:
-            say(progress, f"interrupted; the same command with --out {folder.path} goes on")
-            raise
         session["jobs"], session["jobs_reused"] = len(together) + len(alone), reused
         with progress.status("intervals and figures"):
             results = study.write(folder, cores)

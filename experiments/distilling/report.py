@@ -11,6 +11,7 @@ from rich.table import Table
 
 from experiments.arena.estimators.seeds import position_estimate
 from experiments.arena.latency import BATCH
+from experiments.common.command import say
 from experiments.common.statistics import Estimate
 from experiments.distilling.rules import PAPI_RULES
 from papi_env.kernel import FloatArray
@@ -80,20 +81,13 @@ def print_report(console: Console, summary: Mapping[str, Any], rule: str) -> Non
     else:
         between = "" if kept["low"] is None else f" [{kept['low']:.1%}, {kept['high']:.1%}]"
         text = f"keeps {kept['value']:.1%}{between} of the gain over {summary['baseline']}"
-    console.print(
+    say(
+        console,
         f"{text}; return {returns['baseline']:.6g} ({summary['baseline']}), {returns['teacher']:.6g} (teacher), "
         f"{returns['tree']:.6g} (tree): {summary['loss_of_return']:.3%} lost",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
     )
     by_leaves = ", ".join(f"{leaves}: {value:.6g}" for leaves, value in summary["returns_by_leaves"].items())
-    console.print(
-        f"return by leaves, where the size was chosen: {by_leaves}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(console, f"return by leaves, where the size was chosen: {by_leaves}")
     table = Table(box=None, pad_edge=False)
     for name in ("", "bytes", "us, one of a compiled loop", "us, one call", f"us, one of {BATCH}"):
         table.add_column(name, justify="right" if name else "left")
@@ -113,6 +107,6 @@ def print_report(console: Console, summary: Mapping[str, Any], rule: str) -> Non
         )
     console.print(table)
     console.print("\nThe rule [share of decisions]", style="bold", markup=False)
-    console.print(rule, markup=False, highlight=False, soft_wrap=True)
+    say(console, rule)
     console.print("\nPAPI's", style="bold", markup=False)
-    console.print(PAPI_RULES[summary["problem"]], markup=False, highlight=False, soft_wrap=True)
+    say(console, PAPI_RULES[summary["problem"]])

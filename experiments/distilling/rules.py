@@ -6,19 +6,17 @@ relative to something of the scenario (an objective, an iteration of reference, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from agents.learned.distilled import Tree
 from experiments.splitting.definition import DECODE, KERNELS, SERVING
 from papi_env.errors import ConfigurationError, unknown_name
 from papi_env.hardware.units import UNIT_NAMES
 from papi_env.simulation.batch import state as layout
+from papi_env.simulation.features import Feature
 from papi_env.simulation.serving import state as serving_layout
-from papi_env.workload.images import MAX_STAGES
-from papi_env.workload.serving import SPECULATION_LENGTHS
 
 
 @dataclass(frozen=True)
@@ -32,135 +30,19 @@ class Quantity:
     """
 
     words: str
-    value: Callable[[float], float] | None = None
+    value: Callable[[Any], Any] | None = None
     unit: str = ""
 
 
-def _unsquash(x: float) -> float:
-    """Invert x / (1 + x); infinite at 1."""
-    return x / (1 - x) if x < 1 else float("inf")
+def _declared(features: Iterable[Feature]) -> dict[str, Quantity]:
+    return {f.name: Quantity(f.words, f.scale.inverse, f.unit) for f in features}
 
 
-def _signed(x: float) -> float:
-    """Invert 0.5 + 0.5 x / (1 + |x|)."""
-    z = 2 * x - 1
-    return z / (1 - abs(z)) if abs(z) < 1 else float(np.copysign(np.inf, z))
-
-
-def _times(factor: float) -> Callable[[float], float]:
-    return lambda x: factor * x
-
-
-def _open(factor: float) -> Callable[[float], float]:
-    return lambda x: factor * _unsquash(x)
-
-
-def _decades(x: float) -> float:
-    return 10.0 ** (20 * x)
-
-
-def _descriptors() -> dict[str, Quantity]:
-    found = {}
-    for unit, name in zip(("pu", "fc_pim", "attn_pim"), UNIT_NAMES, strict=True):
-        found[f"system_{unit}_flops"] = Quantity(f"peak of {name}", _decades, "FLOP/s")
-        found[f"system_{unit}_bandwidth"] = Quantity(f"bandwidth of {name}", _decades, "B/s")
-    return found | {
-        "system_link_bandwidth": Quantity("bandwidth of the attention link", _decades, "B/s"),
-        "system_switch_time": Quantity("mode switch", _open(1), "reference times"),
-        "system_dual_row_buffers": Quantity("the stacks have dual row buffers"),
-        "model_weight_bytes": Quantity("weights", _decades, "B"),
-        "model_kv_bytes_per_token": Quantity("KV cache per token", _decades, "B"),
-        "model_layers": Quantity("layers", _times(1000)),
-    }
-
-
-def _batch() -> dict[str, Quantity]:
-    """Features of Decode-v0 and Kernels-v0."""
-    names: dict[str, Quantity] = {
-        "rlp": Quantity("requests decoding", _times(128)),
-        "tlp": Quantity("tokens verified per request", _times(8)),
-        "n": Quantity("n = RLP x TLP", _times(1024)),
-        "n_share_of_alpha": Quantity("n / α", _open(1)),
-        "batch_size": Quantity("batch size", _times(128)),
-        "finished": Quantity("share of the batch that has finished", _times(100), "%"),
-        "mean_context": Quantity("mean context", _open(25), "% of the limit"),
-        "longest_context": Quantity("longest context", _open(25), "% of the limit"),
-        "iteration": Quantity("iterations so far", _open(256)),
-        "last_finished": Quantity("share of the batch that ended in the last iteration", _times(100), "%"),
-        "last_decoded": Quantity("tokens decoded per verified row", _times(1)),
-        "last_time": Quantity("time of the last step", _open(1), "reference times"),
-        "last_communication": Quantity("communication of the last step", _open(1), "reference times"),
-        "seen_fc_time_pu": Quantity("FC time when last on pu", _open(1), "reference times"),
-        "seen_fc_time_fc-pim": Quantity("FC time when last on fc-pim", _open(1), "reference times"),
-        "seen_n_pu": Quantity("n when last on pu", _times(1024)),
-        "seen_n_fc-pim": Quantity("n when last on fc-pim", _times(1024)),
-        "images": Quantity("images of the encode", _times(128)),
-        "encodes_left": Quantity("encodes left", _times(100), "% of the episode"),
-        "energy_weight": Quantity("price of static power", _open(1), "s/s"),
-        "network_weight_bytes": Quantity("network weights", _decades, "B"),
-        "network_blocks": Quantity("network blocks", _times(100)),
-        "network_reparameterized": Quantity("the network is merged"),
-        "image_tokens": Quantity("positions of images", _times(100), "% of the context limit"),
-    }
-    for stage in range(MAX_STAGES):
-        names[f"stage_{stage}"] = Quantity(f"stage {stage} of an encode comes next")
-    for kind in layout.CHOICE_CLASSES:
-        names[f"last_time_{kind}"] = Quantity(f"last time of {kind}", _open(1), "reference times")
-        for unit in UNIT_NAMES:
-            names[f"last_unit_{kind}_{unit}"] = Quantity(f"{kind} ran on {unit} last")
-    for kind in layout.STAGE_CLASSES:
-        names[f"rows_{kind}"] = Quantity(f"rows per weight of {kind}", lambda x: float(np.exp2(32 * x) - 1))
-        names[f"intensity_{kind}"] = Quantity(
-            f"intensity of {kind}", lambda x: float(np.exp2(16 * x) - 1), "FLOP/B"
-        )
-    return names | _descriptors()
-
-
-def _serving() -> dict[str, Quantity]:
-    names: dict[str, Quantity] = {
-        "queued": Quantity("requests waiting", _open(16)),
-        "oldest_wait": Quantity("longest wait", _open(1), "TTFT objectives"),
-        "rlp": Quantity("requests decoding", _times(256)),
-        "prefilling": Quantity("requests in prefill", _times(256)),
-        "prefill_backlog": Quantity("prompt tokens to process", _open(2048)),
-        "running_share": Quantity("running requests", _times(100), "% of the most"),
-        "kv_use": Quantity("KV pages in use", _times(100), "%"),
-        "mean_context": Quantity("mean context", _open(25), "% of the limit"),
-        "longest_context": Quantity("longest context", _open(25), "% of the limit"),
-        "n_share_of_alpha": Quantity("RLP / α", _open(1)),
-        "last_time": Quantity("time of the last iteration", _open(1), "reference iterations"),
-        "last_decoded": Quantity("tokens decoded per verified row", _times(1)),
-        "last_chunk": Quantity("prompt tokens in the last iteration", _times(512)),
-        "accepted": Quantity("drafts accepted", _times(100), "%"),
-        "tpot_slack_mean": Quantity("mean slack", lambda x: 16 * _signed(x), "TPOT objectives"),
-        "tpot_slack_min": Quantity("least slack", lambda x: 16 * _signed(x), "TPOT objectives"),
-        "behind": Quantity("requests behind their pace", _times(100), "%"),
-        "lost": Quantity("requests with a late first token", _times(100), "%"),
-        "attainment": Quantity("requests within their objectives so far", _times(100), "%"),
-        "arrival_rate": Quantity("arrivals", _open(16), "per TTFT objective"),
-        "energy_weight": Quantity("price of static energy per reference iteration", _open(1), "tokens"),
-        "ttft_objective": Quantity("TTFT objective", _open(100), "reference iterations"),
-        "tpot_objective": Quantity("TPOT objective", _open(4), "reference iterations"),
-        "alpha": Quantity("α", _times(1024)),
-    }
-    for kind in ("fc_time", "attention_time", "draft_time", "prefill_time", "communication"):
-        words = f"{kind.removesuffix('_time')} in the last iteration"
-        names[f"last_{kind}"] = Quantity(words, _open(1), "reference iterations")
-    for kind, choices in zip(
-        ("fc", "speculation", "admission", "overlap"), serving_layout.CHOICES, strict=True
-    ):
-        for choice in choices:
-            names[f"last_{kind}_{choice}"] = Quantity(f"the last iteration had {kind} {choice}")
-    for unit in serving_layout.DRIFTING:
-        names[f"drift_{unit}"] = Quantity(
-            f"slow-down of {unit} when last used", lambda x: float(np.exp2(_unsquash(x))), "x its profile"
-        )
-    for length in SPECULATION_LENGTHS[1:]:
-        names[f"tokens_at_{length}"] = Quantity(f"tokens gained at speculation {length}", _times(length))
-    return names | _descriptors()
-
-
-QUANTITIES: Mapping[str, Mapping[str, Quantity]] = {DECODE: _batch(), KERNELS: _batch(), SERVING: _serving()}
+QUANTITIES: Mapping[str, Mapping[str, Quantity]] = {
+    DECODE: _declared(layout.FEATURES),
+    KERNELS: _declared(layout.KERNELS_FEATURES),
+    SERVING: _declared(serving_layout.FEATURES),
+}
 
 # What each choice is called, and its options.
 _BATCH_CHOICES = (("FC kernels on", UNIT_NAMES[:2]),)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.common.runner import RunFolder
+from experiments.common.study import json_text
 from experiments.paper.calibration import REPRODUCTION
 from experiments.paper.explore import (
     EXPLORE_SEEDS,
@@ -73,7 +73,7 @@ def explore_and_report(
     summary["seeds"] = list(seeds)
     text = findings(summary, seeds)
     summary["findings"] = text
-    folder.write("explore.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    folder.write("explore.json", json_text(summary))
     folder.write("explore.png", figure(found))
     folder.write("findings.txt", "\n".join(text) + "\n")
     print_best(console, summary)

@@ -7,7 +7,6 @@ mechanism that the model lacks; nothing here changes a constant.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -251,6 +250,8 @@ def figure(found: Exploration) -> bytes:
     """The trade-offs between pairs of row groups as PNG: every setting tried, and the front of each pair."""
     from matplotlib.figure import Figure
 
+    from experiments.common.plots import png
+
     objectives = 100 * found.objectives
     pairs = (("P", "E"), ("P", "S"), ("E", "S"), ("E", "N"))
     drawing = Figure(figsize=(8, 6.6), dpi=150, layout="constrained")
@@ -270,6 +271,4 @@ def figure(found: Exploration) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = drawing.axes[0].get_legend_handles_labels()
     drawing.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=7)
-    image = io.BytesIO()
-    drawing.savefig(image, format="png")
-    return image.getvalue()
+    return png(drawing)

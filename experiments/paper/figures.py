@@ -8,7 +8,6 @@ black and called the paper's: dashed lines or hollow diamonds. Figures of whole 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from experiments.common.plots import MARKERS, PALETTE
+from experiments.common.plots import MARKERS, PALETTE, png
 from experiments.common.runner import write_whole
+from experiments.common.study import json_text
 from experiments.paper import data as numbers
 from experiments.paper.data import Cells, Data
 from experiments.paper.look import (
@@ -38,7 +38,6 @@ from experiments.paper.look import (
     new_figure,
     note,
     plain_numbers,
-    png,
     powers_of_two,
     styled,
 )
@@ -100,7 +99,7 @@ def draw_all(
         written.append(folder / f"{name}.png")
         write_whole(written[-1], image)
     written.append(folder / "figures.json")
-    write_whole(written[-1], json.dumps(plotted, indent=1, allow_nan=False) + "\n")
+    write_whole(written[-1], json_text(plotted))
     return written
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeAlias
@@ -85,13 +84,6 @@ def styled(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
 def new_figure(height: float) -> Figure:
     """A figure one column wide and `height` inches high."""
     return Figure(figsize=(COLUMN, height), dpi=300, layout="constrained")
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as PNG."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    return image.getvalue()
 
 
 def light_grid(axes: Axes, axis: str = "both") -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from papi_env.hardware.attention import Share, Work, attention_time
 from papi_env.hardware.units import FC_PIM, PU
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
@@ -39,7 +40,7 @@ class Trajectory:
     Attributes:
         batch: requests at the start.
         rlp, tlp: requests and verified tokens per request, int64 [iterations].
-        context_sum: tokens attended to; group_sum, group_max: their 16-token groups; chunk_sum, chunk_max:
+        context_sum: tokens attended to; group_sum, group_max: their 16-token groups; key_row_sum, key_row_max:
             the DRAM rows of their keys, int64 [iterations].
         starts: first iteration of every seed, int64 [seeds].
         tokens, prefill_tokens, prefill_pairs: of the whole batch, int64 [seeds].
@@ -51,8 +52,8 @@ class Trajectory:
     context_sum: Counts
     group_sum: Counts
     group_max: Counts
-    chunk_sum: Counts
-    chunk_max: Counts
+    key_row_sum: Counts
+    key_row_max: Counts
     starts: Counts
     tokens: Counts
     prefill_tokens: Counts
@@ -69,9 +70,9 @@ class Trajectory:
         return self.group_sum / self.rlp
 
     @cached_property
-    def chunks_per_request(self) -> FloatArray:
+    def key_rows_per_request(self) -> FloatArray:
         """Mean DRAM rows of a request's keys, float64 [iterations]."""
-        return self.chunk_sum / self.rlp
+        return self.key_row_sum / self.rlp
 
     def sum_by_seed(self, values: FloatArray) -> FloatArray:
         """Sums over each seed's iterations: [iterations, ...] to [seeds, ...]."""
@@ -90,7 +91,7 @@ def record(scenario: Scenario, seeds: Sequence[int]) -> Trajectory:
     engine.counters[:, at.SEED] = seeds
     engine.reset()
     prefill = engine.counters[:, [at.PREFILL_TOKENS, at.PREFILL_PAIRS]].copy()
-    kept = [at.RLP, at.TLP, at.CONTEXT_SUM, at.GROUP_SUM, at.GROUP_MAX, at.CHUNK_SUM, at.CHUNK_MAX]
+    kept = [at.RLP, at.TLP, at.CONTEXT_SUM, at.GROUP_SUM, at.GROUP_MAX, at.KEY_ROW_SUM, at.KEY_ROW_MAX]
     states = []
     while (engine.counters[:, at.DONE] == 0).any():
         states.append(engine.counters[:, kept])
@@ -99,7 +100,9 @@ def record(scenario: Scenario, seeds: Sequence[int]) -> Trajectory:
     stacked = np.stack(states, axis=1)
     alive = stacked[:, :, 0] > 0
     lengths = alive.sum(axis=1)
-    rlp, tlp, context_sum, group_sum, group_max, chunk_sum, chunk_max = np.ascontiguousarray(stacked[alive].T)
+    rlp, tlp, context_sum, group_sum, group_max, key_row_sum, key_row_max = np.ascontiguousarray(
+        stacked[alive].T
+    )
     return Trajectory(
         batch=int(engine.tables.scalars[at.BATCH]),
         rlp=rlp,
@@ -107,8 +110,8 @@ def record(scenario: Scenario, seeds: Sequence[int]) -> Trajectory:
         context_sum=context_sum,
         group_sum=group_sum,
         group_max=group_max,
-        chunk_sum=chunk_sum,
-        chunk_max=chunk_max,
+        key_row_sum=key_row_sum,
+        key_row_max=key_row_max,
         starts=np.concatenate([[0], np.cumsum(lengths)[:-1]]),
         tokens=engine.counters[:, at.DECODED].copy(),
         prefill_tokens=prefill[:, 0],
@@ -152,16 +155,16 @@ def iteration_seconds(tables: EngineTables, trajectory: Trajectory, units: Count
     coefficients = tables.attention[unit][_tlp(trajectory)]
     rounds, unpaired = tables.rounds[unit][trajectory.rlp].T
     of_one = tables.rounds[unit, 1, at.ROUNDS]
-    groups = np.maximum(rounds * trajectory.groups_per_request, of_one * trajectory.group_max)
-    chunks = np.maximum(rounds * trajectory.chunks_per_request, of_one * trajectory.chunk_max)
-    per_chunk = coefficients[..., at.PER_CHUNK_S] + coefficients[..., at.UNPAIRED_S] * unpaired
-    attention = np.maximum(
-        coefficients[..., at.PER_GROUP_S] * groups
-        + per_chunk * chunks
-        + coefficients[..., at.PER_PAIR_S] * rounds
-        + coefficients[..., at.PER_START_S],
-        coefficients[..., at.PER_TOKEN_S] * trajectory.context_sum,
+    work = Work(
+        coefficients[..., at.PER_GROUP_S],
+        coefficients[..., at.PER_KEY_ROW_S] + coefficients[..., at.UNPAIRED_S] * unpaired,
+        coefficients[..., at.PER_PAIR_S],
+        coefficients[..., at.PER_START_S],
+        coefficients[..., at.PER_TOKEN_S],
     )
+    mean = Share(trajectory.groups_per_request, trajectory.key_rows_per_request)
+    longest = Share(trajectory.group_max, trajectory.key_row_max)
+    attention = attention_time(work, rounds, of_one, mean, longest, trajectory.context_sum)
     out = np.empty((len(trajectory.rlp), len(PARTS)))
     out[:, :ATTENTION] = seconds_by_rows(tables, units)[trajectory.rows]
     # KV caches read over the link stream behind the computation; what exceeds it is communication.

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from experiments.common.plots import MARKERS
+from experiments.common.plots import MARKERS, png
 from experiments.paper import data as numbers
 from experiments.paper.data import Cells, Data
 from experiments.paper.look import (
@@ -28,7 +28,6 @@ from experiments.paper.look import (
     light_grid,
     note,
     panels_and_table,
-    png,
     powers_of_two,
     styled,
 )

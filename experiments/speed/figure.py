@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from experiments.common.plots import PALETTE, STYLE
+from experiments.common.plots import PALETTE, STYLE, png
 from experiments.speed.measure import CARTPOLE, DECODE
 
 SKY, BLUE, PINK, ORANGE, RED, GREEN, BLACK = PALETTE
@@ -46,9 +45,7 @@ def throughput_figure(summary: Mapping[str, Any]) -> bytes:
                 each.set_yticks([])
         note = f"one core of {summary['processor']}; medians, bars are quartiles"
         figure.supxlabel("quick: the figures mean nothing" if summary["quick"] else note, fontsize=8)
-        image = io.BytesIO()
-        figure.savefig(image, format="png")
-    return image.getvalue()
+        return png(figure)
 
 
 def _ratios(axes: Axes, ratios: Mapping[str, Mapping[str, Any]]) -> None:

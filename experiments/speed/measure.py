@@ -24,12 +24,14 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.envs.registration import load_env_creator
 
+from papi_env.envs.registration import DECODE as DECODE
+from papi_env.envs.registration import KERNELS as KERNELS
+from papi_env.envs.registration import SERVING as SERVING
 from papi_env.kernel import FloatArray
 from papi_env.scenario import DEFAULT_SCENARIO, Scenario, get_scenario, parse_scenario
 from papi_env.workload.requests import Lengths
 
 CARTPOLE = "CartPole-v1"
-DECODE, KERNELS, SERVING = "papi_env/Decode-v0", "papi_env/Kernels-v0", "papi_env/Serving-v0"
 Clock: TypeAlias = Callable[[], float]
 
 # Small models on writing: the flat middle of the rates that `papi_env.workload.serving.ACCEPTANCE` holds.

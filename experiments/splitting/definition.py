@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.splitting.varied import varied
+from papi_env.envs.registration import DECODE, KERNELS, SERVING
 from papi_env.errors import unknown_name
 from papi_env.scenario import Scenario, get_scenario
 from papi_env.workload.presets import preset_name
@@ -35,7 +36,6 @@ SHIFTS: tuple[Shift, ...] = (
     "trace",
 )
 
-DECODE, KERNELS, SERVING = "papi_env/Decode-v0", "papi_env/Kernels-v0", "papi_env/Serving-v0"
 PROBLEM_IDS = (DECODE, KERNELS, SERVING)
 
 # Instances are keyed by seed and episode, so disjoint ranges of seeds are disjoint instances. Small seeds, which people

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from experiments.common.runner import canonical, digest, write_whole
+from experiments.common.study import json_text
 from experiments.splitting.definition import (
     PROBLEM_IDS,
     SEED_RANGES,
@@ -302,4 +303,4 @@ def write_pins(traces: Sequence[Path], path: Path = PINS) -> None:
         raise ConfigurationError(
             f"The trace {missing[0]} is not pinned yet, expected --traces {TRACES[missing[0]].published}"
         )
-    write_whole(path, json.dumps(make_pins(contents), indent=1, ensure_ascii=False) + "\n")
+    write_whole(path, json_text(make_pins(contents)))

@@ -25,6 +25,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from agents.learned.checkpoint import Checkpoint, save_checkpoint
 from agents.learned.export import export_policy
 from agents.learned.policy import problems_of
+from experiments.common.command import say
 from experiments.common.runner import write_whole
 from experiments.training.evaluation import Validation, Validator
 from experiments.training.hyperparameters import Hyperparameters
@@ -109,12 +110,8 @@ class Bar:
 
     def imitated(self, done: int, rounds: int, samples: int, regret: float) -> None:
         """Print the round."""
-        self._progress.console.print(
-            f"imitation {done} of {rounds}: {samples:,} samples, expected regret {100 * regret:.2f} %",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        line = f"imitation {done} of {rounds}: {samples:,} samples, expected regret {100 * regret:.2f} %"
+        say(self._progress.console, line)
 
     def stepped(self, steps: int, simulated_s: float) -> None:
         """Show steps, simulated time and the rate of this session."""
@@ -130,7 +127,7 @@ class Bar:
         if not self._progress.console.is_terminal:
             regret = "" if found.regret is None else f", regret {100 * found.regret:.3f} %"
             line = f"{steps:,} steps: return {found.score:.6g}{regret}{' (best)' if best else ''}"
-            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(self._progress.console, line)
 
 
 class Boundary(BaseCallback):

@@ -55,7 +55,7 @@ class Imitation(_Part):
         updates: gradient steps after each round, three times as many after the last.
         batch_size, learning_rate: of these.
         temperature: relative regret at which an action should be e times less likely than the best.
-        prompts: of Serving-v0, what a prompt token counts for, in multiples of `agents.serving.search.prompt_weight`.
+        prompts: of Serving-v0, what a prompt token counts for, in multiples of `agents.serving.oracles.prompt_weight`.
     """
 
     rounds: Annotated[int, Field(ge=0, le=100)]

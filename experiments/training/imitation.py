@@ -26,12 +26,12 @@ from torch import Tensor
 
 from agents.learned.export import ACTOR_CRITIC, export_policy
 from agents.learned.policy import LearnedPolicy, numbering_of, problems_of
-from agents.serving.search import equivalents, prompt_weight, token_rates
+from agents.serving.oracles import equivalents, prompt_weight, token_rates
 from experiments.distilling.collect import make_envs
 from experiments.training.callbacks import Interruption, Listener
 from experiments.training.hyperparameters import Imitation
-from papi_env.envs.base import Problem
 from papi_env.envs.flatten import JointActions
+from papi_env.envs.problem import Problem
 from papi_env.envs.serving import JOINT_ACTIONS, ServingProblem
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
@@ -87,7 +87,7 @@ def step_regrets(
 
     On static batches and image encodes that is the step's cost over the least one, less 1. In Serving-v0 it is what the
     rate of useful tokens lacks of the best rate, as a share of that. Useful are prompt tokens (see
-    `agents.serving.search.prompt_weight`) and the output tokens that drafts gain on average, these by the share of
+    `agents.serving.oracles.prompt_weight`) and the output tokens that drafts gain on average, these by the share of
     decoding requests that have not missed their first token already. Infinite where an action is not possible.
 
     Args:

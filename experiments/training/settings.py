@@ -9,8 +9,8 @@ from typing import TypeVar
 from stable_baselines3.common.vec_env import VecEnv
 
 from experiments.arena.settings import resolve_scenarios
-from experiments.common.problems import default_scenario, vector_class
-from experiments.splitting.definition import SEEDS_PER_RUN, TRAINING_SEED, VALIDATION_SEED
+from experiments.common.problems import default_scenario
+from experiments.splitting.definition import SEEDS_PER_RUN, TRAINING_SEED
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import get_system
 from papi_env.sb3_mixture import make_mixture
@@ -18,18 +18,6 @@ from papi_env.scenario import Scenario
 from papi_env.workload.transformer import get_transformer
 
 T = TypeVar("T")
-
-__all__ = [
-    "TRAINING_SEED",
-    "VALIDATION_SEED",
-    "default_scenario",
-    "imitation_seeds",
-    "scenario_settings",
-    "setting_label",
-    "training_envs",
-    "training_seed",
-    "vector_class",
-]
 
 
 def training_seed(seed: int) -> int:

@@ -268,7 +268,7 @@ def rule_row(network: Network) -> Row:
     return row
 
 
-def check_counts(image_counts: Sequence[int]) -> None:
+def check_image_counts(image_counts: Sequence[int]) -> None:
     """Raise ConfigurationError for counts that no encode has, or none at all."""
     if not image_counts or len(set(image_counts)) < len(image_counts):
         raise ConfigurationError(f"--images is {tuple(image_counts)}, expected different numbers of images")

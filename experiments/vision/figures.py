@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from experiments.common.plots import PALETTE, STYLE
+from experiments.common.plots import PALETTE, STYLE, png
 from papi_env.simulation.batch import state as at
 
 Rows = Sequence[Mapping[str, Any]]
@@ -53,7 +52,7 @@ def threshold_figure(kernels: Rows, rules: Rows) -> bytes:
                 axes.set_xlabel(label, fontsize=8)
         columns = min(7, 2 * len(rules))
         figure.legend(handles=_threshold_legend(), loc="outside upper center", ncols=columns, fontsize=8)
-        return _png(figure)
+        return png(figure)
 
 
 def _against_threshold(axes: Axes, kernels: Rows, measure: str, alpha: float) -> None:
@@ -129,7 +128,7 @@ def units_figure(kernels: Rows) -> bytes:
         bar.set_ticks(list(ticks), labels=[f"{2.0**t:g}" for t in ticks])
         bar.ax.tick_params(labelsize=7.5)
         bar.set_label("PUs / FC-PIM (above 1: FC-PIM is better)", fontsize=8)
-        return _png(figure)
+        return png(figure)
 
 
 def _heat_map(axes: Axes, kernels: Rows, quantity: str) -> Any:
@@ -170,9 +169,3 @@ def _heat_map(axes: Axes, kernels: Rows, quantity: str) -> Any:
 
 def _short(network: str) -> str:
     return network.removeprefix("repmlpnet-").upper()
-
-
-def _png(figure: Figure) -> bytes:
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    return image.getvalue()

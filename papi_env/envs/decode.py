@@ -6,17 +6,20 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.envs.base import Problem, ProblemEnv
+from papi_env.envs.batch import BatchProblem
+from papi_env.envs.env import ProblemEnv
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.kernel import FloatArray
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.batch.loop import DISABLED
+from papi_env.simulation.batch.engine import DecodeEngine
+from papi_env.simulation.engine import DISABLED
 
 
-class DecodeProblem(Problem):
+class DecodeProblem(BatchProblem):
     """One unit for all FC kernels; attention runs where the KV caches are."""
 
     choices = 1
+    features = at.FEATURES
     free_switching = True
 
     @staticmethod
@@ -60,7 +63,7 @@ class DecodeProblem(Problem):
         )
 
 
-class DecodeEnv(DecodeProblem, ProblemEnv):
+class DecodeEnv(DecodeProblem, ProblemEnv[DecodeEngine]):
     """Decode a static batch; before each iteration choose where its FC kernels run.
 
     ## Description
@@ -79,21 +82,11 @@ class DecodeEnv(DecodeProblem, ProblemEnv):
     `info["invalid_actions"]`; `strict=True` raises instead. An action outside the space always raises.
 
     ## Observation space
-    `Box(0, 1, float32)`; `observation_names` gives the features in order:
+    `Box(0, 1, float32)`, by index; `observation_names` gives the names:
 
-    | features | meaning |
-    |---|---|
-    | `rlp`, `tlp`, `n` | requests decoding / 128, tokens verified per request / 8, their product / 1024: exact |
-    | `n_share_of_alpha` | n / (n + α), above 0.5 where PAPI's rule picks the PUs |
-    | `batch_size`, `finished` | initial batch / 128, share of it that has finished |
-    | `mean_context`, `longest_context` | x / (1 + x) of 4 x tokens / context limit |
-    | `iteration` | i / (i + 256) |
-    | `last_finished`, `last_decoded` | last iteration: requests ended / batch, tokens decoded per verified row |
-    | `last_time`, `last_communication`, `last_time_*` | seconds x of the last iteration, x / (x + reference) |
-    | `last_unit_*` | one-hot, the unit of each kernel class |
-    | `seen_*` | FC seconds and n when all FC kernels last ran on the PUs, and on FC-PIM |
-    | `system_*`, `model_*`, `energy_weight` | constant descriptors |
+    {features}
 
+    Times are relative to the reference (see below), which is also what a mode switch is compared with.
     Output lengths, acceptance rates and costs of actions are not observed.
 
     ## Rewards
@@ -126,5 +119,5 @@ class DecodeEnv(DecodeProblem, ProblemEnv):
     """
 
 
-class DecodeVectorEnv(DecodeProblem, ProblemVectorEnv):
+class DecodeVectorEnv(DecodeProblem, ProblemVectorEnv[DecodeEngine]):
     """The vector version of `DecodeEnv`; environment i is the single one with seed + i."""

@@ -9,28 +9,31 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.envs.base import BoolArray, Columns, Problem, ProblemEnv
+from papi_env.envs.batch import BatchProblem
+from papi_env.envs.env import ProblemEnv
+from papi_env.envs.problem import BoolArray, Columns
 from papi_env.envs.rendering import KernelsTimeline, Timeline
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as at
+from papi_env.simulation.batch.engine import DecodeEngine
 
 # The columns of an action that a step reads.
 ITERATION, STAGE = slice(0, at.NUM_CLASSES), slice(at.NUM_CLASSES, at.NUM_CHOICES)
 
 
-class KernelsProblem(Problem):
+class KernelsProblem(BatchProblem):
     """A unit for each kernel class; moving data and switching modes cost."""
 
     choices = at.NUM_CHOICES
     free_switching = False
-    observation_names = at.OBSERVATION_NAMES + at.STAGE_OBSERVATION_NAMES
+    features = at.KERNELS_FEATURES
     clock_info: ClassVar[Columns] = (
-        *Problem.clock_info,
+        *BatchProblem.clock_info,
         *((f"{at.TIMED_CLASSES[k]}_s", at.LAST_CLASS_S + k) for k in range(at.NUM_CLASSES, at.NUM_TIMED)),
     )
     counter_info: ClassVar[Columns] = (
-        *Problem.counter_info,
+        *BatchProblem.counter_info,
         ("stage", at.STAGE),  # the coming one; -1: an iteration
         ("images", at.IMAGES),  # of its encode
         ("encodes", at.ENCODE),  # finished
@@ -46,7 +49,8 @@ class KernelsProblem(Problem):
         """What records an episode for `render`."""
         return KernelsTimeline()
 
-    def _check_scenario(self, scenario: Scenario) -> None:
+    @staticmethod
+    def _check_playable(scenario: Scenario) -> None:
         if scenario.images is None:
             scenario.decoding()
 
@@ -97,7 +101,7 @@ class KernelsProblem(Problem):
         )
 
 
-class KernelsEnv(KernelsProblem, ProblemEnv):
+class KernelsEnv(KernelsProblem, ProblemEnv[DecodeEngine]):
     """Decode a static batch, encode images, or both; before each step choose a unit for each kernel class.
 
     ## Description
@@ -125,18 +129,10 @@ class KernelsEnv(KernelsProblem, ProblemEnv):
     bool [21]; of classes that the coming step does not have, it allows the default unit alone.
 
     ## Observation space
-    As in `papi_env/Decode-v0` (see `papi_env.envs.decode.DecodeEnv`), followed by features of images, all 0
-    where the scenario has none:
+    `Box(0, 1, float32)`, by index; `observation_names` gives the names. The first are those of
+    `papi_env/Decode-v0`, those of images are all 0 where the scenario has none:
 
-    | features | meaning |
-    |---|---|
-    | `stage_*` | one-hot, the coming stage; none: an iteration, or the end |
-    | `images` | images of the encode / 128: exact |
-    | `encodes_left` | share of the episode's encodes that wait or are under way: the queue |
-    | `rows_*` | of each class in the coming stage: log2(1 + rows per weight) / 32 |
-    | `intensity_*` | log2(1 + FLOP/B) / 16, of weights and activations |
-    | `last_time_*`, `last_unit_*` | of each class when it last ran, as for the classes of an iteration |
-    | `network_*`, `image_tokens` | constant descriptors |
+    {features}
 
     Exact rows and intensities by stage and image count are an offline profile: `env.unwrapped.profile`.
 
@@ -162,5 +158,5 @@ class KernelsEnv(KernelsProblem, ProblemEnv):
     """
 
 
-class KernelsVectorEnv(KernelsProblem, ProblemVectorEnv):
+class KernelsVectorEnv(KernelsProblem, ProblemVectorEnv[DecodeEngine]):
     """The vector version of `KernelsEnv`; environment i is the single one with seed + i."""

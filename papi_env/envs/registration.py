@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import gymnasium as gym
 
+DECODE: Final = "papi_env/Decode-v0"
+KERNELS: Final = "papi_env/Kernels-v0"
+SERVING: Final = "papi_env/Serving-v0"
+# By id: the module, and what its single and vector environments are called without `Env` and `VectorEnv`.
 _PROBLEMS = {
-    "papi_env/Decode-v0": "papi_env.envs.decode:Decode",
-    "papi_env/Kernels-v0": "papi_env.envs.kernels:Kernels",
-    "papi_env/Serving-v0": "papi_env.envs.serving:Serving",
+    DECODE: "papi_env.envs.decode:Decode",
+    KERNELS: "papi_env.envs.kernels:Kernels",
+    SERVING: "papi_env.envs.serving:Serving",
 }
 ENV_IDS = tuple(_PROBLEMS)
 

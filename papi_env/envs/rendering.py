@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
@@ -48,10 +49,26 @@ class Iteration(NamedTuple):
 
 
 @dataclass
-class Timeline:
+class Timeline(ABC):
     """The iterations recorded since the last reset; subclasses name their lanes and the colours of labels."""
 
     lanes: ClassVar[tuple[str, ...]] = (*UNIT_NAMES, "link")
+    colours: ClassVar[Mapping[str, str]]
+    iterations: list[Iteration] = field(default_factory=list)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.iterations.clear()
+
+    @abstractmethod
+    def record(self, counters: npt.NDArray[np.int64], clocks: FloatArray) -> None:
+        """Append the iteration that the state's `LAST_` entries describe."""
+
+
+@dataclass
+class BatchTimeline(Timeline):
+    """Iterations of a static batch."""
+
     colours: ClassVar[Mapping[str, str]] = {
         "qkv": "#4477aa",
         "attention": "#cc6677",
@@ -60,11 +77,6 @@ class Timeline:
         "communication": "#aaaaaa",
         "switching": "#222222",
     }
-    iterations: list[Iteration] = field(default_factory=list)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.iterations.clear()
 
     def record(self, counters: npt.NDArray[np.int64], clocks: FloatArray) -> None:
         """Append the iteration that the state's `LAST_` entries describe.
@@ -94,11 +106,11 @@ class Timeline:
 
 
 @dataclass
-class KernelsTimeline(Timeline):
+class KernelsTimeline(BatchTimeline):
     """Iterations and stages of image encodes."""
 
     colours: ClassVar[Mapping[str, str]] = {
-        **Timeline.colours,
+        **BatchTimeline.colours,
         "repmlp_fc1_fc2": "#332288",
         "repmlp_fc3": "#aa4499",
         "repmlp_ffn": "#44aa99",

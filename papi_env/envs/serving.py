@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Unpack
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode
 
-from papi_env.envs.base import BoolArray, Columns, Problem, ProblemEnv
+from papi_env.envs.env import ProblemEnv
+from papi_env.envs.problem import BoolArray, Columns, Problem, ScenarioLike
 from papi_env.envs.serving_timeline import ServingTimeline
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
-from papi_env.hardware.system import System
 from papi_env.kernel import FloatArray
-from papi_env.scenario import Scenario, get_scenario
+from papi_env.scenario import DEFAULT_SERVING_SCENARIO, Scenario, ServingReplacements
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
-from papi_env.workload.transformer import Transformer
-
-DEFAULT_SERVING_SCENARIO = "saturated/llama-65b"
 
 # [72, 4]: every joint action, in the order that the flattened space numbers them.
 JOINT_ACTIONS: npt.NDArray[np.int64] = np.stack(
@@ -30,12 +24,13 @@ JOINT_ACTIONS: npt.NDArray[np.int64] = np.stack(
 ).astype(np.int64)
 
 
-class ServingProblem(Problem):
+class ServingProblem(Problem[ServingEngine]):
     """Four choices before every iteration of continuous batching."""
 
     choices = len(at.NVEC)
-    free_switching = False
-    observation_names = at.OBSERVATION_NAMES
+    features = at.FEATURES
+    default_scenario = DEFAULT_SERVING_SCENARIO
+    replacements = ServingReplacements
     clock_info: ClassVar[Columns] = (
         ("time_s", at.TIME_S),
         ("iteration_s", at.LAST_TIME_S),
@@ -60,22 +55,23 @@ class ServingProblem(Problem):
         ("preemptions", at.PREEMPTIONS),
         ("invalid_actions", at.INVALID),
     )
-    engine: ServingEngine
 
     @staticmethod
     def single_space() -> gym.spaces.MultiDiscrete:
         """FC unit, speculation length, admission, overlap."""
         return gym.spaces.MultiDiscrete(list(at.NVEC))
 
-    def _setup(
-        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int | None, threads: int = 1
-    ) -> None:
-        if max_steps is not None and max_steps < 1:
-            raise ConfigurationError(f"max_episode_steps is {max_steps}, expected at least 1 or None")
-        self.scenario = scenario
-        self.engine = ServingEngine(
-            scenario, num_envs, autoreset=autoreset, max_steps=max_steps or 0, threads=threads
-        )
+    @classmethod
+    def _check_scenario(cls, scenario: Scenario) -> None:
+        if scenario.serving is None:
+            raise ConfigurationError(
+                f"Scenario {scenario.name!r} has no serving part; expected one such as {cls.default_scenario!r}"
+            )
+
+    def _make_engine(
+        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int, threads: int
+    ) -> ServingEngine:
+        return ServingEngine(scenario, num_envs, autoreset=autoreset, max_steps=max_steps, threads=threads)
 
     @property
     def reference(self) -> float:
@@ -86,10 +82,6 @@ class ServingProblem(Problem):
     def alpha(self) -> float:
         """PAPI's threshold for this system and model, from the offline sweep."""
         return float(self.engine.tables.scalars[at.ALPHA])
-
-    def first_info(self) -> dict[str, FloatArray]:
-        """Nothing besides."""
-        return {}
 
     @staticmethod
     def new_timeline() -> ServingTimeline:
@@ -122,10 +114,6 @@ class ServingProblem(Problem):
         """Bool [num_envs, 12]: the same, under the name that all problems share."""
         return self.valid_choices()
 
-    def valid_units(self) -> BoolArray:
-        """Bool [12]: the choices of environment 0, as `action_masks` gives them."""
-        return self.valid_choices()[0]
-
     def joint_actions(self) -> npt.NDArray[np.int64]:
         """Int64 [72, 4]: every joint action, valid or not."""
         return JOINT_ACTIONS
@@ -139,10 +127,6 @@ class ServingProblem(Problem):
     def joint_costs(self) -> FloatArray:
         """Refused: on this problem the next step's cost alone ranks nothing (see `agents`' look-ahead policies)."""
         raise ConfigurationError("Serving-v0 has no joint_costs(); fork its engine to look ahead")
-
-    def metrics(self) -> dict[str, npt.NDArray[Any]]:
-        """Metrics of the current episodes, arrays [num_envs]; names in `simulation.serving_metrics`."""
-        return self.engine.metrics()
 
     def _check_strict(self, actions: npt.NDArray[np.int64]) -> None:
         valid = self.valid_choices()
@@ -159,25 +143,13 @@ class ServingProblem(Problem):
 
 
 def build_serving_scenario(
-    scenario: str | Path | Mapping[str, Any] | Scenario,
-    system: str | System | None,
-    model: str | Transformer | None,
-    energy_weight: float | None,
-    switch_s: float | None,
-    serving: Mapping[str, Any] | None,
+    scenario: ScenarioLike | None = None, **replacements: Unpack[ServingReplacements]
 ) -> Scenario:
     """The scenario that an environment's arguments name; see `ServingEnv` for them."""
-    built = get_scenario(scenario)
-    if built.serving is None:
-        raise ConfigurationError(
-            f"Scenario {built.name!r} has no serving part; expected one such as {DEFAULT_SERVING_SCENARIO!r}"
-        )
-    return built.replace(
-        system=system, model=model, energy_weight=energy_weight, switch_s=switch_s, serving=serving
-    )
+    return ServingProblem.build_scenario(scenario, **replacements)
 
 
-class ServingEnv(ServingProblem, ProblemEnv):
+class ServingEnv(ServingProblem, ProblemEnv[ServingEngine]):
     """Serve requests as they arrive; before each iteration make four choices that depend on one another.
 
     ## Description
@@ -188,8 +160,8 @@ class ServingEnv(ServingProblem, ProblemEnv):
     kernel, or run on FC-PIM beside it, or be split by tokens, but PUs and FC-PIM share the stacks' banks.
     Drafting costs time on the PUs and pays only where drafts are accepted, which depends on the request.
     Two half-batches can take turns on FC kernels and attention, for which weights are read twice. KV caches
-    take pages of 16 tokens on Attn-PIM; when those run out, the request admitted last loses its own and is
-    computed again. Units may drift from their offline profile. `papi_env.workload.serving.Serving` lists
+    take pages of 16 tokens (`page_tokens`) on Attn-PIM; when those run out, the request admitted last loses its
+    own and is computed again. Units may drift from their offline profile. `papi_env.workload.serving.Serving` lists
     every effect with its switch and source, `papi_env.simulation.serving.iteration` how an iteration is put together.
 
     ## Action space
@@ -201,12 +173,11 @@ class ServingEnv(ServingProblem, ProblemEnv):
     bool [12].
 
     ## Observation space
-    `Box(0, 1, float32)`; `observation_names` gives the features in order, `papi_env.simulation.serving.state` their
-    scaling: queue and waiting time, requests decoding and in prefill, prompt backlog, KV use, contexts, times of
-    the last iteration by cause, the last action, observed over profiled time by unit, moving averages of
-    tokens gained at each speculation length and of accepted drafts, slack against the objectives, and
-    descriptors of system, model and objectives. Output lengths, acceptance rates, drift and future arrivals
-    are not observed.
+    `Box(0, 1, float32)`, by index; `observation_names` gives the names:
+
+    {features}
+
+    Output lengths, acceptance rates, drift and future arrivals are not observed.
 
     ## Rewards
     (good tokens - energy_weight x joules) / reference. Good tokens are the output tokens of requests that
@@ -238,49 +209,6 @@ class ServingEnv(ServingProblem, ProblemEnv):
     * v0: first version.
     """
 
-    def __init__(
-        self,
-        scenario: str | Path | Mapping[str, Any] | Scenario = DEFAULT_SERVING_SCENARIO,
-        *,
-        system: str | System | None = None,
-        model: str | Transformer | None = None,
-        energy_weight: float | None = None,
-        switch_s: float | None = None,
-        serving: Mapping[str, Any] | None = None,
-        strict: bool = False,
-        render_mode: str | None = None,
-    ) -> None:
-        built = build_serving_scenario(scenario, system, model, energy_weight, switch_s, serving)
-        self._start(built, strict, render_mode)
 
-    def action_masks(self) -> BoolArray:
-        """Bool [12]: the valid choices of the coming step, one choice after the other."""
-        return self.valid_units()
-
-
-class ServingVectorEnv(ServingProblem, ProblemVectorEnv):
+class ServingVectorEnv(ServingProblem, ProblemVectorEnv[ServingEngine]):
     """The vector version of `ServingEnv`; environment i is the single one with seed + i."""
-
-    def __init__(
-        self,
-        scenario: str | Path | Mapping[str, Any] | Scenario = DEFAULT_SERVING_SCENARIO,
-        *,
-        num_envs: int = 1,
-        system: str | System | None = None,
-        model: str | Transformer | None = None,
-        energy_weight: float | None = None,
-        switch_s: float | None = None,
-        serving: Mapping[str, Any] | None = None,
-        strict: bool = False,
-        render_mode: str | None = None,
-        max_episode_steps: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        copy: bool = True,
-        threads: int = 1,
-    ) -> None:
-        built = build_serving_scenario(scenario, system, model, energy_weight, switch_s, serving)
-        self._start(built, num_envs, strict, render_mode, max_episode_steps, autoreset_mode, copy, threads)
-
-    def action_masks(self) -> BoolArray:
-        """Bool [num_envs, 12]: the valid choices of the coming step, one choice after the other."""
-        return self.valid_choices()

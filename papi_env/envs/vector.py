@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -12,31 +11,28 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from papi_env.envs.base import (
+from papi_env.envs.problem import (
+    AnyEngine,
     BoolArray,
     Float32Array,
     Problem,
-    build_scenario,
+    ScenarioLike,
     observation_space,
     sizes,
 )
 from papi_env.errors import ConfigurationError, lookup
-from papi_env.hardware.system import System
 from papi_env.kernel import FloatArray
-from papi_env.scenario import DEFAULT_SCENARIO, Scenario
-from papi_env.simulation.batch import loop as batch
-from papi_env.simulation.batch import state as at
-from papi_env.workload.transformer import Transformer
-from papi_env.workload.vision.network import RepMLPNet
+from papi_env.scenario import Replacements
+from papi_env.simulation.engine import DISABLED, NEXT_STEP, SAME_STEP
 
 _AUTORESET = {
-    AutoresetMode.DISABLED: batch.DISABLED,
-    AutoresetMode.NEXT_STEP: batch.NEXT_STEP,
-    AutoresetMode.SAME_STEP: batch.SAME_STEP,
+    AutoresetMode.DISABLED: DISABLED,
+    AutoresetMode.NEXT_STEP: NEXT_STEP,
+    AutoresetMode.SAME_STEP: SAME_STEP,
 }
 
 
-class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
+class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
     """Many environments in one engine; environment i is the single one with seed + i, bit for bit.
 
     `metrics()` has the totals of the current episodes; where an episode ends and restarts in one step
@@ -52,49 +48,16 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
 
     def __init__(
         self,
-        scenario: str | Path | Mapping[str, Any] | Scenario = DEFAULT_SCENARIO,
+        scenario: ScenarioLike | None = None,
         *,
         num_envs: int = 1,
-        system: str | System | None = None,
-        model: str | Transformer | None = None,
-        batch_size: int | None = None,
-        speculation: int | None = None,
-        acceptance_rate: float | None = None,
-        energy_weight: float | None = None,
-        switch_s: float | None = None,
-        network: str | RepMLPNet | None = None,
-        reparameterized: bool | None = None,
         strict: bool = False,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
         threads: int = 1,
-    ) -> None:
-        built = build_scenario(
-            scenario,
-            system,
-            model,
-            batch_size,
-            speculation,
-            acceptance_rate,
-            energy_weight,
-            switch_s,
-            network,
-            reparameterized,
-        )
-        self._start(built, num_envs, strict, render_mode, max_episode_steps, autoreset_mode, copy, threads)
-
-    def _start(
-        self,
-        scenario: Scenario,
-        num_envs: int,
-        strict: bool,
-        render_mode: str | None,
-        max_episode_steps: int | None,
-        autoreset_mode: AutoresetMode | str,
-        copy: bool,
-        threads: int = 1,
+        **replacements: Unpack[Replacements],
     ) -> None:
         if render_mode is not None:
             lookup("render mode", render_mode, dict.fromkeys(self.metadata["render_modes"]))
@@ -103,7 +66,13 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
             autoreset_mode = lookup("autoreset mode", autoreset_mode, modes)
         if threads < 1:
             raise ConfigurationError(f"threads is {threads}, expected at least 1")
-        self._setup(scenario, num_envs, _AUTORESET[autoreset_mode], max_episode_steps, threads)
+        self._setup(
+            self.build_scenario(scenario, **replacements),
+            num_envs,
+            _AUTORESET[autoreset_mode],
+            max_episode_steps,
+            threads,
+        )
         self.num_envs = num_envs
         self.autoreset_mode = autoreset_mode
         self.metadata = {**type(self).metadata, "autoreset_mode": autoreset_mode}  # type: ignore[misc]
@@ -149,24 +118,19 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
                     f"({self.num_envs},) and bool with at least one true"
                 )
         super().reset(seed=seed if isinstance(seed, int) else None)
-        seeds: Sequence[int | None]
+        seeds: list[int | None]
         if seed is None or isinstance(seed, (int, np.integer)):
             seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         else:
-            seeds = seed
+            seeds = list(seed)
             if len(seeds) != self.num_envs:
                 raise ConfigurationError(f"{len(seeds)} seeds for {self.num_envs} environments")
-        counters = self.engine.counters
-        for i in np.flatnonzero(mask):
-            given = seeds[int(i)]
-            if given is not None or not self._started[i]:
-                counters[i, at.SEED] = self.np_random.integers(2**62) if given is None else given
-                counters[i, at.EPISODE] = 0
-            else:
-                counters[i, at.EPISODE] += 1
+        for i in np.flatnonzero(mask & ~self._started):
+            if seeds[i] is None:
+                seeds[i] = int(self.np_random.integers(2**62))
         self._started |= mask
         self._ready = bool(self._started.all())
-        self.engine.reset(mask)
+        self.engine.start(seeds, mask)
         info = self._info()
         for name, values in self.first_info().items():
             info[name], info[f"_{name}"] = values, self._all
@@ -240,7 +204,7 @@ class ProblemVectorEnv(Problem, VectorEnv[Float32Array, Any, Any]):
         return self._with_masks(self._out_columns(self.engine.counters, self.engine.clocks))
 
     def action_masks(self) -> BoolArray:
-        """Bool [num_envs, choices x units]: the valid choices of the next step, see `step_masks`."""
+        """Bool [num_envs, options of all choices]: the valid ones of the next step, see `step_masks`."""
         return self.step_masks()
 
     def render(self) -> tuple[str, ...] | None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -160,6 +160,59 @@ class AttentionPim:
         return float(dram.refresh_stall_clocks(self.cadence_clocks, instead_of))
 
 
+class Work(NamedTuple):
+    """Time of attention as a linear function of what a channel does; per token, of a unit without channels.
+
+    Clocks, or seconds of all layers; numbers, or arrays of one shape.
+    """
+
+    per_group: Any
+    per_key_row: Any
+    per_pair: Any
+    per_start: Any
+    per_token: Any
+
+
+class Share(NamedTuple):
+    """16-token groups and key rows (DRAM rows of keys): the mean of the requests, or those of the longest."""
+
+    groups: Any
+    key_rows: Any
+
+
+# The three functions that follow are the only telling of how long decode attention takes, but for the look-ups of the
+# batch engine, which are their products made beforehand. They take numbers and arrays, and compiled code calls them
+# too (`papi_env.simulation.attention`), so they stay free of anything else.
+
+
+def busiest(pairs: Any, mean: Any, pairs_of_one: Any, longest: Any) -> Any:
+    """What the busiest channel has of something, groups say.
+
+    Pairs dealt longest first leave every channel near the mean times its pairs, and no channel with less than the
+    longest request needs, whose own heads take `pairs_of_one`.
+    """
+    return np.maximum(pairs * mean, pairs_of_one * longest)
+
+
+def busy(work: Any, groups: Any, key_rows: Any, pairs: Any) -> Any:
+    """Time of a channel whose `pairs` have so many groups and key rows together."""
+    return work.per_group * groups + work.per_key_row * key_rows + work.per_pair * pairs + work.per_start
+
+
+def attention_time(work: Any, pairs: Any, pairs_of_one: Any, mean: Any, longest: Any, tokens: Any) -> Any:
+    """Time of decode attention on the unit that `work` is of.
+
+    Args:
+        work: see `Work`.
+        pairs: of the busiest channel; pairs_of_one: of a single request's (see `costs.attention_rounds`).
+        mean, longest: see `Share`.
+        tokens: attended to by all requests.
+    """
+    groups = busiest(pairs, mean.groups, pairs_of_one, longest.groups)
+    key_rows = busiest(pairs, mean.key_rows, pairs_of_one, longest.key_rows)
+    return np.maximum(busy(work, groups, key_rows, pairs), work.per_token * tokens)
+
+
 @dataclass(frozen=True)
 class AttentionCoefficients:
     """Clocks of a channel as a linear function of what its pairs add up to.
@@ -198,8 +251,8 @@ class AttentionCoefficients:
         """Clocks of a channel whose `pairs` have so many groups and chunks together; 0 without pairs."""
         pairs = np.asarray(pairs, dtype=np.float64)
         unpaired = self.unpaired_per_chunk * (pairs % 2) / np.maximum(pairs, 1)
-        busy = self.per_group * np.asarray(groups) + (self.per_chunk + unpaired) * np.asarray(chunks)
-        return np.where(pairs > 0, busy + self.per_pair * pairs + self.per_start, 0.0)
+        work = Work(self.per_group, self.per_chunk + unpaired, self.per_pair, self.per_start, 0.0)
+        return np.where(pairs > 0, busy(work, np.asarray(groups), np.asarray(chunks), pairs), 0.0)
 
 
 def attention_coefficients(

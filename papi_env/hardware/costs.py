@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from papi_env.hardware import dram
-from papi_env.hardware.attention import AttentionCoefficients, AttentionPim, attention_coefficients
+from papi_env.hardware.attention import AttentionCoefficients, AttentionPim, attention_coefficients, busiest
 from papi_env.hardware.units import PimUnit, ProcessingUnit
 from papi_env.kernel import AttentionKernel, FloatArray, Kernel, Rows, activation_bytes, macs
 
@@ -252,14 +252,13 @@ def pim_attention_coefficients(unit: PimUnit, kernel: AttentionKernel, tlp: int)
 def busiest_channel(
     rounds: Numbers, rlp: Numbers, total: Numbers, longest: Numbers, rounds_of_one: Numbers = 1
 ) -> FloatArray:
-    """Groups (or chunks) on the busiest channel.
+    """Groups (or chunks) on the busiest channel (see `attention.busiest`).
 
-    `total` is their sum over requests, `longest` that of the longest request. Pairs dealt longest first
-    leave every channel near the mean times the rounds, and no channel with less than the longest request
-    needs, whose own heads take `rounds_of_one` rounds.
+    `total` is their sum over `rlp` requests, `longest` that of the longest request, `rounds` the pairs that the
+    channel works through, and `rounds_of_one` those of a single request.
     """
     mean = np.asarray(total, dtype=np.float64) / np.maximum(rlp, 1)
-    return np.maximum(np.asarray(rounds) * mean, np.asarray(rounds_of_one) * longest)
+    return np.asarray(busiest(np.asarray(rounds), mean, np.asarray(rounds_of_one), longest))
 
 
 def pim_attention_s(
@@ -278,11 +277,11 @@ def pim_attention_s(
     rlp = contexts.shape[-1]
     rounds, of_one = attention_rounds(unit, kernel, rlp), attention_rounds(unit, kernel, 1)
     work = pim_attention_coefficients(unit, kernel, tlp)
-    busiest = [
+    most = [
         busiest_channel(rounds, rlp, parts.sum(axis=-1), parts.max(axis=-1), of_one)
         for parts in (work.groups(contexts), work.chunks(contexts))
     ]
-    return work.clocks(busiest[0], busiest[1], rounds) * dram.CLOCK_S
+    return work.clocks(most[0], most[1], rounds) * dram.CLOCK_S
 
 
 def pim_attention_energy(unit: PimUnit, kernel: AttentionKernel, groups: Numbers, tlp: int) -> Energy:

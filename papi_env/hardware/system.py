@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.hardware import dram
+from papi_env.hardware.gpus import STACKS_PER_GPU, get_gpu
 from papi_env.hardware.links import (
     ALL_REDUCE_HOP_S,
     CXL,
@@ -211,31 +212,11 @@ class System(BaseModel):
         return System.model_validate(self.model_copy(update=changes).model_dump())
 
 
-def _a100(memory: int, count: int = 6) -> ProcessingUnit:
-    # A100 data sheet: 312 TFLOP/s dense FP16, 1935 GB/s (80 GB PCIe, PAPI's roofline).
-    return ProcessingUnit(
-        name="A100", count=count, peak_flops=312e12, memory_bandwidth=1935e9, memory_bytes=memory
-    )
-
-
-def _h100(memory: int) -> ProcessingUnit:
-    # H100 SXM data sheet: 989.4 TFLOP/s dense FP16, 3.35 TB/s, 700 W.
-    return ProcessingUnit(
-        name="H100",
-        count=6,
-        peak_flops=989.4e12,
-        memory_bandwidth=3352e9,
-        memory_bytes=memory,
-        board_power_w=700.0,
-    )
-
-
 # PAPI, section 5 and 7.1: 90 stacks in every system, 30 for weights and 60 for KV caches.
-_PLAIN_STACK = dram.Stack()
+_GPUS = 6
 _FC_STACK = dram.Stack(banks_per_die=dram.max_banks_per_die(4))
-_GPU_STACKS = 5
-_PLAIN_GPU = _GPU_STACKS * _PLAIN_STACK.capacity_bytes
-_PIM_GPU = _GPU_STACKS * _FC_STACK.capacity_bytes
+# Where a GPU's own stacks are FC-PIM.
+_PIM_GPU = STACKS_PER_GPU * _FC_STACK.capacity_bytes
 
 FC_PIM_4P1B = PimUnit(name="FC-PIM (4P1B)", stacks=30, fpus_per_bank=4, stack=_FC_STACK, runs=("fc",))
 ATTN_PIM_1P2B = PimUnit(name="Attn-PIM (1P2B)", stacks=60, fpus_per_bank=0.5, runs=("attention",))
@@ -245,7 +226,7 @@ HBM_PIM_1P2B = PimUnit(name="HBM-PIM (1P2B)", stacks=60, fpus_per_bank=0.5, runs
 _PAPI = System(
     name="papi",
     description="6 A100 whose 30 stacks are FC-PIM, 60 Attn-PIM stacks (PAPI)",
-    pu=_a100(_PIM_GPU),
+    pu=get_gpu("a100", _GPUS, _PIM_GPU),
     fc_pim=FC_PIM_4P1B,
     attn_pim=ATTN_PIM_1P2B,
     fabric=NVLINK3,
@@ -255,14 +236,14 @@ _ALL = (
     System(
         name="a100-attacc",
         description="6 A100 with plain stacks, 60 AttAcc stacks for attention",
-        pu=_a100(_PLAIN_GPU),
+        pu=get_gpu("a100", _GPUS),
         attn_pim=ATTACC_1P1B,
         fabric=NVLINK3,
     ),
     System(
         name="a100-hbm-pim",
         description="6 A100 with plain stacks, 60 HBM-PIM stacks for attention",
-        pu=_a100(_PLAIN_GPU),
+        pu=get_gpu("a100", _GPUS),
         attn_pim=HBM_PIM_1P2B,
         fabric=NVLINK3,
     ),
@@ -284,22 +265,22 @@ _ALL = (
     System(
         name="a100",
         description="6 A100 alone: weights and KV caches share their 30 plain stacks",
-        pu=_a100(_PLAIN_GPU),
+        pu=get_gpu("a100", _GPUS),
         attention_link=None,
         fabric=NVLINK3,
     ),
     System(
         name="papi-1gpu",
         description="1 A100 whose 5 stacks are FC-PIM, no Attn-PIM: weights and KV caches share them",
-        pu=_a100(_PIM_GPU, count=1),
-        fc_pim=FC_PIM_4P1B.model_copy(update={"stacks": _GPU_STACKS}),
+        pu=get_gpu("a100", 1, _PIM_GPU),
+        fc_pim=FC_PIM_4P1B.model_copy(update={"stacks": STACKS_PER_GPU}),
         attention_link=None,
         fabric=NVLINK3,
     ),
     System(
         name="papi-h100",
         description="6 H100 whose 30 stacks are FC-PIM, 60 Attn-PIM stacks",
-        pu=_h100(_PIM_GPU),
+        pu=get_gpu("h100", _GPUS, _PIM_GPU),
         fc_pim=FC_PIM_4P1B,
         attn_pim=ATTN_PIM_1P2B,
         fabric=NVLINK4,
@@ -307,14 +288,14 @@ _ALL = (
     System(
         name="h100-attacc",
         description="6 H100 with plain stacks, 60 AttAcc stacks for attention",
-        pu=_h100(_PLAIN_GPU),
+        pu=get_gpu("h100", _GPUS),
         attn_pim=ATTACC_1P1B,
         fabric=NVLINK4,
     ),
     System(
         name="h100",
         description="6 H100 alone: weights and KV caches share their 30 plain stacks",
-        pu=_h100(_PLAIN_GPU),
+        pu=get_gpu("h100", _GPUS),
         attention_link=None,
         fabric=NVLINK4,
     ),

@@ -8,6 +8,7 @@ import numpy as np
 
 from papi_env.hardware.costs import pim_fc_energy, pim_fc_s, pu_fc_energy, pu_fc_s
 from papi_env.hardware.system import System
+from papi_env.hardware.threshold import least_time_threshold
 from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES, PimUnit, ProcessingUnit
 from papi_env.kernel import FloatArray, Kernel, Rows
 
@@ -65,12 +66,5 @@ class CostTable:
         All FC kernels are timed on both units for n = 1..1024; α minimises the summed time of following
         the rule. It is 0 where only PUs run FC kernels, and infinite where only PIM does.
         """
-        if not self.system.can_run("fc-pim", "fc"):
-            return 0.0
-        if not self.system.can_run("pu", "fc"):
-            return float("inf")
         pu, pim = (self.seconds[:, unit, 1:].sum(axis=0) for unit in (PU, FC_PIM))
-        # Total when n <= α runs on FC-PIM and the rest on the PUs, for α = 0..1024.
-        below = np.concatenate([[0.0], np.cumsum(pim)])
-        above = np.concatenate([np.cumsum(pu[::-1])[::-1], [0.0]])
-        return float(np.argmin(below + above))
+        return least_time_threshold(self.system, np.arange(1, DENSE_ROWS + 1), pu, pim)

@@ -29,9 +29,11 @@ _HERE = Path(__file__).resolve().parent
 _PACKAGE = _HERE.parent
 # What compiled code takes its constants from, beside this folder.
 CONSTANT_SOURCES = (
+    "hardware/attention.py",
     "hardware/dram.py",
     "hardware/units.py",
     "kernel.py",
+    "scenario.py",
     "workload/arrivals.py",
     "workload/images.py",
     "workload/serving.py",

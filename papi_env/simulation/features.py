@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -17,11 +20,14 @@ class Scale:
 
     Attributes:
         formula: in x, the quantity in the feature's unit.
-        inverse: from the feature to the quantity, increasing; None for a yes or no.
+        inverse: from the feature to the quantity, increasing; None for a yes or no. Those of open and of linear scales
+            take arrays too.
+        full: the quantity that becomes 1 on a linear scale, 1/2 on an open one.
     """
 
     formula: str
-    inverse: Callable[[float], float] | None
+    inverse: Callable[[Any], Any] | None
+    full: float = 1.0
 
 
 # A yes or no, or one of a one-hot group.
@@ -30,19 +36,21 @@ FLAG = Scale("0 or 1", None)
 DECADES = Scale("log10(x) / 20", lambda feature: 10.0 ** (20 * feature))
 
 
-def unsquash(feature: float) -> float:
-    """Invert x / (1 + x); infinite at 1."""
-    return feature / (1 - feature) if feature < 1 else float("inf")
+def unsquash(feature: Any) -> Any:
+    """Invert x / (1 + x): infinite at 1. The values of an array must be less."""
+    if isinstance(feature, np.ndarray):
+        return feature / (1 - feature)
+    return feature / (1 - feature) if feature < 1 else math.inf
 
 
 def linear(full: float) -> Scale:
     """`full` becomes 1."""
-    return Scale("x" if full == 1 else f"x / {full:g}", lambda feature: full * feature)
+    return Scale("x" if full == 1 else f"x / {full:g}", lambda feature: full * feature, full)
 
 
 def squash(half: float = 1) -> Scale:
     """[0, inf) onto [0, 1) without a clamp: `half` becomes 1/2."""
-    return Scale(f"x / (x + {half:g})", lambda feature: half * unsquash(feature))
+    return Scale(f"x / (x + {half:g})", lambda feature: half * unsquash(feature), half)
 
 
 def signed(unit: float) -> Scale:
@@ -52,7 +60,7 @@ def signed(unit: float) -> Scale:
         z = 2 * feature - 1
         return unit * (z / (1 - abs(z)) if abs(z) < 1 else math.copysign(math.inf, z))
 
-    return Scale(f"1/2 + x / (2 ({unit:g} + |x|))", inverse)
+    return Scale(f"1/2 + x / (2 ({unit:g} + |x|))", inverse, unit)
 
 
 def log2_of(full: float) -> Scale:
@@ -60,8 +68,13 @@ def log2_of(full: float) -> Scale:
     return Scale(f"log2(1 + x) / {full:g}", lambda feature: 2.0 ** (full * feature) - 1)
 
 
+def _slowdown(feature: Any) -> Any:
+    with np.errstate(over="ignore"):
+        return np.exp2(unsquash(feature))
+
+
 # A ratio of 1 or more: 1 becomes 0, 2 becomes 1/2.
-SLOWDOWN = Scale("log2(x) / (1 + log2(x))", lambda feature: 2.0 ** unsquash(feature))
+SLOWDOWN = Scale("log2(x) / (1 + log2(x))", _slowdown, 2.0)
 
 
 @dataclass(frozen=True)

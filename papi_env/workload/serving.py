@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from papi_env.errors import lookup
 from papi_env.workload.arrivals import Arrivals
@@ -21,8 +29,10 @@ MAX_RUNNING = 256
 # Tokens verified per request that a policy may choose.
 SPECULATION_LENGTHS = (1, 2, 4, 8)
 MAX_DRAFTED = SPECULATION_LENGTHS[-1] - 1
-# vLLM (Kwon et al., SOSP 2023): KV caches in pages of 16 tokens, of which 1 % stay free at admission.
+# vLLM (Kwon et al., SOSP 2023): KV caches in pages of 16 tokens, of which 1 % stay free at admission. Other sizes are
+# powers of two, as in vLLM, so that pages are counted by shifting.
 PAGE_TOKENS = 16
+MAX_PAGE_TOKENS = 1024
 WATERMARK = 0.01
 # Sarathi-Serve (Agrawal et al., OSDI 2024): a chunk of 512 prompt tokens.
 CHUNK_TOKENS = 512
@@ -159,6 +169,8 @@ class Serving(BaseModel):
     paired: bool = True
     prefill: bool = True
     paging: bool = True
+    # Tokens of a KV page. What attention costs is counted in the memory's own groups (`hardware.dram`), not in pages.
+    page_tokens: int = Field(PAGE_TOKENS, ge=1, le=MAX_PAGE_TOKENS)
     draft_cost: bool = True
     switching: bool = True
     dual_row_buffers: bool = False
@@ -167,11 +179,26 @@ class Serving(BaseModel):
     reward: Literal["attained", "on-time"] = "attained"
 
     _numbers = field_validator(
-        "requests", "horizon_s", "max_running", "chunk_tokens", "decision_s", mode="before"
+        "requests", "horizon_s", "max_running", "chunk_tokens", "page_tokens", "decision_s", mode="before"
     )(_number)
+
+    @field_validator("page_tokens")
+    @classmethod
+    def _power_of_two(cls, tokens: int) -> int:
+        if tokens & (tokens - 1):
+            raise ValueError(f"expected a power of two, such as {1 << (tokens.bit_length() - 1)}")
+        return tokens
 
     @model_validator(mode="after")
     def _one_end(self) -> Serving:
         if (self.requests is None) == (self.horizon_s is None):
             raise ValueError("expected exactly one of requests and horizon_s")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Stored scenarios, and the hashes of those that a split holds, are older than the field.
+        data: dict[str, Any] = write(self)
+        if data.get("page_tokens") == PAGE_TOKENS:
+            del data["page_tokens"]
+        return data

@@ -1,8 +1,6 @@
 """Learning curves: what is read and refused, aggregates with known answers, references, picture and command."""
 
-import contextlib
 import csv
-import io
 import json
 from pathlib import Path
 
@@ -19,17 +17,19 @@ from agents.registry import make_policy
 from experiments import train
 from experiments.arena.estimators.runs import interquartile_mean
 from experiments.arena.settings import trace_digest
-from experiments.curves import check_references, curves_figure, main, plan, reference_values
+from experiments.curves import main
 from experiments.distilling.collect import make_envs
 from experiments.splitting.definition import DECODE, SERVING, VALIDATION_SEED
 from experiments.training import callbacks as train_callbacks
-from experiments.training import curves_data
-from experiments.training.curves_data import EVALUATIONS, Curve, Validation, read_curve, read_groups
-from experiments.training.curves_report import aggregate_curve, curve_frame, draw, summarize
+from experiments.training.curves import data as curves_data
+from experiments.training.curves.data import EVALUATIONS, Curve, Validation, read_curve, read_groups
+from experiments.training.curves.references import check_references, plan, reference_values
+from experiments.training.curves.report import aggregate_curve, curve_frame, curves_figure, draw, summarize
 from experiments.training.evaluation import Validator
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.scenario import get_scenario
 from papi_env.workload.requests import Lengths
+from tests.experiments.commands import called
 
 SETTINGS = tuple(
     get_scenario("creative-writing/llama-65b").replace(batch_size=batch, speculation=8) for batch in (2, 40)
@@ -66,11 +66,7 @@ def run_folder(folder, rows=((0, -9.0), (100, -5.0)), regret=True, **asked):
 
 
 def command(*arguments, run=main):
-    """(exit status, standard output, standard error) of the command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = run([str(argument) for argument in arguments])
-    return status, out.getvalue(), err.getvalue()
+    return called(run, *arguments)
 
 
 # --- aggregates -------------------------------------------------------------------------------------
@@ -419,7 +415,7 @@ def test_references_are_played_on_the_very_instances(trained):
 
 
 def test_the_command_writes_and_prints_what_training_recorded(trained, tmp_path):
-    arguments = [*trained, "--references", "threshold", "oracle", "--jobs", 1, "--out", tmp_path / "out"]
+    arguments = [*trained, "--entries", "threshold", "oracle", "--jobs", 1, "--out", tmp_path / "out"]
     status, out, err = command(*arguments)
     assert status == 0, err
     rows = [row for folder in trained for row in evaluations(folder)]
@@ -464,7 +460,8 @@ def test_the_same_command_draws_anew_and_plays_nothing_twice(trained, tmp_path):
     [
         ([], "no training runs are given"),
         (["nowhere"], "nowhere: expected the folder of a training run"),
-        (["RUN", "--references", "orcale"], "Did you mean 'oracle'"),
+        (["RUN", "--entries", "orcale"], "Did you mean 'oracle'"),
+        (["RUN", "--references", "orcale"], "Did you mean 'oracle'"),  # as earlier versions called it
         (["RUN", "--jobs", "-1"], "expected a number of processes"),
         (["RUN", "--y-limits", "2", "1"], "expected the lower and the upper end"),
         (["RUN", "--y", "regret", "--y-limits", "-2", "-1"], "the upper one above 0"),

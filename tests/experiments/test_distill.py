@@ -1,7 +1,5 @@
 """Distilling: trees that imitate, rules in true units, the size that keeps the gain, and the command itself."""
 
-import contextlib
-import io
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -46,6 +44,7 @@ from papi_env.errors import ConfigurationError
 from papi_env.scenario import get_scenario
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.serving import state as at
+from tests.experiments.commands import called
 
 SMALL = """
 name = "small"
@@ -59,11 +58,7 @@ lengths = { table = "dolly-general-qa" }
 
 
 def command(*arguments):
-    """(exit status, standard output, standard error) of the command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main([str(argument) for argument in arguments])
-    return status, out.getvalue(), err.getvalue()
+    return called(main, *arguments)
 
 
 # --- growing ----------------------------------------------------------------------------------------

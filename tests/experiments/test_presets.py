@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import presets
-from experiments.presets import check, document, main, measure_capacity, measure_unloaded
+from experiments.capacity.measure import (
+    check_file,
+    document,
+    measure_capacity,
+    measure_unloaded,
+    played,
+    serving_scenario,
+)
+from experiments.presets import main
 from papi_env.errors import DataError
 from papi_env.scenario import SCENARIOS, get_scenario
 from papi_env.simulation.serving.engine import ServingEngine
@@ -106,6 +114,14 @@ def test_the_file_is_what_is_measured_now(capsys):
     assert all(name in printed for name in NAMES)
 
 
+@pytest.mark.parametrize("option", ["--file", "--out"])
+def test_the_file_is_written_where_it_is_asked_for(tmp_path, monkeypatch, capsys, option):
+    """`--out` is what earlier versions called the option."""
+    monkeypatch.setattr(presets, "measure", lambda traffic, model: MEASURED[traffic, model])
+    assert main([option, str(tmp_path / "here.json")]) == 0
+    assert (tmp_path / "here.json").read_text() == MEASUREMENTS.read_text()
+
+
 def test_a_file_that_is_out_of_date_is_refused_with_what_changed(tmp_path):
     found = document(MEASURED)
     old = json.loads(json.dumps(found))
@@ -114,12 +130,12 @@ def test_a_file_that_is_out_of_date_is_refused_with_what_changed(tmp_path):
     path = tmp_path / "old.json"
     path.write_text(json.dumps(old))
     with pytest.raises(DataError, match=r"old.json: out of date.*backlog_requests.*short/llama-65b.capacity"):
-        check(path, found)
+        check_file(path, found)
     # What other mathematical libraries round otherwise is no change.
     old = json.loads(json.dumps(found))
     old["measured"]["short/llama-65b"]["capacity_rps"] *= 1 + 1e-7
     path.write_text(json.dumps(old))
-    check(path, found)
+    check_file(path, found)
 
 
 @pytest.mark.parametrize(
@@ -149,9 +165,7 @@ def test_a_broken_file_is_refused_with_its_entry(tmp_path, content, message):
 
 def test_capacity_counts_the_full_machine_alone():
     capacity, joules = measure_capacity("long", "llama-65b", (0,), backlog=48, ramp=8, max_running=4)
-    env, _ = presets.played(
-        presets.serving_scenario("long", "llama-65b", {"requests": 48, "max_running": 4}), (0,)
-    )
+    env, _ = played(serving_scenario("long", "llama-65b", {"requests": 48, "max_running": 4}), (0,))
     records = env.engine.records(0)
     finish = np.sort(records["finish_s"])
     end = records["admitted_s"].max()

@@ -1,24 +1,27 @@
 """Policies that come with the project: shipped whole, recorded as trained, and checked by training anew."""
 
-import contextlib
-import io
 import json
 import shlex
 import shutil
 from statistics import mean, stdev
 
 import pytest
-import torch
 
 from agents.learned.checkpoint import DESCRIPTION, WEIGHTS, load_checkpoint
-from experiments import pretrained, train
+from experiments import train
 from experiments.common.statistics import student_quantile
 from experiments.pretrained import main
-from experiments.training.curves_data import read_curve
+from experiments.training.curves.data import read_curve
 from experiments.training.evaluation import Validator
-from experiments.training.pretrained_record import RECORD, check_files, prediction_interval, read_record
+from experiments.training.options import Config
+from experiments.training.plan import resolve
+from experiments.training.pretrained.record import RECORD, check_files, prediction_interval, read_record
+from experiments.training.pretrained.runs import check_unchanged
 from papi_env.envs.registration import ENV_IDS
 from papi_env.errors import ConfigurationError, DataError
+from tests.experiments.commands import called
+
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 DECODE = ENV_IDS[0]
 # Long enough that runs of different seeds earn differently.
@@ -30,19 +33,8 @@ TRAINING = [
 SEEDS = (3, 4, 5)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def threads_as_before():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def command(*arguments, run=main):
-    """(exit status, standard output, standard error) of the command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = run([str(argument) for argument in arguments])
-    return status, out.getvalue(), err.getvalue()
+    return called(run, *arguments)
 
 
 def trained(folder, seed):
@@ -273,17 +265,17 @@ def test_a_check_refuses_what_would_not_compare(shipped, tmp_path):
 def test_a_split_that_changed_is_noticed(shipped):
     """What a command with --split resolves to has the hashes of today."""
     entry = read_record(shipped).problems[DECODE]
-    config = train.Config(split=True)
-    now = train.resolve(config)
+    config = Config(split=True)
+    now = resolve(config)
     assert now.splits.keys() == {"train", "validation"}
     recorded = entry.model_copy(
         update={"splits": dict(now.splits), "hyperparameters": now.parameters.model_dump()}
     )
-    pretrained._check_unchanged(DECODE, recorded, now)
+    check_unchanged(DECODE, recorded, now)
     for name in now.splits:
         other = recorded.model_copy(update={"splits": {**now.splits, name: "0123"}})
         with pytest.raises(ConfigurationError, match=f"the {name} split is .*, expected 0123"):
-            pretrained._check_unchanged(DECODE, other, now)
+            check_unchanged(DECODE, other, now)
 
 
 @pytest.mark.parametrize(

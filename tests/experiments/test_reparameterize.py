@@ -1,8 +1,6 @@
 """`python -m experiments.reparameterize`: physical bounds, agreement with the engine, and what the command leaves."""
 
-import contextlib
 import importlib.util
-import io
 import itertools
 import json
 import subprocess
@@ -19,7 +17,6 @@ from hypothesis.extra.numpy import arrays
 
 from agents.evaluate import evaluate
 from agents.registry import make_policy
-from experiments import reparameterize
 from experiments.reparameterize import main
 from experiments.vision.data import (
     CLASSES,
@@ -41,6 +38,7 @@ from papi_env.envs.kernels import KernelsVectorEnv
 from papi_env.hardware.units import FC_PIM, PU
 from papi_env.scenario import parse_scenario
 from papi_env.workload.vision.network import REPMLPNETS, RepMLPNet
+from tests.experiments.commands import called
 
 NAME = "repmlpnet-t224"
 SYSTEMS = (None, "papi-1gpu", "papi")
@@ -49,11 +47,7 @@ COSTS = ("pu_s", "fc_pim_s", "best_s", "pu_j", "fc_pim_j")
 
 
 def command(*arguments):
-    """(exit status, standard output, standard error) of the command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main([str(argument) for argument in arguments])
-    return status, out.getvalue(), err.getvalue()
+    return called(main, *arguments)
 
 
 def by(rows, *keys):
@@ -310,7 +304,7 @@ def test_a_finished_run_goes_on_without_new_jobs(finished):
 def test_without_torch_all_but_the_output_is_there(tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        reparameterize.importlib.util,
+        importlib.util,
         "find_spec",
         lambda name, *rest: None if name == "torch" else find(name, *rest),
     )

@@ -13,6 +13,7 @@ from experiments.paper.calibration import FITTED, FREE_CONSTANTS, READINGS, REPR
 from experiments.paper.exploration_report import explore_and_report
 from experiments.paper.published import CALIBRATION_ROWS, NUMBER_ROWS, PUBLISHED, published_value
 from experiments.paper.readings import AVERAGES, BOUNDS, CHOICES, Setting, build_system
+from experiments.paper.reproduction import within
 from experiments.paper.rows import Bench
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import SYSTEMS
@@ -51,7 +52,7 @@ def test_only_the_agreed_rows_calibrate():
 
 def test_pim_only_rows_are_within_ten_percent_and_the_orders_hold(run):
     _, entries = run
-    assert reproduce.within(entries, "P", 0.10) == (6, 6)
+    assert within(entries, "P", 0.10) == (6, 6)
     assert all(entry["holds"] for entry in entries if entry["row"] in ("O1", "O2"))
 
 

@@ -38,7 +38,10 @@ from experiments.speed.measure import (
 )
 from experiments.speed.parts import Findings
 from experiments.speed.ppo import ADAPTER, QUICK_TRAINING, target_ratio, to_target
-from experiments.throughput import PARTS, TARGETS, main, summarise
+from experiments.speed.summary import summarise
+from experiments.speed.targets import PARTS, TARGETS
+from experiments.throughput import main
+from tests.experiments.commands import called
 
 PNG = b"\x89PNG"
 
@@ -284,11 +287,7 @@ def test_the_oracle_costs_one_and_others_more():
 
 
 def command(*arguments):
-    """(exit status, standard output, standard error) of the command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main([str(argument) for argument in arguments])
-    return status, out.getvalue(), err.getvalue()
+    return called(main, *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -1,53 +1,49 @@
 """Training from its command line: what is written, that resuming changes nothing, and refusals."""
 
-import contextlib
-import csv
-import io
 import json
 import os
 import shlex
 import signal
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from gymnasium.vector import AutoresetMode
 from safetensors.numpy import load_file
 
 from agents.evaluate import evaluate
-from agents.learned.checkpoint import WEIGHTS, load_checkpoint
+from agents.learned.checkpoint import load_checkpoint
 from agents.learned.policy import load_policy
 from agents.registry import make_policy
 from experiments import compare
-from experiments.train import Config, EnvId, main
+from experiments.splitting.definition import TRAINING_SEED, VALIDATION_SEED
 from experiments.training.algorithms import ALGORITHMS, build_model, flattens
 from experiments.training.callbacks import BEST, EVALUATIONS, LAST, STATE, Boundary
 from experiments.training.evaluation import Validator
 from experiments.training.hyperparameters import FOLDER, KINDS, Imitation, Linear, load_hyperparameters
-from experiments.training.settings import TRAINING_SEED, VALIDATION_SEED, scenario_settings, training_envs
+from experiments.training.options import Config, as_words, read_command
+from experiments.training.settings import scenario_settings, training_envs
 from experiments.training.state import load_state, save_state
-from experiments.training.tune import BEST_BLOCK, finished, open_study
+from experiments.training.trials import BEST_BLOCK, finished, open_study
 from papi_env.envs.decode import DecodeVectorEnv
 from papi_env.envs.registration import ENV_IDS
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.sb3 import BatchVecEnv
 from papi_env.simulation.batch import state as at
+from tests.experiments.training.runs import (
+    HYPER,
+    assert_the_same_run,
+    command,
+    evaluations,
+    options,
+    stopping_at,
+    tensors,
+)
+
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 DECODE, KERNELS, SERVING = ENV_IDS
-SHORT = ["--batch-sizes", "2", "3", "--speculation", "8", "--validations", "4", "--episodes", "2"]
-# Short rollouts; rewards normalised, so that the running statistics are part of what is resumed.
-ROLLOUTS = ["n_envs=4", "n_steps=16", "normalize_reward=true", "net_arch=[8]"]
-REPLAY = ["n_envs=4", "buffer_size=300", "learning_starts=64", "batch_size=16", "target_update_interval=40"]
-REPLAY += ["normalize_reward=true", "net_arch=[8]"]
-HYPER = {
-    "ppo": [*ROLLOUTS, "batch_size=32"],
-    "maskable-ppo": [*ROLLOUTS, "batch_size=32"],
-    "recurrent-ppo": [*ROLLOUTS, "batch_size=32", "lstm_hidden_size=4"],
-    "a2c": ROLLOUTS,
-    "dqn": REPLAY,
-    "qr-dqn": [*REPLAY, "n_quantiles=5"],
-}
 SERVED = """
 system = "papi"
 model = "opt-30b"
@@ -58,60 +54,6 @@ objectives = { ttft_s = 10.0, tpot_s = 1.0 }
 requests = 4
 max_running = 4
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def threads_as_before():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def command(*arguments, run=main):
-    """(exit status, standard output, standard error) of the command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = run([str(argument) for argument in arguments])
-    return status, out.getvalue(), err.getvalue()
-
-
-def options(algorithm, env=KERNELS, timesteps=640):
-    return [
-        *("--algorithm", algorithm, "--env", env, "--timesteps", timesteps, *SHORT, "--no-tensorboard"),
-        *("--hyper", *HYPER[algorithm]),
-    ]
-
-
-def tensors(folder):
-    """Everything at the end of a run that is an array: the policies, and the whole state."""
-    files = {name: folder / name / WEIGHTS for name in (BEST, LAST)} | {"state": folder / STATE}
-    return {f"{name}: {key}": value for name, path in files.items() for key, value in load_file(path).items()}
-
-
-def evaluations(folder):
-    with (folder / EVALUATIONS).open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "wall_s"} for row in csv.DictReader(file)]
-
-
-def assert_the_same_run(one, other):
-    ours, theirs = tensors(one), tensors(other)
-    assert ours.keys() == theirs.keys()
-    for name, array in ours.items():
-        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
-    assert evaluations(one) == evaluations(other)
-
-
-def stopping_at(monkeypatch, call, stop):
-    """Run `stop` in the validation number `call` of the coming session."""
-    validate, calls = Validator.__call__, []
-
-    def counted(self, checkpoint):
-        calls.append(checkpoint)
-        if len(calls) == call:
-            stop()
-        return validate(self, checkpoint)
-
-    monkeypatch.setattr(Validator, "__call__", counted)
 
 
 @pytest.fixture(scope="module")
@@ -391,8 +333,20 @@ def test_a_state_that_is_damaged_or_of_another_run_is_refused(tmp_path):
         load_state(path, model_of())
 
 
+def test_a_recorded_command_is_read_in_any_versions_spelling():
+    config = Config(split=True, traces=(Path("a.csv"), Path("b.csv")), seed=3)
+    assert as_words(config) == ["--split", "--trace", "a.csv", "b.csv", "--seed", "3"]
+    for option in ("--trace", "--traces"):
+        assert read_command(f"python -m experiments.train --split {option} a.csv b.csv --seed 3") == config
+
+
+def test_options_of_earlier_versions_still_work(tmp_path):
+    status, _, err = command("--traces", "none.csv", "--out", tmp_path / "run")
+    assert (status, "--trace belongs to --split" in err) == (2, True)
+
+
 def test_the_command_line_knows_every_id_and_algorithm():
-    assert set(EnvId.__args__) == set(ENV_IDS)
+    assert Config.env in ENV_IDS
     for name in ALGORITHMS:
         Config(algorithm=name)
         assert flattens(name, load_hyperparameters(name, KERNELS)) == (name in ("dqn", "qr-dqn"))

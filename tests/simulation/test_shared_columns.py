@@ -12,7 +12,6 @@ from papi_env.scenario import get_scenario
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.serving import state as serving
 from papi_env.simulation.serving.tables import build_serving_tables
-from papi_env.workload.serving import PAGE_TOKENS
 from papi_env.workload.transformer import get_transformer
 
 SHARED = ("SEED", "EPISODE", "DONE")
@@ -43,23 +42,22 @@ def test_seeds_and_episodes_are_where_the_layout_says(env_id):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_a_group_of_attention_is_a_page_of_keys_and_values(name):
-    """Serving counts pages, and prices each at the seconds that the DRAM model gives for a group."""
-    assert dram.GROUP_TOKENS == PAGE_TOKENS == 16
+def test_attention_is_counted_in_groups_of_the_memory(name):
+    """Of as many tokens as the DRAM model gives seconds and joules for; the size of a KV page is another number."""
     system = get_system(name)
     home = system.unit_of("attention")
     unit = None if home is None else system.unit(home)
     if isinstance(unit, PimUnit):
         work = costs.pim_attention_coefficients(unit, get_transformer("llama-65b").attention_kernel(), 1)
-        assert work.group_tokens == PAGE_TOKENS
+        assert work.group_tokens == dram.GROUP_TOKENS
 
 
-def test_a_longer_context_costs_energy_by_whole_pages():
+def test_a_longer_context_costs_energy_by_whole_groups():
     """The serving tables and the hardware's functions charge the same for contexts of 1 to 48 tokens."""
     unit, model = get_system("papi").attn_pim, get_transformer("llama-65b")
     kernel = model.attention_kernel()
     per_layer = [float(costs.pim_attention_energy(unit, kernel, groups, 1).total) for groups in (1, 2, 3)]
     tables = build_serving_tables(get_scenario("light/llama-65b"))
-    per_page = tables.attention[1, layout.PER_GROUP_J]
-    for pages, joules in enumerate(per_layer, start=1):
-        assert per_page * pages == pytest.approx(kernel.count * joules, rel=1e-9)
+    per_group = tables.attention[1, layout.PER_GROUP_J]
+    for groups, joules in enumerate(per_layer, start=1):
+        assert per_group * groups == pytest.approx(kernel.count * joules, rel=1e-9)

@@ -16,6 +16,7 @@ from papi_env.workload.serving import (
     DRAFTS,
     MAX_DRAFTED,
     MAX_RUNNING,
+    PAGE_TOKENS,
     REQUEST_CLASSES,
     Speculation,
 )
@@ -63,6 +64,19 @@ def test_what_is_dumped_can_be_read_again():
     scenario = parse_scenario(given, "test")
     assert parse_scenario(scenario.model_dump(), "again") == scenario
     assert Scenario.model_validate_json(scenario.model_dump_json()) == scenario
+
+
+def test_a_page_of_the_usual_size_is_not_written_down():
+    """So scenarios that are stored, and their hashes, stay what they were before pages had a size."""
+    usual, given = (parse_scenario(table(**page), "test") for page in ({}, {"page_tokens": PAGE_TOKENS}))
+    assert usual == given
+    assert usual.serving.page_tokens == PAGE_TOKENS == 16
+    assert "page_tokens" not in usual.model_dump()["serving"]
+    assert "page_tokens" not in usual.model_dump_json()
+    larger = usual.replace(serving={"page_tokens": 32})
+    assert larger.model_dump()["serving"]["page_tokens"] == 32
+    assert Scenario.model_validate_json(larger.model_dump_json()) == larger
+    assert larger.replace(serving={"page_tokens": 16}) == usual
 
 
 def test_a_file_says_it_in_toml_and_finds_its_trace_beside_it(tmp_path):
@@ -157,6 +171,10 @@ BAD = [
     ({"max_running": 0}, "serving.max_running: found 0", "greater than or equal to 1"),
     ({"max_running": MAX_RUNNING + 1}, "serving.max_running: found 257", "less than or equal to 256"),
     ({"max_running": True}, "serving.max_running: found True", "expected a number"),
+    ({"page_tokens": 24}, "serving.page_tokens: found 24", "expected a power of two, such as 16"),
+    ({"page_tokens": 0}, "serving.page_tokens: found 0", "greater than or equal to 1"),
+    ({"page_tokens": 2048}, "serving.page_tokens: found 2048", "less than or equal to 1024"),
+    ({"page_tokens": True}, "serving.page_tokens: found True", "expected a number"),
     ({"chunk_tokens": 513}, "serving.chunk_tokens: found 513", "less than or equal to 512"),
     ({"chunk_tokens": 0}, "serving.chunk_tokens: found 0", "greater than or equal to 1"),
     ({"decision_s": -1e-3}, "serving.decision_s: found -0.001", "greater than or equal to 0"),

@@ -21,6 +21,7 @@ _GROUP_TOKENS, _COLUMNS_PER_ROW = np.int32(GROUP_TOKENS), np.int32(COLUMNS_PER_R
 # Requests of an environment and their DRAM rows share a sum: the requests, 128 at most, take its lower 8 bits.
 _PACKED_BITS = 8
 _PACKED = np.int32(2**_PACKED_BITS)
+MAX_ROWS = at.MAX_BATCH * at.MAX_SPECULATION
 
 
 @inlined
@@ -30,8 +31,8 @@ def iteration_cost(
     context_sum,
     group_sum,
     group_max,
-    chunk_sum,
-    chunk_max,
+    key_row_sum,
+    key_row_max,
     last_fc,
     qkv,
     attention,
@@ -58,12 +59,12 @@ def iteration_cost(
         other[attention, tlp, rlp, at.GROUPS_S] * group_sum,
         other[attention, tlp, rlp, at.LONGEST_GROUPS_S] * group_max,
     )
-    busiest_chunks = max(
-        other[attention, tlp, rlp, at.CHUNKS_S] * chunk_sum,
-        other[attention, tlp, rlp, at.LONGEST_CHUNKS_S] * chunk_max,
+    busiest_key_rows = max(
+        other[attention, tlp, rlp, at.KEY_ROWS_S] * key_row_sum,
+        other[attention, tlp, rlp, at.LONGEST_KEY_ROWS_S] * key_row_max,
     )
     attention_s = max(
-        busiest_groups + busiest_chunks + other[attention, tlp, rlp, at.FIXED_S],
+        busiest_groups + busiest_key_rows + other[attention, tlp, rlp, at.FIXED_S],
         other[attention, tlp, rlp, at.TOKENS_S] * context_sum,
     )
     attention_j = (
@@ -113,7 +114,7 @@ def scheduled_tlp(iteration, schedule):
 
 
 @inlined
-def chunks_of(groups, group_columns):
+def key_rows_of(groups, group_columns):
     """DRAM rows that the keys of so many 16-token groups touch."""
     return (groups * group_columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW
 
@@ -129,7 +130,7 @@ def survey(e, counters, contexts, scalars):
     context_sum = 0
     group_sum = 0
     group_max = 0
-    chunk_sum = 0
+    key_row_sum = 0
     group_columns = np.int64(scalars[at.GROUP_COLUMNS])
     for i in range(counters[e, at.RLP]):
         context = contexts[e, i] + tlp
@@ -137,12 +138,12 @@ def survey(e, counters, contexts, scalars):
         context_sum += context
         group_sum += groups
         group_max = max(group_max, groups)
-        chunk_sum += chunks_of(groups, group_columns)
+        key_row_sum += key_rows_of(groups, group_columns)
     counters[e, at.CONTEXT_SUM] = context_sum
     counters[e, at.GROUP_SUM] = group_sum
     counters[e, at.GROUP_MAX] = group_max
-    counters[e, at.CHUNK_SUM] = chunk_sum
-    counters[e, at.CHUNK_MAX] = chunks_of(group_max, group_columns)
+    counters[e, at.KEY_ROW_SUM] = key_row_sum
+    counters[e, at.KEY_ROW_MAX] = key_rows_of(group_max, group_columns)
 
 
 @lean
@@ -208,8 +209,8 @@ def advance_slot(
     context = np.int32(context + ahead) if goes_on else np.int32(0)
     groups = np.int32(np.int32(context + np.int32(_GROUP_TOKENS - 1)) // _GROUP_TOKENS)
     columns = np.int32(np.int32(groups * group_columns) + np.int32(_COLUMNS_PER_ROW - 1))
-    chunks = np.int32(columns // _COLUMNS_PER_ROW)
-    packed = np.int32(packed + np.int32(np.int32(chunks * _PACKED) + np.int32(goes_on)))
+    key_rows = np.int32(columns // _COLUMNS_PER_ROW)
+    packed = np.int32(packed + np.int32(np.int32(key_rows * _PACKED) + np.int32(goes_on)))
     return held, packed, np.int32(group_sum + groups), max(group_max, groups)
 
 
@@ -266,7 +267,7 @@ def decode_tokens(counters, slots, keys, gains, schedule, scalars):
                     group_sum,
                     group_max,
                 )
-    active, chunk_sum = (
+    active, key_row_sum = (
         np.int64(packed & (_PACKED - 1)),
         np.int64(packed >> _PACKED_BITS),
     )
@@ -281,8 +282,8 @@ def decode_tokens(counters, slots, keys, gains, schedule, scalars):
     counters[at.CONTEXT_SUM] = context_sum
     counters[at.GROUP_SUM] = group_sum
     counters[at.GROUP_MAX] = group_max
-    counters[at.CHUNK_SUM] = chunk_sum
-    counters[at.CHUNK_MAX] = chunks_of(np.int64(group_max), np.int64(group_columns))
+    counters[at.KEY_ROW_SUM] = key_row_sum
+    counters[at.KEY_ROW_MAX] = key_rows_of(np.int64(group_max), np.int64(group_columns))
     counters[at.LAST_N] = rlp * tlp
     counters[at.LAST_FINISHED] = rlp - active
     counters[at.LAST_DECODED] = decoded
@@ -341,8 +342,8 @@ def charge_iteration(
         counters[at.CONTEXT_SUM],
         counters[at.GROUP_SUM],
         counters[at.GROUP_MAX],
-        counters[at.CHUNK_SUM],
-        counters[at.CHUNK_MAX],
+        counters[at.KEY_ROW_SUM],
+        counters[at.KEY_ROW_MAX],
         counters[at.LAST_FC],
         qkv,
         attention,
@@ -412,28 +413,28 @@ def observe_batch(counters, scalars, observations):
     """Write the features that change only with RLP and TLP."""
     rlp, tlp = counters[at.RLP], counters[at.TLP]
     n, batch = rlp * tlp, scalars[at.BATCH]
-    observations[0] = rlp / 128.0
-    observations[1] = tlp / 8.0
-    observations[2] = n / 1024.0
+    observations[at.COLUMN.rlp] = rlp / at.MAX_BATCH
+    observations[at.COLUMN.tlp] = tlp / at.MAX_SPECULATION
+    observations[at.COLUMN.n] = n / MAX_ROWS
     # An infinite α (no PUs) gives 0; n = 0 occurs only after the last iteration.
-    observations[3] = n / (n + scalars[at.ALPHA]) if n > 0 else 0.0
-    observations[4] = batch / 128.0
-    observations[5] = 1.0 - rlp / max(batch, 1.0)
+    observations[at.COLUMN.n_share_of_alpha] = n / (n + scalars[at.ALPHA]) if n > 0 else 0.0
+    observations[at.COLUMN.batch_size] = batch / at.MAX_BATCH
+    observations[at.COLUMN.finished] = 1.0 - rlp / max(batch, 1.0)
 
 
 @inlined
 def observe_env(counters, clocks, scalars, per_reference, observations):
-    """Write the other features of `layout.OBSERVATION_NAMES`; descriptors are there for good."""
+    """Write the other features of `state.STATE_FEATURES`; descriptors are there for good."""
     limit = scalars[at.CONTEXT_LIMIT]
     held = 4.0 * counters[at.CONTEXT_SUM]
     longest = 4.0 * GROUP_TOKENS * counters[at.GROUP_MAX]
-    observations[6] = share(held, held + max(counters[at.RLP], 1) * limit)
-    observations[7] = share(longest, longest + limit)
-    observations[8] = share(counters[at.ITERATION], counters[at.ITERATION] + 256)
-    observations[9] = share(counters[at.LAST_FINISHED], max(scalars[at.BATCH], 1.0))
-    observations[10] = share(counters[at.LAST_DECODED], max(counters[at.LAST_N], 1))
-    observations[11] = squash(clocks[at.LAST_TIME_S] * per_reference)
-    observations[12] = squash(clocks[at.LAST_COMMUNICATION_S] * per_reference)
+    observations[at.COLUMN.mean_context] = share(held, held + max(counters[at.RLP], 1) * limit)
+    observations[at.COLUMN.longest_context] = share(longest, longest + limit)
+    observations[at.COLUMN.iteration] = share(counters[at.ITERATION], counters[at.ITERATION] + 256)
+    observations[at.COLUMN.last_finished] = share(counters[at.LAST_FINISHED], max(scalars[at.BATCH], 1.0))
+    observations[at.COLUMN.last_decoded] = share(counters[at.LAST_DECODED], max(counters[at.LAST_N], 1))
+    observations[at.COLUMN.last_time] = squash(clocks[at.LAST_TIME_S] * per_reference)
+    observations[at.COLUMN.last_communication] = squash(clocks[at.LAST_COMMUNICATION_S] * per_reference)
     for k in range(at.NUM_CLASSES * at.NUM_UNITS):
         observations[at.LAST_UNIT_FEATURE + k] = 0.0
     for k in range(at.NUM_CLASSES):
@@ -443,4 +444,4 @@ def observe_env(counters, clocks, scalars, per_reference, observations):
             observations[at.LAST_UNIT_FEATURE + at.NUM_UNITS * k + unit] = 1.0
     for u in range(2):
         observations[at.SEEN_FEATURE + u] = squash(clocks[at.SEEN_FC_S + u] * per_reference)
-        observations[at.SEEN_FEATURE + 2 + u] = counters[at.SEEN_N + u] / 1024.0
+        observations[at.SEEN_N_FEATURE + u] = counters[at.SEEN_N + u] / MAX_ROWS

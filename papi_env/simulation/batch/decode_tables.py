@@ -49,11 +49,11 @@ def attention_tables(
             row = attention[u, tlp]
             if isinstance(unit, PimUnit):
                 work = costs.pim_attention_coefficients(unit, kernel, tlp)
-                # The engine counts chunks by the layout of the unit with the KV caches; a unit with another
-                # layout gets as many per group as it has, and half a chunk more for the last one.
+                # The engine counts key rows by the layout of the unit with the KV caches; a unit with another
+                # layout gets as many per group as it has, and half a key row more for the last one.
                 scale = work.group_columns / columns
                 row[at.PER_GROUP_S] = work.per_group
-                row[at.PER_CHUNK_S] = work.per_chunk * scale
+                row[at.PER_KEY_ROW_S] = work.per_chunk * scale
                 row[at.PER_PAIR_S] = work.per_pair + (0.0 if scale == 1 else 0.5 * work.per_chunk)
                 row[at.PER_START_S] = work.per_start
                 row[at.UNPAIRED_S] = work.unpaired_per_chunk * scale

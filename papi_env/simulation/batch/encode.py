@@ -203,12 +203,12 @@ def forget_stage(counters, clocks):
 
 @lean
 def observe_stage(counters, clocks, features, scalars, observations):
-    """Write the features that Kernels-v0 appends (`layout.STAGE_OBSERVATION_NAMES`); descriptors are there."""
+    """Write the features that Kernels-v0 appends (`state.STAGE_STATE_FEATURES`); descriptors are there."""
     stage, images = counters[at.STAGE], counters[at.IMAGES]
     for k in range(at.MAX_STAGES):
         observations[at.STAGE_FEATURE + k] = 1.0 if stage == k else 0.0
-    observations[at.IMAGES_FEATURE] = images / 128.0
-    observations[at.IMAGES_FEATURE + 1] = 1.0 - counters[at.ENCODE] / scalars[at.ENCODES]
+    observations[at.IMAGES_FEATURE] = images / at.MAX_IMAGES
+    observations[at.COLUMN.encodes_left] = 1.0 - counters[at.ENCODE] / scalars[at.ENCODES]
     for k in range(2 * at.NUM_STAGE_CLASSES):
         observations[at.SHAPE_FEATURE + k] = features[stage, images, k] if stage >= 0 else 0.0
     for k in range(at.NUM_STAGE_CLASSES):

@@ -73,11 +73,11 @@ def join_lookups(tables: EngineTables) -> Lookups:
     work = attention[:, :, None, :]
     # A unit that cannot attend has infinite coefficients, which nothing looks up.
     with np.errstate(invalid="ignore"):
-        per_chunk = work[..., at.PER_CHUNK_S] + work[..., at.UNPAIRED_S] * unpaired
+        per_key_row = work[..., at.PER_KEY_ROW_S] + work[..., at.UNPAIRED_S] * unpaired
         other[..., at.GROUPS_S] = work[..., at.PER_GROUP_S] * mean_pairs
         other[..., at.LONGEST_GROUPS_S] = work[..., at.PER_GROUP_S] * longest_pairs
-        other[..., at.CHUNKS_S] = per_chunk * mean_pairs
-        other[..., at.LONGEST_CHUNKS_S] = per_chunk * longest_pairs
+        other[..., at.KEY_ROWS_S] = per_key_row * mean_pairs
+        other[..., at.LONGEST_KEY_ROWS_S] = per_key_row * longest_pairs
         other[..., at.FIXED_S] = work[..., at.PER_PAIR_S] * pairs + work[..., at.PER_START_S]
     other[..., at.TOKENS_S] = work[..., at.PER_TOKEN_S]
     other[..., at.LINK_TOKENS_S] = work[..., at.LINK_PER_TOKEN_S]

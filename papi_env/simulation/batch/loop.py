@@ -22,9 +22,7 @@ from papi_env.simulation.batch.encode import (
     start_encode,
 )
 from papi_env.simulation.compiled import inlined, lean, parallel
-
-# Autoreset, as the compiled step knows it.
-DISABLED, NEXT_STEP, SAME_STEP = range(3)
+from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 
 
 @inlined
@@ -395,8 +393,8 @@ def joint_costs(joint_actions, counters, fc, other, units, scalars, images, seco
                 counters[e, at.CONTEXT_SUM],
                 counters[e, at.GROUP_SUM],
                 counters[e, at.GROUP_MAX],
-                counters[e, at.CHUNK_SUM],
-                counters[e, at.CHUNK_MAX],
+                counters[e, at.KEY_ROW_SUM],
+                counters[e, at.KEY_ROW_MAX],
                 counters[e, at.LAST_FC],
                 qkv,
                 attention,

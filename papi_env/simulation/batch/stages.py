@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
+from papi_env.hardware.threshold import least_time_threshold
 from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES, UnitName
 from papi_env.kernel import FP16_BYTES, FloatArray, Kernel, KernelClass, activation_bytes, macs
 from papi_env.scenario import Scenario
@@ -137,31 +138,6 @@ def profile_stages(images: Images, costs: FloatArray, system: System) -> StagePr
     return StageProfile(rows, intensity, *alphas)
 
 
-def least_time_threshold(
-    system: System, measure: npt.NDArray[np.int64] | FloatArray, pu_s: FloatArray, pim_s: FloatArray
-) -> float:
-    """The threshold with the least total time over a sweep, where what measures above it runs on the PUs.
-
-    PAPI's offline sweep for any measure: each kernel is timed on both units, by itself, without mode
-    switches. 0 where only PUs run FC kernels, infinite where only PIM does.
-
-    Args:
-        system: whose units were timed.
-        measure: of each kernel of the sweep, above 0; any shape.
-        pu_s, pim_s: its seconds on the PUs and on FC-PIM, the same shape.
-    """
-    if not system.can_run("fc-pim", "fc"):
-        return 0.0
-    if not system.can_run("pu", "fc"):
-        return float("inf")
-    values, index = np.unique(measure.ravel(), return_inverse=True)
-    # Kernels of one measure go together, whichever way the rule sends them.
-    pu, pim = (np.bincount(index, weights=part.ravel()) for part in (pu_s, pim_s))
-    below = np.concatenate([[0.0], np.cumsum(pim)])
-    above = np.concatenate([np.cumsum(pu[::-1])[::-1], [0.0]])
-    return float(np.concatenate([[0.0], values])[np.argmin(below + above)])
-
-
 def decode_intensity(model: Transformer, rows: npt.NDArray[np.int64]) -> FloatArray:
     """FLOP per byte of all FC kernels of a decode iteration with n = `rows`, float64 of its shape."""
     return _intensity(model.fc_kernels(), rows)
@@ -180,7 +156,7 @@ def stage_features(profile: StageProfile) -> FloatArray:
 
 
 def stage_descriptors(scenario: Scenario) -> list[float]:
-    """The constant features of images, in the order of `layout.STAGE_DESCRIPTOR_NAMES`."""
+    """The constant features of images, in the order of `state.STAGE_DESCRIPTOR_FEATURES`."""
     images = scenario.images
     if images is None:
         return [0.0] * len(at.STAGE_DESCRIPTOR_NAMES)

@@ -5,9 +5,16 @@ Plain integers, because compiled code folds module constants.
 
 from __future__ import annotations
 
+from collections import namedtuple
+from collections.abc import Iterable
+from typing import Any
+
 from papi_env.hardware.units import UNIT_NAMES
 from papi_env.kernel import KernelClass
-from papi_env.workload.images import MAX_STAGES
+from papi_env.scenario import MAX_BATCH, MAX_SPECULATION
+from papi_env.simulation import descriptors, engine
+from papi_env.simulation.features import DECADES, Feature, linear, log2_of, names, squash
+from papi_env.workload.images import MAX_IMAGES, MAX_STAGES
 
 # Kernel classes of a decode iteration, in the order of actions.
 KERNEL_CLASSES = (
@@ -29,9 +36,7 @@ TIMED_CLASSES = (*CHOICE_CLASSES, str(KernelClass.CONVOLUTION))
 CONVOLUTION, NUM_TIMED = NUM_CHOICES, len(TIMED_CLASSES)
 
 # --- counters: int64 [num_envs, NUM_COUNTERS] -------------------------------------------------------
-SEED = 0
-EPISODE = 1
-DONE = 2  # the episode has ended and waits for its reset
+SEED, EPISODE, DONE = engine.SEED, engine.EPISODE, engine.DONE  # the columns that all engines share
 RLP = 3
 TLP = 4
 ITERATION = 5
@@ -41,8 +46,8 @@ INVALID = 8
 CONTEXT_SUM = 9  # over active requests, of the context the next iteration attends to
 GROUP_SUM = 10  # over active requests, of ceil(context / 16)
 GROUP_MAX = 11
-CHUNK_SUM = 12  # over active requests, of the DRAM rows of keys (see `hardware.attention`)
-CHUNK_MAX = 13
+KEY_ROW_SUM = 12  # over active requests, of the DRAM rows of keys (see `hardware.attention`)
+KEY_ROW_MAX = 13
 LAST_FC = 14  # the FC unit that ran last: PU, FC_PIM, or -1 before the first step
 LAST_N = 15
 LAST_FINISHED = 16  # requests that reached end-of-sequence in the last iteration
@@ -110,8 +115,8 @@ NUM_FC = 8
 (
     GROUPS_S,  # per group of all requests, if they spread evenly over the channels
     LONGEST_GROUPS_S,  # per group of the longest request
-    CHUNKS_S,  # likewise, per DRAM row of keys
-    LONGEST_CHUNKS_S,
+    KEY_ROWS_S,  # likewise, per DRAM row of keys
+    LONGEST_KEY_ROWS_S,
     FIXED_S,  # per pair and per start
     TOKENS_S,  # per token attended to
     LINK_TOKENS_S,
@@ -128,7 +133,7 @@ NUM_OTHER = 16
 COST_S, COST_J = 0, 1
 (
     PER_GROUP_S,
-    PER_CHUNK_S,
+    PER_KEY_ROW_S,
     PER_PAIR_S,
     PER_START_S,
     UNPAIRED_S,
@@ -144,71 +149,88 @@ COMBINE_S, COMBINE_J, CROSSING_S, CROSSING_J = range(4)
 STAGE_COMBINE_S, INPUT_S, POOLED_S, MAP_S, STAGE_COMBINE_J, INPUT_J, POOLED_J, MAP_J = range(8)
 NUM_STAGE_MOVES = 8
 
-# --- observations: float32 [num_envs, len(OBSERVATION_NAMES)] ---------------------------------------
-# squash(x) = x / (1 + x) maps [0, inf) onto [0, 1) without a clamp; times are first divided by the
-# scenario's reference.
-_STATE_NAMES = (
-    "rlp",  # requests still decoding / 128
-    "tlp",  # tokens verified per request in the coming iteration / 8
-    "n",  # rlp x tlp / 1024
-    "n_share_of_alpha",  # n / (n + α): above 0.5 where PAPI's rule picks the PUs
-    "batch_size",  # / 128
-    "finished",  # share of the batch that has reached end-of-sequence
-    "mean_context",  # squash(4 x tokens / context limit)
-    "longest_context",  # likewise, in 16-token groups
-    "iteration",  # squash(iterations / 256)
-    "last_finished",  # requests that ended in the last iteration / batch size
-    "last_decoded",  # tokens decoded per verified row in the last iteration
-    "last_time",  # squash, seconds of the last iteration
-    "last_communication",  # squash
-    *(f"last_time_{kind}" for kind in KERNEL_CLASSES),  # squash
-    *(f"last_unit_{kind}_{unit}" for kind in KERNEL_CLASSES for unit in UNIT_NAMES),  # one-hot
-    "seen_fc_time_pu",  # squash, seconds of all FC kernels when last on the PUs; 0 before
-    "seen_fc_time_fc-pim",
-    "seen_n_pu",  # / 1024
-    "seen_n_fc-pim",
-)
-# Logarithms of rates are divided by 20 decades, so that one policy can meet many systems.
-DESCRIPTOR_NAMES = (
-    "system_pu_flops",
-    "system_pu_bandwidth",
-    "system_fc_pim_flops",
-    "system_fc_pim_bandwidth",
-    "system_attn_pim_flops",
-    "system_attn_pim_bandwidth",
-    "system_link_bandwidth",
-    "system_switch_time",  # squash, of the reference
-    "model_weight_bytes",  # logarithm / 20
-    "model_kv_bytes_per_token",  # logarithm / 20
-    "model_layers",  # / 1000
-    "energy_weight",  # squash, of watts-seconds per reference: share of energy in the reward
-)
-OBSERVATION_NAMES = _STATE_NAMES + DESCRIPTOR_NAMES
-NUM_STATE_FEATURES = len(_STATE_NAMES)
-LAST_CLASS_FEATURE = _STATE_NAMES.index(f"last_time_{KERNEL_CLASSES[0]}")
-LAST_UNIT_FEATURE = _STATE_NAMES.index(f"last_unit_{KERNEL_CLASSES[0]}_{UNIT_NAMES[0]}")
-SEEN_FEATURE = _STATE_NAMES.index("seen_fc_time_pu")
+# --- observations: float32 [num_envs, features] -----------------------------------------------------
+# Everything about a feature but how it is computed, which is in `decode` and `encode` (or, of a descriptor, in `tables`
+# and `stages`). The reference of times is the scalar REFERENCE.
+_TIMES = (squash(), "reference times")
 
+
+def _last_times(kinds: Iterable[str]) -> tuple[Feature, ...]:
+    return tuple(Feature(f"last_time_{kind}", f"last time of {kind}", *_TIMES) for kind in kinds)
+
+
+def _last_units(kinds: Iterable[str]) -> tuple[Feature, ...]:
+    return tuple(
+        Feature(f"last_unit_{kind}_{unit}", f"{kind} ran on {unit} last")
+        for kind in kinds
+        for unit in UNIT_NAMES
+    )
+
+
+STATE_FEATURES = (
+    Feature("rlp", "requests decoding", linear(MAX_BATCH)),
+    Feature("tlp", "tokens verified per request", linear(MAX_SPECULATION)),
+    Feature("n", "n = RLP x TLP", linear(MAX_BATCH * MAX_SPECULATION)),
+    # Above 1/2 where PAPI's rule picks the PUs.
+    Feature("n_share_of_alpha", "n / α", squash()),
+    Feature("batch_size", "batch size", linear(MAX_BATCH)),
+    Feature("finished", "share of the batch that has finished", linear(100), "%"),
+    Feature("mean_context", "mean context", squash(25), "% of the limit"),
+    # In whole 16-token groups.
+    Feature("longest_context", "longest context", squash(25), "% of the limit"),
+    Feature("iteration", "iterations so far", squash(256)),
+    Feature("last_finished", "share of the batch that ended in the last iteration", linear(100), "%"),
+    Feature("last_decoded", "tokens decoded per verified row", linear(1)),
+    Feature("last_time", "time of the last step", *_TIMES),
+    Feature("last_communication", "communication of the last step", *_TIMES),
+    *_last_times(KERNEL_CLASSES),
+    *_last_units(KERNEL_CLASSES),
+    # 0 before all FC kernels have run there.
+    *(Feature(f"seen_fc_time_{unit}", f"FC time when last on {unit}", *_TIMES) for unit in UNIT_NAMES[:2]),
+    *(
+        Feature(f"seen_n_{unit}", f"n when last on {unit}", linear(MAX_BATCH * MAX_SPECULATION))
+        for unit in UNIT_NAMES[:2]
+    ),
+)
+DESCRIPTOR_FEATURES = (
+    *descriptors.SYSTEM,
+    *descriptors.MODEL,
+    # The share of energy in the reward.
+    Feature("energy_weight", "price of static power", squash(), "s/s"),
+)
 # What Kernels-v0 appends: written in every step where a scenario has images, all zero where it has none.
-_STAGE_STATE_NAMES = (
-    *(f"stage_{stage}" for stage in range(MAX_STAGES)),  # one-hot, the coming stage; none: an iteration
-    "images",  # of the encode / 128
-    "encodes_left",  # waiting or under way / encodes of the episode
-    *(f"rows_{kind}" for kind in STAGE_CLASSES),  # log2(1 + rows per weight matrix) / 32
-    *(f"intensity_{kind}" for kind in STAGE_CLASSES),  # log2(1 + FLOP/B) / 16
-    *(f"last_time_{kind}" for kind in STAGE_CLASSES),  # squash
-    *(f"last_unit_{kind}_{unit}" for kind in STAGE_CLASSES for unit in UNIT_NAMES),  # one-hot
+STAGE_STATE_FEATURES = (
+    # None of them: an iteration comes next.
+    *(Feature(f"stage_{stage}", f"stage {stage} of an encode comes next") for stage in range(MAX_STAGES)),
+    Feature("images", "images of the encode", linear(MAX_IMAGES)),
+    # Waiting or under way.
+    Feature("encodes_left", "encodes left", linear(100), "% of the episode"),
+    *(Feature(f"rows_{kind}", f"rows per weight of {kind}", log2_of(32)) for kind in STAGE_CLASSES),
+    *(Feature(f"intensity_{kind}", f"intensity of {kind}", log2_of(16), "FLOP/B") for kind in STAGE_CLASSES),
+    *_last_times(STAGE_CLASSES),
+    *_last_units(STAGE_CLASSES),
 )
-STAGE_DESCRIPTOR_NAMES = (
-    "network_weight_bytes",  # logarithm / 20
-    "network_blocks",  # / 100
-    "network_reparameterized",  # 1 after Locality Injection
-    "image_tokens",  # positions that images add to each prompt / context limit
+STAGE_DESCRIPTOR_FEATURES = (
+    Feature("network_weight_bytes", "network weights", DECADES, "B"),
+    Feature("network_blocks", "network blocks", linear(100)),
+    Feature("network_reparameterized", "the network is merged"),
+    Feature("image_tokens", "positions of images", linear(100), "% of the context limit"),
 )
-STAGE_OBSERVATION_NAMES = _STAGE_STATE_NAMES + STAGE_DESCRIPTOR_NAMES
-STAGE_FEATURE = len(OBSERVATION_NAMES)
-IMAGES_FEATURE = STAGE_FEATURE + MAX_STAGES
-SHAPE_FEATURE = IMAGES_FEATURE + 2  # rows, then intensities
-LAST_STAGE_TIME_FEATURE = SHAPE_FEATURE + 2 * NUM_STAGE_CLASSES
-LAST_STAGE_UNIT_FEATURE = LAST_STAGE_TIME_FEATURE + NUM_STAGE_CLASSES
-STAGE_DESCRIPTOR_FEATURE = STAGE_FEATURE + len(_STAGE_STATE_NAMES)
+FEATURES = STATE_FEATURES + DESCRIPTOR_FEATURES
+STAGE_FEATURES = STAGE_STATE_FEATURES + STAGE_DESCRIPTOR_FEATURES
+KERNELS_FEATURES = FEATURES + STAGE_FEATURES
+OBSERVATION_NAMES, DESCRIPTOR_NAMES = names(FEATURES), names(DESCRIPTOR_FEATURES)
+STAGE_OBSERVATION_NAMES, STAGE_DESCRIPTOR_NAMES = names(STAGE_FEATURES), names(STAGE_DESCRIPTOR_FEATURES)
+
+# Columns by name, "-" written as "_", for the writers; those of one-hot groups and of classes are the first ones.
+NUM_STATE_FEATURES = len(STATE_FEATURES)
+COLUMN: Any = namedtuple("Column", [name.replace("-", "_") for name in names(KERNELS_FEATURES)])(
+    *range(len(KERNELS_FEATURES))
+)
+LAST_CLASS_FEATURE, LAST_UNIT_FEATURE = COLUMN.last_time_qkv, COLUMN.last_unit_qkv_pu
+SEEN_FEATURE, SEEN_N_FEATURE = COLUMN.seen_fc_time_pu, COLUMN.seen_n_pu
+STAGE_FEATURE, IMAGES_FEATURE = COLUMN.stage_0, COLUMN.images
+SHAPE_FEATURE = COLUMN.rows_repmlp_fc1_fc2  # rows, then intensities
+LAST_STAGE_TIME_FEATURE = COLUMN.last_time_repmlp_fc1_fc2
+LAST_STAGE_UNIT_FEATURE = COLUMN.last_unit_repmlp_fc1_fc2_pu
+STAGE_DESCRIPTOR_FEATURE = COLUMN.network_weight_bytes

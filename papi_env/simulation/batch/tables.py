@@ -11,6 +11,7 @@ import numpy.typing as npt
 from papi_env.errors import ConfigurationError
 from papi_env.hardware import dram
 from papi_env.hardware.table import DENSE_ROWS, CostTable
+from papi_env.hardware.threshold import least_time_threshold
 from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
@@ -30,7 +31,6 @@ from papi_env.simulation.batch.stages import (
     StageProfile,
     convolution_unit,
     decode_intensity,
-    least_time_threshold,
     profile_stages,
     stage_costs,
     stage_descriptors,
@@ -254,7 +254,7 @@ def _reference(tables: EngineTables, mean_input: float) -> float:
     rlp = int(tables.scalars[at.BATCH])
     tlp = int(tables.schedule[0, 1])
     groups = int(np.ceil((mean_input + tlp) / dram.GROUP_TOKENS))
-    chunks = int(np.ceil(groups * tables.scalars[at.GROUP_COLUMNS] / dram.COLUMNS_PER_ROW))
+    key_rows = int(np.ceil(groups * tables.scalars[at.GROUP_COLUMNS] / dram.COLUMNS_PER_ROW))
     qkv, attention, projection, feed_forward = (int(unit) for unit in tables.defaults[: at.NUM_CLASSES])
     cost = iteration_cost(
         rlp,
@@ -262,8 +262,8 @@ def _reference(tables: EngineTables, mean_input: float) -> float:
         rlp * round(mean_input + tlp),
         rlp * groups,
         groups,
-        rlp * chunks,
-        chunks,
+        rlp * key_rows,
+        key_rows,
         -1,
         qkv,
         attention,
@@ -305,7 +305,7 @@ def _charged(tables: EngineTables, seconds: float, dynamic_j: float) -> float:
 
 
 def _descriptors(scenario: Scenario, scalars: FloatArray) -> list[float]:
-    """The constant features, in the order of `layout.DESCRIPTOR_NAMES`."""
+    """The constant features, in the order of `state.DESCRIPTOR_FEATURES`."""
     system, model = scenario.system, scenario.model
 
     def squash(value: float) -> float:

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
-from papi_env.simulation.batch import loop as batch
-from papi_env.simulation.serving import loop as serving_batch
+from papi_env.simulation.engine import DISABLED, SAME_STEP, Engine, Metrics
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.loop import reset_batch, step_range
 from papi_env.simulation.serving.measures import serving_metrics
 from papi_env.simulation.serving.requests import ServingState
 from papi_env.simulation.serving.tables import ServingTables, build_serving_tables, freeze
@@ -25,39 +24,41 @@ def _workers(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="papi_env")
 
 
-class ServingEngine:
-    """State and dynamics of `num_envs` machines under continuous batching.
+class ServingEngine(Engine[ServingState]):
+    """State and dynamics of `num_envs` machines under continuous batching; see `Engine` for what all engines have.
 
     Args:
         scenario: what is simulated; its `serving` part is required.
-        num_envs: environments, any number from 1.
-        autoreset: `batch.DISABLED`, `NEXT_STEP` or `SAME_STEP`.
-        max_steps: iterations after which an episode is truncated; 0 for never.
+        num_envs, autoreset, max_steps, threads: see `Engine`.
         tables: of the scenario, if they are built already.
-        threads: share the environments of a step among so many threads. Changes no bit of what they do.
 
     Attributes:
-        state: see `serving_requests.ServingState`; its counters and clocks are also attributes.
-        actions: int64 [num_envs, 4]; observations: float32 [num_envs, features]; rewards: float64 [num_envs].
-        terminated, truncated: bool [num_envs].
-        final: with SAME_STEP, the last counters, clocks and records of episodes that ended in the last step.
+        state: see `serving.requests.ServingState`.
+        final: with SAME_STEP, the last counters, clocks and records of episodes that ended in the last step; slots are
+            those of the state.
     """
+
+    tables: ServingTables
 
     def __init__(
         self,
         scenario: Scenario,
         num_envs: int = 1,
         *,
-        autoreset: int = batch.DISABLED,
+        autoreset: int = DISABLED,
         max_steps: int = 0,
         tables: ServingTables | None = None,
         threads: int = 1,
     ) -> None:
-        for name, value in (("num_envs", num_envs), ("threads", threads)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
-        self.scenario, self.num_envs = scenario, num_envs
-        self.autoreset, self.max_steps = autoreset, max_steps
+        super().__init__(
+            scenario,
+            num_envs,
+            choices=len(at.NVEC),
+            features=len(at.OBSERVATION_NAMES),
+            autoreset=autoreset,
+            max_steps=max_steps,
+            threads=threads,
+        )
         self.tables = build_serving_tables(scenario) if tables is None else tables
         assert scenario.serving is not None
         slots, requests = scenario.serving.max_running, max(self.tables.arrivals.capacity, 1)
@@ -66,50 +67,22 @@ class ServingEngine:
         self.final = self.state._replace(
             counters=np.zeros_like(self.state.counters),
             clocks=np.zeros_like(self.state.clocks),
-            moments=np.zeros_like(self.state.moments) if autoreset == batch.SAME_STEP else self.state.moments,
-            facts=np.zeros_like(self.state.facts) if autoreset == batch.SAME_STEP else self.state.facts,
+            moments=np.zeros_like(self.state.moments) if autoreset == SAME_STEP else self.state.moments,
+            facts=np.zeros_like(self.state.facts) if autoreset == SAME_STEP else self.state.facts,
         )
-        self.actions = np.zeros((num_envs, len(at.NVEC)), dtype=np.int64)
-        self.observations = np.zeros((num_envs, len(at.OBSERVATION_NAMES)), dtype=np.float32)
         self.observations[:, at.NUM_STATE_FEATURES :] = self.tables.descriptors
-        self.final_observations = np.zeros_like(self.observations)
         # Scratch of a step.
-        threads = min(threads, num_envs)
-        self._busy = np.zeros((threads, at.NUM_RESOURCES))
-        self._gains = np.zeros((threads, slots), dtype=np.int64)
-        self._limits = np.zeros((threads, slots), dtype=np.uint64)
-        self.rewards = np.zeros(num_envs)
-        self.terminated = np.zeros(num_envs, dtype=np.bool_)
-        self.truncated = np.zeros(num_envs, dtype=np.bool_)
+        self._busy = np.zeros((self.threads, at.NUM_RESOURCES))
+        self._gains = np.zeros((self.threads, slots), dtype=np.int64)
+        self._limits = np.zeros((self.threads, slots), dtype=np.uint64)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+    def _bind(self) -> None:
         freeze(self.tables)
-
-    @property
-    def counters(self) -> npt.NDArray[np.int64]:
-        """int64 [num_envs, NUM_COUNTERS]; see `serving.state`."""
-        return self.state.counters
-
-    @property
-    def clocks(self) -> FloatArray:
-        """float64 [num_envs, NUM_CLOCKS]; see `serving.state`."""
-        return self.state.clocks
-
-    @property
-    def final_counters(self) -> npt.NDArray[np.int64]:
-        """Counters of episodes that ended in the last step, with SAME_STEP."""
-        return self.final.counters
-
-    @property
-    def final_clocks(self) -> FloatArray:
-        """Clocks of episodes that ended in the last step, with SAME_STEP."""
-        return self.final.clocks
 
     def reset(self, mask: npt.NDArray[np.bool_] | None = None) -> None:
         """Start the episode that the SEED and EPISODE counters name, where `mask` is true."""
         mask = np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
-        serving_batch.reset_batch(mask, self.state, self.tables, self.observations)
+        reset_batch(mask, self.state, self.tables, self.observations)
 
     def step(self) -> None:
         """Advance every environment by one iteration with `self.actions`, already checked."""
@@ -117,24 +90,20 @@ class ServingEngine:
             self.actions,
             self.autoreset,
             self.max_steps,
-            self.state,
-            self.tables,
-            self.observations,
-            self.rewards,
-            self.terminated,
-            self.truncated,
-            self.final,
-            self.final_observations,
+            self.state[:],
+            (self.tables[:-1], self.tables.arrivals[:]),
+            (self.observations, self.rewards, self.terminated, self.truncated, self.final_observations),
+            self.final[:],
         )
         threads = len(self._busy)
-        scratch: list[Any] = list(zip(self._busy, self._gains, self._limits, strict=True))
+        scratch = list(zip(self._busy, self._gains, self._limits, strict=True))
         bounds = [self.num_envs * k // threads for k in range(threads + 1)]
         if threads == 1:
-            serving_batch.step_range(*bounds, *arguments, *scratch[0])
+            step_range(*bounds, *arguments, scratch[0])
             return
         # numba's own threads take no nested tuples such as the tables are.
         shares = [
-            _workers(threads).submit(serving_batch.step_range, start, stop, *arguments, *own)
+            _workers(threads).submit(step_range, start, stop, *(*arguments, own))
             for (start, stop), own in zip(pairwise(bounds), scratch, strict=True)
         ]
         for share in shares:
@@ -148,7 +117,7 @@ class ServingEngine:
         """
         twin = object.__new__(ServingEngine)
         twin.__dict__.update(self.__dict__)
-        twin.num_envs, twin.autoreset, twin.max_steps = copies, batch.DISABLED, 0
+        twin.num_envs, twin.autoreset, twin.max_steps = copies, DISABLED, 0
         if into is None:
             state = ServingState._make(np.empty((copies, *a.shape[1:]), dtype=a.dtype) for a in self.state)
         else:
@@ -165,33 +134,13 @@ class ServingEngine:
         twin.truncated = np.zeros(copies, dtype=np.bool_)
         return twin
 
-    def clone(self) -> ServingEngine:
-        """An engine with a copy of the whole state; the tables are shared."""
-        twin = object.__new__(ServingEngine)
-        twin.__dict__.update(
-            {
-                name: value.copy() if isinstance(value, np.ndarray) else value
-                for name, value in self.__dict__.items()
-            }
-        )
-        twin.state = ServingState._make(array.copy() for array in self.state)
-        twin.final = ServingState._make(array.copy() for array in self.final)
-        return twin
+    def measured(self, state: ServingState) -> Metrics:
+        """Metrics of the episodes in `state`, by `measures.METRIC_NAMES`."""
+        return serving_metrics(state, self.tables)
 
-    @property
-    def state_bytes_per_env(self) -> int:
-        """Bytes of simulation state of one environment: counters, clocks, slots and the requests' records."""
-        return sum(array.nbytes for array in self.state) // self.num_envs
-
-    def metrics(
-        self, counters: npt.NDArray[np.int64] | None = None, clocks: FloatArray | None = None
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Metrics of the current episodes, or (given any argument) of those that ended in the last step.
-
-        Arrays [num_envs], by `serving_metrics.METRIC_NAMES`.
-        """
-        final = counters is not None or clocks is not None
-        return serving_metrics(self.final if final else self.state, self.tables)
+    def ended(self, envs: npt.NDArray[np.int64]) -> ServingState:
+        """The last records of the episodes that ended in environments `envs`."""
+        return ServingState._make(array[envs] for array in self.final)
 
     def records(self, env: int, state: ServingState | None = None) -> dict[str, npt.NDArray[Any]]:
         """What became of every request of environment `env` that has arrived, arrays [requests].

@@ -20,8 +20,12 @@ How an iteration is put together (times of the whole model, n decode rows, c pro
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
+from papi_env.kernel import FloatArray
+from papi_env.simulation.attention import Share, Work, attention_time
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.draws import mix, request_key
@@ -29,6 +33,159 @@ from papi_env.simulation.serving import state as at
 
 _DRIFT_STREAM = np.uint64(0xD1B54A32D192ED03)
 _11 = np.uint64(11)
+# A whole number, as Python or as compiled code has it.
+Count = int | np.int64
+
+
+class Decoding(NamedTuple):
+    """What the requests that decode attend to, with the tokens that are verified of each; int64.
+
+    Attributes:
+        rlp, tlp: how many requests, and tokens verified of each.
+        context_sum: tokens. group_sum, key_row_sum: the memory's groups of tokens, and DRAM rows of keys.
+        group_max, key_row_max: those of the longest context.
+    """
+
+    rlp: Count
+    tlp: Count
+    context_sum: Count
+    group_sum: Count
+    group_max: Count
+    key_row_sum: Count
+    key_row_max: Count
+
+
+class PromptChunk(NamedTuple):
+    """The prompt tokens of an iteration: tokens, (query, key) pairs, and tokens read; int64."""
+
+    rows: Count
+    pairs: Count
+    context: Count
+
+
+class Placement(NamedTuple):
+    """Where an iteration runs; int64.
+
+    Attributes:
+        unit: of the decode rows' FC kernels: `PU`, `FC_PIM` or `SPLIT`, valid for the system.
+        overlap: whether two half-batches take turns.
+        last_mode: what the stacks were left in: `PU`, `FC_PIM`, or -1.
+    """
+
+    unit: Count
+    overlap: Count
+    last_mode: Count
+
+
+class Slowdowns(NamedTuple):
+    """True over profiled time of PUs, FC-PIM, and the unit that runs attention; float64."""
+
+    pu: float
+    fc_pim: float
+    attention: float
+
+
+class Lookups(NamedTuple):
+    """The part of `ServingTables` that an iteration reads.
+
+    Compiled code puts it together only where references are not counted: a function without numba's run-time that
+    returned it to one that has it would leave a count too few.
+    """
+
+    fc_s: FloatArray
+    fc_j: FloatArray
+    bank_s: FloatArray
+    attention: FloatArray
+    rounds: FloatArray
+    link: FloatArray
+    moves: FloatArray
+    draft: FloatArray
+    scalars: FloatArray
+
+    @staticmethod
+    def of(tables: Any) -> Lookups:
+        """Those of `ServingTables`."""
+        return Lookups(*(getattr(tables, name) for name in Lookups._fields))
+
+
+class Cost(NamedTuple):
+    """What an iteration takes.
+
+    Attributes:
+        seconds: from its start to its end; joules: dynamic.
+        fc_s, attention_s, draft_s, prompt_s, communication_s, switching_s: seconds by cause, which may coincide;
+            `prompt_s` is the prompt's attention.
+        switches: changes of the stacks' mode; mode: what they are left in.
+        pim_rows: decode rows whose FC kernels ran on FC-PIM.
+    """
+
+    seconds: float
+    joules: float
+    fc_s: float
+    attention_s: float
+    draft_s: float
+    prompt_s: float
+    communication_s: float
+    switching_s: float
+    switches: int
+    mode: int
+    pim_rows: int
+
+
+class PromptCost(NamedTuple):
+    """Attention of a prompt chunk, and its keys and values on their way home; seconds and joules."""
+
+    seconds: float
+    attention_j: float
+    link_s: float
+    write_j: float
+
+
+class BesideCost(NamedTuple):
+    """FC kernels of a prompt chunk on the PUs, beside decode rows on FC-PIM; seconds and joules."""
+
+    seconds: float
+    joules: float
+    combine_s: float
+    banks_s: float
+
+
+class HalfCost(NamedTuple):
+    """One half-batch; times of units are with their slow-downs.
+
+    Attributes:
+        fc_s: from the first to the last of a layer's FC kernels; pu_s, pim_s, banks_s: in which PUs, FC-PIM and the
+            stacks' banks are busy; fc_j: joules.
+        combine_s, combine_j: adding up what the units found; transfer_s, transfer_j: on the attention link.
+        attention_s: of decode attention.
+        pu_rows, pim_rows: rows on PUs and FC-PIM; decode_on_pim: those of the latter that are decode rows.
+    """
+
+    fc_s: float
+    pu_s: float
+    pim_s: float
+    banks_s: float
+    fc_j: float
+    combine_s: float
+    combine_j: float
+    attention_s: float
+    transfer_s: float
+    transfer_j: float
+    pu_rows: int
+    pim_rows: int
+    decode_on_pim: int
+
+
+class Busy(NamedTuple):
+    """Seconds in which units and banks are busy."""
+
+    pu_s: float
+    pim_s: float
+    attention_s: float
+    banks_s: float
+
+
+# --- units wander from their profile ------------------------------------------------------------------------
 
 
 @inlined
@@ -57,24 +214,32 @@ def drift_factor(seed, episode, unit, time_s, scalars):
     return np.exp(log_worst * level)
 
 
-@inlined
-def attention_seconds(rlp, context_sum, group_sum, group_max, chunk_sum, chunk_max, row, rounds):
-    """Profiled seconds of decode attention, as in `decode.iteration_cost`; sums may be shares of a batch's.
+# --- the parts of an iteration ------------------------------------------------------------------------------
 
-    `row` are the coefficients at this TLP, `rounds` [RLP, (pairs on the busiest channel, 1 / pairs if odd)].
+
+@inlined
+def attention_seconds(requests, decoding, row, rounds):
+    """Profiled seconds of decode attention of so many of the decoding requests, as in `decode.iteration_cost`.
+
+    They attend to their share of the batch's sums, and one of them to the longest context. `row` are the
+    coefficients at this TLP, `rounds` [RLP, (pairs on the busiest channel, 1 / pairs if odd)].
     """
-    now = rounds[rlp, layout.ROUNDS]
+    share = requests / decoding.rlp
+    context_sum = share * decoding.context_sum
+    group_sum = share * decoding.group_sum
+    key_row_sum = share * decoding.key_row_sum
+    now = rounds[requests, layout.ROUNDS]
     of_one = rounds[1, layout.ROUNDS]
-    busiest_groups = max(now * (group_sum / rlp), of_one * group_max)
-    busiest_chunks = max(now * (chunk_sum / rlp), of_one * chunk_max)
-    per_chunk = row[layout.PER_CHUNK_S] + row[layout.UNPAIRED_S] * rounds[rlp, layout.UNPAIRED]
-    return max(
-        row[layout.PER_GROUP_S] * busiest_groups
-        + per_chunk * busiest_chunks
-        + row[layout.PER_PAIR_S] * now
-        + row[layout.PER_START_S],
-        row[layout.PER_TOKEN_S] * context_sum,
+    work = Work(
+        row[layout.PER_GROUP_S],
+        row[layout.PER_KEY_ROW_S] + row[layout.UNPAIRED_S] * rounds[requests, layout.UNPAIRED],
+        row[layout.PER_PAIR_S],
+        row[layout.PER_START_S],
+        row[layout.PER_TOKEN_S],
     )
+    mean = Share(group_sum / requests, key_row_sum / requests)
+    longest = Share(decoding.group_max, decoding.key_row_max)
+    return attention_time(work, now, of_one, mean, longest, context_sum)
 
 
 @inlined
@@ -130,244 +295,274 @@ def split_rows(decode_rows, prompt_rows, fc_s, bank_s, scalars):
     return best
 
 
+@inlined
+def drafting(decoding, slow, look):
+    """Seconds and joules of drafting, one token after the other: on the PUs, or on FC-PIM where there are none."""
+    if decoding.tlp <= 1 or decoding.rlp == 0:
+        return 0.0, 0.0
+    scalars = look.scalars
+    steps = decoding.tlp - 1
+    seconds = steps * (look.draft[decoding.rlp, 0] + scalars[at.DRAFT_CONTEXT_S] * decoding.context_sum)
+    joules = steps * (look.draft[decoding.rlp, 1] + scalars[at.DRAFT_CONTEXT_J] * decoding.context_sum)
+    return seconds * (slow.fc_pim if scalars[at.ONLY_UNIT] == at.FC_PIM else slow.pu), joules
+
+
+@inlined
+def prompt_attention(chunk, slow, scalars):
+    """`PromptCost` of a chunk. Where prompts run on PIM, it is the KV caches' unit that attends to them."""
+    if chunk.rows == 0:
+        return PromptCost(0.0, 0.0, 0.0, 0.0)
+    compute = scalars[at.PREFILL_PAIR_COMPUTE_S] * chunk.pairs
+    memory = scalars[at.PREFILL_TOKEN_MEMORY_S] * chunk.context
+    seconds = max(compute, memory) * slow.pu
+    seconds += (
+        scalars[at.PREFILL_PAIR_S] * chunk.pairs + scalars[at.PREFILL_TOKEN_S] * chunk.rows
+    ) * slow.attention
+    return PromptCost(
+        seconds,
+        scalars[at.PREFILL_PAIR_J] * chunk.pairs + scalars[at.PREFILL_TOKEN_J] * chunk.context,
+        scalars[at.KV_LINK_S_PER_TOKEN] * chunk.rows,
+        (scalars[at.KV_LINK_J_PER_TOKEN] + scalars[at.PREFILL_ROW_J]) * chunk.rows,
+    )
+
+
+@inlined
+def half_batch(requests, prompt_rows, unit, decoding, slow, look):
+    """`HalfCost` of so many of the decoding requests, with so many prompt rows in the same kernels."""
+    zero = np.int64(0)
+    rows = requests * decoding.tlp
+    if rows + prompt_rows == 0:
+        return HalfCost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, zero, zero, zero)
+    fc_s = look.fc_s
+    if unit == at.PU:
+        pim_rows = zero
+    elif unit == at.FC_PIM:
+        pim_rows = rows + prompt_rows
+    else:
+        pim_rows = split_rows(rows, prompt_rows, fc_s, look.bank_s, look.scalars)
+    pu_rows = rows + prompt_rows - pim_rows
+    attention_s = 0.0
+    transfer_s = 0.0
+    transfer_j = 0.0
+    if requests > 0:
+        attention_s = slow.attention * attention_seconds(
+            requests, decoding, look.attention[decoding.tlp], look.rounds
+        )
+        transfer_s = look.link[rows, layout.COST_S]
+        transfer_j = look.link[rows, layout.COST_J]
+    pim_s = fc_s[at.FC_PIM, pim_rows] * slow.fc_pim
+    return HalfCost(
+        shared_seconds(pu_rows, pim_rows, slow.pu, slow.fc_pim, fc_s, look.bank_s, look.scalars),
+        fc_s[at.PU, pu_rows] * slow.pu,
+        pim_s,
+        look.bank_s[pu_rows] * slow.pu + pim_s,
+        look.fc_j[at.PU, pu_rows] + look.fc_j[at.FC_PIM, pim_rows],
+        look.moves[rows + prompt_rows, layout.COMBINE_S],
+        look.moves[rows + prompt_rows, layout.COMBINE_J],
+        attention_s,
+        transfer_s,
+        transfer_j,
+        pu_rows,
+        pim_rows,
+        min(pim_rows, rows),
+    )
+
+
+@inlined
+def prompt_beside(rows, slow, look):
+    """`BesideCost` of so many prompt rows."""
+    if rows == 0:
+        return BesideCost(0.0, 0.0, 0.0, 0.0)
+    return BesideCost(
+        look.fc_s[at.PU, rows] * slow.pu,
+        look.fc_j[at.PU, rows] + look.moves[rows, layout.COMBINE_J],
+        look.moves[rows, layout.COMBINE_S],
+        look.bank_s[rows] * slow.pu,
+    )
+
+
+@inlined
+def busy_seconds(one, two, prompt_s, prompt_read_s, prompts_on_pim, home):
+    """`Busy` of both half-batches and the prompt's attention, where `home` runs attention.
+
+    `prompt_read_s` are the seconds in which the PUs read the prompt's keys and values from the stacks.
+    """
+    pu_s = one.pu_s + two.pu_s
+    pim_s = one.pim_s + two.pim_s
+    banks_s = one.banks_s + two.banks_s
+    attention_s = one.attention_s + two.attention_s
+    separate_s = 0.0
+    if home == 0.0:
+        pu_s += attention_s
+        banks_s += attention_s
+    elif home == 2.0:
+        separate_s = attention_s
+    else:
+        pim_s += attention_s
+        banks_s += attention_s
+    if home == 0.0 or not prompts_on_pim:
+        pu_s += prompt_s
+        banks_s += prompt_read_s
+    elif home == 2.0:
+        separate_s += prompt_s
+    else:
+        pim_s += prompt_s
+        banks_s += prompt_s
+    return Busy(pu_s, pim_s, separate_s, banks_s)
+
+
+@inlined
+def turns_seconds(one, two, prompt_rows, prompt_s, prompts_on_pim, layers):
+    """Seconds in which two half-batches take turns, `prompt_rows` of a prompt with the first."""
+    fc_first = one.fc_s + one.combine_s
+    fc_second = two.fc_s + two.combine_s
+    attention_first = one.attention_s + one.transfer_s
+    attention_second = two.attention_s + two.transfer_s
+    if prompt_rows > 0:
+        # The prompt's attention occupies the PUs like an FC kernel of the first half, or Attn-PIM.
+        if prompts_on_pim:
+            attention_first += prompt_s
+        else:
+            fc_first += prompt_s
+    seconds = max(
+        max(fc_first + fc_second, attention_first + attention_second),
+        max(fc_first + attention_first, fc_second + attention_second),
+    )
+    return seconds + fc_first / layers
+
+
+@inlined
+def batch_seconds(one, prompt_rows, prompt_s, hidden):
+    """Seconds of the whole batch at once, `prompt_rows` of a prompt in it.
+
+    `hidden`: decode attention runs beside the prompt's, as on units of their own.
+    """
+    fc = one.fc_s + one.combine_s
+    attention = one.attention_s + one.transfer_s
+    if prompt_rows == 0:
+        return fc + attention
+    if hidden:
+        return fc + max(attention, prompt_s)
+    return fc + attention + prompt_s
+
+
+@inlined
+def mode_changes(last_mode, mode, drafted, no_pus):
+    """How often the stacks change mode before the iteration's FC kernels, which find them in `mode`.
+
+    From what the last iteration left, and from the PUs' mode after drafting there.
+    """
+    start = at.PU if drafted and not no_pus else mode
+    return int(last_mode >= 0 and last_mode != start) + int(start != mode)
+
+
+@inlined
+def decode_joules(decoding, row):
+    """Joules of decode attention."""
+    if decoding.rlp == 0:
+        return 0.0
+    return row[layout.PER_GROUP_J] * decoding.group_sum + row[layout.PER_TOKEN_J] * decoding.context_sum
+
+
+# --- the whole ----------------------------------------------------------------------------------------------
+
+
 @lean
-def iteration(
-    rlp,
-    tlp,
-    context_sum,
-    group_sum,
-    group_max,
-    chunk_sum,
-    chunk_max,
-    prompt_rows,
-    prompt_pairs,
-    prompt_context,
-    unit,
-    overlap,
-    last_mode,
-    pu_factor,
-    pim_factor,
-    attention_factor,
-    fc_s,
-    fc_j,
-    bank_s,
-    attention,
-    rounds,
-    link_table,
-    moves_table,
-    draft_table,
-    scalars,
-    busy,
-):
-    """Cost of one iteration.
+def iteration(decoding, chunk, placement, slow, look, busy):
+    """`Cost` of one iteration.
 
     Args:
-        rlp, tlp: requests decoding and tokens verified of each; the sums are over their contexts with those.
-        prompt_rows, prompt_pairs, prompt_context: of the chunk: tokens, (query, key) pairs, tokens read.
-        unit: `PU`, `FC_PIM` or `SPLIT`, valid for the system; overlap: whether two half-batches take turns.
-        last_mode: the mode that the stacks are in (PU, FC_PIM or -1).
-        pu_factor, pim_factor, attention_factor: true over profiled time.
+        decoding: `Decoding`; chunk: `PromptChunk`; placement: `Placement`; slow: `Slowdowns`; look: `Lookups`.
         busy: float64 [NUM_RESOURCES], written: seconds that each resource is busy.
-
-    Returns:
-        (seconds, dynamic J, FC s, attention s, draft s, prompt s, communication s, switching s, mode switches,
-        mode afterwards, decode rows on FC-PIM).
     """
-    n = rlp * tlp
+    # Sums keep their order, on which the last bit depends.
+    scalars = look.scalars
+    rlp = decoding.rlp
+    n = rlp * decoding.tlp
+    unit = placement.unit
     dual = scalars[at.DUAL_BUFFERS] > 0.0
     switch_s = scalars[at.SWITCH_S]
     on_pim = scalars[at.PREFILL_UNIT] == at.FC_PIM  # prompts on PIM: FC-PIM, and where the KV caches are
     no_pus = scalars[at.ONLY_UNIT] == at.FC_PIM
     home = scalars[at.ATTENTION_UNIT]
     separate = home == 2.0
-    joules = 0.0
-    link_s = 0.0
 
-    # --- drafting, one token after the other ---
-    draft_s = 0.0
-    if tlp > 1 and rlp > 0:
-        steps = tlp - 1
-        draft_s = steps * (draft_table[rlp, 0] + scalars[at.DRAFT_CONTEXT_S] * context_sum)
-        joules += steps * (draft_table[rlp, 1] + scalars[at.DRAFT_CONTEXT_J] * context_sum)
-        draft_s *= pim_factor if no_pus else pu_factor
-
-    # --- the prompt's attention, and its keys and values on their way home ---
-    prompt_s = 0.0
-    if prompt_rows > 0:
-        compute = scalars[at.PREFILL_PAIR_COMPUTE_S] * prompt_pairs
-        memory = scalars[at.PREFILL_TOKEN_MEMORY_S] * prompt_context
-        prompt_s = max(compute, memory) * pu_factor
-        prompt_s += (
-            scalars[at.PREFILL_PAIR_S] * prompt_pairs + scalars[at.PREFILL_TOKEN_S] * prompt_rows
-        ) * attention_factor
-        joules += scalars[at.PREFILL_PAIR_J] * prompt_pairs + scalars[at.PREFILL_TOKEN_J] * prompt_context
-        link_s += scalars[at.KV_LINK_S_PER_TOKEN] * prompt_rows
-        joules += (scalars[at.KV_LINK_J_PER_TOKEN] + scalars[at.PREFILL_ROW_J]) * prompt_rows
-
-    # --- decode rows in one batch or two halves; the prompt goes with the first, or beside ---
+    draft_s, draft_j = drafting(decoding, slow, look)
+    prompt = prompt_attention(chunk, slow, scalars)
+    # Decode rows in one batch or two halves; the prompt goes with the first, or beside.
     first = rlp
-    if overlap and rlp > 1 and separate:
+    if placement.overlap and rlp > 1 and separate:
         first = rlp - rlp // 2
-    beside = prompt_rows if unit == at.FC_PIM and not on_pim else 0
-    with_first = prompt_rows - beside
-    row = attention[tlp]
-    fc_total = 0.0
-    attention_total = 0.0
-    communication_s = 0.0
-    pu_busy = 0.0
-    pim_busy = 0.0
-    bank_busy = 0.0
-    rows_on_pim = 0
-    any_on_pu = False
-    any_on_pim = False
-    fc_first = 0.0
-    fc_second = 0.0
-    attention_first = 0.0
-    attention_second = 0.0
-    shared = 0  # times that PUs and FC-PIM share the banks
-    for half in range(2):
-        requests = first if half == 0 else rlp - first
-        prompt = with_first if half == 0 else 0
-        rows = requests * tlp
-        if rows + prompt == 0:
-            continue
-        pu_rows = 0
-        pim_rows = 0
-        if unit == at.PU:
-            pu_rows = rows + prompt
-        elif unit == at.FC_PIM:
-            pim_rows = rows + prompt
-        else:
-            pim_rows = split_rows(rows, prompt, fc_s, bank_s, scalars)
-            pu_rows = rows - pim_rows + prompt
-        fc = shared_seconds(pu_rows, pim_rows, pu_factor, pim_factor, fc_s, bank_s, scalars)
-        joules += fc_j[at.PU, pu_rows] + fc_j[at.FC_PIM, pim_rows]
-        pu_busy += fc_s[at.PU, pu_rows] * pu_factor
-        pim_busy += fc_s[at.FC_PIM, pim_rows] * pim_factor
-        bank_busy += bank_s[pu_rows] * pu_factor + fc_s[at.FC_PIM, pim_rows] * pim_factor
-        rows_on_pim += min(pim_rows, rows)
-        any_on_pu = any_on_pu or pu_rows > 0
-        any_on_pim = any_on_pim or pim_rows > 0
-        shared += int(pu_rows > 0 and pim_rows > 0)
-        combine = moves_table[rows + prompt, layout.COMBINE_S]
-        joules += moves_table[rows + prompt, layout.COMBINE_J]
-        communication_s += combine
-        attend = 0.0
-        if requests > 0:
-            share = requests / rlp
-            attend = attention_factor * attention_seconds(
-                requests,
-                share * context_sum,
-                share * group_sum,
-                group_max,
-                share * chunk_sum,
-                chunk_max,
-                row,
-                rounds,
-            )
-            attention_total += attend
-            transfer = link_table[rows, layout.COST_S]
-            joules += link_table[rows, layout.COST_J]
-            link_s += transfer
-            communication_s += transfer
-            attend += transfer
-        fc_total += fc
-        if half == 0:
-            fc_first = fc + combine
-            attention_first = attend
-        else:
-            fc_second = fc + combine
-            attention_second = attend
-    if rlp > 0:
-        joules += row[layout.PER_GROUP_J] * group_sum + row[layout.PER_TOKEN_J] * context_sum
+    beside_rows = chunk.rows if unit == at.FC_PIM and not on_pim else 0
+    with_first = chunk.rows - beside_rows
+    one = half_batch(first, with_first, unit, decoding, slow, look)
+    two = half_batch(rlp - first, 0, unit, decoding, slow, look)
+    beside = prompt_beside(beside_rows, slow, look)
 
-    attention_busy = 0.0
-    if home == 0.0:
-        pu_busy += attention_total
-        bank_busy += attention_total
-    elif separate:
-        attention_busy = attention_total
-    else:
-        pim_busy += attention_total
-        bank_busy += attention_total
-    if home == 0.0 or not on_pim:
-        pu_busy += prompt_s
-        bank_busy += scalars[at.PREFILL_TOKEN_MEMORY_S] * prompt_context * pu_factor
-    elif separate:
-        attention_busy += prompt_s
-    else:
-        pim_busy += prompt_s
-        bank_busy += prompt_s
+    joules = draft_j + prompt.attention_j + prompt.write_j
+    joules += one.fc_j
+    joules += one.combine_j
+    joules += one.transfer_j
+    joules += two.fc_j
+    joules += two.combine_j
+    joules += two.transfer_j
+    joules += decode_joules(decoding, look.attention[decoding.tlp])
+    joules += beside.joules
+    link_s = prompt.link_s + one.transfer_s + two.transfer_s
+    communication_s = one.combine_s + one.transfer_s + two.combine_s + two.transfer_s + beside.combine_s
 
-    # --- what runs beside what ---
-    shared += int(beside > 0 and n > 0)
+    # Times that PUs and FC-PIM share the banks, and change their mode around each kernel.
+    shared = int(one.pu_rows > 0 and one.pim_rows > 0) + int(two.pu_rows > 0 and two.pim_rows > 0)
+    shared += int(beside_rows > 0 and n > 0)
     changes_within = 0 if dual else shared * int(scalars[at.SWITCHES_PER_SPLIT])
-    bank_busy += changes_within * switch_s
+    read_s = scalars[at.PREFILL_TOKEN_MEMORY_S] * chunk.context * slow.pu
+    units = busy_seconds(one, two, prompt.seconds, read_s, on_pim, home)
+    pu_busy = units.pu_s + beside.seconds
+    banks_busy = units.banks_s + changes_within * switch_s + beside.banks_s
     if first < rlp:
-        if with_first > 0:
-            # The prompt's attention occupies the PUs like an FC kernel of the first half, or Attn-PIM.
-            if on_pim:
-                attention_first += prompt_s
-            else:
-                fc_first += prompt_s
-        core = max(
-            max(fc_first + fc_second, attention_first + attention_second),
-            max(fc_first + attention_first, fc_second + attention_second),
-        )
-        core += fc_first / scalars[at.LAYERS]
-    elif with_first == 0:
-        core = fc_first + attention_first
-    elif separate and not on_pim:
-        core = fc_first + max(attention_first, prompt_s)
+        core = turns_seconds(one, two, with_first, prompt.seconds, on_pim, scalars[at.LAYERS])
     else:
-        core = fc_first + attention_first + prompt_s
-    if beside > 0:
-        alone = fc_s[at.PU, beside] * pu_factor
-        combine = moves_table[beside, layout.COMBINE_S]
-        joules += fc_j[at.PU, beside] + moves_table[beside, layout.COMBINE_J]
-        communication_s += combine
-        fc_total += alone
-        pu_busy += alone
-        bank_busy += bank_s[beside] * pu_factor
+        core = batch_seconds(one, with_first, prompt.seconds, separate and not on_pim)
+    if beside_rows > 0:
         # Where attention runs on the PUs too, they do one after the other.
-        core = max(core, alone + combine + prompt_s, pu_busy)
+        core = max(core, beside.seconds + beside.combine_s + prompt.seconds, pu_busy)
         if n > 0 and not dual:
-            core = max(core, bank_busy)
+            core = max(core, banks_busy)
 
-    # --- changes of the stacks' mode between iterations, and after drafting on the PUs ---
-    mode = at.FC_PIM if any_on_pim and not any_on_pu and (shared == 0 or dual) else at.PU
+    on_pus = one.pu_rows + two.pu_rows > 0
+    mode = at.FC_PIM if one.pim_rows + two.pim_rows > 0 and not on_pus and (shared == 0 or dual) else at.PU
     changes = 0
     if switch_s > 0.0 and not dual:
-        start = at.PU if draft_s > 0.0 and not no_pus else mode
-        changes = int(last_mode >= 0 and last_mode != start) + int(start != mode)
-        crossing_s = moves_table[n + prompt_rows, layout.CROSSING_S]
+        changes = mode_changes(placement.last_mode, mode, draft_s > 0.0, no_pus)
+        crossing_s = look.moves[n + chunk.rows, layout.CROSSING_S]
         core += changes * (switch_s + crossing_s)
         communication_s += changes * crossing_s
-        joules += changes * moves_table[n + prompt_rows, layout.CROSSING_J]
+        joules += changes * look.moves[n + chunk.rows, layout.CROSSING_J]
 
     communication_s += max(link_s - core, 0.0)
     seconds = max(core, link_s) + draft_s + scalars[at.OVERHEAD_S] + scalars[at.DECISION_S]
-    bank_busy += draft_s
+    pim_busy = units.pim_s
+    banks_busy += draft_s
     if no_pus:
         pim_busy += draft_s
     else:
         pu_busy += draft_s
     busy[at.BUSY_PU] = pu_busy
     busy[at.BUSY_FC_PIM] = pim_busy
-    busy[at.BUSY_ATTN] = attention_busy
+    busy[at.BUSY_ATTN] = units.attention_s
     busy[at.BUSY_LINK] = link_s
     # With dual row buffers reads and PIM work coincide, and the banks are busy for the longer of the two.
-    busy[at.BUSY_BANKS] = min(bank_busy, max(pu_busy, pim_busy)) if dual else bank_busy
-    return (
+    busy[at.BUSY_BANKS] = min(banks_busy, max(pu_busy, pim_busy)) if dual else banks_busy
+    return Cost(
         seconds,
         joules,
-        fc_total,
-        attention_total,
+        one.fc_s + two.fc_s + beside.seconds,
+        one.attention_s + two.attention_s,
         draft_s,
-        prompt_s,
+        prompt.seconds,
         communication_s,
         (changes + changes_within) * switch_s,
         changes + changes_within,
         mode,
-        rows_on_pim,
+        one.decode_on_pim + two.decode_on_pim,
     )

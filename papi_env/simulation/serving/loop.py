@@ -1,43 +1,92 @@
 """An iteration of continuous batching, compiled: admission, preemption, prefill, decoding, rewards.
 
-Written for one environment of a batch; the loops over environments are at the end. `serving_requests` has what
-happens to single requests, `serving` what an iteration costs.
+Written for one environment of a batch; the loops over environments are at the end. `requests` has what happens to
+single requests, `iteration` what an iteration costs.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from typing import NamedTuple
 
-from papi_env.hardware.dram import COLUMNS_PER_ROW
-from papi_env.simulation.batch.loop import NEXT_STEP, SAME_STEP
+import numpy as np
+import numpy.typing as npt
+
+from papi_env.kernel import FloatArray
 from papi_env.simulation.compiled import inlined, lean, njit, unlocked
 from papi_env.simulation.draws import draft_draw
+from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.iteration import drift_factor, iteration
+from papi_env.simulation.serving.iteration import (
+    Cost,
+    Decoding,
+    Lookups,
+    Placement,
+    PromptChunk,
+    Slowdowns,
+    drift_factor,
+    iteration,
+)
 from papi_env.simulation.serving.observe import observe_env
 from papi_env.simulation.serving.requests import (
     MISSED,
     UNBORN,
+    ServingState,
     admit,
     arrive,
     begin_decode,
     find_oldest,
     finish,
     first_deadline,
+    groups_of,
+    key_rows_of,
+    leave_slot,
     pages_of,
     preempt_latest,
     reset_env,
     wait,
 )
-from papi_env.workload.serving import PAGE_TOKENS, SPECULATION_LENGTHS
+from papi_env.simulation.serving.tables import ServingTables
+from papi_env.workload.arrivals import ArrivalTables
+from papi_env.workload.serving import SPECULATION_LENGTHS
 
 # Weight of the newest observation in moving averages. chosen: 1/16, some tens of iterations; range 1/64-1/4.
 NEWEST = 1.0 / 16.0
 
 
+class Outcome(NamedTuple):
+    """What a step writes besides the state.
+
+    Attributes:
+        observations, final_observations: float32 [E, features]; rewards: float64 [E].
+        terminated, truncated: bool [E].
+    """
+
+    observations: npt.NDArray[np.float32]
+    rewards: FloatArray
+    terminated: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+    final_observations: npt.NDArray[np.float32]
+
+
+class Scratch(NamedTuple):
+    """What the step of one environment leaves behind for nobody.
+
+    Attributes:
+        busy: float64 [NUM_RESOURCES], seconds of the iteration in which each resource is busy.
+        gains: int64 [S], tokens that each decoding request gains; limits: uint64 [S], of its draw.
+    """
+
+    busy: FloatArray
+    gains: npt.NDArray[np.int64]
+    limits: npt.NDArray[np.uint64]
+
+
+# --- before the iteration -------------------------------------------------------------------------------
+
+
 @inlined
 def resolved(e, actions, counters, scalars):
-    """What the four choices mean, and how many were invalid.
+    """What the four choices mean, (`Placement`, admission), and how many were invalid.
 
     A unit that the system lacks becomes its only one (split: likewise), overlap is off where attention has no
     stacks of its own, and where nothing runs one request is admitted at least.
@@ -57,37 +106,55 @@ def resolved(e, actions, counters, scalars):
     if admission == at.NONE and running == 0 and counters[e, at.QUEUED] > 0:
         admission = at.ONE
         invalid += 1
-    return unit, overlap, admission, invalid
+    return Placement(unit, overlap, counters[e, at.LAST_FC]), admission, invalid
 
 
 @inlined
-def survey(e, tlp, rlp, contexts, group_columns):
-    """Sums over decoding requests of what the iteration attends to: (context, groups, longest, chunks, longest)."""
-    context_sum = 0
-    group_sum = 0
-    group_max = 0
-    chunk_sum = 0
+def survey(e, tlp, state, scalars):
+    """What decoding attends to, as `Decoding`, and the KV pages in use: of decoding requests and reserved ones."""
+    counters, contexts = state.counters, state.contexts
+    rlp = counters[e, at.RLP]
+    columns = np.int64(scalars[at.GROUP_COLUMNS])
+    context_sum = np.int64(0)
+    group_sum = np.int64(0)
+    group_max = np.int64(0)
+    key_row_sum = np.int64(0)
+    pages = np.int64(0)
     for i in range(rlp):
         context = contexts[e, i] + tlp
-        groups = (context + PAGE_TOKENS - 1) // PAGE_TOKENS
+        groups = groups_of(context)
         context_sum += context
         group_sum += groups
         group_max = max(group_max, groups)
-        chunk_sum += (groups * group_columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW
-    chunk_max = (group_max * group_columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW
-    return context_sum, group_sum, group_max, chunk_sum, chunk_max
+        key_row_sum += key_rows_of(groups, columns)
+        pages += pages_of(context, scalars)
+    key_row_max = key_rows_of(group_max, columns)
+    decoding = Decoding(rlp, tlp, context_sum, group_sum, group_max, key_row_sum, key_row_max)
+    return decoding, pages + counters[e, at.PREFILL_PAGES]
+
+
+@inlined
+def fitted(e, tlp, state, scalars):
+    """The same, once as many requests are preempted as it takes for the others to fit; one always stays."""
+    counters = state.counters
+    decoding, pages = survey(e, tlp, state, scalars)
+    while pages > scalars[at.TOTAL_PAGES] and counters[e, at.RLP] + counters[e, at.PREFILLING] > 1:
+        preempt_latest(e, state, scalars)
+        decoding, pages = survey(e, tlp, state, scalars)
+    counters[e, at.PAGES_HIGH] = max(counters[e, at.PAGES_HIGH], pages)
+    return decoding, pages
 
 
 @lean
 def chunk_of_prompts(e, state, scalars):
-    """The prompt tokens of this iteration, first come first served: (tokens, (query, key) pairs, tokens read)."""
+    """The `PromptChunk` of this iteration, first come first served."""
     counters, facts = state.counters, state.facts
     room = np.int64(scalars[at.CHUNK])
     slots = state.requests.shape[1]
     done = counters[e, at.PREFILL_DONE]
-    rows = 0
-    pairs = 0
-    read = 0
+    rows = np.int64(0)
+    pairs = np.int64(0)
+    read = np.int64(0)
     k = 0
     while k < counters[e, at.PREFILLING] and rows < room:
         request = state.prefill[e, (counters[e, at.PREFILL_FRONT] + k) % slots]
@@ -98,35 +165,93 @@ def chunk_of_prompts(e, state, scalars):
         rows += upto - done
         done = 0
         k += 1
-    return rows, pairs, read
+    return PromptChunk(rows, pairs, read)
 
 
 @inlined
-def decode_tokens(
-    e,
-    tlp,
-    rlp,
-    counters,
-    clocks,
-    requests,
-    contexts,
-    left,
-    classes,
-    keys,
-    deadlines,
-    gains,
-    limits,
-    state,
-    thresholds,
-    scalars,
-):
-    """Advance the first `rlp` slots by one iteration that has just ended; requests with all tokens leave.
+def slowdowns(e, counters, clocks, scalars):
+    """The `Slowdowns` of this moment."""
+    pu = 1.0
+    fc_pim = 1.0
+    attention = 1.0
+    if scalars[at.DRIFT_PERIOD_S] > 0.0:
+        seed = counters[e, at.SEED]
+        episode = counters[e, at.EPISODE]
+        now = clocks[e, at.TIME_S]
+        pu = drift_factor(seed, episode, 0, now, scalars)
+        fc_pim = drift_factor(seed, episode, 1, now, scalars)
+        attention = drift_factor(seed, episode, 2, now, scalars)
+    home = scalars[at.ATTENTION_UNIT]
+    if home == 0.0:
+        attention = pu
+    elif home == 1.0:
+        attention = fc_pim
+    return Slowdowns(pu, fc_pim, attention)
 
-    In passes over one or two arrays each, which the compiler turns into vector instructions.
+
+# --- the iteration --------------------------------------------------------------------------------------
+
+
+@inlined
+def run(e, decoding, chunk, placement, state, look, busy):
+    """The `Cost` of the iteration, of nothing where there is nothing to do; notes what a scheduler learns of units."""
+    counters, clocks = state.counters, state.clocks
+    busy[:] = 0.0
+    if decoding.rlp + chunk.rows == 0:
+        counters[e, at.STALLS] += 1
+        none = np.int64(0)
+        return Cost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, none, placement.last_mode, none)
+    slow = slowdowns(e, counters, clocks, look.scalars)
+    cost = iteration(decoding, chunk, placement, slow, look, busy)
+    if busy[at.BUSY_PU] > 0.0:
+        clocks[e, at.SEEN_DRIFT] = slow.pu
+    if busy[at.BUSY_FC_PIM] > 0.0:
+        clocks[e, at.SEEN_DRIFT + 1] = slow.fc_pim
+    if busy[at.BUSY_ATTN] > 0.0:
+        clocks[e, at.SEEN_DRIFT + 2] = slow.attention
+    return cost
+
+
+@inlined
+def account(e, cost, pages, busy, counters, clocks):
+    """Enter an iteration into the books; time passes."""
+    computing = 0.0
+    for k in range(at.NUM_RESOURCES):
+        clocks[e, at.BUSY_S + k] += busy[k]
+        clocks[e, at.LAST_BUSY_S + k] = busy[k]
+        if k <= at.BUSY_ATTN:
+            computing += busy[k]
+    counters[e, at.ITERATION] += 1
+    counters[e, at.LAST_FC] = cost.mode
+    counters[e, at.SWITCHES] += cost.switches
+    counters[e, at.SPLIT_ROWS] = cost.pim_rows
+    clocks[e, at.SWITCHING_S] += cost.switching_s
+    clocks[e, at.OVERLAPPED_S] += max(computing - cost.seconds, 0.0)
+    clocks[e, at.LAST_START_S] = clocks[e, at.TIME_S]
+    clocks[e, at.TIME_S] += cost.seconds
+    clocks[e, at.DYNAMIC_J] += cost.joules
+    clocks[e, at.COMMUNICATION_S] += cost.communication_s
+    clocks[e, at.DRAFT_S] += cost.draft_s
+    clocks[e, at.PAGES_USED_TIME] += pages * cost.seconds
+    clocks[e, at.LAST_TIME_S] = cost.seconds
+    clocks[e, at.LAST_FC_S] = cost.fc_s
+    clocks[e, at.LAST_ATTENTION_S] = cost.attention_s
+    clocks[e, at.LAST_DRAFT_S] = cost.draft_s
+    clocks[e, at.LAST_PREFILL_S] = cost.prompt_s
+    clocks[e, at.LAST_COMMUNICATION_S] = cost.communication_s
+    clocks[e, at.LAST_DYNAMIC_J] = cost.joules
+
+
+# --- what an iteration yields, once its time has passed ---------------------------------------------------
+
+
+@inlined
+def accept_drafts(e, rlp, drafted, state, thresholds, gains, limits):
+    """Tokens that each of the first `rlp` slots gains, into `gains`: one, and its drafts up to the first refused.
+
+    Returns the drafts accepted.
     """
-    now = clocks[e, at.TIME_S]
-    tpot = scalars[at.TPOT_S]
-    drafted = tlp - 1
+    contexts, classes, keys = state.contexts, state.classes, state.keys
     accepted = 0
     for i in range(rlp):
         gains[i] = 1
@@ -140,6 +265,13 @@ def decode_tokens(
     if drafted > 0:
         for i in range(rlp):
             accepted += gains[i] - 1
+    return accepted
+
+
+@inlined
+def gain_tokens(e, rlp, state, gains):
+    """Add what is gained, no more than is left, to contexts. Returns tokens, and requests that now have them all."""
+    contexts, left = state.contexts, state.left
     decoded = 0
     leaving = 0
     for i in range(rlp):
@@ -149,11 +281,21 @@ def decode_tokens(
         left[e, i] -= gain
         contexts[e, i] += gain
         leaving += int(left[e, i] == 0)
+    return decoded, leaving
+
+
+@inlined
+def keep_pace(e, rlp, state, gains, scalars):
+    """Move deadlines on by what was gained. Returns the tokens that came in time."""
+    deadlines = state.deadlines
+    now = state.clocks[e, at.TIME_S]
+    tpot = scalars[at.TPOT_S]
     if scalars[at.PREFILL_ON] == 0.0:
         # Prompts that arrive processed have their first token now; only those after it have a pace to keep.
         for i in range(rlp):
             if deadlines[e, i] == UNBORN:
-                deadlines[e, i] = first_deadline(e, requests[e, i], state, scalars) + tpot * (gains[i] - 1)
+                due = first_deadline(e, state.requests[e, i], state, scalars)
+                deadlines[e, i] = due + tpot * (gains[i] - 1)
             else:
                 deadlines[e, i] += tpot * gains[i]
     else:
@@ -162,31 +304,23 @@ def decode_tokens(
     on_time = 0
     for i in range(rlp):
         on_time += gains[i] * int(now <= deadlines[e, i])
-    active = rlp
-    if leaving > 0:
-        i = 0
-        while i < active:
-            if left[e, i] > 0:
-                i += 1
-                continue
-            finish(e, requests[e, i], state, scalars)
-            # The last decoding request takes this place and is looked at in its turn.
-            active -= 1
-            requests[e, i] = requests[e, active]
-            contexts[e, i] = contexts[e, active]
-            left[e, i] = left[e, active]
-            classes[e, i] = classes[e, active]
-            keys[e, i] = keys[e, active]
-            deadlines[e, i] = deadlines[e, active]
+    return on_time
+
+
+@inlined
+def sum_up(e, state, scalars):
+    """Note contexts, pages and slack of the requests that go on decoding."""
+    counters, clocks, contexts, deadlines = state.counters, state.clocks, state.contexts, state.deadlines
+    active = counters[e, at.RLP]
+    now = clocks[e, at.TIME_S]
     context_sum = 0
-    group_sum = 0
-    group_max = 0
+    pages = 0
+    longest = 0
     for i in range(active):
         context = contexts[e, i]
-        groups = (context + PAGE_TOKENS) // PAGE_TOKENS
         context_sum += context
-        group_sum += groups
-        group_max = max(group_max, groups)
+        pages += pages_of(context + 1, scalars)
+        longest = max(longest, context + 1)
     slack_sum = 0.0
     slack_min = np.inf
     behind = 0
@@ -200,30 +334,56 @@ def decode_tokens(
             slack_sum += slack
             slack_min = min(slack_min, slack)
             behind += int(slack < 0.0)
-    counters[e, at.RLP] = active
     counters[e, at.CONTEXT_SUM] = context_sum
-    counters[e, at.GROUP_SUM] = group_sum
-    counters[e, at.GROUP_MAX] = group_max
-    counters[e, at.TOKENS] += decoded
-    counters[e, at.ON_TIME_TOKENS] += on_time
-    counters[e, at.LAST_DECODED] = decoded
-    counters[e, at.DRAFTED] += drafted * rlp
-    counters[e, at.ACCEPTED] += accepted
+    counters[e, at.PAGE_SUM] = pages
+    counters[e, at.GROUP_MAX] = groups_of(longest)
     in_time = active - lost
     clocks[e, at.SLACK_MEAN_S] = slack_sum / in_time if in_time > 0 else 0.0
     clocks[e, at.SLACK_MIN_S] = slack_min if in_time > 0 else 0.0
     clocks[e, at.BEHIND] = behind / active if active > 0 else 0.0
     clocks[e, at.LOST] = lost / active if active > 0 else 0.0
+
+
+@inlined
+def average_in(e, clock, seen, clocks):
+    """Let a moving average, 0 before the first, follow what was seen."""
+    old = clocks[e, clock]
+    clocks[e, clock] = seen if old == 0.0 else old + NEWEST * (seen - old)
+
+
+@inlined
+def decode_tokens(e, decoding, state, thresholds, scalars, scratch):
+    """Advance the requests of an iteration that has just ended; those with all tokens leave.
+
+    In passes over one or two arrays each, which the compiler turns into vector instructions.
+    """
+    counters, clocks, left, gains = state.counters, state.clocks, state.left, scratch.gains
+    rlp, tlp = decoding.rlp, decoding.tlp
+    drafted = tlp - 1
+    accepted = accept_drafts(e, rlp, drafted, state, thresholds, gains, scratch.limits)
+    decoded, leaving = gain_tokens(e, rlp, state, gains)
+    on_time = keep_pace(e, rlp, state, gains, scalars)
+    if leaving > 0:
+        i = 0
+        while i < counters[e, at.RLP]:
+            if left[e, i] > 0:
+                i += 1
+                continue
+            finish(e, state.requests[e, i], state, scalars)
+            # The last decoding request takes this place and is looked at in its turn.
+            leave_slot(e, i, state)
+    sum_up(e, state, scalars)
+    counters[e, at.TOKENS] += decoded
+    counters[e, at.ON_TIME_TOKENS] += on_time
+    counters[e, at.LAST_DECODED] = decoded
+    counters[e, at.DRAFTED] += drafted * rlp
+    counters[e, at.ACCEPTED] += accepted
     if drafted > 0:
-        seen_accepted = accepted / (drafted * rlp)
-        old = clocks[e, at.SEEN_ACCEPTED]
-        clocks[e, at.SEEN_ACCEPTED] = seen_accepted if old == 0.0 else old + NEWEST * (seen_accepted - old)
-    gained = decoded / rlp
+        average_in(e, at.SEEN_ACCEPTED, accepted / (drafted * rlp), clocks)
     k = 0
     while SPECULATION_LENGTHS[k] != tlp:
         k += 1
-    old = clocks[e, at.SEEN_TOKENS + k]
-    clocks[e, at.SEEN_TOKENS + k] = gained if old == 0.0 else old + NEWEST * (gained - old)
+    average_in(e, at.SEEN_TOKENS + k, decoded / rlp, clocks)
 
 
 @lean
@@ -245,7 +405,7 @@ def prefill_tokens(e, rows, state, scalars):
         counters[e, at.PREFILL_DONE] = 0
         counters[e, at.PREFILL_FRONT] = (front + 1) % slots
         counters[e, at.PREFILLING] -= 1
-        counters[e, at.PREFILL_PAGES] -= pages_of(tokens + 1)
+        counters[e, at.PREFILL_PAGES] -= pages_of(tokens + 1, scalars)
         generated = facts[e, request, at.GENERATED] + 1
         facts[e, request, at.GENERATED] = generated
         counters[e, at.TOKENS] += 1
@@ -264,206 +424,64 @@ def prefill_tokens(e, rows, state, scalars):
             begin_decode(e, request, tokens, generated, state, scalars)
 
 
-@inlined
-def advance_env(
-    e,
-    actions,
-    state,
-    counters,
-    clocks,
-    requests,
-    contexts,
-    left,
-    classes,
-    keys,
-    deadlines,
-    fc_seconds,
-    fc_joules,
-    bank_seconds,
-    attention,
-    rounds,
-    link,
-    moves,
-    draft,
-    thresholds,
-    scalars,
-    busy,
-    gains,
-    limits,
-):
-    """One iteration of environment e. Returns the reward. `busy` is scratch, float64 [NUM_RESOURCES]."""
-    unit, overlap, admission, invalid = resolved(e, actions, counters, scalars)
-    counters[e, at.INVALID] += invalid
-    tlp = SPECULATION_LENGTHS[actions[e, at.SPECULATION]]
-    good_before = counters[e, at.GOOD_TOKENS]
-    if scalars[at.REWARD_ON_TIME] > 0.0:
-        good_before = counters[e, at.ON_TIME_TOKENS]
+# --- one environment --------------------------------------------------------------------------------------
 
+
+@inlined
+def good_tokens(e, counters, scalars):
+    """Tokens that the reward counts, so far."""
+    if scalars[at.REWARD_ON_TIME] > 0.0:
+        return counters[e, at.ON_TIME_TOKENS]
+    return counters[e, at.GOOD_TOKENS]
+
+
+@inlined
+def reward(e, good, joules, clocks, scalars):
+    """The reward of a step that yields so many good tokens for so many joules."""
+    clocks[e, at.LAST_REWARD_GOODPUT] = good / scalars[at.REFERENCE_TOKENS]
+    clocks[e, at.LAST_REWARD_ENERGY] = -scalars[at.ENERGY_WEIGHT] * joules / scalars[at.REFERENCE_TOKENS]
+    total = clocks[e, at.LAST_REWARD_GOODPUT] + clocks[e, at.LAST_REWARD_ENERGY]
+    clocks[e, at.RETURN] += total
+    return total
+
+
+@inlined
+def advance_env(e, actions, state, look, thresholds, scratch):
+    """One iteration of environment e. Returns the reward."""
+    counters, clocks, scalars = state.counters, state.clocks, look.scalars
+    placement, admission, invalid = resolved(e, actions, counters, scalars)
+    tlp = SPECULATION_LENGTHS[actions[e, at.SPECULATION]]
+    good_before = good_tokens(e, counters, scalars)
+    counters[e, at.INVALID] += invalid
     running = counters[e, at.RLP] + counters[e, at.PREFILLING]
     if admission != at.NONE and counters[e, at.QUEUED] > 0 and running < scalars[at.MAX_RUNNING]:
-        admit(e, 1 if admission == at.ONE else requests.shape[1], state, scalars)
-    group_columns = np.int64(scalars[at.GROUP_COLUMNS])
-    context_sum, group_sum, group_max, chunk_sum, chunk_max = survey(
-        e, tlp, counters[e, at.RLP], contexts, group_columns
-    )
-    pages = group_sum + counters[e, at.PREFILL_PAGES]
-    while pages > scalars[at.TOTAL_PAGES] and counters[e, at.RLP] + counters[e, at.PREFILLING] > 1:
-        preempt_latest(e, state, scalars)
-        context_sum, group_sum, group_max, chunk_sum, chunk_max = survey(
-            e, tlp, counters[e, at.RLP], contexts, group_columns
-        )
-        pages = group_sum + counters[e, at.PREFILL_PAGES]
-    counters[e, at.PAGES_HIGH] = max(counters[e, at.PAGES_HIGH], pages)
+        admit(e, 1 if admission == at.ONE else state.requests.shape[1], state, scalars)
+    decoding, pages = fitted(e, tlp, state, scalars)
+    chunk = chunk_of_prompts(e, state, scalars)
 
-    rlp = counters[e, at.RLP]
-    rows = 0
-    pairs = 0
-    read = 0
-    if counters[e, at.PREFILLING] > 0:
-        rows, pairs, read = chunk_of_prompts(e, state, scalars)
-    counters[e, at.ITERATION] += 1
-    seconds = 0.0
-    joules = 0.0
-    fc_s = 0.0
-    attention_s = 0.0
-    draft_s = 0.0
-    prompt_s = 0.0
-    communication_s = 0.0
-    pim_rows = 0
-    busy[:] = 0.0
-    if rlp + rows > 0:
-        seed = counters[e, at.SEED]
-        episode = counters[e, at.EPISODE]
-        now = clocks[e, at.TIME_S]
-        pu_factor = 1.0
-        pim_factor = 1.0
-        attention_factor = 1.0
-        if scalars[at.DRIFT_PERIOD_S] > 0.0:
-            pu_factor = drift_factor(seed, episode, 0, now, scalars)
-            pim_factor = drift_factor(seed, episode, 1, now, scalars)
-            attention_factor = drift_factor(seed, episode, 2, now, scalars)
-        home = scalars[at.ATTENTION_UNIT]
-        if home == 0.0:
-            attention_factor = pu_factor
-        elif home == 1.0:
-            attention_factor = pim_factor
-        (
-            seconds,
-            joules,
-            fc_s,
-            attention_s,
-            draft_s,
-            prompt_s,
-            communication_s,
-            switching_s,
-            switches,
-            mode,
-            pim_rows,
-        ) = iteration(
-            rlp,
-            tlp,
-            context_sum,
-            group_sum,
-            group_max,
-            chunk_sum,
-            chunk_max,
-            rows,
-            pairs,
-            read,
-            unit,
-            overlap,
-            counters[e, at.LAST_FC],
-            pu_factor,
-            pim_factor,
-            attention_factor,
-            fc_seconds,
-            fc_joules,
-            bank_seconds,
-            attention,
-            rounds,
-            link,
-            moves,
-            draft,
-            scalars,
-            busy,
-        )
-        counters[e, at.LAST_FC] = mode
-        counters[e, at.SWITCHES] += switches
-        clocks[e, at.SWITCHING_S] += switching_s
-        if busy[at.BUSY_PU] > 0.0:
-            clocks[e, at.SEEN_DRIFT] = pu_factor
-        if busy[at.BUSY_FC_PIM] > 0.0:
-            clocks[e, at.SEEN_DRIFT + 1] = pim_factor
-        if busy[at.BUSY_ATTN] > 0.0:
-            clocks[e, at.SEEN_DRIFT + 2] = attention_factor
-    else:
-        counters[e, at.STALLS] += 1
-    computing = 0.0
-    for k in range(at.NUM_RESOURCES):
-        clocks[e, at.BUSY_S + k] += busy[k]
-        clocks[e, at.LAST_BUSY_S + k] = busy[k]
-        if k <= at.BUSY_ATTN:
-            computing += busy[k]
-    clocks[e, at.OVERLAPPED_S] += max(computing - seconds, 0.0)
-    clocks[e, at.LAST_START_S] = clocks[e, at.TIME_S]
-    clocks[e, at.TIME_S] += seconds
-    clocks[e, at.DYNAMIC_J] += joules
-    clocks[e, at.COMMUNICATION_S] += communication_s
-    clocks[e, at.DRAFT_S] += draft_s
-    clocks[e, at.PAGES_USED_TIME] += pages * seconds
-    clocks[e, at.LAST_TIME_S] = seconds
-    clocks[e, at.LAST_FC_S] = fc_s
-    clocks[e, at.LAST_ATTENTION_S] = attention_s
-    clocks[e, at.LAST_DRAFT_S] = draft_s
-    clocks[e, at.LAST_PREFILL_S] = prompt_s
-    clocks[e, at.LAST_COMMUNICATION_S] = communication_s
-    clocks[e, at.LAST_DYNAMIC_J] = joules
-    counters[e, at.LAST_ACTION + at.FC] = unit
+    cost = run(e, decoding, chunk, placement, state, look, scratch.busy)
+    account(e, cost, pages, scratch.busy, counters, clocks)
+    counters[e, at.LAST_ACTION + at.FC] = placement.unit
     counters[e, at.LAST_ACTION + at.SPECULATION] = actions[e, at.SPECULATION]
     counters[e, at.LAST_ACTION + at.ADMISSION] = admission
-    counters[e, at.LAST_ACTION + at.OVERLAP] = overlap
-    counters[e, at.LAST_N] = rlp * tlp
-    counters[e, at.LAST_CHUNK] = rows
+    counters[e, at.LAST_ACTION + at.OVERLAP] = placement.overlap
+    counters[e, at.LAST_N] = decoding.rlp * tlp
+    counters[e, at.LAST_CHUNK] = chunk.rows
     counters[e, at.LAST_DECODED] = 0
-    counters[e, at.SPLIT_ROWS] = pim_rows
-    if rlp > 0:
-        decode_tokens(
-            e,
-            tlp,
-            rlp,
-            counters,
-            clocks,
-            requests,
-            contexts,
-            left,
-            classes,
-            keys,
-            deadlines,
-            gains,
-            limits,
-            state,
-            thresholds,
-            scalars,
-        )
-    if rows > 0:
-        prefill_tokens(e, rows, state, scalars)
+
+    if decoding.rlp > 0:
+        decode_tokens(e, decoding, state, thresholds, scalars, scratch)
+    if chunk.rows > 0:
+        prefill_tokens(e, chunk.rows, state, scalars)
     if clocks[e, at.NEXT_ARRIVAL_S] <= clocks[e, at.TIME_S]:
         arrive(e, state)
     before = clocks[e, at.TIME_S]
     if counters[e, at.RLP] + counters[e, at.PREFILLING] + counters[e, at.QUEUED] == 0:
         wait(e, state, scalars)
     find_oldest(e, state, counters, clocks)
-
-    elapsed = seconds + clocks[e, at.TIME_S] - before
-    good = counters[e, at.GOOD_TOKENS]
-    if scalars[at.REWARD_ON_TIME] > 0.0:
-        good = counters[e, at.ON_TIME_TOKENS]
-    clocks[e, at.LAST_REWARD_GOODPUT] = (good - good_before) / scalars[at.REFERENCE_TOKENS]
-    total_j = joules + elapsed * scalars[at.STATIC_W]
-    clocks[e, at.LAST_REWARD_ENERGY] = -scalars[at.ENERGY_WEIGHT] * total_j / scalars[at.REFERENCE_TOKENS]
-    reward = clocks[e, at.LAST_REWARD_GOODPUT] + clocks[e, at.LAST_REWARD_ENERGY]
-    clocks[e, at.RETURN] += reward
-    return reward
+    elapsed = cost.seconds + clocks[e, at.TIME_S] - before
+    joules = cost.joules + elapsed * scalars[at.STATIC_W]
+    return reward(e, good_tokens(e, counters, scalars) - good_before, joules, clocks, scalars)
 
 
 @lean
@@ -501,32 +519,42 @@ def step_range(
     actions,
     autoreset,
     max_steps,
-    state,
-    tables,
-    observations,
-    rewards,
-    terminated,
-    truncated,
-    final,
-    final_observations,
-    busy,
-    gains,
-    limits,
+    state_parts,
+    table_parts,
+    outcome_parts,
+    final_parts,
+    scratch_parts,
 ):
     """Advance environments `start` to `stop` by one iteration; autoreset and `max_steps` as in `batch.step_batch`.
 
     An episode by requests terminates when each has finished or was refused; one by time is truncated at its
-    horizon. `final` takes the last state of environments that reset in the same step.
+    horizon. `final_parts` takes the last state of environments that reset in the same step.
+
+    Tuples have their names in here alone: numba tells the types of plain ones apart in C, of named ones in Python,
+    which took half of a single step. `table_parts` are the plain tuples of all
+    tables but the last, and of that, the arrivals'.
     """
-    # Unpacked once: reading a member of a tuple counts a reference, and does so for every environment.
-    scalars = tables.scalars
+    state = ServingState(*state_parts)
+    final = ServingState(*final_parts)
+    tables = ServingTables(*(table_parts[0] + (ArrivalTables(*table_parts[1]),)))
+    outcome = Outcome(*outcome_parts)
+    scratch = Scratch(*scratch_parts)
+    look = Lookups(
+        tables.fc_s,
+        tables.fc_j,
+        tables.bank_s,
+        tables.attention,
+        tables.rounds,
+        tables.link,
+        tables.moves,
+        tables.draft,
+        tables.scalars,
+    )
+    scalars, thresholds = tables.scalars, tables.acceptance
     horizon = scalars[at.HORIZON_S]
     counters, clocks = state.counters, state.clocks
-    requests, contexts, left = state.requests, state.contexts, state.left
-    classes, keys, deadlines = state.classes, state.keys, state.deadlines
-    fc_s, fc_j, bank_s = tables.fc_s, tables.fc_j, tables.bank_s
-    attention, rounds, link = tables.attention, tables.rounds, tables.link
-    moves, draft, thresholds = tables.moves, tables.draft, tables.acceptance
+    observations, rewards = outcome.observations, outcome.rewards
+    terminated, truncated = outcome.terminated, outcome.truncated
     for e in range(start, stop):
         rewards[e] = 0.0
         resets = autoreset == NEXT_STEP and counters[e, at.DONE] == 1
@@ -536,32 +564,7 @@ def step_range(
         elif counters[e, at.DONE] == 1:
             continue
         else:
-            rewards[e] = advance_env(
-                e,
-                actions,
-                state,
-                counters,
-                clocks,
-                requests,
-                contexts,
-                left,
-                classes,
-                keys,
-                deadlines,
-                fc_s,
-                fc_j,
-                bank_s,
-                attention,
-                rounds,
-                link,
-                moves,
-                draft,
-                thresholds,
-                scalars,
-                busy,
-                gains,
-                limits,
-            )
+            rewards[e] = advance_env(e, actions, state, look, thresholds, scratch)
             over = counters[e, at.FINISHED] + counters[e, at.REJECTED] == counters[e, at.REQUESTS]
             terminated[e] = over and not np.isfinite(horizon)
             late = clocks[e, at.TIME_S] >= horizon
@@ -571,7 +574,7 @@ def step_range(
                 counters[e, at.DONE] = 1
                 if autoreset == SAME_STEP:
                     observe_env(e, counters, clocks, scalars, observations)
-                    keep_final(e, state, final, observations, final_observations)
+                    keep_final(e, state, final, observations, outcome.final_observations)
                     resets = True
         if resets:
             counters[e, at.EPISODE] += 1

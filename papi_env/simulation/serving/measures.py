@@ -2,61 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from papi_env.kernel import FloatArray
+from papi_env.simulation.measures import Measure, evaluate, names
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.requests import ServingState
 from papi_env.simulation.serving.tables import UNBOUNDED_PAGES, ServingTables
 
 QUANTILES = (50, 90, 99)
 LATENCIES = ("ttft", "tpot", "e2e")
-METRIC_NAMES = (
-    "time_s",
-    "iterations",
-    "arrived",
-    "finished",
-    "attained",
-    "rejected",
-    "unfinished",  # arrived, neither finished nor rejected
-    "tokens",
-    "good_tokens",  # of requests that met both objectives
-    "on_time_tokens",
-    "throughput",  # output tokens per second
-    "goodput",  # output tokens per second of requests that met both objectives
-    "goodput_rps",  # such requests per second
-    "attainment",  # of the requests that finished or were rejected; NaN before there is one
-    *(f"{latency}_p{q}_s" for latency in LATENCIES for q in QUANTILES),  # NaN before there is one
-    "dynamic_j",
-    "static_j",
-    "total_j",
-    "j_per_token",
-    *(f"utilisation_{resource}" for resource in at.RESOURCES),
-    "overlap",  # a lower bound on the share of time in which two of PUs, FC-PIM and Attn-PIM were busy
-    "idle_share",
-    "communication_share",
-    "switching_s",
-    "switches",
-    "draft_s",
-    "accepted_share",  # of drafted tokens; NaN without speculation
-    "kv_high_water",  # most pages in use, of all; NaN without paging
-    "kv_mean",
-    "preemptions",
-    "recomputed_tokens",
-    "prefilled_tokens",
-    "invalid_actions",
-    "return",
-)
 
 
 def latencies(moments: FloatArray, facts: npt.NDArray[np.int32]) -> dict[str, FloatArray]:
     """Seconds [requests] of each request: `ttft`, `tpot` (mean per token after the first), `e2e`; NaN where none.
 
     Args:
-        moments, facts: the records of one environment (see `serving_requests.ServingState`).
+        moments, facts: the records of one environment (see `requests.ServingState`).
     """
     arrival, first, finish = (moments[:, k] for k in (at.ARRIVAL_S, at.FIRST_TOKEN_S, at.FINISH_S))
     later = facts[:, at.OUTPUT] - 1
@@ -65,62 +32,153 @@ def latencies(moments: FloatArray, facts: npt.NDArray[np.int32]) -> dict[str, Fl
     return {"ttft": first - arrival, "tpot": tpot, "e2e": finish - arrival}
 
 
+class Episodes:
+    """The episodes in a state, and what several measures need of them: arrays [num_envs], computed once."""
+
+    def __init__(self, state: ServingState, tables: ServingTables) -> None:
+        self.state, self.scalars = state, tables.scalars
+
+    def counter(self, column: int) -> npt.NDArray[np.int64]:
+        """A counter, as of now."""
+        return self.state.counters[:, column].copy()
+
+    def clock(self, column: int) -> FloatArray:
+        """A clock, as of now."""
+        return self.state.clocks[:, column].copy()
+
+    @cached_property
+    def time_s(self) -> FloatArray:
+        """Simulated seconds since the episode's start."""
+        return self.clock(at.TIME_S)
+
+    @cached_property
+    def judged(self) -> npt.NDArray[np.int64]:
+        """Requests that finished or were rejected."""
+        return self.counter(at.FINISHED) + self.counter(at.REJECTED)
+
+    @cached_property
+    def static_j(self) -> FloatArray:
+        """Energy of standing by."""
+        return np.asarray(self.scalars[at.STATIC_W] * self.time_s)
+
+    @cached_property
+    def total_j(self) -> FloatArray:
+        """All energy."""
+        return self.clock(at.DYNAMIC_J) + self.static_j
+
+    @cached_property
+    def pages(self) -> FloatArray:
+        """KV pages there are; 0 without paging."""
+        pages = self.scalars[at.TOTAL_PAGES]
+        return np.full(len(self.time_s), pages if pages < UNBOUNDED_PAGES else 0.0)
+
+    @cached_property
+    def quantiles(self) -> FloatArray:
+        """Seconds [num_envs, LATENCIES, QUANTILES] over the requests that have the latency; NaN before there is one."""
+        state = self.state
+        found = np.full((len(state.counters), len(LATENCIES), len(QUANTILES)), np.nan)
+        for e, count in enumerate(state.counters[:, at.ARRIVED]):
+            per_request = latencies(state.moments[e, :count], state.facts[e, :count])
+            for k, name in enumerate(LATENCIES):
+                known = per_request[name][~np.isnan(per_request[name])]
+                if len(known):
+                    found[e, k] = np.percentile(known, QUANTILES)
+        return found
+
+
+Value = Callable[[Episodes], npt.NDArray[Any]]
+
+
+def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> FloatArray:
+    """A quotient, NaN where there is nothing to divide by."""
+    out = np.full(len(numerator), np.nan)
+    return np.divide(numerator, denominator, out=out, where=denominator > 0)
+
+
+def _counter(column: int) -> Value:
+    return lambda episodes: episodes.counter(column)
+
+
+def _clock(column: int) -> Value:
+    return lambda episodes: episodes.clock(column)
+
+
+def _per_second(column: int) -> Value:
+    """A counter over the time."""
+    return lambda episodes: _ratio(episodes.counter(column), episodes.time_s)
+
+
+def _share_of_time(column: int) -> Value:
+    """A clock over the time."""
+    return lambda episodes: _ratio(episodes.clock(column), episodes.time_s)
+
+
+def _quantile(latency: int, quantile: int) -> Value:
+    return lambda episodes: episodes.quantiles[:, latency, quantile]
+
+
+MEASURES: tuple[Measure[Episodes], ...] = (
+    Measure("time_s", lambda e: e.time_s, "simulated seconds"),
+    Measure("iterations", _counter(at.ITERATION)),
+    Measure("arrived", _counter(at.ARRIVED), "requests that have come"),
+    Measure("finished", _counter(at.FINISHED)),
+    Measure("attained", _counter(at.ATTAINED), "finished requests that met both objectives"),
+    Measure("rejected", _counter(at.REJECTED)),
+    Measure("unfinished", lambda e: e.counter(at.ARRIVED) - e.judged, "neither finished nor rejected"),
+    Measure("tokens", _counter(at.TOKENS), "output tokens"),
+    Measure("good_tokens", _counter(at.GOOD_TOKENS), "output tokens of attained requests"),
+    Measure("on_time_tokens", _counter(at.ON_TIME_TOKENS), "output tokens no later than their pace allows"),
+    Measure("throughput", _per_second(at.TOKENS), "output tokens per second"),
+    Measure("goodput", _per_second(at.GOOD_TOKENS), "output tokens of attained requests per second"),
+    Measure("goodput_rps", _per_second(at.ATTAINED), "attained requests per second"),
+    Measure(
+        "attainment",
+        lambda e: _ratio(e.counter(at.ATTAINED), e.judged),
+        "of the requests that finished or were rejected; NaN before there is one",
+    ),
+    *(
+        Measure(f"{latency}_p{quantile}_s", _quantile(k, q), "NaN before there is one")
+        for k, latency in enumerate(LATENCIES)
+        for q, quantile in enumerate(QUANTILES)
+    ),
+    Measure("dynamic_j", _clock(at.DYNAMIC_J)),
+    Measure("static_j", lambda e: e.static_j),
+    Measure("total_j", lambda e: e.total_j),
+    Measure("j_per_token", lambda e: _ratio(e.total_j, e.counter(at.TOKENS))),
+    *(
+        Measure(f"utilisation_{resource}", _share_of_time(at.BUSY_S + k), "share of time in which it is busy")
+        for k, resource in enumerate(at.RESOURCES)
+    ),
+    Measure(
+        "overlap",
+        _share_of_time(at.OVERLAPPED_S),
+        "a lower bound on the share of time in which two of PUs, FC-PIM and Attn-PIM were busy",
+    ),
+    Measure("idle_share", _share_of_time(at.IDLE_S)),
+    Measure("communication_share", _share_of_time(at.COMMUNICATION_S)),
+    Measure("switching_s", _clock(at.SWITCHING_S)),
+    Measure("switches", _counter(at.SWITCHES)),
+    Measure("draft_s", _clock(at.DRAFT_S)),
+    Measure(
+        "accepted_share",
+        lambda e: _ratio(e.counter(at.ACCEPTED), e.counter(at.DRAFTED)),
+        "of drafted tokens; NaN without speculation",
+    ),
+    Measure(
+        "kv_high_water",
+        lambda e: _ratio(e.counter(at.PAGES_HIGH), e.pages),
+        "most pages in use, of all; NaN without paging",
+    ),
+    Measure("kv_mean", lambda e: _ratio(e.clock(at.PAGES_USED_TIME), e.pages * e.time_s)),
+    Measure("preemptions", _counter(at.PREEMPTIONS)),
+    Measure("recomputed_tokens", _counter(at.RECOMPUTED), "prompt tokens processed again after preemption"),
+    Measure("prefilled_tokens", _counter(at.PREFILLED), "prompt tokens processed"),
+    Measure("invalid_actions", _counter(at.INVALID)),
+    Measure("return", _clock(at.RETURN), "undiscounted sum of rewards"),
+)
+METRIC_NAMES = names(MEASURES)
+
+
 def serving_metrics(state: ServingState, tables: ServingTables) -> dict[str, npt.NDArray[Any]]:
     """Metrics of the episodes in `state`, arrays [num_envs] by `METRIC_NAMES`."""
-    c, t, scalars = state.counters, state.clocks, tables.scalars
-    time_s = t[:, at.TIME_S].copy()
-
-    def ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> FloatArray:
-        out = np.full(len(numerator), np.nan)
-        return np.divide(numerator, denominator, out=out, where=denominator > 0)
-
-    quantiles = np.full((len(c), len(LATENCIES), len(QUANTILES)), np.nan)
-    for e in range(len(c)):
-        count = c[e, at.ARRIVED]
-        per_request = latencies(state.moments[e, :count], state.facts[e, :count])
-        for k, name in enumerate(LATENCIES):
-            known = per_request[name][~np.isnan(per_request[name])]
-            if len(known):
-                quantiles[e, k] = np.percentile(known, QUANTILES)
-    static_j = scalars[at.STATIC_W] * time_s
-    total_j = t[:, at.DYNAMIC_J] + static_j
-    pages = scalars[at.TOTAL_PAGES]
-    paged = np.full(len(c), pages if pages < UNBOUNDED_PAGES else 0.0)
-    judged = c[:, at.FINISHED] + c[:, at.REJECTED]
-    values = (
-        time_s,
-        c[:, at.ITERATION].copy(),
-        c[:, at.ARRIVED].copy(),
-        c[:, at.FINISHED].copy(),
-        c[:, at.ATTAINED].copy(),
-        c[:, at.REJECTED].copy(),
-        c[:, at.ARRIVED] - judged,
-        c[:, at.TOKENS].copy(),
-        c[:, at.GOOD_TOKENS].copy(),
-        c[:, at.ON_TIME_TOKENS].copy(),
-        ratio(c[:, at.TOKENS], time_s),
-        ratio(c[:, at.GOOD_TOKENS], time_s),
-        ratio(c[:, at.ATTAINED], time_s),
-        ratio(c[:, at.ATTAINED], judged),
-        *(quantiles[:, k, q] for k in range(len(LATENCIES)) for q in range(len(QUANTILES))),
-        t[:, at.DYNAMIC_J].copy(),
-        static_j,
-        total_j,
-        ratio(total_j, c[:, at.TOKENS]),
-        *(ratio(t[:, at.BUSY_S + k], time_s) for k in range(at.NUM_RESOURCES)),
-        ratio(t[:, at.OVERLAPPED_S], time_s),
-        ratio(t[:, at.IDLE_S], time_s),
-        ratio(t[:, at.COMMUNICATION_S], time_s),
-        t[:, at.SWITCHING_S].copy(),
-        c[:, at.SWITCHES].copy(),
-        t[:, at.DRAFT_S].copy(),
-        ratio(c[:, at.ACCEPTED], c[:, at.DRAFTED]),
-        ratio(c[:, at.PAGES_HIGH], paged),
-        ratio(t[:, at.PAGES_USED_TIME], paged * time_s),
-        c[:, at.PREEMPTIONS].copy(),
-        c[:, at.RECOMPUTED].copy(),
-        c[:, at.PREFILLED].copy(),
-        c[:, at.INVALID].copy(),
-        t[:, at.RETURN].copy(),
-    )
-    return dict(zip(METRIC_NAMES, values, strict=True))
+    return evaluate(MEASURES, Episodes(state, tables))

@@ -1,12 +1,14 @@
-"""What a scheduler of Serving-v0 sees, compiled; the features are named in `serving.state.STATE_NAMES`."""
+"""What a scheduler of Serving-v0 sees, compiled; what each feature is stands in `serving.state.STATE_FEATURES`."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from papi_env.hardware.dram import GROUP_TOKENS
 from papi_env.simulation.compiled import inlined
 from papi_env.simulation.serving import state as at
-from papi_env.workload.serving import PAGE_TOKENS, SPECULATION_LENGTHS
+from papi_env.simulation.serving.state import COLUMN
+from papi_env.workload.serving import SPECULATION_LENGTHS
 
 
 @inlined
@@ -23,52 +25,52 @@ def signed_squash(x):
 
 @inlined
 def observe_env(e, counters, clocks, scalars, observations):
-    """Write the observation of environment e, named in `serving.state.STATE_NAMES`; descriptors stay."""
+    """Write the observation of environment e, all of `serving.state.STATE_FEATURES`; descriptors stay."""
     rlp = counters[e, at.RLP]
     running = rlp + counters[e, at.PREFILLING]
     reference = scalars[at.REFERENCE_S]
     limit = scalars[at.CONTEXT_LIMIT]
     ttft = scalars[at.TTFT_S]
-    observations[e, 0] = squash(counters[e, at.QUEUED] / 16.0)
-    observations[e, 1] = squash((clocks[e, at.TIME_S] - clocks[e, at.HEAD_ARRIVAL_S]) / ttft)
-    observations[e, 2] = rlp / 256.0
-    observations[e, 3] = counters[e, at.PREFILLING] / 256.0
-    observations[e, 4] = squash(counters[e, at.PREFILL_BACKLOG] / 2048.0)
-    observations[e, 5] = running / scalars[at.MAX_RUNNING]
+    observations[e, COLUMN.queued] = squash(counters[e, at.QUEUED] / 16.0)
+    observations[e, COLUMN.oldest_wait] = squash((clocks[e, at.TIME_S] - clocks[e, at.HEAD_ARRIVAL_S]) / ttft)
+    observations[e, COLUMN.rlp] = rlp / 256.0
+    observations[e, COLUMN.prefilling] = counters[e, at.PREFILLING] / 256.0
+    observations[e, COLUMN.prefill_backlog] = squash(counters[e, at.PREFILL_BACKLOG] / 2048.0)
+    observations[e, COLUMN.running_share] = running / scalars[at.MAX_RUNNING]
     # Without paging there is no end of pages, and the share is 0.
-    observations[e, 6] = min(
-        (counters[e, at.GROUP_SUM] + counters[e, at.PREFILL_PAGES]) / scalars[at.TOTAL_PAGES], 1.0
+    observations[e, COLUMN.kv_use] = min(
+        (counters[e, at.PAGE_SUM] + counters[e, at.PREFILL_PAGES]) / scalars[at.TOTAL_PAGES], 1.0
     )
-    observations[e, 7] = squash(4.0 * counters[e, at.CONTEXT_SUM] / max(rlp, 1) / limit)
-    observations[e, 8] = squash(4.0 * PAGE_TOKENS * counters[e, at.GROUP_MAX] / limit)
-    observations[e, 9] = rlp / (rlp + scalars[at.ALPHA]) if rlp > 0 else 0.0
-    observations[e, 10] = squash(clocks[e, at.LAST_TIME_S] / reference)
-    observations[e, 11] = squash(clocks[e, at.LAST_FC_S] / reference)
-    observations[e, 12] = squash(clocks[e, at.LAST_ATTENTION_S] / reference)
-    observations[e, 13] = squash(clocks[e, at.LAST_DRAFT_S] / reference)
-    observations[e, 14] = squash(clocks[e, at.LAST_PREFILL_S] / reference)
-    observations[e, 15] = squash(clocks[e, at.LAST_COMMUNICATION_S] / reference)
-    observations[e, 16] = counters[e, at.LAST_DECODED] / max(counters[e, at.LAST_N], 1)
-    observations[e, 17] = counters[e, at.LAST_CHUNK] / 512.0
-    feature = at.LAST_ACTION_FEATURE
+    observations[e, COLUMN.mean_context] = squash(4.0 * counters[e, at.CONTEXT_SUM] / max(rlp, 1) / limit)
+    observations[e, COLUMN.longest_context] = squash(4.0 * GROUP_TOKENS * counters[e, at.GROUP_MAX] / limit)
+    observations[e, COLUMN.n_share_of_alpha] = rlp / (rlp + scalars[at.ALPHA]) if rlp > 0 else 0.0
+    observations[e, COLUMN.last_time] = squash(clocks[e, at.LAST_TIME_S] / reference)
+    observations[e, COLUMN.last_fc_time] = squash(clocks[e, at.LAST_FC_S] / reference)
+    observations[e, COLUMN.last_attention_time] = squash(clocks[e, at.LAST_ATTENTION_S] / reference)
+    observations[e, COLUMN.last_draft_time] = squash(clocks[e, at.LAST_DRAFT_S] / reference)
+    observations[e, COLUMN.last_prefill_time] = squash(clocks[e, at.LAST_PREFILL_S] / reference)
+    observations[e, COLUMN.last_communication] = squash(clocks[e, at.LAST_COMMUNICATION_S] / reference)
+    observations[e, COLUMN.last_decoded] = counters[e, at.LAST_DECODED] / max(counters[e, at.LAST_N], 1)
+    observations[e, COLUMN.last_chunk] = counters[e, at.LAST_CHUNK] / 512.0
+    feature = COLUMN.last_fc_pu
     for k in range(4):
         last = counters[e, at.LAST_ACTION + k]
         for choice in range(at.NVEC[k]):
             observations[e, feature] = 1.0 if last == choice else 0.0
             feature += 1
     for unit in range(at.NUM_DRIFTING):
-        observations[e, feature] = squash(max(np.log2(clocks[e, at.SEEN_DRIFT + unit]), 0.0))
-        feature += 1
+        slowdown = max(np.log2(clocks[e, at.SEEN_DRIFT + unit]), 0.0)
+        observations[e, COLUMN.drift_pu + unit] = squash(slowdown)
     for k in range(1, len(SPECULATION_LENGTHS)):
-        observations[e, feature] = clocks[e, at.SEEN_TOKENS + k] / SPECULATION_LENGTHS[k]
-        feature += 1
-    observations[e, feature] = clocks[e, at.SEEN_ACCEPTED]
+        gained = clocks[e, at.SEEN_TOKENS + k] / SPECULATION_LENGTHS[k]
+        observations[e, COLUMN.tokens_at_2 + k - 1] = gained
+    observations[e, COLUMN.accepted] = clocks[e, at.SEEN_ACCEPTED]
     pace = 16.0 * scalars[at.TPOT_S]
-    observations[e, feature + 1] = signed_squash(clocks[e, at.SLACK_MEAN_S] / pace)
-    observations[e, feature + 2] = signed_squash(clocks[e, at.SLACK_MIN_S] / pace)
-    observations[e, feature + 3] = clocks[e, at.BEHIND]
-    observations[e, feature + 4] = clocks[e, at.LOST]
+    observations[e, COLUMN.tpot_slack_mean] = signed_squash(clocks[e, at.SLACK_MEAN_S] / pace)
+    observations[e, COLUMN.tpot_slack_min] = signed_squash(clocks[e, at.SLACK_MIN_S] / pace)
+    observations[e, COLUMN.behind] = clocks[e, at.BEHIND]
+    observations[e, COLUMN.lost] = clocks[e, at.LOST]
     finished = counters[e, at.FINISHED]
-    observations[e, feature + 5] = counters[e, at.ATTAINED] / finished if finished > 0 else 1.0
+    observations[e, COLUMN.attainment] = counters[e, at.ATTAINED] / finished if finished > 0 else 1.0
     elapsed = max(clocks[e, at.TIME_S], reference)
-    observations[e, feature + 6] = squash(counters[e, at.ARRIVED] / elapsed * ttft / 16.0)
+    observations[e, COLUMN.arrival_rate] = squash(counters[e, at.ARRIVED] / elapsed * ttft / 16.0)

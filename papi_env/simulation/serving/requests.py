@@ -1,6 +1,6 @@
 """Requests of continuous batching, compiled: they arrive, are admitted, begin to decode, are preempted, and leave.
 
-For one environment of a batch; `serving_batch` has the iterations.
+For one environment of a batch; `loop` has the iterations.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
 from papi_env.simulation.compiled import inlined, lean, njit
 from papi_env.simulation.draws import mix, request_key, request_row
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.draws import draw_arrivals
-from papi_env.workload.serving import PAGE_TOKENS, SPECULATION_LENGTHS
+from papi_env.workload.serving import SPECULATION_LENGTHS
 
 _CLASS_STREAM = np.uint64(0xA24BAED4963EE407)
 _11 = np.uint64(11)
@@ -49,9 +50,22 @@ class ServingState(NamedTuple):
 
 
 @inlined
-def pages_of(tokens):
+def pages_of(tokens, scalars):
     """KV pages that so many tokens take."""
-    return (tokens + PAGE_TOKENS - 1) // PAGE_TOKENS
+    log2 = np.int64(scalars[at.PAGE_LOG2])
+    return (tokens + (np.int64(1) << log2) - 1) >> log2
+
+
+@inlined
+def groups_of(tokens):
+    """Groups in which the memory attends to so many tokens: what attention's time and energy are counted by."""
+    return (tokens + GROUP_TOKENS - 1) // GROUP_TOKENS
+
+
+@inlined
+def key_rows_of(groups, group_columns):
+    """DRAM rows of keys in so many groups of one request, each of which takes `group_columns` columns."""
+    return (groups * group_columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW
 
 
 @inlined
@@ -148,10 +162,9 @@ def begin_decode(e, request, context, generated, state, scalars):
     else:
         state.deadlines[e, i] = MISSED
     counters[e, at.RLP] = i + 1
-    groups = pages_of(context + 1)
     counters[e, at.CONTEXT_SUM] += context
-    counters[e, at.GROUP_SUM] += groups
-    counters[e, at.GROUP_MAX] = max(counters[e, at.GROUP_MAX], groups)
+    counters[e, at.PAGE_SUM] += pages_of(context + 1, scalars)
+    counters[e, at.GROUP_MAX] = max(counters[e, at.GROUP_MAX], groups_of(context + 1))
 
 
 @lean
@@ -172,8 +185,8 @@ def admit(e, most, state, scalars):
         else:
             break
         tokens = facts[e, request, at.INPUT] + facts[e, request, at.GENERATED]
-        need = pages_of(tokens + 1)
-        used = counters[e, at.GROUP_SUM] + counters[e, at.PREFILL_PAGES]
+        need = pages_of(tokens + 1, scalars)
+        used = counters[e, at.PAGE_SUM] + counters[e, at.PREFILL_PAGES]
         if running > 0 and used + need + scalars[at.WATERMARK_PAGES] > scalars[at.TOTAL_PAGES]:
             break
         if stack > 0:
@@ -210,7 +223,7 @@ def preempt_latest(e, state, scalars):
         tokens = facts[e, request, at.INPUT] + facts[e, request, at.GENERATED]
         counters[e, at.PREFILLING] -= 1
         counters[e, at.PREFILL_BACKLOG] -= tokens
-        counters[e, at.PREFILL_PAGES] -= pages_of(tokens + 1)
+        counters[e, at.PREFILL_PAGES] -= pages_of(tokens + 1, scalars)
         if counters[e, at.PREFILLING] == 0:
             counters[e, at.PREFILL_BACKLOG] = 0
             counters[e, at.RECOMPUTED] += counters[e, at.PREFILL_DONE]
@@ -225,7 +238,7 @@ def preempt_latest(e, state, scalars):
         if scalars[at.PREFILL_ON] > 0.0:
             counters[e, at.RECOMPUTED] += state.contexts[e, victim]
         counters[e, at.CONTEXT_SUM] -= state.contexts[e, victim]
-        counters[e, at.GROUP_SUM] -= pages_of(state.contexts[e, victim] + 1)
+        counters[e, at.PAGE_SUM] -= pages_of(state.contexts[e, victim] + 1, scalars)
         leave_slot(e, victim, state)
     facts[e, request, at.STATUS] = at.WAITING
     facts[e, request, at.PREEMPTED_TIMES] += 1
@@ -274,7 +287,7 @@ def reset_env(e, state, tables):
         else:
             row = request_row(key, tables.population.shape[0])
             length, output = tables.population[row, 0], tables.population[row, 1]
-        if pages_of(length + output + SPECULATION_LENGTHS[-1]) > scalars[at.TOTAL_PAGES]:
+        if pages_of(length + output + SPECULATION_LENGTHS[-1], scalars) > scalars[at.TOTAL_PAGES]:
             refused = True
         facts[e, i, at.INPUT] = length
         facts[e, i, at.OUTPUT] = output

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
+from typing import Any
+
+from papi_env.simulation import descriptors, engine
+from papi_env.simulation.features import SLOWDOWN, Feature, linear, names, signed, squash
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 # --- actions: int64 [num_envs, 4] -------------------------------------------------------------------
@@ -21,9 +26,7 @@ DRIFTING = ("pu", "fc-pim", "attn-pim")
 NUM_DRIFTING = len(DRIFTING)
 
 # --- counters: int64 [num_envs, NUM_COUNTERS] -------------------------------------------------------
-SEED = 0
-EPISODE = 1
-DONE = 2
+SEED, EPISODE, DONE = engine.SEED, engine.EPISODE, engine.DONE  # the columns that all engines share
 REQUESTS = 3  # of this episode, arrived or not
 ARRIVED = 4  # requests whose arrival has passed
 HEAD = 5  # the first request that was never admitted
@@ -35,8 +38,8 @@ PREFILL_BACKLOG = 10  # tokens still to process of all admitted requests
 PREFILL_PAGES = 11  # pages reserved by requests in prefill
 PREEMPTED = 12  # requests preempted and waiting
 CONTEXT_SUM = 13  # over decoding requests, tokens held
-GROUP_SUM = 14  # over decoding requests, ceil((context + 1) / 16): pages at TLP 1
-GROUP_MAX = 15
+PAGE_SUM = 14  # over decoding requests, KV pages at TLP 1: of their contexts and a token
+GROUP_MAX = 15  # groups of the memory at TLP 1 of the longest context
 ITERATION = 16
 FINISHED = 17
 ATTAINED = 18  # finished requests that met both objectives
@@ -149,63 +152,78 @@ DRAFT_CONTEXT_J = 36
 REFERENCE_S = 37  # what times are squashed with: an iteration of a quarter-full machine on the defaults
 ONLY_UNIT = 38  # the one unit that runs FC kernels, or -1 where there are both
 PREFILL_ROW_J = 39
-NUM_SCALARS = 40
+PAGE_LOG2 = 40  # of the tokens of a KV page
+NUM_SCALARS = 41
 
 # --- observations: float32 --------------------------------------------------------------------------
-# squash(x) = x / (1 + x) where the range is open.
-STATE_NAMES = (
-    "queued",  # squash(requests waiting / 16)
-    "oldest_wait",  # squash(seconds the next request to admit has waited / TTFT objective)
-    "rlp",  # requests decoding / 256: exact
-    "prefilling",  # requests / 256: exact
-    "prefill_backlog",  # squash(tokens / 2048)
-    "running_share",  # admitted requests / most that may run
-    "kv_use",  # pages in use / pages; at most 1, also where requests have just grown out of them
-    "mean_context",  # squash(4 x tokens / context limit)
-    "longest_context",
-    "n_share_of_alpha",  # rlp / (rlp + α): what PAPI's rule compares at TLP 1
-    "last_time",  # squash(seconds / reference)
-    "last_fc_time",
-    "last_attention_time",
-    "last_draft_time",
-    "last_prefill_time",
-    "last_communication",
-    "last_decoded",  # tokens per verified row in the last iteration
-    "last_chunk",  # prompt tokens / 512
+# Everything about a feature but how it is computed, which is in `observe` (or, of a descriptor, in `tables`).
+# Words of times say "reference" for what the scalar REFERENCE_S is.
+_TIMES = (squash(), "reference iterations")
+STATE_FEATURES = (
+    Feature("queued", "requests waiting", squash(16)),
+    # Of the request that would be admitted next.
+    Feature("oldest_wait", "longest wait", squash(), "TTFT objectives"),
+    Feature("rlp", "requests decoding", linear(256)),
+    Feature("prefilling", "requests in prefill", linear(256)),
+    Feature("prefill_backlog", "prompt tokens to process", squash(2048)),
+    Feature("running_share", "running requests", linear(100), "% of the most"),
+    # At most all, also where requests have just grown out of them.
+    Feature("kv_use", "KV pages in use", linear(100), "%"),
+    Feature("mean_context", "mean context", squash(25), "% of the limit"),
+    Feature("longest_context", "longest context", squash(25), "% of the limit"),
+    # What PAPI's rule compares at TLP 1.
+    Feature("n_share_of_alpha", "RLP / α", squash()),
+    Feature("last_time", "time of the last iteration", *_TIMES),
+    Feature("last_fc_time", "fc in the last iteration", *_TIMES),
+    Feature("last_attention_time", "attention in the last iteration", *_TIMES),
+    Feature("last_draft_time", "draft in the last iteration", *_TIMES),
+    Feature("last_prefill_time", "prefill in the last iteration", *_TIMES),
+    Feature("last_communication", "communication in the last iteration", *_TIMES),
+    Feature("last_decoded", "tokens decoded per verified row", linear(1)),
+    Feature("last_chunk", "prompt tokens in the last iteration", linear(512)),
     *(
-        f"last_{name}_{choice}"
-        for name, choices in zip(("fc", "speculation", "admission", "overlap"), CHOICES, strict=True)
+        Feature(f"last_{kind}_{choice}", f"the last iteration had {kind} {choice}")
+        for kind, choices in zip(("fc", "speculation", "admission", "overlap"), CHOICES, strict=True)
         for choice in choices
-    ),  # one-hot
-    *(f"drift_{unit}" for unit in DRIFTING),  # squash(log2 of observed over profiled, at least 0)
-    *(f"tokens_at_{length}" for length in SPECULATION_LENGTHS[1:]),  # moving averages / length; 0 before
-    "accepted",  # moving average of accepted over drafted tokens; 0 before
-    "tpot_slack_mean",  # 0.5 + 0.5 x / (1 + |x|), x = slack / (16 TPOT objectives)
-    "tpot_slack_min",
-    "behind",  # share of decoding requests behind their pace
-    "lost",  # share of decoding requests that missed their first-token objective
-    "attainment",  # attained over finished requests so far; 1 before
-    "arrival_rate",  # squash(requests arrived so far per second x TTFT objective / 16)
+    ),
+    # Observed over profiled time.
+    *(
+        Feature(f"drift_{unit}", f"slow-down of {unit} when last used", SLOWDOWN, "x its profile")
+        for unit in DRIFTING
+    ),
+    # Moving averages per request and iteration; 0 before the first.
+    *(
+        Feature(f"tokens_at_{length}", f"tokens gained at speculation {length}", linear(length))
+        for length in SPECULATION_LENGTHS[1:]
+    ),
+    # A moving average; 0 before the first.
+    Feature("accepted", "drafts accepted", linear(100), "%"),
+    Feature("tpot_slack_mean", "mean slack", signed(16), "TPOT objectives"),
+    Feature("tpot_slack_min", "least slack", signed(16), "TPOT objectives"),
+    # Shares of decoding requests.
+    Feature("behind", "requests behind their pace", linear(100), "%"),
+    Feature("lost", "requests with a late first token", linear(100), "%"),
+    # Of the finished requests; all before there is one.
+    Feature("attainment", "requests within their objectives so far", linear(100), "%"),
+    Feature("arrival_rate", "arrivals", squash(16), "per TTFT objective"),
 )
-DESCRIPTOR_NAMES = (
-    "system_pu_flops",
-    "system_pu_bandwidth",
-    "system_fc_pim_flops",
-    "system_fc_pim_bandwidth",
-    "system_attn_pim_flops",
-    "system_attn_pim_bandwidth",
-    "system_link_bandwidth",
-    "system_switch_time",  # squash, of the reference
-    "system_dual_row_buffers",
-    "model_weight_bytes",
-    "model_kv_bytes_per_token",
-    "model_layers",
-    "energy_weight",
-    "ttft_objective",  # squash(seconds / (100 references))
-    "tpot_objective",  # squash(seconds / (4 references))
-    "alpha",  # α / 1024, at most 1
+DESCRIPTOR_FEATURES = (
+    *descriptors.SYSTEM,
+    Feature("system_dual_row_buffers", "the stacks have dual row buffers"),
+    *descriptors.MODEL,
+    Feature("energy_weight", "price of static energy per reference iteration", squash(), "tokens"),
+    Feature("ttft_objective", "TTFT objective", squash(100), "reference iterations"),
+    Feature("tpot_objective", "TPOT objective", squash(4), "reference iterations"),
+    # At most 1024.
+    Feature("alpha", "α", linear(1024)),
 )
+FEATURES = STATE_FEATURES + DESCRIPTOR_FEATURES
+STATE_NAMES, DESCRIPTOR_NAMES = names(STATE_FEATURES), names(DESCRIPTOR_FEATURES)
 OBSERVATION_NAMES = STATE_NAMES + DESCRIPTOR_NAMES
 NUM_STATE_FEATURES = len(STATE_NAMES)
-LAST_ACTION_FEATURE = STATE_NAMES.index("last_fc_pu")
-DRIFT_FEATURE = STATE_NAMES.index("drift_pu")
+# Columns by name, "-" written as "_"; compiled code takes them for constants.
+COLUMN: Any = namedtuple("Column", [name.replace("-", "_") for name in STATE_NAMES])(
+    *range(NUM_STATE_FEATURES)
+)
+LAST_ACTION_FEATURE = COLUMN.last_fc_pu
+DRIFT_FEATURE = COLUMN.drift_pu

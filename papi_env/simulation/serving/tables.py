@@ -29,7 +29,6 @@ from papi_env.workload.serving import (
     CHUNK_TOKENS,
     DRAFTS,
     MAX_DRAFTED,
-    PAGE_TOKENS,
     SPECULATION_LENGTHS,
     WATERMARK,
     Serving,
@@ -57,7 +56,7 @@ class ServingTables(NamedTuple):
         acceptance: uint64 [classes + 1, drafted], what 53-bit draws are compared with; the last class is
             there for look-aheads that know no rates. class_shares: cumulative.
         population: int32 [requests, 2]; trace_lengths, trace_refused: of the arrivals' own rows, if paired.
-        arrivals: see `workload.arrivals`; scalars: see `serving.state`; descriptors: float32.
+        scalars: see `serving.state`; descriptors: float32; arrivals: see `workload.arrivals`.
     """
 
     fc_s: FloatArray
@@ -73,9 +72,9 @@ class ServingTables(NamedTuple):
     population: npt.NDArray[np.int32]
     trace_lengths: npt.NDArray[np.int32]
     trace_refused: npt.NDArray[np.bool_]
-    arrivals: ArrivalTables
     scalars: FloatArray
     descriptors: npt.NDArray[np.float32]
+    arrivals: ArrivalTables
 
 
 def build_serving_tables(scenario: Scenario) -> ServingTables:
@@ -97,11 +96,11 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
     scalars = _scalars(scenario, serving, model)
     population = serving.lengths.population(model.context_limit, serving.beyond_context).lengths
     # A request longer than the whole memory is refused on arrival; a population of such alone is an error.
-    pages = -(-(population.sum(axis=1) + SPECULATION_LENGTHS[-1]) // PAGE_TOKENS)
+    pages = -(-(population.sum(axis=1) + SPECULATION_LENGTHS[-1]) // serving.page_tokens)
     if (pages > scalars[at.TOTAL_PAGES]).all():
         raise ConfigurationError(
-            f"Scenario {scenario.name!r}: its shortest request needs {pages.min()} KV pages of {PAGE_TOKENS} tokens, "
-            f"but system {system.name!r} has {scalars[at.TOTAL_PAGES]:.0f} beside the weights"
+            f"Scenario {scenario.name!r}: its shortest request needs {pages.min()} KV pages of {serving.page_tokens} "
+            f"tokens, but system {system.name!r} has {scalars[at.TOTAL_PAGES]:.0f} beside the weights"
         )
     own, refused = np.zeros((0, 2), dtype=np.int32), np.zeros(0, dtype=np.bool_)
     if serving.paired and serving.arrivals.process == "trace":
@@ -217,7 +216,8 @@ def _scalars(scenario: Scenario, serving: Serving, model: Transformer) -> FloatA
     s[at.ALPHA] = CostTable(system, model.fc_kernels()).calibrate_alpha()
     s[at.CONTEXT_LIMIT] = model.context_limit
     s[at.MAX_RUNNING] = serving.max_running
-    pages = _pages(system, model)
+    pages = _pages(system, model, serving.page_tokens)
+    s[at.PAGE_LOG2] = serving.page_tokens.bit_length() - 1
     s[at.TOTAL_PAGES] = pages if serving.paging else UNBOUNDED_PAGES
     s[at.WATERMARK_PAGES] = np.ceil(WATERMARK * pages)
     s[at.CHUNK] = serving.chunk_tokens
@@ -243,13 +243,13 @@ def _scalars(scenario: Scenario, serving: Serving, model: Transformer) -> FloatA
     return s
 
 
-def _pages(system: System, model: Transformer) -> int:
+def _pages(system: System, model: Transformer, page_tokens: int) -> int:
     """KV pages that the stacks hold, beside the weights where they share them. Refuses weights that do not fit."""
     system.check_capacity(model.weight_bytes, 0)
     capacity = system.kv_capacity_bytes
     if capacity is None:
         capacity = system.weight_capacity_bytes - model.weight_bytes
-    return int(capacity // (PAGE_TOKENS * model.kv_bytes_per_token))
+    return int(capacity // (page_tokens * model.kv_bytes_per_token))
 
 
 def _prefill(system: System, model: Transformer, s: FloatArray) -> None:
@@ -290,7 +290,7 @@ def _reference_s(tables: ServingTables, serving: Serving) -> float:
     unit = max(int(tables.scalars[at.ONLY_UNIT]), 0)
     row = tables.attention[1]
     mean = float(tables.population[:, 0].mean() + tables.population[:, 1].mean() / 2)
-    groups = np.ceil(mean / PAGE_TOKENS) * tables.rounds[rlp, layout.ROUNDS]
+    groups = np.ceil(mean / dram.GROUP_TOKENS) * tables.rounds[rlp, layout.ROUNDS]
     attention = max(row[layout.PER_GROUP_S] * groups, row[layout.PER_TOKEN_S] * rlp * mean)
     return float(tables.fc_s[unit, rlp] + tables.moves[rlp, layout.COMBINE_S] + attention)
 

@@ -10,8 +10,8 @@ from agents.evaluate import evaluate
 from agents.registry import make_policy
 from agents.serving.greedy import GREEDY_RANGES, GreedyParameters, ProfileGreedy
 from agents.serving.heuristic import Parameters, ServingHeuristic
-from agents.serving.rules import PRIOR_ACCEPTANCE, ServingView
 from agents.serving.tuned import Estimates, geometric
+from agents.serving.view import PRIOR_ACCEPTANCE, ServingView
 from papi_env.envs.serving import JOINT_ACTIONS, ServingVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.simulation.serving import state as at

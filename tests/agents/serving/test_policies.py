@@ -13,20 +13,20 @@ from hypothesis import strategies as st
 from agents.evaluate import evaluate
 from agents.registry import POLICIES, SERVING_POLICIES, make_policy
 from agents.serving import belief as serving_belief
+from agents.serving.adaptive import ServingAdaptive
 from agents.serving.belief import imagine
 from agents.serving.heuristic import RANGES, Parameters, ServingHeuristic
+from agents.serving.oracles import ServingOracle, distinct
 from agents.serving.rules import (
     FIXED_NAMES,
-    AcceptanceEstimate,
-    ServingAdaptive,
     ServingFixed,
     ServingPrefillThreshold,
     ServingRandom,
     ServingThreshold,
-    ServingView,
 )
-from agents.serving.search import ServingClairvoyant, ServingOracle, ServingSearch, distinct, worth
+from agents.serving.search import ServingClairvoyant, ServingSearch, worth
 from agents.serving.tuned import parameters_from, tuned_parameters
+from agents.serving.view import AcceptanceEstimate, ServingView
 from papi_env.envs.decode import DecodeVectorEnv
 from papi_env.envs.serving import JOINT_ACTIONS, ServingVectorEnv
 from papi_env.errors import ConfigurationError, DataError

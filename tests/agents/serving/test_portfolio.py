@@ -8,8 +8,8 @@ from agents.evaluate import evaluate
 from agents.serving import portfolio as serving_portfolio
 from agents.serving.greedy import GreedyParameters, ProfileGreedy
 from agents.serving.portfolio import ServingPortfolio, candidates
-from agents.serving.rules import ServingView
 from agents.serving.tuned import Estimates
+from agents.serving.view import ServingView
 from papi_env.envs.serving import ServingVectorEnv
 from papi_env.errors import ConfigurationError
 

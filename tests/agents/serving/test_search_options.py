@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from agents.serving.search import distinct, equivalents, expected_tokens, prompt_weight, token_rates
+from agents.serving.oracles import distinct, equivalents, expected_tokens, prompt_weight, token_rates
 from papi_env.envs.serving import JOINT_ACTIONS, ServingVectorEnv
 from papi_env.simulation.serving import state as at
 

@@ -128,10 +128,10 @@ def test_one_line_of_json(write, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--cycles and --grid: found neither, expected one of them"),
-        (["--cycles", "a", "--grid", "b"], "--cycles and --grid: found both, expected one of them"),
+        ([], "--allreduce: found none, expected one of them"),
+        (["--cycles", "a", "--grid", "b"], "found --cycles and --grid, expected one of them"),
         (["--cycles", "a", "--attacc-compatible"], "--attacc-compatible belongs to --grid"),
-        (["--grid", "a", "--fit"], "--fit and --revision belong to --cycles"),
+        (["--grid", "a", "--fit"], "--fit belongs to --cycles"),
         (["--cycles", "no-such-file"], "no-such-file: found No such file or directory"),
     ],
 )

@@ -1,7 +1,6 @@
 """Splits are what is pinned, share no instance, and refuse policies that met what they hold out."""
 
 import contextlib
-import io
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 
 from agents.learned.checkpoint import ActionLayout, Description, ObservationLayout
 from agents.learned.networks import Architecture
-from experiments import train
 from experiments.splits import main
 from experiments.splitting import definition as splits_definition
 from experiments.splitting.definition import (
@@ -37,10 +35,14 @@ from experiments.splitting.splits import (
     trace_records,
     write_pins,
 )
+from experiments.training import plan
+from experiments.training.options import Config
+from experiments.training.plan import resolve
 from experiments.training.settings import training_seed
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.scenario import get_scenario
 from papi_env.workload.transformer import get_transformer
+from tests.experiments.commands import called
 
 
 def described(*scenarios, env=DECODE, **training):
@@ -58,11 +60,12 @@ def described(*scenarios, env=DECODE, **training):
 
 
 def command(*arguments):
-    """(exit status, standard output, standard error) of the command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main([str(argument) for argument in arguments])
-    return status, out.getvalue(), err.getvalue()
+    return called(main, *arguments)
+
+
+def test_options_of_earlier_versions_still_work():
+    status, _, err = command("--traces", "none.csv")
+    assert (status, "none.csv" in err) == (2, True)
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +367,7 @@ def test_scenarios_without_files_read_none():
 
 @pytest.mark.parametrize("env", PROBLEM_IDS)
 def test_training_on_the_split_takes_its_settings_and_says_so(loaded, env):
-    training = train.resolve(train.Config(env=env, split=True, algorithm="maskable-ppo"))
+    training = resolve(Config(env=env, split=True, algorithm="maskable-ppo"))
     for name, found in (("train", training.settings), ("validation", training.validation)):
         assert found == tuple(setting.scenario for setting in loaded[env, name].settings)
     hashes = {name: loaded[env, name].sha256 for name in ("train", "validation")}
@@ -377,16 +380,16 @@ def test_training_on_the_split_takes_its_settings_and_says_so(loaded, env):
 
 def test_training_on_the_split_takes_nothing_besides():
     with pytest.raises(ConfigurationError, match="--split names all settings"):
-        train.resolve(train.Config(split=True, batch_sizes=(4,)))
-    with pytest.raises(ConfigurationError, match="--traces belong to --split"):
-        train.resolve(train.Config(traces=(PINS,)))
+        resolve(Config(split=True, batch_sizes=(4,)))
+    with pytest.raises(ConfigurationError, match="--trace belongs to --split"):
+        resolve(Config(traces=(PINS,)))
 
 
 def test_a_training_on_traces_records_their_content(traced, monkeypatch):
     pins, files = traced
-    monkeypatch.setattr(train, "load_split", lambda env, name, paths: load_split(env, name, paths, pins))
-    config = train.Config(env=SERVING, split=True, traces=tuple(files.values()))
-    training = train.resolve(config)
+    monkeypatch.setattr(plan, "load_split", lambda env, name, paths: load_split(env, name, paths, pins))
+    config = Config(env=SERVING, split=True, traces=tuple(files.values()))
+    training = resolve(config)
     summary = training.summary()
     conversation = files["azure-conversation"]
     assert summary["traces"] == {str(conversation): trace_content(conversation)[0]}

@@ -9,7 +9,7 @@ import torch
 
 from agents.learned.export import export_policy
 from agents.learned.policy import LearnedPolicy
-from agents.serving.search import prompt_weight, token_rates
+from agents.serving.oracles import prompt_weight, token_rates
 from experiments.distilling.collect import make_envs
 from experiments.training.algorithms import build_model, flattens
 from experiments.training.callbacks import Bar, Boundary, Interruption
@@ -24,20 +24,14 @@ from experiments.training.imitation import (
     step_regrets,
 )
 from experiments.training.settings import imitation_seeds, scenario_settings, training_envs, training_seed
+from papi_env.envs.registration import ENV_IDS
 from papi_env.envs.serving import JOINT_ACTIONS
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import get_scenario
 from papi_env.simulation.serving import state as at
-from tests.experiments.test_train import (
-    DECODE,
-    KERNELS,
-    SERVING,
-    assert_the_same_run,
-    command,
-    evaluations,
-    stopping_at,
-    tensors,
-)
+from tests.experiments.training.runs import assert_the_same_run, command, evaluations, stopping_at, tensors
+
+DECODE, KERNELS, SERVING = ENV_IDS
 
 TINY = Imitation(rounds=2, episodes=1, stride=3, updates=60, batch_size=64, learning_rate=1e-2)
 SEEDS = range(100, 100 + TINY.rounds * TINY.episodes)

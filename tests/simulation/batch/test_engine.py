@@ -98,8 +98,8 @@ def test_context_sums_are_those_of_the_active_requests():
             assert counters[e, at.GROUP_SUM] == groups.sum()
             assert counters[e, at.GROUP_MAX] == (groups.max() if rlp else 0)
             # Heads of 128 FP16 elements: a DRAM row of every bank holds the keys of 256 tokens.
-            assert counters[e, at.CHUNK_SUM] == (-(-groups // 16)).sum()
-            assert counters[e, at.CHUNK_MAX] == (-(-groups.max() // 16) if rlp else 0)
+            assert counters[e, at.KEY_ROW_SUM] == (-(-groups // 16)).sum()
+            assert counters[e, at.KEY_ROW_MAX] == (-(-groups.max() // 16) if rlp else 0)
 
 
 @pytest.mark.parametrize("system", sorted(SYSTEMS))

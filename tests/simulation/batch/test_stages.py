@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from papi_env.errors import ConfigurationError
 from papi_env.hardware import costs
 from papi_env.hardware.system import SYSTEMS, System, get_system
+from papi_env.hardware.threshold import least_time_threshold
 from papi_env.hardware.units import FC_PIM, PU
 from papi_env.kernel import KernelClass
 from papi_env.scenario import get_scenario, parse_scenario
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.encode import drawn_images, stage_cost
 from papi_env.simulation.batch.engine import DecodeEngine
-from papi_env.simulation.batch.stages import least_time_threshold
 from papi_env.workload.requests import Lengths
 from papi_env.workload.vision.network import parameters, stage_kernels
 

@@ -14,7 +14,17 @@ from papi_env.simulation.batch.stages import crossing
 from papi_env.simulation.prefill import Prefill
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
-from papi_env.simulation.serving.iteration import drift_factor, iteration, shared_seconds, split_rows
+from papi_env.simulation.serving.iteration import (
+    Decoding,
+    Lookups,
+    Placement,
+    PromptChunk,
+    Slowdowns,
+    drift_factor,
+    iteration,
+    shared_seconds,
+    split_rows,
+)
 from papi_env.simulation.serving.tables import build_serving_tables
 from papi_env.workload.serving import DRAFTS, SPECULATION_LENGTHS
 
@@ -465,32 +475,22 @@ def cost(tables, work, scalars=None):
     attended = work.attended
     groups = -(-attended // 16)
     columns = int(scalars[at.GROUP_COLUMNS])
-    chunks = -(-groups * columns // dram.COLUMNS_PER_ROW)
+    key_rows = -(-groups * columns // dram.COLUMNS_PER_ROW)
     busy = np.zeros(at.NUM_RESOURCES)
     found = iteration(
-        len(attended),
-        work.tlp,
-        int(attended.sum()),
-        int(groups.sum()),
-        int(groups.max(initial=0)),
-        int(chunks.sum()),
-        int(chunks.max(initial=0)),
-        work.prompt_rows,
-        work.prompt_pairs,
-        work.prompt_read,
-        work.unit,
-        int(work.overlap),
-        work.mode,
-        *work.factors,
-        tables.fc_s,
-        tables.fc_j,
-        tables.bank_s,
-        tables.attention,
-        tables.rounds,
-        tables.link,
-        tables.moves,
-        tables.draft,
-        scalars,
+        Decoding(
+            len(attended),
+            work.tlp,
+            int(attended.sum()),
+            int(groups.sum()),
+            int(groups.max(initial=0)),
+            int(key_rows.sum()),
+            int(key_rows.max(initial=0)),
+        ),
+        PromptChunk(work.prompt_rows, work.prompt_pairs, work.prompt_read),
+        Placement(work.unit, int(work.overlap), work.mode),
+        Slowdowns(*work.factors),
+        Lookups.of(tables._replace(scalars=scalars)),
         busy,
     )
     return found[0], busy, found[1:]

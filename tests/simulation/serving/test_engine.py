@@ -1,11 +1,14 @@
 """Under any policy and any switch the serving engine loses no request and no token, and its books balance."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from papi_env.errors import ConfigurationError
+from papi_env.hardware.dram import GROUP_TOKENS
 from papi_env.hardware.system import SYSTEMS
 from papi_env.scenario import get_scenario, parse_scenario
 from papi_env.simulation.batch import loop as batch
@@ -68,8 +71,8 @@ def at_random(seed):
     return lambda engine: rng.integers(0, at.NVEC, (engine.num_envs, 4))
 
 
-def pages(tokens):
-    return -(-tokens // PAGE_TOKENS)
+def pages(tokens, page_tokens=PAGE_TOKENS):
+    return -(-tokens // page_tokens)
 
 
 # --- what must be true after every step ----------------------------------------------------------------
@@ -135,11 +138,11 @@ def audit(engine, e=0):
     held = facts[decoding, at.INPUT] + tokens[decoding] - int(serving.prefill)
     np.testing.assert_array_equal(contexts, held)
     assert c[at.CONTEXT_SUM] == contexts.sum()
-    assert c[at.GROUP_SUM] == pages(contexts + 1).sum()
-    assert c[at.GROUP_MAX] == pages(contexts + 1).max(initial=0)
+    assert c[at.PAGE_SUM] == pages(contexts + 1, serving.page_tokens).sum()
+    assert c[at.GROUP_MAX] == (-(-(contexts + 1) // GROUP_TOKENS)).max(initial=0)
     prompts = facts[prefilling, at.INPUT] + tokens[prefilling]
     assert c[at.PREFILL_BACKLOG] == prompts.sum() - c[at.PREFILL_DONE]
-    assert c[at.PREFILL_PAGES] == pages(prompts + 1).sum()
+    assert c[at.PREFILL_PAGES] == pages(prompts + 1, serving.page_tokens).sum()
     assert 0 <= c[at.PREFILL_DONE] < max(prompts[:1].sum(), 1)
     assert c[at.PAGES_HIGH] <= scalars[at.TOTAL_PAGES]
 
@@ -280,6 +283,7 @@ def common(draw, end):
         "drift": draw(st.sampled_from(DRIFTS)),
         "reward": draw(st.sampled_from(["attained", "on-time"])),
         "decision_s": draw(st.sampled_from([0.0, 1e-3])),
+        "page_tokens": draw(st.sampled_from([PAGE_TOKENS, PAGE_TOKENS, 4, 64])),
         **{switch: draw(st.booleans()) for switch in SWITCHES},
         **end,
     }
@@ -379,6 +383,46 @@ def test_crowded_pages_do_preempt_and_lose_nothing():
     assert np.isnan(free["kv_high_water"])
     assert 0.9 < metrics["kv_high_water"] <= 1
     assert 0 < metrics["kv_mean"] < metrics["kv_high_water"]
+
+
+def test_the_size_of_a_page_moves_admission_and_preemption_but_no_attention_time():
+    base = scenario(
+        TIGHT,
+        arrivals={"process": "together"},
+        lengths={"input": 60, "output": 60},
+        requests=24,
+        max_running=16,
+    )
+    small, large = (started(base.replace(serving={"page_tokens": size})) for size in (16, 32))
+    assert [engine.tables.scalars[at.TOTAL_PAGES] for engine in (small, large)] == [51, 25]
+    for name in ("attention", "rounds", "fc_s", "link"):
+        np.testing.assert_array_equal(getattr(small.tables, name), getattr(large.tables, name))
+    assert small.tables.scalars[at.REFERENCE_S] == large.tables.scalars[at.REFERENCE_S]
+    compared = 0
+    while not small.counters[0, at.DONE]:
+        small.actions[0] = (at.FC_PIM, 0, ADMITS_ALL, 0)
+        # The same batch, with pages of another size and as many as it takes.
+        twin = small.fork(0, 1)
+        scalars = large.tables.scalars.copy()
+        scalars[at.TOTAL_PAGES] = 1000
+        scalars.flags.writeable = False
+        twin.tables = large.tables._replace(scalars=scalars)
+        twin.actions[:] = small.actions
+        twin.step()
+        audited_step(small, small.actions[0])
+        ran = [at.LAST_N, at.LAST_CHUNK, at.PREEMPTIONS]
+        if (twin.counters[0, ran] == small.counters[0, ran]).all() and small.counters[0, at.LAST_N] > 0:
+            for clock in (at.LAST_ATTENTION_S, at.LAST_TIME_S):
+                assert twin.clocks[0, clock] == small.clocks[0, clock]
+            compared += 1
+    assert compared > 50
+    while not large.counters[0, at.DONE]:
+        audited_step(large, [at.FC_PIM, 0, ADMITS_ALL, 0])
+    admitted = [engine.records(0)["admitted_s"] for engine in (small, large)]
+    assert not np.array_equal(*admitted)
+    few, more = (int(engine.counters[0, at.PREEMPTIONS]) for engine in (small, large))
+    assert few != more
+    assert min(few, more) > 0
 
 
 def test_requests_that_come_processed_are_not_computed_again():
@@ -627,9 +671,7 @@ def test_both_autoresets_play_the_same_episodes():
         finished = {0: [], 1: []}
         for _ in range(150):
             engine.step()
-            metrics = (
-                engine.metrics(engine.final_counters, engine.final_clocks) if final else engine.metrics()
-            )
+            metrics = engine.measured(engine.final) if final else engine.metrics()
             for e in np.flatnonzero(engine.terminated):
                 records = engine.records(e, engine.final if final else None)
                 observed = (engine.final_observations if final else engine.observations)[e]
@@ -724,6 +766,10 @@ def test_metrics_are_those_of_the_records():
     engine = play(started(s, 2), at_random(3))
     metrics = engine.metrics()
     assert tuple(metrics) == METRIC_NAMES
+    # As result files have them.
+    assert (len(METRIC_NAMES), METRIC_NAMES[0], METRIC_NAMES[-1]) == (46, "time_s", "return")
+    digest = hashlib.sha256("|".join(METRIC_NAMES).encode()).hexdigest()
+    assert digest == "1818e2dc26ac3bfaafaf9395dfc70808222650da35a9025e48618dda118c5f77"
     for e in range(2):
         m, r = {name: values[e] for name, values in metrics.items()}, engine.records(e)
         tokens = r["output"].sum()

@@ -26,7 +26,7 @@ RUNNING, CHUNK, REQUESTS = 12, 64, 30
 # fmt: off
 COUNTERS = (
     "EPISODE", "DONE", "REQUESTS", "ARRIVED", "HEAD", "RLP", "PREFILLING", "PREFILL_FRONT", "PREFILL_DONE",
-    "PREFILL_BACKLOG", "PREFILL_PAGES", "PREEMPTED", "CONTEXT_SUM", "GROUP_SUM", "GROUP_MAX", "ITERATION",
+    "PREFILL_BACKLOG", "PREFILL_PAGES", "PREEMPTED", "CONTEXT_SUM", "PAGE_SUM", "GROUP_MAX", "ITERATION",
     "FINISHED", "ATTAINED", "REJECTED", "PREEMPTIONS", "INVALID", "TOKENS", "GOOD_TOKENS", "ON_TIME_TOKENS",
     "FINISHED_TOKENS", "DRAFTED", "ACCEPTED", "RECOMPUTED", "PREFILLED", "LAST_FC", "SWITCHES", "PAGES_HIGH",
     "LAST_N", "LAST_DECODED", "LAST_CHUNK", "QUEUED", "SPLIT_ROWS", "STALLS",
@@ -46,7 +46,7 @@ SCALARS = {
     "GROUP_COLUMNS": 3, "PREFILL_ON": 1, "PREFILL_UNIT": at.PU, "ATTENTION_UNIT": 2, "KV_LINK_S_PER_TOKEN": 1e-6,
     "KV_LINK_J_PER_TOKEN": 0.01, "PREFILL_PAIR_COMPUTE_S": 2e-8, "PREFILL_TOKEN_MEMORY_S": 1e-6,
     "PREFILL_PAIR_J": 1e-4, "PREFILL_TOKEN_J": 0.02, "DRAFT_CONTEXT_S": 1e-8, "DRAFT_CONTEXT_J": 1e-4,
-    "REFERENCE_S": 1e-3, "ONLY_UNIT": -1,
+    "REFERENCE_S": 1e-3, "ONLY_UNIT": -1, "PAGE_LOG2": 4,
 }
 PROMPTS_ON_PIM = {
     "PREFILL_UNIT": at.FC_PIM, "PREFILL_PAIR_COMPUTE_S": 0, "PREFILL_TOKEN_MEMORY_S": 0, "PREFILL_PAIR_S": 3e-8,
@@ -82,6 +82,7 @@ CASES = {
     "attention on FC-PIM": (
         {"ATTENTION_UNIT": 1, **PROMPTS_ON_PIM}, TOGETHER, {}, {"autoreset": batch.NEXT_STEP},
     ),
+    "slow link": ({"KV_LINK_S_PER_TOKEN": 5e-5}, POISSON, {}, {"autoreset": batch.NEXT_STEP}),
     "prompts processed, cut short": (
         {"PREFILL_ON": 0, "TOTAL_PAGES": 45}, TOGETHER, {"ADMISSION": at.ALL},
         {"autoreset": batch.SAME_STEP, "max_steps": 80},
@@ -228,7 +229,7 @@ def first_end(case):
         over = np.flatnonzero(engine.terminated | engine.truncated)
         if len(over):
             break
-    final = engine.metrics(engine.final_counters, engine.final_clocks)
+    final = engine.measured(engine.final)
     return {
         name: [None if np.isnan(x) else x for x in values[over].tolist()] for name, values in final.items()
     }
@@ -324,6 +325,11 @@ def test_the_record_meets_every_effect(golden):
     for case in ("attention on the PUs", "attention on FC-PIM"):
         assert clocks(case, "BUSY_S")[..., at.BUSY_ATTN].max() == 0
         assert clocks(case, "LAST_ATTENTION_S").max() > 0
+    # Some iterations last as long as keys and values are on the link, some do not.
+    for least, bound in (("slow link", True), ("split", False)):
+        waits = clocks(least, "LAST_BUSY_S")[..., at.BUSY_LINK] + clocks(least, "LAST_DRAFT_S")
+        waits += SCALARS["OVERHEAD_S"]
+        assert np.isclose(waits, clocks(least, "LAST_TIME_S"), rtol=1e-12).any() == bound
     assert clocks("by time", "IDLE_S").max() > 0
     # Something finished late, or too long after it came.
     assert any(clocks(case, "LOST").max() > 0 for case in CASES)

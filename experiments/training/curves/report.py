@@ -7,11 +7,11 @@ validations a run's curve is straight.
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,8 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.arena.estimators.runs import interquartile_mean, resampled_runs
+from experiments.common.command import say
 from experiments.common.statistics import interval_levels
-from experiments.training.curves_data import Curve, Groups, Validation, XAxis, YAxis
+from experiments.training.curves.data import Curve, Groups, Validation, XAxis, YAxis, read_groups
+from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
 
 if TYPE_CHECKING:
@@ -43,6 +45,46 @@ _DASHES = (
     (0, (10, 3)),
 )
 _MARKERS_A_LINE = 12
+
+
+def curves_figure(
+    runs: Sequence[str | Path],
+    references: Mapping[str, float] | None = None,
+    *,
+    x: XAxis = "steps",
+    y: YAxis = "return",
+    band: Band = "bootstrap",
+    y_limits: tuple[float, float] | None = None,
+) -> bytes:
+    """Learning curves of training runs as PNG.
+
+    Args:
+        runs: folders of `experiments.train`, or LABEL=FOLDER; a Path is a folder whatever it is called.
+        references: values of horizontal lines by label, in the unit of the y axis (regret in percent), such as from
+            `reference_values`; a label that ends with * is explained as privileged.
+        x: environment steps, or wall-clock seconds of training.
+        y: validation return, or regret in percent.
+        band: around the interquartile mean of several runs.
+        y_limits: ends of the y axis in its unit, the lower one first; None shows everything.
+
+    Raises:
+        ConfigurationError, DataError: see `read_groups`; or limits that are none.
+    """
+    check_limits(y_limits, y)
+    groups, validation = read_groups(runs, y)
+    return draw(summarize(groups, validation, references or {}, x, y, band), y_limits)
+
+
+def check_limits(limits: tuple[float, float] | None, y: YAxis) -> None:
+    """Raise ConfigurationError where they are no ends of the y axis."""
+    if limits is None:
+        return
+    low, high = limits
+    if not -math.inf < low < high < math.inf or (y == "regret" and high <= 0):
+        above = ", the upper one above 0" if y == "regret" else ""
+        raise ConfigurationError(
+            f"--y-limits are {low:g} {high:g}, expected the lower and the upper end{above}"
+        )
 
 
 def curve_frame(groups: Groups) -> pl.DataFrame:
@@ -169,7 +211,7 @@ def print_report(console: Console, summary: Mapping[str, Any], notes: Sequence[s
     what = "regret in percent of the oracle's cost" if regret else "return"
     several = any(row["runs"] > 1 for row in summary["groups"])
     over = ": interquartile mean over runs [lowest, highest]" if several else ""
-    _line(
+    say(
         console,
         f"{summary['problem']}, {_size(summary)}: validation {what}{over}",
     )
@@ -193,13 +235,9 @@ def print_report(console: Console, summary: Mapping[str, Any], notes: Sequence[s
         table.add_row(label, "-", "-", "-", "-", _number(value), "-")
     console.print(table)
     for note in (*(note for row in summary["groups"] for note in row["notes"]), *notes):
-        _line(console, note)
+        say(console, note)
     for note in _marks(summary):
-        _line(console, note)
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, note)
 
 
 def _number(value: float, digits: int = 5) -> str:
@@ -233,7 +271,7 @@ def draw(summary: Mapping[str, Any], y_limits: tuple[float, float] | None = None
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from experiments.common.plots import MARKERS, PALETTE, STYLE
+    from experiments.common.plots import MARKERS, PALETTE, STYLE, png
 
     groups = summary["groups"]
     unit_of_y = " %" if summary["y"] == "regret" else ""
@@ -274,9 +312,7 @@ def draw(summary: Mapping[str, Any], y_limits: tuple[float, float] | None = None
             notes.insert(0, f"thick: interquartile mean over runs; band: {band}; thin: single runs")
         if notes:
             figure.supxlabel("\n".join(notes), x=0.995, ha="right", fontsize=7.5, color="0.3")
-        image = io.BytesIO()
-        figure.savefig(image, format="png")
-    return image.getvalue()
+        return png(figure)
 
 
 def _curve(axes: Axes, row: Mapping[str, Any], unit: float, index: int, colour: str, marker: str) -> None:

@@ -11,10 +11,16 @@ from experiments.arena.contestants import as_rule
 from experiments.arena.entries import Entry
 from experiments.splitting.definition import SEED_RANGES, SERVING
 from experiments.splitting.splits import load_split
-from experiments.training.guesses import GUESSES, RULES, spent_before, starting_points, usable_entries
+from experiments.tune import Config, main, resolve
+from experiments.tuning import families as tuned_families
+from experiments.tuning import search
+from experiments.tuning.families import training_families
+from experiments.tuning.guesses import GUESSES, RULES, spent_before, starting_points, usable_entries
+from experiments.tuning.play import Played
+from experiments.tuning.search import FINAL_OFFSET
 
 SMALL = (
-    "--policy", "profile-greedy",
+    "profile-greedy",
     "--families", "tight-objectives",
     "--seeds", "1",
     "--final-seeds", "1",
@@ -24,7 +30,7 @@ GUESSED = len(GUESSES["profile-greedy"])
 
 
 def tune(out, *arguments):
-    return tune_heuristic.main([*SMALL, "--out", str(out), *arguments])
+    return main([*SMALL, "--out", str(out), *arguments])
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +44,13 @@ def file(tmp_path, monkeypatch):
 def played(monkeypatch):
     """Counts the sets that play, by the first of their seeds."""
     found = []
-    real = tune_heuristic.play
+    real = search.play
 
     def counted(rule, sets, scenarios, seeds):
         found.extend((seeds[0], [scenario.name for scenario in scenarios], dict(one)) for one in sets)
         return real(rule, sets, scenarios, seeds)
 
-    monkeypatch.setattr(tune_heuristic, "play", counted)
+    monkeypatch.setattr(search, "play", counted)
     return found
 
 
@@ -77,10 +83,10 @@ def test_a_search_keeps_its_budget_and_goes_on(tmp_path, played):
     assert entry["simulated_requests"] > 0
     assert entry["score"] >= entry["best_guess"]["score"]
     assert entry["training_seeds"] == [first_seed, first_seed]
-    final_seed = first_seed + tune_heuristic.FINAL_OFFSET
+    final_seed = first_seed + FINAL_OFFSET
     assert entry["final_seeds"] == [final_seed, final_seed]
     parameters_from("found", entry["parameters"], ProfileGreedy.kind)
-    assert "--policy profile-greedy --families tight-objectives --trials" in entry["command"]
+    assert "experiments.tune profile-greedy --families tight-objectives --trials" in entry["command"]
     assert str(tmp_path) not in json.dumps(found)
 
 
@@ -95,17 +101,15 @@ def test_the_best_on_other_seeds_is_stored_not_the_luckiest(tmp_path, monkeypatc
             return -abs(one["prompt_worth"] - steady)
 
         return [
-            tune_heuristic.Played(
-                one, {s.name: worth(one) for s in scenarios}, {s.name: 1 for s in scenarios}
-            )
+            Played(one, {s.name: worth(one) for s in scenarios}, {s.name: 1 for s in scenarios})
             for one in sets
         ]
 
-    monkeypatch.setattr(tune_heuristic, "play", play)
+    monkeypatch.setattr(search, "play", play)
     guesses = {"lucky": {"prompt_worth": lucky}, "steady": {"prompt_worth": steady}}
     base = as_table(GUESSES["profile-greedy"]["guess"])
     monkeypatch.setattr(
-        tune_heuristic, "starting_points", lambda *_: {name: base | table for name, table in guesses.items()}
+        tuned_families, "starting_points", lambda *_: {name: base | table for name, table in guesses.items()}
     )
     assert tune(tmp_path, "--trials", "2", "--family-trials", "0") == 0
     assert found_in(tmp_path)["default"]["parameters"]["prompt_worth"] == steady
@@ -114,15 +118,14 @@ def test_the_best_on_other_seeds_is_stored_not_the_luckiest(tmp_path, monkeypatc
 
 def test_it_plays_training_settings_alone(tmp_path, played):
     split = load_split(SERVING, "train")
-    arguments = tune_heuristic.Arguments()
-    families = tune_heuristic.training_families(arguments, split)
+    families = training_families(resolve(Config()))
     names = [scenario.name for scenarios in families.values() for scenario in scenarios]
     assert sorted(names) == sorted(setting.scenario.name for setting in split.settings)
     assert not {"long-context", "short-context"} & set(families)
     assert not any("llama2-70b" in name for name in names)
     assert tune(tmp_path, "--trials", "1", "--family-trials", "0") == 0
     assert {name for _, scenarios, _ in played for name in scenarios} <= set(names)
-    last = tune_heuristic.FINAL_OFFSET + arguments.final_seeds - 1
+    last = FINAL_OFFSET + Config.final_seeds - 1
     assert split.seeds.start + last in SEED_RANGES["train"]
 
 
@@ -175,10 +178,21 @@ def test_a_search_of_something_else_is_refused(tmp_path, capsys):
     assert "holds a search with other search_seed" in capsys.readouterr().err
     assert tune(tmp_path, "--trials", "0") == 2
     assert "trials is 0, expected 1 to 524288" in capsys.readouterr().err
-    assert tune(tmp_path, *few, "--policy", "profil-greedy") == 2
+    assert main(["profil-greedy"]) == 2
     assert "Did you mean 'profile-greedy'" in capsys.readouterr().err
     assert tune(tmp_path, *few, "--families", "long-context") == 2
     assert "Unknown family of training presets 'long-context'" in capsys.readouterr().err
+
+
+def test_the_earlier_name_still_works(tmp_path, capsys):
+    old = ["--policy", *SMALL, "--trials", "1", "--no-default"]
+    assert tune_heuristic.main([*old, "--out", str(tmp_path / "old")]) == 0
+    assert tune(tmp_path / "new", "--trials", "1", "--no-default") == 0
+    assert found_in(tmp_path / "old") == found_in(tmp_path / "new")
+    capsys.readouterr()
+    # Without a rule it is the heuristic's, and traces are called so.
+    assert tune_heuristic.main(["--traces", str(tmp_path / "none.csv")]) == 2
+    assert "none.csv" in capsys.readouterr().err
 
 
 def test_parameters_are_stored_beside_those_of_other_families(tmp_path, file):

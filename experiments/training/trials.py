@@ -10,7 +10,6 @@ with the command that found it.
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,14 @@ from rich.table import Table
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import papi_env
+from experiments.common.command import say
 from experiments.common.runner import RunFolder
-from experiments.train import Training, options, train
 from experiments.training.callbacks import DivergedError, Interruption
 from experiments.training.evaluation import Validation, Validator
 from experiments.training.hyperparameters import ActorCritic, Dqn, Hyperparameters, Linear, Ppo, RecurrentPpo
+from experiments.training.learn import train
+from experiments.training.options import command_of
+from experiments.training.plan import Training
 from papi_env.errors import ConfigurationError
 
 JOURNAL, BEST_BLOCK = "study.log", "best.toml"
@@ -155,28 +157,23 @@ def tune(
             study.optimize(objective, n_trials=1, catch=(DivergedError,))
         if not progress.is_terminal:
             last = study.trials[-1]
-            progress.print(
-                f"trial {done + 1} of {config.tune}: {last.state.name.lower()}"
-                f"{'' if last.value is None else f', return {last.value:.6g}'}",
-                markup=False,
-                highlight=False,
-            )
+            earned = "" if last.value is None else f", return {last.value:.6g}"
+            say(progress, f"trial {done + 1} of {config.tune}: {last.state.name.lower()}{earned}")
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     if not complete:
         raise ConfigurationError(f"No trial of {config.tune} came to an end; expected at least one")
     folder.write(BEST_BLOCK, best_block(training, study))
     console.print(_table(training, complete))
-    console.print(f"{folder.path / BEST_BLOCK}", markup=False, highlight=False, soft_wrap=True)
+    say(console, str(folder.path / BEST_BLOCK))
 
 
 def best_block(training: Training, study: optuna.Study) -> str:
     """The best trial as a TOML file that `--hyperparameters` reads, marked with how it was found."""
     best = study.best_trial
     values = dict(best.user_attrs["hyperparameters"])
-    command = shlex.join(["python", "-m", "experiments.train", *options(training.config)])
     values["tuned"] = (
-        f"{command}: trial {best.number} of {len(study.trials)}, validation return {best.value:.6g}, "
-        f"papi_env {papi_env.__version__}"
+        f"{command_of(training.config)}: trial {best.number} of {len(study.trials)}, "
+        f"validation return {best.value:.6g}, papi_env {papi_env.__version__}"
     )
     lines = [f"{name} = {_toml(value)}" for name, value in values.items() if value is not None]
     return "\n".join((f'["{training.config.env}"]', *lines)) + "\n"

@@ -1,4 +1,4 @@
-"""Where the search of `experiments.tune_heuristic` starts: rules that can be tuned, and guesses for each."""
+"""Where the search of `experiments.tune` starts: rules that can be tuned, and guesses for each."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What the serving presets are relative to: for `experiments.presets`."""

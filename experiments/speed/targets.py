@@ -1,0 +1,60 @@
+"""What `experiments.throughput` measures by name, and what its ratios must reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio with a name: what it is, what it must reach, and what would be good.
+
+    `at_most` turns the comparison round. `part` is what measures it.
+    """
+
+    name: str
+    what: str
+    part: str
+    must: float
+    goal: float
+    at_most: bool = False
+
+    def reached(self, value: float) -> str:
+        """`goal`, `yes` or `no`."""
+        sign = -1 if self.at_most else 1
+        if sign * value >= sign * self.goal:
+            return "goal"
+        return "yes" if sign * value >= sign * self.must else "no"
+
+
+TARGETS = (
+    Target("ratio_decode_single", "Decode-v0 through make / CartPole-v1", "single", 0.6, 1.0),
+    Target(
+        "ratio_decode_batch",
+        "4096 Decode-v0 of 16 requests, TLP 1 / CartPole's vector version",
+        "batch",
+        0.7,
+        2.0,
+    ),
+    Target("ratio_decode_batch_tlp4", "the same at TLP 4, acceptance drawn", "batch", 0.4, 1.5),
+    Target("ratio_kernels_batch", "Kernels-v0 likewise, TLP 1", "batch", 0.4, 1.0),
+    Target("ratio_serving_batch", "1024 Serving-v0 of 64 concurrent / CartPole's", "batch", 0.05, 0.2),
+    Target("ratio_threads", "two threads over one, 4096 Decode-v0", "threads", 1.6, 1.9),
+    Target("ratio_ppo_same", "PPO, adapter / DummyVecEnv, same settings", "ppo", 2, 4),
+    Target("ratio_ppo_target", "time to 1 % of the oracle, SB3 defaults / adapter tuned", "target", 5, 15),
+    Target("share_env", "environments and adapter in PPO's time", "ppo", 0.15, 0.05, at_most=True),
+)
+# In this order; those that train come last, since they are long.
+PARTS: Mapping[str, str] = {
+    # First: threads that another part's libraries start while pinned would stay on that core.
+    "threads": "one thread and two",
+    "single": "every id through make",
+    "batch": "batches of every id, and bytes of state",
+    "adapter": "SB3's adapter alone",
+    "sweeps": "over requests, TLP and environments",
+    "grid": "seconds per grid point",
+    "startup": "import and first step",
+    "ppo": "PPO's steps per second",
+    "target": "PPO's time to the oracle",
+}

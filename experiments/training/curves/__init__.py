@@ -1,0 +1,1 @@
+"""Learning curves of training runs: what `experiments.curves` reads, plays and draws."""

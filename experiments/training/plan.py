@@ -1,0 +1,108 @@
+"""What a training is, once everything that was asked for is looked up."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.arena.settings import trace_digest
+from experiments.common.runner import versions
+from experiments.splitting.splits import load_split, trace_records
+from experiments.training.hyperparameters import Hyperparameters, load_hyperparameters
+from experiments.training.options import Config, as_plain, command_of
+from experiments.training.settings import scenario_settings, setting_label
+from papi_env.envs.registration import ENV_IDS
+from papi_env.errors import ConfigurationError, lookup
+from papi_env.scenario import Scenario
+
+_MAX_SEED = 1 << 20
+_PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "safetensors")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A configuration with everything looked up.
+
+    Attributes:
+        settings, validation: what is trained and validated on.
+        splits: hashes of the splits that they are from, if any.
+    """
+
+    config: Config
+    parameters: Hyperparameters
+    settings: tuple[Scenario, ...]
+    validation: tuple[Scenario, ...]
+    splits: Mapping[str, str]
+
+    @property
+    def every(self) -> int:
+        """Steps from one validation to the next."""
+        return max(self.parameters.timesteps // self.config.validations, 1)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything as plain data; a run folder goes on only if all of it is the same."""
+        scenarios = (*self.settings, *self.validation)
+        return {
+            "asked": as_plain(self.config),
+            "hyperparameters": self.parameters.model_dump(mode="json"),
+            "settings": [scenario.model_dump(mode="json") for scenario in self.settings],
+            "validation": [scenario.model_dump(mode="json") for scenario in self.validation],
+            "traces": sorted({digest for s in scenarios if (digest := trace_digest(s)) is not None}),
+            "splits": dict(self.splits),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """What a checkpoint says of its training."""
+        return {
+            "command": command_of(self.config),
+            "seed": self.config.seed,
+            "settings": [setting_label(scenario) for scenario in self.settings],
+            "splits": dict(self.splits),
+            "traces": trace_records(self.settings),
+            "hyperparameters": self.parameters.model_dump(mode="json"),
+            "versions": {**versions(), **learning_versions()},
+        }
+
+
+def learning_versions() -> dict[str, str]:
+    """Versions of the packages that learning depends on."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def resolve(config: Config) -> Training:
+    """Look up and check everything that `config` names.
+
+    Raises:
+        ConfigurationError, DataError: something cannot be used as asked.
+    """
+    for name, low, high in (
+        ("seed", 0, _MAX_SEED),
+        ("threads", 1, 1024),
+        ("episodes", 1, 1 << 16),
+        ("validations", 1, 1 << 16),
+        ("tune", 0, 1 << 16),
+    ):
+        if not low <= getattr(config, name) <= high:
+            raise ConfigurationError(f"--{name} is {getattr(config, name)}, expected {low} to {high}")
+    lookup("problem", config.env, dict.fromkeys(ENV_IDS))
+    overrides = config.hyper
+    if config.timesteps is not None:
+        overrides = (*overrides, f"timesteps={config.timesteps}")
+    parameters = load_hyperparameters(config.algorithm, config.env, overrides, config.hyperparameters)
+    sizes = (config.systems, config.models, config.batch_sizes, config.speculation)
+    if config.split:
+        if any((config.scenarios, config.validate, *sizes)):
+            raise ConfigurationError(
+                "--split names all settings, expected no --scenarios, --validate, --systems, --models, "
+                "--batch-sizes or --speculation besides"
+            )
+        splits = [load_split(config.env, name, config.traces) for name in ("train", "validation")]
+        train, held = (tuple(setting.scenario for setting in split.settings) for split in splits)
+        return Training(config, parameters, train, held, {split.name: split.sha256 for split in splits})
+    if config.traces:
+        raise ConfigurationError("--trace belongs to --split, which is not given")
+    settings = scenario_settings(config.env, config.scenarios, *sizes)
+    validation = scenario_settings(config.env, config.validate, *sizes) if config.validate else settings
+    return Training(config, parameters, tuple(settings), tuple(validation), {})

@@ -1,0 +1,1 @@
+"""Tuning the parameters of rules: for `experiments.tune`."""

@@ -1,0 +1,92 @@
+"""Tuning a rule family by family: one search over all settings, from which those of the families go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from rich.console import Console
+
+from agents.serving.tuned import DEFAULT, stored_entries
+from experiments.common.command import say
+from experiments.common.runner import write_whole
+from experiments.common.study import json_text
+from experiments.tuning.guesses import RULES, spent_before, starting_points, usable_entries
+from experiments.tuning.play import Played
+from experiments.tuning.search import Order, Search
+from papi_env.errors import unknown_name
+from papi_env.scenario import Scenario
+from papi_env.workload.presets import FAMILIES
+
+
+def training_families(order: Order, names: Sequence[str] = ()) -> dict[str, list[Scenario]]:
+    """Scenarios of the training split by family, the part of a name before the slash; of those named, or of all.
+
+    Raises:
+        ConfigurationError: a name is no family's.
+    """
+    serving = None if order.budget.horizon_s is None else {"horizon_s": order.budget.horizon_s}
+    found: dict[str, list[Scenario]] = {}
+    for setting in order.split.settings:
+        family = setting.scenario.name.partition("/")[0]
+        found.setdefault(family, []).append(setting.scenario.replace(serving=serving))
+    for family in names:
+        if family not in found:
+            raise unknown_name("family of training presets", family, found)
+    return {name: found[name] for name in names or found}
+
+
+def tune(order: Order, names: Sequence[str], default: bool, console: Console) -> dict[str, dict[str, Any]]:
+    """Tune families, print what was found, and keep it in the folder.
+
+    Args:
+        order: what is searched, and where it is kept.
+        names: of families; all where there are none.
+        default: whether one set is tuned over all settings first, which the families start from.
+        console: for a line a family.
+
+    Returns:
+        What is stored, by family; `default` is of all settings.
+
+    Raises:
+        ConfigurationError, DataError: something cannot be used as asked.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    families = training_families(order, names)
+    stored = usable_entries(order.rule, order.split.settings)
+    guesses = starting_points(order.rule, stored)
+    found: dict[str, dict[str, Any]] = {}
+
+    def keep(name: str, entry: dict[str, Any]) -> None:
+        # A set stored before is a starting point: what it took counts.
+        found[name] = entry | spent_before(stored.get(name))
+        best = entry["best_guess"]
+        say(
+            console,
+            f"{name}: return per request {entry['score']:.3f} (best guess, {best['name']}: {best['score']:.3f}) after "
+            f"{entry['trials']} trials, {entry['simulated_requests'] / 1e6:.2f} M requests",
+        )
+        write_whole(order.folder / "parameters.json", json_text(found))
+
+    shared: list[Played] = []
+    if default:
+        everything = [scenario for scenarios in families.values() for scenario in scenarios]
+        search = Search(DEFAULT, everything, guesses, order)
+        search.run(order.budget.trials)
+        shared = search.played()
+        keep(DEFAULT, search.best())
+    # Windows of traces and settings drawn at random belong to no family that is played elsewhere.
+    for family in (name for name in families if name in FAMILIES):
+        search = Search(family, families[family], guesses, order, shared)
+        search.run(order.budget.family_trials if shared else order.budget.trials)
+        keep(family, search.best([found[DEFAULT]["parameters"]] if shared else []))
+    return found
+
+
+def store(rule: str, found: Mapping[str, Mapping[str, Any]], others: bool, console: Console) -> None:
+    """Put parameters where the rule finds them; `others` keeps those of families that are not in `found`."""
+    file = RULES[rule].file
+    kept = stored_entries(file) if others else {}
+    write_whole(file, json_text({**kept, **found}))
+    say(console, f"written to agents/{file.name}")

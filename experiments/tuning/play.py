@@ -1,0 +1,72 @@
+"""Parameter sets of a rule, played on scenarios of Serving-v0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from agents.evaluate import evaluate
+from agents.serving.tuned import TunedRule, parameters_from
+from papi_env.envs.serving import ServingVectorEnv
+from papi_env.scenario import Scenario
+
+# Sets that play at once, which costs little more than one. Affects the course of a search: an option would be one more
+# thing to record.
+BATCH = 24
+
+
+@dataclass(frozen=True)
+class Played:
+    """A parameter set, and what it did on some presets.
+
+    Attributes:
+        parameters: as a table.
+        returns: sum over episodes, by preset.
+        arrived: requests that arrived in them, by preset.
+    """
+
+    parameters: Mapping[str, float]
+    returns: dict[str, float]
+    arrived: dict[str, int]
+
+    @property
+    def score(self) -> float:
+        """The mean over presets of the return per request that arrived."""
+        return float(np.mean([self.returns[name] / self.arrived[name] for name in self.returns]))
+
+    def on(self, names: Sequence[str]) -> Played:
+        """What it did on some of the presets."""
+        return Played(
+            self.parameters,
+            {name: self.returns[name] for name in names},
+            {name: self.arrived[name] for name in names},
+        )
+
+
+def play(
+    rule: type[TunedRule[Any]],
+    sets: Sequence[Mapping[str, float]],
+    scenarios: Sequence[Scenario],
+    seeds: Sequence[int],
+) -> list[Played]:
+    """Every parameter set on every scenario and seed, in the order of `sets`."""
+    found: list[Played] = []
+    for start in range(0, len(sets), BATCH):
+        batch = [Played(values, {}, {}) for values in sets[start : start + BATCH]]
+        given = [parameters_from("a set", dict(one.parameters), rule.kind) for one in batch]
+        for scenario in scenarios:
+            # Sets share the environments of one evaluation, which costs little more than one set would.
+            count = len(batch) * len(seeds)
+            env = ServingVectorEnv(scenario, num_envs=count, autoreset_mode=AutoresetMode.DISABLED)
+            metrics = evaluate(rule(*given), env, list(seeds) * len(batch))
+            returns = metrics["return"].reshape(len(batch), -1).sum(axis=1)
+            arrived = metrics["arrived"].reshape(len(batch), -1).sum(axis=1)
+            for k, one in enumerate(batch):
+                one.returns[scenario.name] = float(returns[k])
+                one.arrived[scenario.name] = max(int(arrived[k]), 1)
+        found += batch
+    return found

@@ -1,0 +1,204 @@
+"""A search of a rule's parameters: Optuna's, in batches, kept trial by trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+import papi_env
+from agents.serving.tuned import as_table, parameters_from
+from experiments.common.runner import canonical, digest
+from experiments.splitting.splits import Split
+from experiments.tuning.guesses import RULES
+from experiments.tuning.play import BATCH, Played, play
+from papi_env.errors import ConfigurationError
+from papi_env.scenario import Scenario
+
+# The best sets of a search that play again on other seeds.
+FINALISTS = 5
+# Where their seeds begin in the split's range: far from those of any search.
+FINAL_OFFSET = 1 << 19
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a search may take.
+
+    Attributes:
+        trials: sets tried over all settings together.
+        family_trials: further ones for each family by itself.
+        seeds: episodes of every preset in a trial.
+        final_seeds: other episodes of every preset, on which the best and the guesses are compared in the end.
+        seed: of the search.
+        horizon_s: simulated seconds of an episode; None for the preset's.
+
+    Raises:
+        ConfigurationError: a number is out of range.
+    """
+
+    trials: int
+    family_trials: int
+    seeds: int
+    final_seeds: int
+    seed: int = 0
+    horizon_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("trials", 1), ("family_trials", 0), ("seeds", 1), ("final_seeds", 1)):
+            if not least <= getattr(self, name) <= FINAL_OFFSET:
+                raise ConfigurationError(
+                    f"{name} is {getattr(self, name)}, expected {least} to {FINAL_OFFSET}"
+                )
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is searched, and where it is kept.
+
+    Attributes:
+        rule: whose parameters, of `RULES`.
+        budget: of all searches.
+        split: the training split.
+        folder: of the rule's searches.
+        command: recorded with what is found.
+    """
+
+    rule: str
+    budget: Budget
+    split: Split
+    folder: Path
+    command: str
+
+
+class Search:
+    """A search of one set of parameters, kept in a journal.
+
+    Args:
+        name: of the family, or `default`.
+        scenarios: that are averaged.
+        guesses: starting points by name.
+        order: what is searched, and where it is kept.
+        shared: trials of a search over more presets, guesses first, which this one begins with.
+
+    Raises:
+        ConfigurationError: the run folder holds a search of something else.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        scenarios: Sequence[Scenario],
+        guesses: Mapping[str, Mapping[str, float]],
+        order: Order,
+        shared: Sequence[Played] = (),
+    ) -> None:
+        self.rule = RULES[order.rule]
+        self.scenarios, self.guesses = scenarios, guesses
+        self.order, budget = order, order.budget
+        first = order.split.seeds.start
+        self.seeds = range(first, first + budget.seeds)
+        self.final_seeds = range(first + FINAL_OFFSET, first + FINAL_OFFSET + budget.final_seeds)
+        self._distributions: dict[str, BaseDistribution] = {
+            key: FloatDistribution(span.low, span.high, log=span.log)
+            for key, span in self.rule.ranges.items()
+        }
+        self._open(name, shared)
+
+    def _open(self, name: str, shared: Sequence[Played]) -> None:
+        """Begin a journal with the guesses and what is shared, or take up one that was asked for the same."""
+        self.asked = {
+            "scenarios": {
+                scenario.name: digest(canonical(scenario.model_dump(mode="json")))[:12]
+                for scenario in self.scenarios
+            },
+            "training_seeds": [self.seeds[0], self.seeds[-1]],
+            "search_seed": self.order.budget.seed,
+            "horizon_s": self.order.budget.horizon_s,
+            "guesses": {guess: dict(table) for guess, table in self.guesses.items()},
+        }
+        self.order.folder.mkdir(parents=True, exist_ok=True)
+        journal = self.order.folder / f"{name}.journal"
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        self.study = optuna.create_study(
+            study_name=name, storage=storage, direction="maximize", load_if_exists=True
+        )
+        known = self.study.user_attrs.get("asked")
+        if known is not None and known != self.asked:
+            changed = [key for key in self.asked if known.get(key) != self.asked[key]]
+            raise ConfigurationError(
+                f"{journal}: holds a search with other {', '.join(changed)}; expected another --out"
+            )
+        self.study.set_user_attr("asked", self.asked)
+        if "shared_trials" not in self.study.user_attrs:
+            known_trials = [one.on([scenario.name for scenario in self.scenarios]) for one in shared]
+            begin = known_trials or play(self.rule, list(self.guesses.values()), self.scenarios, self.seeds)
+            self.study.add_trials([self._trial(one) for one in begin])
+            self.study.set_user_attr("shared_trials", len(shared))
+        self.shared_trials = int(self.study.user_attrs["shared_trials"])
+
+    def _trial(self, played: Played) -> optuna.trial.FrozenTrial:
+        return optuna.trial.create_trial(
+            params=dict(played.parameters),
+            distributions=self._distributions,
+            value=played.score,
+            user_attrs={"returns": played.returns, "arrived": played.arrived},
+        )
+
+    def played(self) -> list[Played]:
+        """All trials so far, those that it began with first."""
+        return [
+            Played(trial.params, trial.user_attrs["returns"], trial.user_attrs["arrived"])
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        ]
+
+    def run(self, trials: int) -> None:
+        """Try sets until there are `trials`, guesses included, beside those that are shared."""
+        done = len(self.played()) - self.shared_trials
+        while done < trials:
+            self.study.sampler = optuna.samplers.TPESampler(seed=self.order.budget.seed + done)
+            asked = [self.study.ask(self._distributions) for _ in range(min(BATCH, trials - done))]
+            played = play(self.rule, [trial.params for trial in asked], self.scenarios, self.seeds)
+            for trial, one in zip(asked, played, strict=True):
+                trial.set_user_attr("returns", one.returns)
+                trial.set_user_attr("arrived", one.arrived)
+                self.study.tell(trial, one.score)
+            done += len(asked)
+
+    def best(self, also: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
+        """What is stored: the best on other seeds of the best sets, the guesses and `also`."""
+        trials = self.played()
+        own = trials[self.shared_trials :]
+        ranked = sorted(trials, key=lambda one: one.score, reverse=True)
+        sets = [dict(table) for table in self.guesses.values()]
+        for table in (*(one.parameters for one in ranked[:FINALISTS]), *also):
+            rounded = as_table(parameters_from("a trial", dict(table), self.rule.kind))
+            if rounded not in sets:
+                sets.append(rounded)
+        finals = play(self.rule, sets, self.scenarios, self.final_seeds)
+        winner = max(finals, key=lambda one: one.score)
+        scores = {name: one.score for name, one in zip(self.guesses, finals, strict=False)}
+        guess = max(scores, key=lambda name: scores[name])
+        episodes = len(self.final_seeds)
+        return {
+            "parameters": dict(winner.parameters),
+            "score": round(winner.score, 5),
+            "best_guess": {"name": guess, "score": round(scores[guess], 5)},
+            "returns": {name: round(value / episodes, 2) for name, value in winner.returns.items()},
+            "trials": len(own),
+            "shared_trials": self.shared_trials,
+            "simulated_requests": sum(sum(one.arrived.values()) for one in (*own, *finals)),
+            **self.asked,
+            "guesses": list(self.guesses),
+            "final_seeds": [self.final_seeds[0], self.final_seeds[-1]],
+            "split": self.order.split.describe(),
+            "command": self.order.command,
+            "versions": {"papi_env": papi_env.__version__, "optuna": optuna.__version__},
+        }

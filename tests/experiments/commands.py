@@ -1,0 +1,12 @@
+"""Commands called in this process, as tests of every command do."""
+
+import contextlib
+import io
+
+
+def called(main, *arguments):
+    """(exit status, standard output, standard error) of a command's `main`."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main([str(argument) for argument in arguments])
+    return status, out.getvalue(), err.getvalue()
