@@ -10,6 +10,7 @@ import importlib
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,19 +40,47 @@ from papi_env.envs.serving import ServingProblem
 from papi_env.errors import ConfigurationError, unknown_name
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
+# Where policies are listed by default. A view is a command, and where its lists differ a problem or kind of scenario.
+DECODE_VIEWS = frozenset(("compare decode", "leaderboard decode"))
+KERNELS_VIEWS = frozenset(("compare images", "leaderboard kernels"))
+SERVING_VIEWS = frozenset(("compare serving", "headroom", "leaderboard serving"))
+# What one looks at first.
+_FIRST = SERVING_VIEWS | {"serve"}
+BATCH_VIEWS = DECODE_VIEWS | KERNELS_VIEWS
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A policy by name, and where it shows unasked; calling it makes a fresh one.
+
+    Attributes:
+        make: called without arguments.
+        views: whose default lists it is in, in the order of the registry; it can be asked for everywhere.
+        slow: takes milliseconds to decide, so that it may play fewer instances.
+    """
+
+    make: Callable[[], Policy]
+    views: frozenset[str] = frozenset()
+    slow: bool = False
+
+    def __call__(self) -> Policy:
+        """A fresh policy."""
+        return self.make()
+
+
 # Of static batches and image encodes: Decode-v0 and Kernels-v0.
-POLICIES: Mapping[str, Callable[[], Policy]] = {
-    "static": Static,
-    "static-pu": partial(Static, "pu"),
-    "static-fc-pim": partial(Static, "fc-pim"),
-    "random": Random,
-    "threshold": Threshold,
-    "threshold-initial": partial(Threshold, runtime=False),
-    "threshold-intensity": ThresholdIntensity,
-    "adaptive": AdaptiveAlpha,
-    "learned": ShippedPolicy,
-    "oracle": Oracle,
-    "optimum": Optimum,
+POLICIES: Mapping[str, Registered] = {
+    "static": Registered(Static),
+    "static-pu": Registered(partial(Static, "pu"), BATCH_VIEWS),
+    "static-fc-pim": Registered(partial(Static, "fc-pim"), BATCH_VIEWS),
+    "random": Registered(Random, BATCH_VIEWS),
+    "threshold-initial": Registered(partial(Threshold, runtime=False), BATCH_VIEWS - {"compare images"}),
+    "threshold": Registered(Threshold, BATCH_VIEWS),
+    "threshold-intensity": Registered(ThresholdIntensity, KERNELS_VIEWS),
+    "adaptive": Registered(AdaptiveAlpha, BATCH_VIEWS),
+    "learned": Registered(ShippedPolicy, frozenset(("compare decode", "compare images"))),
+    "oracle": Registered(Oracle, BATCH_VIEWS),
+    "optimum": Registered(Optimum, frozenset(("leaderboard decode",))),
 }
 
 # Of Serving-v0; besides, every fixed joint action by its name (`fixed-fc-pim-4-all-on`), and look-aheads with
@@ -62,20 +91,47 @@ _RULES: Mapping[str, Callable[..., Policy]] = {
     "threshold-prefill": ServingPrefillThreshold,
     "adaptive": ServingAdaptive,
 }
-SERVING_POLICIES: Mapping[str, Callable[[], Policy]] = {
-    "static": ServingFixed,
-    "random": ServingRandom,
-    **{name: partial(rule, 1) for name, rule in _RULES.items()},
-    **{f"{name}-spec{t}": partial(rule, t) for name, rule in _RULES.items() for t in SPECULATION_LENGTHS[1:]},
-    "heuristic": ServingHeuristic,
-    "profile-greedy": ProfileGreedy,
-    "learned": ShippedPolicy,
-    "learned-tree": partial(load_tree, TREE_FOLDER),
-    "oracle": ServingOracle,
-    "search": ServingSearch,
-    "clairvoyant": ServingClairvoyant,
-    "portfolio": ServingPortfolio,
+# Of the rules at their speculation lengths, those that are listed unasked.
+_RULE_VIEWS: Mapping[str, frozenset[str]] = {
+    "threshold": _FIRST,
+    "threshold-spec2": frozenset(("compare serving",)),
+    "threshold-prefill-spec2": SERVING_VIEWS,
+    "adaptive-spec2": SERVING_VIEWS - {"headroom"},
 }
+SERVING_POLICIES: Mapping[str, Registered] = {
+    "static": Registered(ServingFixed),
+    **{
+        name: Registered(partial(rule, length), _RULE_VIEWS.get(name, frozenset()))
+        for kind, rule in _RULES.items()
+        for length in SPECULATION_LENGTHS
+        for name in [kind if length == 1 else f"{kind}-spec{length}"]
+    },
+    "heuristic": Registered(ServingHeuristic, _FIRST),
+    "profile-greedy": Registered(ProfileGreedy, SERVING_VIEWS),
+    "learned": Registered(ShippedPolicy, frozenset(("compare serving",))),
+    "learned-tree": Registered(partial(load_tree, TREE_FOLDER)),
+    "random": Registered(ServingRandom, SERVING_VIEWS - {"headroom"}),
+    "oracle": Registered(ServingOracle, SERVING_VIEWS),
+    "search": Registered(ServingSearch, slow=True),
+    "clairvoyant": Registered(ServingClairvoyant, slow=True),
+    "portfolio": Registered(ServingPortfolio, slow=True),
+}
+
+
+def listed(view: str) -> list[str]:
+    """Policies that a view shows unasked, in the registry's order."""
+    registered = POLICIES if view in BATCH_VIEWS else SERVING_POLICIES
+    return [name for name, entry in registered.items() if view in entry.views]
+
+
+def is_slow(name: str) -> bool:
+    """Whether a policy, by its name, takes milliseconds to decide: a registered one that simulates first."""
+    if name in SERVING_POLICIES:
+        return SERVING_POLICIES[name].slow
+    budgeted = next((kind for kind in _BUDGETED if name.startswith(f"{kind}-")), None)
+    return budgeted is not None and not names_folder(name) and ":" not in name
+
+
 _BUDGETED = {
     "search": (ServingSearch, re.compile(r"search-(\d+)x(\d+)x(\d+)")),
     "clairvoyant": (ServingClairvoyant, re.compile(r"clairvoyant-(\d+)x(\d+)")),
@@ -154,7 +210,11 @@ def make_policy(name: str) -> Policy:
 
 def _registered(name: str) -> Policy:
     """The policy of a registered name, or of one that says its parameters."""
-    if name in POLICIES and name in SERVING_POLICIES and POLICIES[name] is not SERVING_POLICIES[name]:
+    if (
+        name in POLICIES
+        and name in SERVING_POLICIES
+        and POLICIES[name].make is not SERVING_POLICIES[name].make
+    ):
         return ByProblem(POLICIES[name](), SERVING_POLICIES[name]())
     if name.startswith("fixed-"):
         return parse_fixed(name)

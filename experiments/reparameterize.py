@@ -22,11 +22,14 @@ import joblib
 import tyro
 from rich.console import Console
 
-from experiments import compare
+from experiments.arena.comparison import Comparison, Readings
+from experiments.arena.entries import default_entries
+from experiments.arena.settings import grid, resolve_scenarios
 from experiments.common.command import can_go_on, command_line, say
-from experiments.common.options import Flag, Jobs, Out, words
+from experiments.common.options import Flag, Jobs, Out, check_counts, words
 from experiments.common.runner import RunFolder, run_jobs
-from experiments.common.study import json_text
+from experiments.common.study import conduct, json_text
+from experiments.splitting.definition import KERNELS
 from experiments.vision.data import SCENARIO, check_image_counts, find_system, tabulate
 from experiments.vision.report import print_tables
 from experiments.vision.results import difference_jobs, write_results
@@ -66,9 +69,8 @@ class Config:
 
 def stream_arguments(config: Config, system: System) -> list[str]:
     """The options of `experiments.compare` that play its policies on `vision-stream` and this machine."""
-    arguments = ["--env", "papi_env/Kernels-v0", "--scenario", SCENARIO]
-    arguments += ["--entries", *(f"{system.name}/{policy}" for policy in compare.IMAGE_POLICIES)]
-    arguments += ["--baseline", f"{system.name}/static"]
+    entries, baseline = _entries(system)
+    arguments = ["--env", KERNELS, "--scenarios", SCENARIO, "--entries", *entries, "--baseline", baseline]
     for option in ("gpu_bandwidth", "bank_rate", "seed", "seeds", "jobs"):
         if (value := getattr(config, option)) is not None:
             arguments += [f"--{option.replace('_', '-')}", str(value)]
@@ -94,7 +96,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
     with progress.status("tabulating"):
         networks = [tabulate(name, system) for name in config.networks]
         # A mistake in its options shows before anything is written.
-        compare.resolve(_comparison(stream_arguments(config, system)))
+        comparison = _comparison(config, system)
     cores = config.jobs or joblib.cpu_count()
     jobs = difference_jobs(config.networks, config.seed, config.float64)
     folder = RunFolder.open(config.out, "reparameterize", _describe(config, system))
@@ -113,7 +115,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
         console.print(f"Policies on {SCENARIO}", style="bold", markup=False, highlight=False)
         stream = [*stream_arguments(config, system), "--out", str(folder.path / SCENARIO)]
         as_command = f"python -m experiments.compare {shlex.join(stream)}"
-        path = compare.run(_comparison(stream), as_command, console, progress)
+        path = conduct(comparison, folder.path / SCENARIO, config.jobs, as_command, console, progress)
         compared = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         kept = {name: value for name, value in results.items() if name not in ("kernels", "stages")}
         encodes = [row for row in results["stages"] if row["stage"] == "all"]
@@ -122,8 +124,17 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
     return folder.path
 
 
-def _comparison(arguments: Sequence[str]) -> compare.Config:
-    return tyro.cli(compare.Config, args=arguments, prog="python -m experiments.compare")
+def _entries(system: System) -> tuple[list[str], str]:
+    """The policies of `experiments.compare` on this machine, and what they are measured against."""
+    return default_entries("compare images", {system.name: system}), f"{system.name}/static"
+
+
+def _comparison(config: Config, system: System) -> Comparison:
+    """What `stream_arguments` plays."""
+    seeds = check_counts(config.seed, config.seeds, config.jobs)
+    readings = Readings(config.gpu_bandwidth, config.bank_rate)
+    scenarios = grid(resolve_scenarios([SCENARIO]), (), ())
+    return Comparison(KERNELS, scenarios, *_entries(system), seeds, readings)
 
 
 def _describe(config: Config, system: System) -> dict[str, Any]:

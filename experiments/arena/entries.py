@@ -1,175 +1,207 @@
-"""What a comparison plays: entries (a policy on a system) on settings (a scenario, batch and speculation).
+"""Who is compared: entries, as they are written, as they are listed unasked, and what marks them.
 
-A serving scenario is a setting by itself: it brings its arrivals, and speculation is the policy's choice.
+An entry is [LABEL=][SYSTEM/]POLICY: a policy on a system. A policy is a registered name, a class as MODULE:CLASS, or
+the folder of a learned one, be it the policy's own or that of its training. In a comparison that knows training runs,
+several with one label are one entry. Some names are no policy of their own: `best-fixed` and `best-threshold` stand
+for the best of a kind on each setting, `bound` for what no policy can exceed.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
 
-from gymnasium.vector import AutoresetMode
-
-from agents.evaluate import evaluate
 from agents.learned.checkpoint import DESCRIPTION, WEIGHTS
-from agents.learned.distilled import TREE, DistilledPolicy
-from agents.learned.policy import LearnedPolicy
-from agents.policy import Policy
-from agents.registry import make_policy, names_folder
+from agents.learned.distilled import TREE
+from agents.registry import POLICIES, SERVING_POLICIES, listed, make_policy, names_folder
+from experiments.arena.trained import TrainingRun, holds_policy, read_run
+from experiments.common.options import DEFAULT
 from experiments.common.runner import digest, file_digest
-from experiments.splitting.parts import trace_paths
-from papi_env.envs.decode import DecodeVectorEnv
-from papi_env.envs.kernels import KernelsVectorEnv
-from papi_env.envs.serving import ServingVectorEnv
-from papi_env.envs.vector import ProblemVectorEnv
-from papi_env.errors import ConfigurationError, DataError, lookup, unknown_name
+from experiments.splitting.definition import DECODE, KERNELS, SERVING
+from papi_env.errors import ConfigurationError, nearest, unknown_name
 from papi_env.hardware.system import SYSTEMS, System
-from papi_env.scenario import SCENARIOS, Scenario, get_scenario, parse_scenario
-from papi_env.simulation.batch.engine import METRIC_NAMES
-from papi_env.simulation.serving.tables import build_serving_tables
-from papi_env.workload.lengths import ContextPolicy
-from papi_env.workload.requests import Lengths
+from papi_env.scenario import Scenario
 
-PROBLEMS: Mapping[str, type[ProblemVectorEnv]] = {
-    "papi_env/Decode-v0": DecodeVectorEnv,
-    "papi_env/Kernels-v0": KernelsVectorEnv,
-    "papi_env/Serving-v0": ServingVectorEnv,
+FLOOR, REFERENCE, ORACLE, BOUND = "random", "threshold", "oracle", "bound"
+BEST_FIXED, BEST_THRESHOLD = "best-fixed", "best-threshold"
+# The best of a kind on each setting, and the entry that it follows where a view lists it.
+CHOSEN: Mapping[str, Mapping[str, str]] = {
+    BEST_THRESHOLD: {"headroom": REFERENCE, "leaderboard serving": REFERENCE},
+    BEST_FIXED: {"headroom": "threshold-prefill-spec2", "leaderboard serving": FLOOR},
 }
-# The grid of the paper's evaluation (PAPI, section 7.1).
-PAPER_BATCH_SIZES = (4, 16, 64)
-PAPER_SPECULATION = (1, 2, 4)
+# What a position of 1 stands for. On static batches the clairvoyant plan is optimal; in serving no policy exceeds the
+# bound; dispatching kernel by kernel has no cheap bound, and the one-step oracle is a reference that can be exceeded.
+CEILINGS: Mapping[str, str] = {DECODE: "optimum", KERNELS: ORACLE, SERVING: BOUND}
+# Machines without a choice, which PAPI is measured against; speed-up is over the first.
+BASELINES = ("a100-attacc/static", "a100-hbm-pim/static", "attacc-only/static")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A policy on a system, by name: `papi/threshold`; or a learned one, by its folder: `papi/runs/mine/best`."""
+    """A row of a comparison.
 
-    system: str
-    policy: str
+    Attributes:
+        label: its name in results.
+        policies: what is played, one for each training run; None for a run that left no policy.
+        system: what it plays on, by name; None: on the setting's own.
+        runs: of its training, where they are told apart.
+        tuning: budget of what was tuned or chosen, in words.
+        met_test: was tuned on what is judged.
+    """
+
+    label: str
+    policies: tuple[str | None, ...]
+    system: str | None = None
+    runs: tuple[TrainingRun, ...] = ()
+    tuning: str = ""
+    met_test: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> Entry:
-        """An entry from SYSTEM/POLICY; whether the names are known shows when they are used."""
-        system, slash, policy = text.partition("/")
-        if not (system and slash and policy):
-            raise ConfigurationError(f"Entry {text!r}: expected SYSTEM/POLICY, such as papi/threshold")
-        return cls(system, policy)
+    def of(cls, policy: str, system: str | None = None, label: str = "") -> Entry:
+        """An entry of one policy, called SYSTEM/POLICY or POLICY where it has no label."""
+        return cls(label or (policy if system is None else f"{system}/{policy}"), (policy,), system)
+
+    @property
+    def policy(self) -> str:
+        """What an entry of one run plays."""
+        (policy,) = self.policies
+        assert policy is not None
+        return policy
+
+    @property
+    def privileged(self) -> bool:
+        """Whether it reads what no scheduler can see."""
+        return not self.runs and is_privileged(self.policy)
+
+    @property
+    def marks(self) -> str:
+        """What is printed after the label."""
+        return "*" * self.privileged + "†" * self.met_test
 
     @property
     def oracle(self) -> Entry:
         """The entry that this one's regret is measured against."""
-        return Entry(self.system, "oracle")
+        return Entry.of(ORACLE, self.system)
 
     def __str__(self) -> str:
-        return f"{self.system}/{self.policy}"
+        return self.label
 
 
-@dataclass(frozen=True)
-class Cell:
-    """An entry on a setting: what one job plays, on all seeds.
+def parse(text: str, systems: Collection[str] = tuple(SYSTEMS), home: str | None = None) -> Entry:
+    """An entry as it is written; whether its policy is known shows when it is made.
 
-    `scenario` has the entry's system and the setting's batch size and speculation length. `refusal` says
-    why it does not fit the system, and is empty where it does. A `reference` was not asked for: speed-up
-    or regret is measured against it.
-    """
-
-    entry: Entry
-    scenario: Scenario
-    reference: bool
-    refusal: str
-
-    @property
-    def label(self) -> str:
-        """What is played, for people."""
-        workload = self.scenario.workload
-        label = f"{self.entry} · {self.scenario.name}"
-        if workload is None:
-            return label
-        return f"{label} · batch {workload.batch_size} · speculation {workload.speculation}"
-
-
-def serving_preset_names(asked: Sequence[str]) -> list[str]:
-    """Names of scenarios, each once, where a family such as `saturated` stands for all of its serving presets."""
-    names: list[str] = []
-    for name in asked:
-        family = [
-            preset
-            for preset, scenario in SCENARIOS.items()
-            if scenario.serving is not None and preset.startswith(f"{name}/")
-        ]
-        names += family or [name]
-    return list(dict.fromkeys(names))
-
-
-def resolve_scenarios(
-    names: Sequence[str],
-    requests: Lengths | None = None,
-    beyond_context: str | None = None,
-    acceptance_rate: float | None = None,
-    energy_weight: float | None = None,
-    switch_s: float | None = None,
-) -> list[tuple[Scenario, bool]]:
-    """Scenarios by preset name or .toml file, with what replaces their parts; true marks those from a file.
+    Args:
+        text: [LABEL=][SYSTEM/]POLICY.
+        systems: names that mean a system.
+        home: the system of an entry that names none; None: each setting's own.
 
     Raises:
-        ConfigurationError, DataError: a scenario or a file of lengths cannot be used, or two scenarios
-            have one name.
+        ConfigurationError: there is no policy in it, or no such system and no such folder.
     """
-    if beyond_context is not None:
-        lookup(
-            "treatment of requests beyond the context", beyond_context, dict.fromkeys(get_args(ContextPolicy))
+    label, equals, named = text.partition("=")
+    # A path may have the sign in it.
+    label, named = (label, named) if equals and "/" not in label else ("", text)
+    system, slash, policy = named.partition("/")
+    if not named or (system in systems and not policy):
+        raise ConfigurationError(
+            f"Entry {text!r}: expected [LABEL=]SYSTEM/POLICY or a policy, such as papi/threshold"
         )
-    resolved: dict[str, tuple[Scenario, bool]] = {}
-    for name in names:
-        scenario, own = get_scenario(name), str(name).endswith(".toml")
-        data = scenario.replace(
-            lengths=requests,
-            acceptance_rate=acceptance_rate,
-            energy_weight=energy_weight,
-            switch_s=switch_s,
-        ).model_dump()
-        if requests is not None:
-            assert requests.trace is not None
-            model, _ = scenario.decoding()
-            # The first part of a preset's name is its lengths, which are others now.
-            kept = own or scenario.images is not None
-            data["name"] = f"{Path(requests.trace).stem}/{scenario.name if kept else model.name}"
-            data["description"] = f"{model.name} decodes static batches with the lengths of {requests.trace}"
-        if beyond_context is not None:
-            scenario.decoding()
-            data["workload"]["beyond_context"] = beyond_context
-        scenario = parse_scenario(data, f"scenario {name!r}")
-        if scenario.name in resolved:
-            raise ConfigurationError(f"Two scenarios are called {scenario.name!r}; give each its own name")
-        if scenario.workload is not None:
-            scenario.population()  # reads the lengths: a mistake in them is not a matter of one system
-        resolved[scenario.name] = (scenario, own)
-    return list(resolved.values())
+    if slash and system in systems:
+        return Entry.of(policy, system, label)
+    if slash and not Path(named).is_dir():
+        raise _neither(named, system, policy, systems)
+    return Entry.of(named, home, label)
 
 
-def settings(
-    scenarios: Sequence[tuple[Scenario, bool]], batch_sizes: Sequence[int], speculation: Sequence[int]
-) -> list[Scenario]:
-    """Every scenario at every batch size and speculation length.
+def _neither(named: str, system: str, policy: str, systems: Collection[str]) -> ConfigurationError:
+    """The error for a path that is no folder and begins with no system."""
+    meant = policy in POLICIES or policy in SERVING_POLICIES or ":" in policy
+    if not system or not (meant or nearest(system, systems)):
+        return ConfigurationError(
+            f"{named}: found no such folder, expected that of a policy or a training run"
+        )
+    return unknown_name("system", system, systems)
 
-    Where none are given a preset is played on the paper's grid, and a scenario from a file as it stands; a
-    scenario that decodes nothing has neither.
+
+def parse_all(
+    asked: Iterable[str],
+    default: Sequence[str],
+    systems: Collection[str] = tuple(SYSTEMS),
+    home: str | None = None,
+) -> tuple[Entry, ...]:
+    """Entries of one policy each, with the default ones where `DEFAULT` stands for them; each once.
+
+    The folder of a training run means its policy.
+
+    Raises:
+        ConfigurationError: an entry cannot be used, there is none, or two have one name.
+        DataError: a training run is damaged.
     """
-    out: list[Scenario] = []
-    for scenario, own in scenarios:
-        if scenario.workload is None:
-            out.append(scenario)
-            continue
-        batches: Sequence[int | None] = batch_sizes or ((None,) if own else PAPER_BATCH_SIZES)
-        lengths: Sequence[int | None] = speculation or ((None,) if own else PAPER_SPECULATION)
-        out += [scenario.replace(batch_size=b, speculation=t) for b in batches for t in lengths]
-    return out
+    texts = [text for name in asked for text in (default if name == DEFAULT else (name,))]
+    entries = tuple(dict.fromkeys(_of_a_policy(parse(text, systems, home)) for text in texts))
+    if not entries:
+        raise ConfigurationError("No entries: name at least one in --entries")
+    check_labels(entries)
+    return entries
 
 
-def known_systems(scenarios: Sequence[Scenario]) -> dict[str, System]:
+def check_labels(entries: Iterable[Entry]) -> None:
+    """Raise ConfigurationError where two entries are called the same."""
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.label in seen:
+            raise ConfigurationError(
+                f"Two entries are called {entry.label!r}; give one of them another LABEL="
+            )
+        seen.add(entry.label)
+
+
+def _of_a_policy(entry: Entry) -> Entry:
+    """An entry that plays the policy of its folder, if that is a training run's."""
+    folder = Path(entry.policy)
+    if not names_folder(entry.policy) or holds_policy(folder) or not (folder / "run.json").is_file():
+        return entry
+    run = read_run(folder)
+    if run.policy is None:
+        raise ConfigurationError(f"{folder}: this training left no policy")
+    return Entry(entry.label, (str(run.policy),), entry.system)
+
+
+def default_policies(view: str) -> list[str]:
+    """Names that a view shows unasked, in order (see `agents.registry`): registered policies and the chosen ones."""
+    names = listed(view)
+    if view.startswith("leaderboard"):
+        # Where a ranking starts from.
+        names = [FLOOR, *(name for name in names if name != FLOOR)]
+    for name, places in CHOSEN.items():
+        if view in places:
+            names.insert(names.index(places[view]) + 1, name)
+    return names
+
+
+def default_entries(view: str, own: Mapping[str, System]) -> list[str]:
+    """What `experiments.compare` plays unasked.
+
+    Args:
+        view: "compare decode", "compare images" or "compare serving".
+        own: systems of the scenarios: images and serving play on all of them; in decode those that are not registered
+            join the registered ones, lest they be left out silently.
+    """
+    policies = default_policies(view)
+    if view != "compare decode":
+        return [f"{name}/{policy}" for name in own for policy in policies]
+    names = [*BASELINES, *(f"papi/{policy}" for policy in policies)]
+    for name, system in own.items():
+        if name not in SYSTEMS:
+            choice = system.can_run("pu", "fc") and system.can_run("fc-pim", "fc")
+            names += [f"{name}/{p}" for p in (("threshold", "adaptive", ORACLE) if choice else ("static",))]
+    return names
+
+
+def known_systems(scenarios: Iterable[Scenario]) -> dict[str, System]:
     """The registered systems, and those that scenarios bring along under names of their own.
 
     Raises:
@@ -185,121 +217,28 @@ def known_systems(scenarios: Sequence[Scenario]) -> dict[str, System]:
     return known
 
 
-def _reproduction(system: System) -> System:
-    # Here, because it takes the engine along, and few comparisons need it.
-    from experiments.paper.calibration import REPRODUCTION
-    from experiments.paper.readings import build_system
-
-    if SYSTEMS.get(system.name) != system:
-        raise ConfigurationError(
-            f"System {system.name!r} is a scenario's own; fitted constants are those of registered systems: "
-            f"{', '.join(sorted(SYSTEMS))}"
-        )
-    return build_system(REPRODUCTION, system.name)
+def stay_at_home(entries: Iterable[Entry], scenarios: Iterable[Scenario], why: str) -> None:
+    """Raise ConfigurationError where an entry names another system than the scenarios have; `why` it may not."""
+    owned = {scenario.system.name for scenario in scenarios}
+    for entry in entries:
+        if entry.system is not None and owned != {entry.system}:
+            raise ConfigurationError(f"Entry {entry.label!r}: {why}; expected a policy without a system")
 
 
-def plan(
-    entries: Sequence[Entry],
-    references: Sequence[Entry],
-    grid: Sequence[Scenario],
-    gpu_bandwidth: str | None = None,
-    bank_rate: str | None = None,
-    constants: Literal["plain", "reproduction"] = "plain",
-) -> list[Cell]:
-    """Every entry, then every reference, on every setting.
-
-    An entry's system is the scenario's own if that has the name, else the registered one; readings
-    apply to all of them. With `reproduction` constants a registered system gets those that
-    `experiments.reproduce` fitted, and a scenario's own is refused.
-    """
-    known = known_systems(grid)
-    cells = []
-    for entry in (*entries, *references):
-        if entry.system not in known:
-            raise unknown_name("system", entry.system, known)
-        for setting in grid:
-            own = setting.system.name == entry.system
-            system = setting.system if own else known[entry.system]
-            if constants == "reproduction":
-                system = _reproduction(system)
-            system = system.with_readings(gpu_bandwidth, bank_rate)
-            scenario = setting.replace(system=system)
-            cells.append(Cell(entry, scenario, entry not in entries, _refusal(scenario)))
-    return cells
+def check_policy(name: str, problem: str) -> None:
+    """Raise ConfigurationError where no policy has this name, or it stands for what the problem does not have."""
+    if name in CHOSEN or name == BOUND:
+        if problem != SERVING:
+            kind = "is chosen among serving policies" if name in CHOSEN else "bounds serving"
+            raise ConfigurationError(f"Policy {name!r} {kind}; it plays {SERVING} alone")
+        return
+    make_policy(name)
 
 
-def _refusal(scenario: Scenario) -> str:
-    """Why the scenario does not fit its system; empty where it does."""
-    try:
-        scenario.check()
-        if scenario.serving is not None:
-            build_serving_tables(scenario)
-    except ConfigurationError as error:
-        return str(error)
-    return ""
-
-
-def rehearse(problem: str, cells: Sequence[Cell]) -> None:
-    """Play one iteration of every entry, so that what cannot work fails now; compiles the engine.
-
-    Raises:
-        ConfigurationError: a policy is unknown, cannot play the system, or was trained on another problem.
-    """
-    policies = {name: make_policy(name) for name in dict.fromkeys(cell.entry.policy for cell in cells)}
-    first: dict[Entry, Cell] = {}
-    for cell in cells:
-        if not cell.refusal:
-            first.setdefault(cell.entry, cell)
-    for entry, cell in first.items():
-        env = PROBLEMS[problem](
-            cell.scenario, num_envs=2, max_episode_steps=1, autoreset_mode=AutoresetMode.DISABLED
-        )
-        try:
-            evaluate(make_policy(entry.policy), env, (0, 1))
-        except ConfigurationError as error:
-            trained = _trained_on(policies[entry.policy])
-            if trained not in (None, problem):
-                raise ConfigurationError(
-                    f"Entry {str(entry)!r}: this policy was trained on {trained}, but {problem} is played, whose "
-                    "observations and actions are others; --env chooses the problem"
-                ) from error
-            raise ConfigurationError(f"Entry {str(entry)!r}: {error}") from error
-
-
-def _trained_on(policy: Policy) -> str | None:
-    """The id of the problem that a learned policy was trained on, or None for others."""
-    if isinstance(policy, LearnedPolicy):
-        return policy.checkpoint.description.env
-    return policy.description.env if isinstance(policy, DistilledPolicy) else None
-
-
-def play(problem: str, scenario: Scenario, policy: str, seeds: Sequence[int]) -> dict[str, list[Any]]:
-    """Metrics of one episode per seed: `seed`, `alpha` and the engine's METRIC_NAMES, [len(seeds)] each."""
-    env = PROBLEMS[problem](scenario, num_envs=len(seeds), autoreset_mode=AutoresetMode.DISABLED)
-    metrics = evaluate(make_policy(policy), env, seeds)
-    columns: dict[str, list[Any]] = {"seed": list(seeds), "alpha": [env.alpha] * len(seeds)}
-    return columns | {name: metrics[name].tolist() for name in METRIC_NAMES}
-
-
-def job_spec(problem: str, cell: Cell, seeds: Sequence[int]) -> dict[str, Any]:
-    """All that `play` depends on, apart from the project's code: files from outside by their content."""
-    return {
-        "problem": problem,
-        "scenario": cell.scenario.model_dump(mode="json"),
-        "policy": cell.entry.policy,
-        "policy_source": policy_digest(cell.entry.policy),
-        "trace": trace_digest(cell.scenario),
-        "seeds": list(seeds),
-    }
-
-
-def trace_digest(scenario: Scenario) -> str | None:
-    """A hash of the files that the scenario reads requests from, or None where there are none."""
-    try:
-        found = [file_digest(trace) for trace in trace_paths(scenario)]
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
-    return found[0] if len(found) == 1 else digest("".join(found)) if found else None
+@lru_cache(maxsize=256)
+def is_privileged(policy: str) -> bool:
+    """Whether a policy reads what no scheduler can see, as the bound does; the best of a kind does not."""
+    return policy == BOUND or (policy not in CHOSEN and bool(make_policy(policy).privileged))
 
 
 def policy_digest(policy: str) -> str | None:

@@ -7,7 +7,6 @@ design document), which Perfetto (ui.perfetto.dev) and chrome://tracing open.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -167,7 +166,7 @@ def gantt_figure(recorders: Sequence[Recorder], caption: str = "") -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    from experiments.common.plots import STYLE
+    from experiments.common.plots import STYLE, png
 
     with mpl.rc_context(STYLE):
         height = 0.8 + 3.1 * len(recorders)
@@ -193,9 +192,7 @@ def gantt_figure(recorders: Sequence[Recorder], caption: str = "") -> bytes:
             if label in drawn
         ]
         figure.legend(handles=handles, ncols=len(handles), loc="outside upper right", fontsize=8)
-        image = io.BytesIO()
-        figure.savefig(image, format="png")
-    return image.getvalue()
+        return png(figure)
 
 
 def _draw_lanes(axes: Any, recorder: Recorder) -> set[str]:

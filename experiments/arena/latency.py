@@ -11,7 +11,10 @@ from gymnasium.vector import AutoresetMode
 
 from agents.learned.distilled import Tree, walk
 from agents.policy import Policy
+from agents.registry import make_policy
+from experiments.arena.play import chosen
 from experiments.common.problems import vector_class
+from experiments.common.runner import Columns
 from papi_env.scenario import Scenario
 
 # chosen: as many as a batched evaluation has; a call's fixed cost is spread thin (range 64-4096).
@@ -46,6 +49,15 @@ def decision_latency(policy: Policy, env_id: str, scenario: Scenario) -> Latency
         single_s = min(single_s, _per_call_s(policy, env_id, scenario, 1))
     batched_s = min(_per_call_s(policy, env_id, scenario, BATCH) for _ in range(_REPEATS))
     return Latency(single_s, batched_s / BATCH)
+
+
+def time_decisions(env_id: str, scenario: Scenario, policy: str) -> Columns:
+    """Seconds of a decision, `single_s` and `batched_s` (one row); None where it could not be timed."""
+    try:
+        latency = decision_latency(make_policy(chosen(policy, scenario)), env_id, scenario)
+    except Exception:  # its failure shows where it plays
+        return {"single_s": [None], "batched_s": [None]}
+    return {"single_s": [latency.single_s], "batched_s": [latency.batched_s]}
 
 
 def _per_call_s(policy: Policy, env_id: str, scenario: Scenario, num_envs: int) -> float:

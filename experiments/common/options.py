@@ -36,19 +36,13 @@ Traces = Annotated[
         name="trace",
         metavar="FILE ...",
         help_behavior_hint="",
-        help="Files of published traces, each recognised by its content.",
+        help="Files of traces whose requests are used; published ones are recognised by content.",
     ),
 ]
 Jobs = Annotated[int, words("INT", "Processes; 0 uses all cores.")]
 Seed = Annotated[int, tyro.conf.arg(metavar="INT", help="First seed.")]
 Out = Annotated[Path | None, words("DIR", "Run folder, new or to go on in (default: runs/COMMAND-TIME).")]
 Flag = tyro.conf.FlagCreatePairsOff
-
-# What an entry may be, for the docstrings of commands.
-ENTRY_FORMS = (
-    "a registered policy, a class of your own as MODULE:CLASS, or the folder of a learned one; SYSTEM/ before it "
-    "chooses the machine (else the scenario's own), LABEL= names it, and `default` stands for the default entries"
-)
 
 
 def check_counts(seed: int, seeds: int, jobs: int = 0, limit: int = MAX_SEED) -> tuple[int, ...]:
@@ -93,11 +87,15 @@ def respell(arguments: Sequence[str], spellings: Sequence[Spelling]) -> list[str
     ['--entries', 'a', 'runs/b']
     >>> respell(["--learned=runs/b", "--seeds", "2"], [Spelling("--learned", "--entries", adds=True)])
     ['--entries', 'default', 'runs/b', '--seeds', '2']
+    >>> respell(["--learned", "runs/b", "--entries", "a"], [Spelling("--learned", "--entries", adds=True)])
+    ['--entries', 'a', 'runs/b']
     """
     known = {spelling.old: spelling for spelling in spellings}
     targets = {spelling.new for spelling in spellings}
     # Options in the order of their first value; those before any option are positional.
     groups: dict[str, list[str]] = {}
+    # What an old option added stood after what others named.
+    added: dict[str, list[str]] = {}
     order: list[tuple[str, list[str]]] = []
     adding: dict[str, bool] = {}
     current: list[str] | None = None
@@ -117,7 +115,7 @@ def respell(arguments: Sequence[str], spellings: Sequence[Spelling]) -> list[str
             if new not in groups:
                 groups[new] = []
                 order.append((new, groups[new]))
-            current = groups[new]
+            current = added.setdefault(new, []) if spelling and spelling.adds else groups[new]
         else:
             current = []
             order.append((argument.partition("=")[0], current))
@@ -126,5 +124,5 @@ def respell(arguments: Sequence[str], spellings: Sequence[Spelling]) -> list[str
     if not touched:
         return list(arguments)
     for option, values in order:
-        out += [option, *([DEFAULT] if adding.get(option) else []), *values]
+        out += [option, *([DEFAULT] if adding.get(option) else []), *values, *added.get(option, ())]
     return out

@@ -94,6 +94,6 @@ def conduct(
     return folder.path
 
 
-def json_text(data: Any) -> str:
+def json_text(data: Any, indent: int | None = 1) -> str:
     """Plain data as the project's result files hold it; NaN is refused."""
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"

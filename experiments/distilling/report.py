@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.arena.headroom_report import position_estimate
+from experiments.arena.estimators.seeds import position_estimate
 from experiments.arena.latency import BATCH
 from experiments.common.command import say
 from experiments.common.statistics import Estimate

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from experiments.arena.entries import PAPER_BATCH_SIZES, PAPER_SPECULATION, play
+from experiments.arena.play import play
+from experiments.arena.settings import PAPER_BATCH_SIZES, PAPER_SPECULATION
 from experiments.common.statistics import geometric_mean
 from experiments.paper.published import published_value
 from papi_env.envs.decode import DecodeVectorEnv

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.arena.entries import trace_digest
+from experiments.arena.settings import trace_digest
 from experiments.common.runner import versions
 from experiments.splitting.splits import load_split, trace_records
 from experiments.training.hyperparameters import Hyperparameters, load_hyperparameters

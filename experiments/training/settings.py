@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from stable_baselines3.common.vec_env import VecEnv
 
-from experiments.arena.entries import resolve_scenarios
+from experiments.arena.settings import resolve_scenarios
 from experiments.common.problems import default_scenario
 from experiments.splitting.definition import SEEDS_PER_RUN, TRAINING_SEED
 from papi_env.errors import ConfigurationError

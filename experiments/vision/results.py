@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from experiments.arena.results import readings
+from experiments.arena.comparison import readings_of
 from experiments.common.runner import Job, RunFolder
 from experiments.vision.data import (
     Network,
@@ -65,7 +65,7 @@ def write_results(
     system = networks[0].scenarios["deploy"].system
     return {
         "system": system.name,
-        "readings": readings([system]),
+        "readings": readings_of([system]),
         "static_w": system.static_power_w,
         "mode_switch_s": system.mode_switch_s,
         "images": sorted(image_counts),

@@ -11,16 +11,7 @@ from experiments.__main__ import HERE, commands, main
 # Another name of a command, which it calls.
 ALIASES = {"tune_heuristic"}
 # Comparing is not in its room yet: modules that import commands, and commands whose help is wide.
-JOINED = {
-    "arena/compare_serving.py",
-    "arena/headroom_report.py",
-    "arena/leaderboard_entries.py",
-    "compare.py",
-    "headroom.py",
-    "leaderboard.py",
-    "reparameterize.py",
-    "training/curves/references.py",
-}
+JOINED: set[str] = set()
 
 
 def imported(path):

@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from experiments import compare
-from experiments.arena.report import print_report
-from experiments.common.plots import compare_figure
+from experiments.arena import frame
+from experiments.arena.entries import default_entries, default_policies
+from experiments.arena.figures.speedup import figure
+from experiments.arena.tables.speedup import print_report
 from experiments.compare import Config, main, resolve
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import PAPER_SCENARIOS
@@ -166,7 +167,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare, "play", interrupted)
+    monkeypatch.setattr(frame.Match, "function", interrupted)
     status, _, err = command(*COMMON, "--entries", "papi/threshold", "--out", tmp_path / "run")
     assert status == 130
     assert f"--out {tmp_path / 'run'}" in err.replace("\n", "")
@@ -240,8 +241,8 @@ def test_image_streams_are_compared_on_their_own_system_in_images_per_second(enc
     out, rows, summary = encoded
     assert rows["system"].unique().to_list() == ["papi-1gpu-near"]
     assert summary["baseline"] == "papi-1gpu-near/static"
-    assert [row["policy"] for row in summary["entries"] if not row["reference"]] == list(
-        compare.IMAGE_POLICIES
+    assert [row["policy"] for row in summary["entries"] if not row["reference"]] == default_policies(
+        "compare images"
     )
     assert "images/s" in out.splitlines()[0]
     assert "tokens/s" not in out
@@ -286,7 +287,6 @@ def test_a_baseline_of_ones_own(tmp_path):
         (["--entries", "papi/thresold"], "Did you mean 'threshold'"),
         (["--entries", "a100-attacc/static-fc-pim"], "cannot run FC kernels on 'fc-pim'"),
         (["--entries"], "No entries"),
-        (["--policy", "threshold"], "module:Class"),
         (["--policy", "no_such_module:Mine"], "cannot import"),
         (["--scenario", "general-qa/opt-3b"], "Did you mean 'general-qa/opt-30b'"),
         (["--scenario", "no_such.toml"], "no_such.toml: cannot be read"),
@@ -295,6 +295,8 @@ def test_a_baseline_of_ones_own(tmp_path):
         (["--scenario", "vision-stream"], "papi_env/Kernels-v0 alone encodes"),
         (["--scenario", "vision-stream", "--acceptance-rate", "0.5"], "decodes no text"),
         (["--baseline", "papi"], "SYSTEM/POLICY"),
+        (["--entries", "x=papi/static", "x=papi/random"], "Two entries are called 'x'"),
+        (["--entries", "no/such/folder"], "no/such/folder: found no such folder"),
         (["--batch-sizes", "129"], "workload.batch_size"),
         (["--batch-sizes", "4", "4"], "--batch-sizes names a value twice"),
         (["--speculation", "0"], "workload.speculation"),
@@ -319,14 +321,14 @@ def test_what_cannot_be_used_is_answered_with_one_line(arguments, said, tmp_path
 
 def test_nothing_that_fits_is_an_error(tmp_path):
     with pytest.raises(ConfigurationError, match="No scenario fits"):
-        resolve(Config(entries=("a100/static",), scenario=("general-qa/gpt3-175b",), batch_sizes=(128,)))
+        resolve(Config(entries=("a100/static",), scenarios=("general-qa/gpt3-175b",), batch_sizes=(128,)))
 
 
 def test_the_defaults_are_the_papers_models_data_and_grid():
     comparison = resolve(Config())
-    assert [str(entry) for entry in comparison.entries] == list(compare.DEFAULT_ENTRIES)
-    assert list(dict.fromkeys(scenario.name for scenario in comparison.grid)) == list(PAPER_SCENARIOS)
-    assert len(comparison.grid) == 54
+    assert [str(entry) for entry in comparison.entries] == default_entries("compare decode", {})
+    assert list(dict.fromkeys(scenario.name for scenario in comparison.scenarios)) == list(PAPER_SCENARIOS)
+    assert len(comparison.scenarios) == 54
     assert not any(cell.refusal for cell in comparison.cells)
     references = {str(cell.entry) for cell in comparison.cells if cell.reference}
     assert references == {"a100-attacc/oracle", "a100-hbm-pim/oracle", "attacc-only/oracle"}
@@ -335,7 +337,7 @@ def test_the_defaults_are_the_papers_models_data_and_grid():
 def test_requests_play_each_model_once(tmp_path):
     trace = tmp_path / "short.csv"
     trace.write_text("category,lin,lout\nx,10,5\n")
-    names = dict.fromkeys(scenario.name for scenario in resolve(Config(requests=trace)).grid)
+    names = dict.fromkeys(scenario.name for scenario in resolve(Config(requests=trace)).scenarios)
     assert list(names) == ["short/llama-65b", "short/gpt3-66b", "short/gpt3-175b"]
 
 
@@ -345,9 +347,9 @@ def test_a_scenarios_own_system_joins_the_default_entries(tmp_path):
         'model = "opt-30b"\n[system]\nbase = "papi"\nname = "papi-own"\n'
         "[workload]\nbatch_size = 2\nlengths = { input = 5, output = 5 }\n"
     )
-    entries = [str(entry) for entry in resolve(Config(scenario=(str(path),))).entries]
+    entries = [str(entry) for entry in resolve(Config(scenarios=(str(path),))).entries]
     assert entries[-3:] == ["papi-own/threshold", "papi-own/adaptive", "papi-own/oracle"]
-    asked = resolve(Config(scenario=(str(path),), entries=("papi/static",))).entries
+    asked = resolve(Config(scenarios=(str(path),), entries=("papi/static",))).entries
     assert [str(entry) for entry in asked] == ["papi/static"]
 
 
@@ -366,7 +368,7 @@ def test_the_figure_takes_any_summary(finished):
     # Warnings are errors here: of so long a name the axes would collapse.
     path = [{**row, "entry": "papi//" + "folder/" * 30 + "best"} for row in summary["entries"]]
     for entries in (summary["entries"][:1], many, bare, path):
-        assert compare_figure({**summary, "entries": entries}).startswith(b"\x89PNG")
+        assert figure({**summary, "entries": entries}).startswith(b"\x89PNG")
 
 
 def test_help_names_every_option_and_nothing_loads_torch():
@@ -382,9 +384,8 @@ def test_help_names_every_option_and_nothing_loads_torch():
     assert result.returncode == 0, result.stderr
     for option in (
         "--entries",
-        "--scenario",
+        "--scenarios",
         "--requests",
-        "--policy",
         "--jobs",
         "--out",
         "--seed",

@@ -21,12 +21,13 @@ from agents.learned.checkpoint import (
     save_checkpoint,
 )
 from agents.learned.networks import Architecture
-from experiments import compare
-from experiments.arena import compare_serving
-from experiments.arena.compare_serving import MEASURES, ratio_of_means
-from experiments.arena.compare_serving_report import figure, print_report
-from experiments.arena.headroom_report import position_estimate
-from experiments.compare import Config, main, resolve
+from experiments.arena import frame
+from experiments.arena.entries import default_policies
+from experiments.arena.estimators.seeds import position_estimate, ratio_of_means
+from experiments.arena.figures.goodput import figure
+from experiments.arena.summaries.goodput import MEASURES
+from experiments.arena.tables.goodput import print_report
+from experiments.compare import BATCH_OPTIONS, SERVING_SCENARIOS, Config, main, resolve
 from experiments.splitting.definition import DECODE, SERVING
 from papi_env.errors import ConfigurationError
 from papi_env.simulation.batch import state as layout
@@ -218,7 +219,7 @@ def test_an_interrupted_run_says_how_to_go_on(tiny, tmp_path, monkeypatch):
 
     arguments = ["--scenario", tiny, "--entries", "papi/random", "--seeds", 2, "--jobs", 1]
     with monkeypatch.context() as patch:
-        patch.setattr(compare, "play_serving", interrupted)
+        patch.setattr(frame.Match, "function", interrupted)
         status, _, err = command(*arguments, "--out", tmp_path / "run")
     assert status == 130
     assert f"--out {tmp_path / 'run'}" in err.replace("\n", "")
@@ -292,17 +293,19 @@ def test_what_does_not_fit_has_rows_and_a_reason(tiny, tmp_path):
 
 def test_the_defaults_are_rules_and_an_oracle_on_three_kinds_of_load():
     comparison = resolve(Config(env=SERVING))
-    assert [scenario.name for scenario in comparison.grid] == list(compare_serving.SCENARIOS)
-    assert [str(entry) for entry in comparison.entries] == [f"papi/{p}" for p in compare_serving.POLICIES]
+    assert [scenario.name for scenario in comparison.scenarios] == list(SERVING_SCENARIOS)
+    assert [str(entry) for entry in comparison.entries] == [
+        f"papi/{p}" for p in default_policies("compare serving")
+    ]
     assert str(comparison.baseline) == "papi/threshold"
     assert comparison.seeds == tuple(range(8))
     assert not any(cell.refusal or cell.reference for cell in comparison.cells)
-    assert resolve(Config(env=SERVING, seeds=3, scenario=("light/llama-65b",))).seeds == (0, 1, 2)
-    assert len(resolve(Config(scenario=("general-qa/opt-30b",))).seeds) == 50
+    assert resolve(Config(env=SERVING, seeds=3, scenarios=("light/llama-65b",))).seeds == (0, 1, 2)
+    assert len(resolve(Config(scenarios=("general-qa/opt-30b",))).seeds) == 50
 
 
 def test_a_family_stands_for_its_presets():
-    grid = resolve(Config(env=SERVING, scenario=("light/gpt3-175b", "light"), energy_weight=0.25)).grid
+    grid = resolve(Config(env=SERVING, scenarios=("light/gpt3-175b", "light"), energy_weight=0.25)).scenarios
     assert [s.name for s in grid] == [f"light/{m}" for m in ("gpt3-175b", "llama-65b", "llama2-70b")]
     assert {s.energy_weight for s in grid} == {0.25}
 
@@ -311,7 +314,7 @@ def test_a_scenarios_own_system_is_what_the_defaults_run_on(tmp_path):
     path = write_scenario(tmp_path, "mine", system='[system]\nbase = "papi"\nname = "papi-own"')
     path.write_text(path.read_text().replace('model = "llama-65b"\n', ""))
     path.write_text('model = "llama-65b"\n' + path.read_text())
-    comparison = resolve(Config(env=SERVING, scenario=(str(path),)))
+    comparison = resolve(Config(env=SERVING, scenarios=(str(path),)))
     assert {entry.system for entry in comparison.entries} == {"papi-own"}
     assert str(comparison.baseline) == "papi-own/threshold"
 
@@ -334,7 +337,8 @@ def test_a_scenarios_own_system_is_what_the_defaults_run_on(tmp_path):
         (["--entries", "pap/threshold"], "Did you mean 'papi'"),
         (["--entries", "papi/no/such/folder"], "no/such/folder"),
         (["--entries", "papi-1gpu/threshold"], "No scenario fits any entry's system"),
-        (["--baseline", "threshold"], "SYSTEM/POLICY"),
+        (["--baseline", "papi"], "SYSTEM/POLICY"),
+        (["--baseline", "thresold"], "Did you mean 'threshold'"),
         (["--seeds", "0"], "--seeds 0"),
         (["--jobs", "-1"], "--jobs is -1"),
     ],
@@ -414,6 +418,6 @@ def test_episodes_without_a_good_token_have_a_place():
 
 def test_options_of_static_batches_are_options(tmp_path):
     options = vars(Config(env=SERVING))
-    assert set(compare_serving.BATCH_OPTIONS) < set(options)
+    assert set(BATCH_OPTIONS) < set(options)
     with pytest.raises(ConfigurationError, match="--batch-sizes"):
         resolve(Config(env=SERVING, batch_sizes=(4,)))

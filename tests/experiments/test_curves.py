@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from agents.evaluate import evaluate
 from agents.registry import make_policy
 from experiments import train
-from experiments.arena.entries import trace_digest
-from experiments.arena.leaderboard_statistics import interquartile_mean
+from experiments.arena.estimators.runs import interquartile_mean
+from experiments.arena.settings import trace_digest
 from experiments.curves import main
 from experiments.distilling.collect import make_envs
 from experiments.splitting.definition import DECODE, SERVING, VALIDATION_SEED

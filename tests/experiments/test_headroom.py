@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from experiments.arena.headroom_report import finding, position_estimate
-from experiments.headroom import Config, best_fixed, best_threshold, main, resolve
-from experiments.serve import serve
+from experiments.arena.estimators.seeds import position_estimate
+from experiments.arena.play import best_fixed, best_threshold, play
+from experiments.arena.summaries.headroom import finding
+from experiments.headroom import Config, Headroom, main
+from experiments.splitting.definition import SERVING
 from papi_env.scenario import SCENARIOS, get_scenario
 from papi_env.simulation.serving import state as at
 
@@ -114,7 +116,7 @@ def test_the_best_of_a_kind_is_better_than_the_others_of_it(tiny):
     seeds = (5, 6)
 
     def mean(name):
-        return serve(scenario, name, seeds)[0]["return"].mean()
+        return np.mean(play(SERVING, scenario, name, seeds)["return"])
 
     best = mean(best_fixed(scenario, seeds))
     for name in (
@@ -136,13 +138,12 @@ def test_the_best_fixed_action_is_one_that_the_machine_has(tiny, system, unit):
 
 
 def test_a_family_stands_for_its_presets_and_none_for_all():
-    scenarios, policies = resolve(Config(presets=("light", "light/gpt3-175b"), policies=("threshold-spec2",)))
-    assert [scenario.name for scenario in scenarios] == [
+    study = Headroom(Config(scenarios=("light", "light/gpt3-175b"), entries=("threshold-spec2",)))
+    assert [scenario.name for scenario in study.scenarios] == [
         f"light/{m}" for m in ("llama-65b", "gpt3-175b", "llama2-70b")
     ]
-    assert policies == ("random", "threshold", "threshold-spec2")
-    scenarios, _ = resolve(Config())
-    assert [scenario.name for scenario in scenarios] == [
+    assert [entry.label for entry in study.entries] == ["random", "threshold", "threshold-spec2"]
+    assert [scenario.name for scenario in Headroom(Config()).scenarios] == [
         name for name, s in SCENARIOS.items() if s.serving is not None
     ]
 
@@ -151,6 +152,7 @@ def test_a_family_stands_for_its_presets_and_none_for_all():
     ("arguments", "message"),
     [
         (["--presets", "lihgt"], "Unknown scenario 'lihgt'. Did you mean 'light/"),
+        (["--entries", "a100/oracle"], "are of the presets' own system"),
         (["--policies", "orcale"], "Unknown policy 'orcale'. Did you mean 'oracle'"),
         (["--seeds", "0"], "expected a first seed from 0 and at least one"),
         (["--jobs", "-1"], "expected a number of processes, or 0 for all cores"),

@@ -24,16 +24,10 @@ from agents.learned.checkpoint import (
 from agents.learned.networks import Architecture
 from agents.registry import make_policy
 from experiments import leaderboard
-from experiments.arena.leaderboard_entries import (
-    CEILINGS,
-    DEFAULT_POLICIES,
-    learned,
-    read_run,
-    rules,
-    shortages,
-)
-from experiments.arena.leaderboard_statistics import (
-    Entry,
+from experiments.arena.contestants import enter, shortages
+from experiments.arena.entries import CEILINGS, default_policies, parse
+from experiments.arena.estimators.runs import (
+    Earnings,
     aggregate,
     improvement,
     instance_weights,
@@ -45,8 +39,10 @@ from experiments.arena.leaderboard_statistics import (
     resampled_runs,
     wins,
 )
+from experiments.arena.play import attempt
+from experiments.arena.trained import read_run
 from experiments.distilling.collect import make_envs
-from experiments.leaderboard import Config, main, play, resolve
+from experiments.leaderboard import Config, Contest, main
 from experiments.splitting.definition import DECODE, PROBLEM_IDS, SERVING, TEST_SEED, Setting
 from experiments.splitting.splits import load_split
 from papi_env.errors import ConfigurationError, DataError
@@ -101,7 +97,7 @@ def random_entries(seed, runs=3, number=4, instances=6, share=None):
     ceiling = floor + 1 + rng.random((number, instances))
     positions = rng.random((runs, number, instances)) if share is None else np.full((runs, 1, 1), share)
     returns = floor + positions * (ceiling - floor)
-    return Entry(returns, floor, ceiling)
+    return Earnings(returns, floor, ceiling)
 
 
 @settings(max_examples=25)
@@ -122,7 +118,7 @@ def test_an_entry_at_the_same_share_of_the_way_everywhere_has_that_position(seed
 def test_positions_do_not_depend_on_the_scale_of_a_setting(seed):
     entry = random_entries(seed)
     factor, shift = np.array([1.0, 100.0, 0.01, 7.0])[:, None], np.array([0.0, 5.0, -3.0, 1.0])[:, None]
-    moved = Entry(*(factor * part + shift for part in (entry.returns, entry.floor, entry.ceiling)))
+    moved = Earnings(*(factor * part + shift for part in (entry.returns, entry.floor, entry.ceiling)))
     np.testing.assert_allclose(resampled_positions(moved), resampled_positions(entry), rtol=1e-6, atol=1e-8)
 
 
@@ -130,7 +126,7 @@ def test_positions_do_not_depend_on_the_scale_of_a_setting(seed):
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.5))
 def test_paired_differences_do_not_carry_what_both_share(seed, lead):
     entry = random_entries(seed, runs=1)
-    ahead = Entry(entry.returns + lead * (entry.ceiling - entry.floor), entry.floor, entry.ceiling)
+    ahead = Earnings(entry.returns + lead * (entry.ceiling - entry.floor), entry.floor, entry.ceiling)
     one, other = resampled_positions(ahead), resampled_positions(entry)
     found = paired_difference(one, other, 6)
     assert (found.value, found.low, found.high) == pytest.approx((lead,) * 3, abs=1e-9)
@@ -151,7 +147,7 @@ def test_wins_count_ties_half_and_every_pair_of_runs():
 @given(st.integers(0, 2**32 - 1))
 def test_probabilities_of_improvement_are_complements(seed):
     one, other = random_entries(seed), random_entries(seed + 1)
-    other = Entry(other.returns, one.floor, one.ceiling)
+    other = Earnings(other.returns, one.floor, one.ceiling)
     assert improvement(one, other).value + improvement(other, one).value == pytest.approx(1)
     found = improvement(one, other)
     assert 0 <= found.low <= found.value <= found.high <= 1
@@ -161,7 +157,7 @@ def test_a_failure_counts_as_the_floor():
     entry = random_entries(0, share=0.8)
     returns = entry.returns.copy()
     returns[1, 2] = np.nan
-    failed = Entry(returns, entry.floor, entry.ceiling)
+    failed = Earnings(returns, entry.floor, entry.ceiling)
     assert failed.failures == 1
     positions = resampled_positions(failed)[..., 0]
     np.testing.assert_allclose(np.sort(positions.ravel()), [0.0] + [0.8] * 11, atol=1e-12)
@@ -171,7 +167,7 @@ def test_a_setting_without_a_way_has_no_position():
     entry = random_entries(0, share=0.5)
     ceiling = entry.ceiling.copy()
     ceiling[0] = entry.floor[0]
-    positions = resampled_positions(Entry(entry.returns, entry.floor, ceiling))
+    positions = resampled_positions(Earnings(entry.returns, entry.floor, ceiling))
     assert np.isnan(positions[:, 0]).all()
     assert aggregate(positions, 6).value == pytest.approx(0.5)
 
@@ -182,7 +178,7 @@ def test_more_training_runs_give_narrower_intervals():
         rng = np.random.default_rng(0)
         floor, ceiling = np.zeros((5, 40)), np.ones((5, 40))
         returns = np.repeat(rng.random((runs, 5, 1)), 40, axis=2)  # only the runs differ
-        found = mean_over(resampled_positions(Entry(returns, floor, ceiling)), 40)
+        found = mean_over(resampled_positions(Earnings(returns, floor, ceiling)), 40)
         assert found.low < found.value < found.high
         widths.append(found.high - found.low)
     assert widths[1] < 0.6 * widths[0]
@@ -246,6 +242,11 @@ def small(split, monkeypatch):
 TRAINED_ON = get_scenario("general-qa/llama-65b").replace(batch_size=16, speculation=2)
 
 
+def entered(names, split):
+    """What enters a ranking under these names."""
+    return enter([parse(str(name)) for name in names], split)
+
+
 def test_runs_are_grouped_by_algorithm_or_label_and_say_what_they_cost(split, tmp_path):
     hyper = {"timesteps": 640, "tuned": "by hand"}
     folders = [
@@ -254,7 +255,7 @@ def test_runs_are_grouped_by_algorithm_or_label_and_say_what_they_cost(split, tm
         )
         for k in (1, 2, 3)
     ]
-    found = learned([str(folders[0]), f"mine={folders[1]}", str(folders[2] / "best")], split)
+    found = entered([str(folders[0]), f"mine={folders[1]}", str(folders[2] / "best")], split)
     assert [entry.label for entry in found] == ["PPO", "mine"]
     assert [run.seed for run in found[0].runs] == [1, 3]
     assert [run.wall_s for run in found[0].runs] == [1, 3]
@@ -262,17 +263,17 @@ def test_runs_are_grouped_by_algorithm_or_label_and_say_what_they_cost(split, tm
     assert found[0].tuning == "by hand"
     assert len(shortages(found)) == 2
     with pytest.raises(ConfigurationError, match="hold the same policy"):
-        learned([str(folders[0]), f"other={folders[0] / 'best'}"], split)
+        entered([str(folders[0]), f"other={folders[0] / 'best'}"], split)
 
 
 def test_a_policy_trained_on_what_is_held_out_or_elsewhere_is_refused(split, tmp_path):
     unseen = TRAINED_ON.replace(model="llama2-70b")
     folder = training_run(tmp_path / "unseen", network(unseen))
     with pytest.raises(ConfigurationError, match=r"cannot be judged on the test split.*model llama2-70b"):
-        learned([str(folder)], split)
+        entered([str(folder)], split)
     folder = training_run(tmp_path / "elsewhere", network(TRAINED_ON, env=SERVING))
     with pytest.raises(ConfigurationError, match="it was trained on papi_env/Serving-v0"):
-        learned([str(folder)], split)
+        entered([str(folder)], split)
 
 
 def test_folders_that_hold_nothing_or_damage_are_refused(split, tmp_path):
@@ -285,13 +286,14 @@ def test_folders_that_hold_nothing_or_damage_are_refused(split, tmp_path):
     weights = folder / "best" / "policy.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(DataError, match="cut off or damaged"):
-        learned([str(folder)], split)
+        entered([str(folder)], split)
 
 
 @pytest.mark.parametrize("env", PROBLEM_IDS)
 def test_default_entries_are_there_with_a_floor_and_a_ceiling(env):
     split = load_split(env, "test")
-    found = rules(DEFAULT_POLICIES[env], split)
+    problem = env.partition("/")[2].removesuffix("-v0").lower()
+    found = entered(default_policies(f"leaderboard {problem}"), split)
     assert found[0].label == "random"
     assert "threshold" in {entry.label for entry in found}
     assert {entry.label for entry in found if entry.privileged} <= {"oracle", "optimum"}
@@ -301,14 +303,11 @@ def test_default_entries_are_there_with_a_floor_and_a_ceiling(env):
     assert marked == ({"best-fixed", "best-threshold"} if env == SERVING else set())
 
 
-def test_rules_that_cannot_be_are_refused(split, tmp_path):
+def test_rules_that_cannot_be_are_refused(split):
     with pytest.raises(ConfigurationError, match="Did you mean 'threshold'"):
-        rules(["threshhold"], split)
+        entered(["threshhold"], split)
     with pytest.raises(ConfigurationError, match="it plays papi_env/Serving-v0 alone"):
-        rules(["best-fixed"], split)
-    folder = training_run(tmp_path / "run", network(TRAINED_ON))
-    with pytest.raises(ConfigurationError, match="learned policies go to --learned"):
-        rules([str(folder / "best")], split)
+        entered(["best-fixed"], split)
 
 
 # --- playing ----------------------------------------------------------------------------------------
@@ -326,18 +325,18 @@ class Stumbling:
 
 def test_what_keeps_a_policy_from_playing_is_noted_and_earns_nothing(split):
     scenario = split.settings[0].scenario
-    found = play(DECODE, scenario, f"{__name__}:Stumbling", (0, 1))
+    found = attempt(DECODE, scenario, f"{__name__}:Stumbling", (0, 1))
     assert found["return"] == [None, None]
     assert found["note"] == ["RuntimeError: my own mistake"] * 2
-    found = play(DECODE, scenario.replace(system="a100-attacc"), "static-fc-pim", (0, 1))
+    found = attempt(DECODE, scenario.replace(system="a100-attacc"), "static-fc-pim", (0, 1))
     assert "cannot run FC kernels on 'fc-pim'" in found["note"][0]
 
 
 def test_the_bound_is_above_what_is_played():
     scenario = get_scenario("saturated/llama-65b").replace(serving={"horizon_s": 3.0})
-    bound = play(SERVING, scenario, "bound", (0, 1))["return"]
+    bound = attempt(SERVING, scenario, "bound", (0, 1))["return"]
     for policy in ("random", "threshold", "best-threshold"):
-        found = play(SERVING, scenario, policy, (0, 1))
+        found = attempt(SERVING, scenario, policy, (0, 1))
         assert found["note"] == [None, None]
         assert (np.array(found["return"]) <= np.array(bound) + 1e-9).all()
     assert found["played"][0].startswith("threshold")
@@ -430,7 +429,8 @@ def test_a_finished_run_is_taken_up_without_playing(finished):
         (["--jobs", "-1"], "expected a number of processes"),
         (["--policies", "orcale"], "Did you mean 'oracle'"),
         (["--baseline", "thresholt"], "Did you mean 'threshold'"),
-        (["--learned", "nowhere"], "expected the folder of a training run"),
+        (["--learned", "nowhere"], "Unknown policy 'nowhere'"),
+        (["--learned", "runs/nowhere"], "found no such folder, expected that of a policy or a training run"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(small, arguments, message, tmp_path):
@@ -443,5 +443,5 @@ def test_what_cannot_be_used_is_refused_in_one_line(small, arguments, message, t
 def test_two_entries_with_one_name_are_refused(small, tmp_path):
     folder = training_run(tmp_path / "run", network(TRAINED_ON))
     with pytest.raises(ConfigurationError, match="Two entries are called 'threshold'"):
-        resolve(Config(env=DECODE, learned=(f"threshold={folder}",)))
+        Contest(Config(env=DECODE, entries=("default", f"threshold={folder}")))
     shutil.rmtree(folder)

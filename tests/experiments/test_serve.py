@@ -12,7 +12,10 @@ import pytest
 from agents.evaluate import evaluate
 from agents.registry import make_policy
 from experiments.arena.gantt import Recorder, check_window, gantt_figure, trace_events
-from experiments.serve import Config, main, replay_scenario, resolve, serve
+from experiments.arena.play import play
+from experiments.arena.settings import replay_scenario
+from experiments.serve import Config, main, resolve
+from experiments.splitting.definition import SERVING
 from papi_env.envs.serving import ServingVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import get_scenario
@@ -98,7 +101,7 @@ def test_the_rows_are_those_of_the_environment(served, tiny):
 
 
 def test_a_preset_moves_to_another_model():
-    scenario = resolve(Config(preset="light/llama-65b", model="gpt3-175b"))
+    scenario = resolve(Config(scenarios=("light/llama-65b",), model="gpt3-175b"))
     assert scenario == get_scenario("light/gpt3-175b")
 
 
@@ -112,7 +115,8 @@ def test_a_preset_moves_to_another_model():
         (["--preset", "general-qa/llama-65b"], "has no serving part; expected one such as"),
         (["--model", "llama-66b"], "Unknown scenario 'saturated/llama-66b'"),
         (["--policies", "treshold"], "Unknown policy 'treshold'. Did you mean 'threshold'"),
-        (["--policies", "random", "random"], "expected different ones"),
+        (["--scenarios", "light"], "are several, expected one"),
+        (["--entries", "bound"], "a bound serves no requests"),
         (["--seeds", "0"], "expected a first seed from 0 and at least one"),
         (["--window", "5"], "belong to --trace, which is not given"),
         (["--gantt", "5", "5"], "window from 5 s to 5 s, expected a start from 0 and a later end"),
@@ -129,7 +133,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(arguments, message, tmp_path
 
 def test_a_model_belongs_to_a_preset(tiny):
     with pytest.raises(ConfigurationError, match="--model belongs to a preset such as"):
-        resolve(Config(preset=str(tiny), model="llama-65b"))
+        resolve(Config(scenarios=(str(tiny),), model="llama-65b"))
 
 
 # --- traces -----------------------------------------------------------------------------------------
@@ -155,13 +159,13 @@ def test_a_request_that_no_memory_holds_is_rejected_for_it(tmp_path):
         system=scenario.system.model_copy(update={"attn_pim": small, "name": "small"})
     )
     path = trace_of(tmp_path / "long.csv", [(0, 10, 5), (0.1, 50_000, 5), (0.2, 3000, 5)])
-    metrics, _ = serve(replay_scenario(scenario, path), "threshold", [0])
+    metrics = play(SERVING, replay_scenario(scenario, path), "threshold", [0])
     assert [int(metrics[name][0]) for name in ("finished", "rejected_context", "rejected_kv")] == [2, 0, 1]
 
 
 def test_a_window_takes_the_requests_in_it_at_the_speed_asked_for(trace):
     scenario = get_scenario("light/llama-65b")
-    metrics, _ = serve(replay_scenario(scenario, trace, window_s=2.0, start_s=0.0), "threshold", [0])
+    metrics = play(SERVING, replay_scenario(scenario, trace, window_s=2.0, start_s=0.0), "threshold", [0])
     assert int(metrics["arrived"][0]) == 4
     # From 0.2 s on after a scaling by 2.5: the four requests that came from 0.5 s on.
     env = ServingVectorEnv(replay_scenario(scenario, trace, 2.5, 0.2), autoreset_mode="Disabled")
@@ -208,8 +212,7 @@ def test_a_window_that_the_trace_does_not_have_is_refused(trace, tmp_path):
 
 
 def watched(scenario, recorder, seeds=(0,), name="threshold"):
-    metrics, _ = serve(get_scenario(scenario), name, seeds, recorder)
-    return metrics
+    return play(SERVING, get_scenario(scenario), name, seeds, recorder)
 
 
 def test_a_recorder_keeps_the_iterations_that_touch_its_window(tiny):

@@ -7,7 +7,8 @@ import pytest
 from agents.serving.greedy import ProfileGreedy
 from agents.serving.tuned import as_table, parameters_from
 from experiments import tune_heuristic
-from experiments.arena.leaderboard_entries import rules
+from experiments.arena.contestants import as_rule
+from experiments.arena.entries import Entry
 from experiments.splitting.definition import SEED_RANGES, SERVING
 from experiments.splitting.splits import load_split
 from experiments.tune import Config, main, resolve
@@ -218,7 +219,7 @@ def test_a_rule_that_met_what_a_split_holds_out_is_marked(file):
 
     def contender(**replaced):
         file.write_text(json.dumps({"default": entry(**replaced)}))
-        return rules(["profile-greedy"], split)[0]
+        return as_rule(Entry.of("profile-greedy"), split)
 
     assert not contender().met_test
     assert contender().tuning == "7 trials, 3 M requests"
@@ -231,7 +232,7 @@ def test_a_rule_that_met_what_a_split_holds_out_is_marked(file):
 def test_what_is_stored_met_nothing_that_is_held_out_and_had_its_budget(policy, monkeypatch):
     monkeypatch.undo()  # the files that policies read
     for split in ("validation", "test"):
-        assert not rules([policy], load_split(SERVING, split))[0].met_test
+        assert not as_rule(Entry.of(policy), load_split(SERVING, split)).met_test
     stored = json.loads(RULES[policy].file.read_text())
     assert {"default", "saturated", "bursty", "drifting"} <= set(stored)
     assert not {"long-context", "short-context"} & set(stored)

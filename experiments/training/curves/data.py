@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from agents.learned.checkpoint import load_checkpoint
-from experiments.arena.leaderboard_entries import read_run
+from experiments.arena.trained import read_run
 from experiments.common.problems import vector_class
 from experiments.common.runner import differences
 from papi_env.errors import ConfigurationError, DataError, describe_validation

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from agents.registry import make_policy
-from experiments.arena.entries import policy_digest, trace_digest
-from experiments.arena.leaderboard_entries import BOUND
+from experiments.arena.entries import BOUND, CHOSEN, policy_digest
+from experiments.arena.play import attempt
+from experiments.arena.settings import trace_digest
 from experiments.common.runner import Columns, Job
 from experiments.common.statistics import regret_percent
 from experiments.distilling.collect import make_envs
-from experiments.headroom import CHOSEN
-from experiments.leaderboard import play
 from experiments.splitting.definition import SERVING, VALIDATION_SEED
 from experiments.training.curves.data import Validation, YAxis, read_groups
 from papi_env.errors import ConfigurationError, DataError
@@ -74,7 +73,7 @@ def plan(names: Sequence[str], validation: Validation, y: YAxis) -> dict[str, li
                     "policy_source": policy_digest(name),
                     "seeds": list(seeds),
                 },
-                play,
+                attempt,
                 (validation.env_id, setting, name, seeds),
             )
             for setting in validation.settings

@@ -19,7 +19,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from experiments.arena.leaderboard_statistics import interquartile_mean, resampled_runs
+from experiments.arena.estimators.runs import interquartile_mean, resampled_runs
 from experiments.common.command import say
 from experiments.common.statistics import interval_levels
 from experiments.training.curves.data import Curve, Groups, Validation, XAxis, YAxis, read_groups

@@ -9,7 +9,7 @@ import polars as pl
 from rich.console import Console
 
 from experiments.arena.entries import policy_digest
-from experiments.arena.leaderboard_report import SCHEMA
+from experiments.arena.measures import schema
 from experiments.common.runner import Columns, Job, RunFolder, file_digest, source_digest
 from experiments.common.study import Study, json_text
 from experiments.training.curves.data import EVALUATIONS, Groups, XAxis, YAxis, plain, read_groups
@@ -100,7 +100,8 @@ class Curves(Study):
 
 
 def _stored(folder: RunFolder, job: Job) -> Columns:
-    return pl.read_csv(folder.job_path(job), schema=SCHEMA).to_dict(as_series=False)
+    columns = schema(str(job.spec["problem"]))
+    return pl.read_csv(folder.job_path(job), schema_overrides=columns).to_dict(as_series=False)
 
 
 def _code_notes(groups: Groups) -> list[str]:

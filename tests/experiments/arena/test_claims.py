@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents.registry import is_slow
 from experiments import leaderboard
-from experiments.arena.leaderboard_claims import groups_of
-from experiments.arena.leaderboard_entries import is_slow
-from experiments.arena.leaderboard_statistics import mean_over, resampled_relative
+from experiments.arena.estimators.runs import mean_over, resampled_relative
+from experiments.arena.figures import ranking
+from experiments.arena.summaries.claims import groups_of
 from experiments.splitting.definition import DECODE, KERNELS, PROBLEM_IDS, SERVING, TEST_SEED, Setting
 from experiments.splitting.splits import load_split
 from papi_env.scenario import get_scenario
@@ -172,7 +173,7 @@ class Stumbling:
 @pytest.fixture(autouse=True)
 def _undrawn(monkeypatch):
     """The ranking's own picture, which takes longest, is drawn in its own tests."""
-    monkeypatch.setattr(leaderboard, "leaderboard_figure", lambda summary: b"")
+    monkeypatch.setattr(ranking, "figure", lambda summary: b"")
 
 
 def summary_of(folder):
@@ -305,7 +306,7 @@ def test_without_challengers_nothing_is_claimed(small, tmp_path):  # noqa: F811
         (["--claims", "threshold", "--against", "orcale"], "Did you mean 'oracle'"),
         (["--claims", "threshold", "--against", "bound"], "--against bound: none of the entries"),
         (["--claims", "threshold", "--against", "threshold"], "there is nobody to compare it with"),
-        (["--against", "threshold"], "name entries in --claims or --learned"),
+        (["--against", "threshold"], "name entries in --claims, or a learned one in --entries"),
         (["--slow-seeds", "0"], "--slow-seeds is 0, expected 1 to 16 (--seeds)"),
         (["--seeds", "4", "--slow-seeds", "5"], "--slow-seeds is 5, expected 1 to 4 (--seeds)"),
     ],

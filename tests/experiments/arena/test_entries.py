@@ -3,18 +3,10 @@
 import numpy as np
 import pytest
 
-from experiments.arena.entries import (
-    PAPER_BATCH_SIZES,
-    PAPER_SPECULATION,
-    Entry,
-    job_spec,
-    plan,
-    play,
-    policy_digest,
-    rehearse,
-    resolve_scenarios,
-    settings,
-)
+from experiments.arena.comparison import Readings, plan
+from experiments.arena.entries import Entry, parse, parse_all, policy_digest
+from experiments.arena.play import job_of, play, rehearse
+from experiments.arena.settings import PAPER_BATCH_SIZES, PAPER_SPECULATION, grid, resolve_scenarios
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.hardware.system import SYSTEMS
 from papi_env.scenario import SCENARIOS
@@ -56,22 +48,50 @@ def own(tmp_path):
 
 
 def test_an_entry_is_a_system_and_a_policy():
-    entry = Entry.parse("papi/some.module:Class")
+    entry = parse("papi/some.module:Class")
     assert (entry.system, entry.policy, str(entry)) == ("papi", "some.module:Class", "papi/some.module:Class")
-    assert entry.oracle == Entry("papi", "oracle")
-    for text in ("papi", "/static", "papi/"):
+    assert entry.oracle == Entry.of("oracle", "papi")
+    for text in ("papi", "papi/", "", "mine="):
         with pytest.raises(ConfigurationError, match="SYSTEM/POLICY"):
-            Entry.parse(text)
+            parse(text)
+
+
+def test_an_entry_may_have_a_label_and_no_system(tmp_path):
+    entry = parse("mine=papi/threshold")
+    assert (entry.label, entry.system, entry.policy) == ("mine", "papi", "threshold")
+    assert parse("threshold").system is None
+    assert parse("threshold", home="papi") == parse("papi/threshold")
+    folder = tmp_path / "a=b"
+    folder.mkdir()
+    # A path may have the sign in it, and what begins with no system may be a folder.
+    assert (parse(str(folder)).system, parse(str(folder)).policy) == (None, str(folder))
+    assert parse(f"papi/{folder}").policy == str(folder)
+    with pytest.raises(ConfigurationError, match=r"Unknown system 'pap'\. Did you mean 'papi'"):
+        parse("pap/threshold")
+    with pytest.raises(ConfigurationError, match=r"runs/none: found no such folder"):
+        parse("runs/none")
+
+
+def test_default_stands_for_the_default_entries_wherever_it_is():
+    default = ("random", "threshold")
+    found = parse_all(("oracle", "default", "threshold"), default)
+    assert [entry.label for entry in found] == ["oracle", "random", "threshold"]
+    with pytest.raises(ConfigurationError, match="No entries"):
+        parse_all((), default)
+    with pytest.raises(ConfigurationError, match="Two entries are called 'x'"):
+        parse_all(("x=oracle", "x=random"), default)
 
 
 def test_presets_take_the_papers_grid_and_files_keep_their_own(own):
     scenarios = resolve_scenarios(["general-qa/opt-30b", own()])
-    grid = settings(scenarios, (), ())
-    preset = [(s.workload.batch_size, s.workload.speculation) for s in grid if s.name == "general-qa/opt-30b"]
+    settings = grid(scenarios, (), ())
+    preset = [
+        (s.workload.batch_size, s.workload.speculation) for s in settings if s.name == "general-qa/opt-30b"
+    ]
     assert preset == [(b, t) for b in PAPER_BATCH_SIZES for t in PAPER_SPECULATION]
-    (mine,) = [s.workload for s in grid if s.name == "mine"]
+    (mine,) = [s.workload for s in settings if s.name == "mine"]
     assert (mine.batch_size, mine.speculation, mine.speculation_schedule) == (3, 2, ((4, 1),))
-    both = settings(scenarios, (2,), ())
+    both = grid(scenarios, (2,), ())
     assert [s.workload.batch_size for s in both] == [2] * 4
     assert both[-1].workload.speculation_schedule == ((4, 1),)
 
@@ -94,36 +114,41 @@ def test_requests_replace_lengths_and_name_the_scenario_after_them(tmp_path, own
 
 
 def test_a_name_means_the_scenarios_own_system_there_and_the_registered_one_elsewhere(own):
-    entries = [Entry.parse(name) for name in ("papi/static", "papi-own/static", "a100/static")]
+    entries = [Entry.of("static", system) for system in ("papi", "papi-own", "a100")]
     scenarios = resolve_scenarios([own("one"), own("two", name=""), "general-qa/opt-30b"])
-    grid = settings(scenarios, (2,), (1,))
-    systems = {(str(c.entry), c.scenario.name): c.scenario.system for c in plan(entries, (), grid)}
+    settings = grid(scenarios, (2,), (1,))
+    systems = {(str(c.entry), c.scenario.name): c.scenario.system for c in plan(entries, (), settings)}
     assert len(systems) == 9
     assert systems["papi/static", "two"].mode_switch_s == 5e-6
     assert systems["papi/static", "one"] == systems["papi/static", "general-qa/opt-30b"] == SYSTEMS["papi"]
     assert {systems["papi-own/static", name].mode_switch_s for name in ("one", "two")} == {5e-6}
     with pytest.raises(ConfigurationError, match="papi-own"):
-        plan([Entry("papi-wn", "static")], (), grid)
+        plan([Entry.of("static", "papi-wn")], (), settings)
 
 
 def test_one_name_for_two_systems_is_refused(own, tmp_path):
     first, second = own("one"), own("two")
     (tmp_path / "two.toml").write_text(OWN.format(name='name = "papi-own"', output=6).replace("5e-6", "6e-6"))
-    grid = settings(resolve_scenarios([first, second]), (), ())
+    settings = grid(resolve_scenarios([first, second]), (), ())
     with pytest.raises(ConfigurationError, match="'papi-own' in different ways"):
-        plan([Entry("papi-own", "static")], (), grid)
+        plan([Entry.of("static", "papi-own")], (), settings)
 
 
 def test_readings_reach_every_system():
-    grid = [SCENARIOS["general-qa/opt-30b"]]
-    cells = plan([Entry("papi", "static"), Entry("a100", "static")], (), grid, "hbm3", "papi")
+    settings = [SCENARIOS["general-qa/opt-30b"]]
+    cells = plan(
+        [Entry.of("static", "papi"), Entry.of("static", "a100")],
+        (),
+        settings,
+        readings=Readings("hbm3", "papi"),
+    )
     assert [cell.scenario.system.pu.memory_bandwidth for cell in cells] == [3352e9] * 2
     assert cells[0].scenario.system.fc_pim.cadence_clocks == 2.0
 
 
 def test_what_does_not_fit_is_planned_with_its_sizes():
-    grid = settings([(SCENARIOS["general-qa/gpt3-175b"], False)], (1, 128), (1,))
-    fits, refused = plan([Entry("a100", "static")], (), grid)
+    settings = grid([(SCENARIOS["general-qa/gpt3-175b"], False)], (1, 128), (1,))
+    fits, refused = plan([Entry.of("static", "a100")], (), settings)
     assert fits.refusal == ""
     assert "GB" in refused.refusal
     assert "'a100'" in refused.refusal
@@ -133,10 +158,10 @@ def test_rehearsal_refuses_what_cannot_play(tmp_path, monkeypatch):
     for stem, action in (("users_inside", 1), ("users_outside", 7)):
         (tmp_path / f"{stem}.py").write_text(USERS.format(action=action))
     monkeypatch.syspath_prepend(tmp_path)
-    grid = [SCENARIOS["general-qa/opt-30b"].replace(batch_size=2)]
+    settings = [SCENARIOS["general-qa/opt-30b"].replace(batch_size=2)]
 
     def rehearsed(name):
-        rehearse(DECODE, plan([Entry.parse(name)], (), grid))
+        rehearse(DECODE, plan([parse(name)], (), settings))
 
     rehearsed("a100/static")
     rehearsed("papi/users_inside:Mine")
@@ -153,7 +178,7 @@ def test_rehearsal_refuses_what_cannot_play(tmp_path, monkeypatch):
 def test_a_job_plays_every_seed_and_paired_seeds_do_not_depend_on_their_neighbours():
     scenario = SCENARIOS["general-qa/opt-30b"].replace(batch_size=2)
     columns = play(DECODE, scenario, "threshold", (3, 4, 5))
-    assert list(columns) == ["seed", "alpha", *METRIC_NAMES]
+    assert list(columns) == ["seed", "played", "alpha", *METRIC_NAMES, "note"]
     assert columns["seed"] == [3, 4, 5]
     alone = play(DECODE, scenario, "threshold", (4,))
     assert [values[1] for values in columns.values()] == [values[0] for values in alone.values()]
@@ -167,12 +192,12 @@ def test_a_jobs_inputs_include_the_content_of_files(tmp_path, monkeypatch):
     trace.write_text("category,lin,lout\nx,10,5\n")
     monkeypatch.syspath_prepend(tmp_path)
     scenario = SCENARIOS["general-qa/opt-30b"].replace(lengths=Lengths(trace=str(trace)))
-    (cell,) = plan([Entry("papi", "users_digest:Mine")], (), [scenario])
-    specs = [job_spec(DECODE, cell, (0,))]
+    (cell,) = plan([Entry.of("users_digest:Mine", "papi")], (), [scenario])
+    specs = [job_of(DECODE, cell, play).spec]
     trace.write_text("category,lin,lout\nx,10,6\n")
-    specs.append(job_spec(DECODE, cell, (0,)))
+    specs.append(job_of(DECODE, cell, play).spec)
     module.write_text(USERS.format(action=1))
-    specs.append(job_spec(DECODE, cell, (0,)))
+    specs.append(job_of(DECODE, cell, play).spec)
     assert specs[0] != specs[1] != specs[2]
     assert policy_digest("threshold") is None
     assert policy_digest("no_such_module:Mine") is None

@@ -20,7 +20,7 @@ SPELLINGS = (
         (["--scenario=a"], ["--scenarios", "a"]),
         (["--entries", "a", "--seeds", "1"], ["--entries", "a", "--seeds", "1"]),
         (["--policies", "a", "--seeds", "1", "--learned", "b"], ["--entries", "a", "b", "--seeds", "1"]),
-        (["--learned", "b", "--entries", "a"], ["--entries", "b", "a"]),
+        (["--learned", "b", "--entries", "a"], ["--entries", "a", "b"]),
         (["--learned", "b", "c"], ["--entries", DEFAULT, "b", "c"]),
         (["--learned", "b", "--scale=-2"], ["--entries", DEFAULT, "b", "--scale", "-2"]),
         (["--scenario", "a", "--trace_json"], ["--scenarios", "a", "--trace_json"]),

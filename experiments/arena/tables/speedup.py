@@ -1,4 +1,4 @@
-"""From a summary to what is printed."""
+"""What is printed of static batches and image encodes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments.arena.results import REGRET_PARTS
-from experiments.common.statistics import ENOUGH_SEEDS
+from experiments.arena.measures import REGRET_PARTS
+from experiments.arena.tables.text import (
+    bracketed,
+    how_it_ran,
+    marked,
+    notes_on_rows,
+    of_baseline,
+    own_systems,
+    shown,
+)
 
 _SCENARIOS_ABREAST = 6
-
-# Letters of an entry's name in a picture. chosen: what leaves the axes half of the narrowest one; range 30-60.
-_LONGEST = 48
 
 
 def _interval(estimate: Mapping[str, float | None], digits: int) -> str:
@@ -25,19 +30,13 @@ def _interval(estimate: Mapping[str, float | None], digits: int) -> str:
         None if (x := estimate[key]) is None else f"{round(x, digits) + 0.0:.{digits}f}"
         for key in ("value", "low", "high")
     )
-    if value is None:
-        return "-"
-    return value if low is None or high is None else f"{value} [{low}, {high}]"
+    return bracketed(value, low, high)
 
 
 def _significant(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:#.3g}".rstrip(".") if value < 1000 else f"{value:.0f}"
-
-
-def _shown(summary: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [row for row in summary if not row["reference"]]
 
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -52,20 +51,8 @@ def _name(row: Mapping[str, Any], best: str | None) -> str:
     return f"[bold]{name}[/]" if row["entry"] == best else name
 
 
-def marked(row: Mapping[str, Any]) -> str:
-    """An entry's name with what its row says of it: * for privileged, † where it does not fit every setting."""
-    return row["entry"] + "*" * row["privileged"] + "†" * bool(row["does_not_fit"])
-
-
-def picture_label(row: Mapping[str, Any]) -> str:
-    """The same for a picture: of a long path to a learned policy its end, or nothing is left of the axes."""
-    entry = row["entry"]
-    return marked(row if len(entry) <= _LONGEST else {**row, "entry": "…" + entry[1 - _LONGEST :]})
-
-
-def main_table(summary: Sequence[Mapping[str, Any]]) -> Table:
+def main_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Speed-up, tokens/s, J/token (images where nothing decodes) and regret of the entries asked for."""
-    rows = _shown(summary)
     images = all(row["tokens_per_s"] is None for row in rows) and any(row["images_per_s"] for row in rows)
     thing = "image" if images else "token"
     best = _best(rows)
@@ -94,9 +81,9 @@ def main_table(summary: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def regret_table(summary: Sequence[Mapping[str, Any]]) -> Table:
+def regret_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Regret by kernel class of the entries asked for, as far as any has some."""
-    rows = [row for row in _shown(summary) if row["settings"]]
+    rows = [row for row in rows if row["settings"]]
     found = [row["regret_by_class"] for row in rows]
     parts = [part for part in REGRET_PARTS if any(abs(split[part] or 0.0) >= 0.05 for split in found)]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -113,9 +100,8 @@ def _plain_number(value: float | None) -> str:
     return "-" if value is None else f"{round(value, 1) + 0.0:.1f}"
 
 
-def scenario_tables(summary: Sequence[Mapping[str, Any]]) -> list[Table]:
+def scenario_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     """Speed-up by scenario, a few scenarios abreast."""
-    rows = _shown(summary)
     scenarios = list(rows[0]["by_scenario"]) if rows else []
     tables = []
     for start in range(0, len(scenarios), _SCENARIOS_ABREAST):
@@ -145,39 +131,9 @@ def _narrow(name: str) -> str:
     ).replace("_ ", "_")
 
 
-def notes_on_rows(
-    rows: Sequence[Mapping[str, Any]], seeds: int, seen: str, noun: str, whole: int
-) -> list[str]:
-    """Lines about too few seeds, privileged entries, and entries that do not fit everywhere.
-
-    Args:
-        rows: of the table.
-        seeds: how many.
-        seen: what privileged entries read, in words.
-        noun: what an entry is played on, "settings" or "scenarios", also the name of the rows' count of them.
-        whole: how many of them there are.
-    """
-    lines = []
-    if seeds < ENOUGH_SEEDS:
-        lines.append(
-            f"Fewer than {ENOUGH_SEEDS} seeds are too few for a 95 % interval: these hold less often."
-        )
-    if any(row["privileged"] for row in rows):
-        lines.append(f"* privileged: reads {seen}.")
-    for row in rows:
-        if row["does_not_fit"]:
-            more = len(row["does_not_fit"]) - 1
-            also = f" (and {more} more, in summary.json)" if more else ""
-            lines.append(
-                f"† {row['entry']} does not fit everywhere: {row['does_not_fit'][0]}{also} Its row covers "
-                f"{row[noun]} of {whole} {noun}."
-            )
-    return lines
-
-
 def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
     """What one must know to read the tables, a line each."""
-    rows = _shown(summary["entries"])
+    rows = shown(summary)
     instances = summary["instances"]
     lines = [
         f"Speed-up: end-to-end time of {summary['baseline']} / the entry's, prefill included; geometric means "
@@ -186,14 +142,13 @@ def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
     ]
     seen = "true costs or lengths, which no scheduler can see"
     lines += notes_on_rows(rows, len(summary["seeds"]), seen, "settings", summary["settings"])
-    baseline = next(row for row in summary["entries"] if row["entry"] == summary["baseline"])
+    baseline = of_baseline(summary)
     if baseline["does_not_fit"]:
         lines.append(
             f"The baseline does not fit {summary['settings'] - baseline['settings']} of {summary['settings']} "
             f"settings, which have no speed-up: {baseline['does_not_fit'][0]}"
         )
-    for name, system in summary["own_systems"].items():
-        lines.append(f"In {name}, {system} is the scenario's own system, not the registered one.")
+    lines += own_systems(summary)
     for field, said in (
         ("left_out", "left out"),
         ("truncated", "cut to it"),
@@ -212,24 +167,19 @@ def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
     for system, models in summary["alpha"].items():
         found = ", ".join(f"{model} {'/'.join(f'{a:g}' for a in values)}" for model, values in models.items())
         lines.append(f"α of {system}: {found}.")
-    used = [*summary["readings"]["gpu_bandwidth"], *summary["readings"]["bank_rate"]]
     rates = "/".join(f"{rate:g}" for rate in summary["acceptance_rates"])
-    if summary["constants"] != "plain":
-        used.append("constants of experiments.reproduce")
     acceptance = f"Acceptance rate {rates}. " if rates else ""
-    lines.append(f"Readings: {', '.join(used)}. {acceptance}{summary['problem']}.")
-    again = f", {reused} jobs taken from earlier sessions" if reused else ""
-    lines.append(f"{wall_s:.1f} s on {summary['cores']} cores{again}.")
-    return lines
+    return lines + how_it_ran(summary, wall_s, reused, acceptance)
 
 
 def print_report(console: Console, summary: Mapping[str, Any], wall_s: float, reused: int) -> None:
     """The tables and the legend."""
-    console.print(main_table(summary["entries"]), "")
+    rows = shown(summary)
+    console.print(main_table(rows), "")
     if summary["entries"] and "regret_by_class" in summary["entries"][0]:
-        console.print(regret_table(summary["entries"]), "")
+        console.print(regret_table(rows), "")
     if len(summary["scenarios"]) > 1:
-        for table in scenario_tables(summary["entries"]):
+        for table in scenario_tables(rows):
             console.print(table, "")
     for line in legend(summary, wall_s, reused):
         console.print(line, style="dim", markup=False, highlight=False)

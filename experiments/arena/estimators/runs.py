@@ -34,7 +34,7 @@ SAME = 1e-9
 
 
 @dataclass(frozen=True)
-class Entry:
+class Earnings:
     """What an entry earned, and what it is measured against.
 
     Attributes:
@@ -60,9 +60,9 @@ class Entry:
         """Of every setting."""
         return self.returns.shape[2]
 
-    def first(self, instances: int) -> Entry:
+    def first(self, instances: int) -> Earnings:
         """The same on the first instances alone."""
-        return Entry(self.returns[..., :instances], self.floor[:, :instances], self.ceiling[:, :instances])
+        return Earnings(self.returns[..., :instances], self.floor[:, :instances], self.ceiling[:, :instances])
 
     @property
     def failures(self) -> int:
@@ -94,7 +94,7 @@ def resampled_runs(
     return np.concatenate([first, drawn], axis=2)
 
 
-def resampled_positions(entry: Entry) -> FloatArray:
+def resampled_positions(entry: Earnings) -> FloatArray:
     """Positions in every resample, [runs, settings, 1 + resamples]; the first is the sample itself.
 
     NaN in settings where the ceiling is not above the floor.
@@ -214,7 +214,7 @@ def wins(returns: FloatArray, others: FloatArray) -> FloatArray:
     return np.asarray(np.where(np.abs(ahead) <= scale, 0.5, ahead > 0).mean(axis=1))
 
 
-def improvement(entry: Entry, other: Entry) -> Estimate:
+def improvement(entry: Earnings, other: Earnings) -> Estimate:
     """Probability that a run of the entry returns more than one of the other on the same instance.
 
     Mean over settings, with its 95 % interval; failures count as the floor.

@@ -1,0 +1,67 @@
+"""Positions between random and the bound, by preset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from experiments.arena.entries import FLOOR
+from experiments.common.plots import MARKERS, PALETTE, STYLE, png
+
+
+def figure(summary: Mapping[str, Any]) -> bytes:
+    """Positions of policies between random and the bound, a row for each preset; PNG."""
+    presets = list(summary["presets"])
+    shown = [policy for policy in summary["policies"] if policy != FLOOR]
+    with mpl.rc_context(STYLE):
+        drawn = Figure(figsize=(8.5, 1.6 + 0.3 * len(presets)), dpi=200, layout="constrained")
+        axes = drawn.subplots()
+        step = min(0.7 / max(len(shown), 1), 0.1)
+        for k, policy in enumerate(shown):
+            marked = policy in summary["privileged"]
+            colour = PALETTE[k % len(PALETTE)]
+            points = [
+                (i + (k - (len(shown) - 1) / 2) * step, row["policies"][policy]["position"])
+                for i, row in enumerate(summary["presets"].values())
+                if row["policies"][policy]["position"]["value"] is not None
+            ]
+            values = [position["value"] for _, position in points]
+            axes.errorbar(
+                values,
+                [y for y, _ in points],
+                xerr=[
+                    [v - _end(position, "low") for v, (_, position) in zip(values, points, strict=True)],
+                    [_end(position, "high") - v for v, (_, position) in zip(values, points, strict=True)],
+                ],
+                linestyle="none",
+                marker=MARKERS[k % len(MARKERS)],
+                markersize=4.5,
+                elinewidth=1.0,
+                color=colour,
+                markerfacecolor="white" if marked else colour,
+                label=policy + ("*" if marked else ""),
+            )
+        for i in range(1, len(presets)):
+            apart = presets[i].partition("/")[0] != presets[i - 1].partition("/")[0]
+            axes.axhline(i - 0.5, color="0.6" if apart else "0.9", linewidth=0.8, zorder=0)
+        for x in (0, 1):
+            axes.axvline(x, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+        axes.set_yticks(range(len(presets)), presets)
+        axes.set_ylim(len(presets) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", color="0.9", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("way from random (0) to the bound that no policy exceeds (1), by return")
+        axes.set_title("Headroom by preset (95 % intervals)")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        if summary["privileged"]:
+            drawn.supxlabel("* privileged: reads what no scheduler can see", x=0.995, ha="right", fontsize=8)
+        return png(drawn)
+
+
+def _end(position: Mapping[str, Any], name: str) -> float:
+    """An end of the interval, or the value where there is no interval."""
+    return position["value"] if position[name] is None else position[name]

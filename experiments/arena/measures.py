@@ -1,0 +1,84 @@
+"""What is measured of an episode, by problem, and what of it is shown: names, units, digits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+from polars.datatypes import DataType
+
+from experiments.splitting.definition import SERVING
+from papi_env.simulation.batch.engine import METRIC_NAMES as BATCH_METRICS
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.measures import METRIC_NAMES as SERVING_METRICS
+
+# What becomes of a request that is never served, beside being cut off by the end of the episode.
+REJECTED = ("rejected_context", "rejected_kv")
+# Measures of which every episode has a whole number.
+_BATCH_COUNTS = frozenset(("tokens", "iterations", "switches", "invalid_actions", "stages", "images"))
+SERVING_COUNTS = frozenset(
+    (
+        *("iterations", "arrived", "finished", "attained", "rejected", "unfinished"),
+        *("tokens", "good_tokens", "on_time_tokens", "recomputed_tokens", "prefilled_tokens"),
+        *("switches", "preemptions", "invalid_actions"),
+        *REJECTED,
+    )
+)
+
+
+def measures(problem: str) -> tuple[str, ...]:
+    """Names of what is measured: metrics of the problem's engine, PAPI's α on static batches, refusals in serving."""
+    return (*SERVING_METRICS, *REJECTED) if problem == SERVING else ("alpha", *BATCH_METRICS)
+
+
+def schema(problem: str) -> dict[str, type[DataType]]:
+    """Columns of what one job played: a row for each seed; `note` says why there is nothing."""
+    # A bound on a count, which serving has, is no whole number.
+    whole = frozenset() if problem == SERVING else _BATCH_COUNTS
+    return {
+        "seed": pl.Int64,
+        "played": pl.String,
+        **{name: pl.Int64 if name in whole else pl.Float64 for name in measures(problem)},
+        "note": pl.String,
+    }
+
+
+# What regret is split into, and how a table calls it.
+REGRET_PARTS: Mapping[str, str] = {
+    "qkv": "QKV",
+    "attention": "attention",
+    "projection": "proj.",
+    "feed_forward": "feed-fwd",
+    "repmlp_fc1_fc2": "FC1, FC2",
+    "repmlp_fc3": "FC3",
+    "repmlp_ffn": "FFN",
+    "convolution": "conv.",
+    "communication": "links",
+    "switching": "switches",
+}
+# Of serving episodes, what `experiments.serve` prints: measure, what it is called, factor, digits after the point.
+SERVING_ROWS: tuple[tuple[str, str, float, int], ...] = (
+    ("arrived", "requests", 1, 1),
+    ("finished", "  finished", 1, 1),
+    ("attained", "  of them within objectives", 1, 1),
+    ("rejected_context", "  rejected: beyond the context", 1, 1),
+    ("rejected_kv", "  rejected: beyond all KV pages", 1, 1),
+    ("unfinished", "  cut off by the end", 1, 1),
+    ("time_s", "simulated time (s)", 1, 1),
+    ("iterations", "iterations", 1, 0),
+    ("throughput", "throughput (tokens/s)", 1, 1),
+    ("goodput", "goodput (tokens/s)", 1, 1),
+    ("attainment", "attainment (%)", 100, 1),
+    *((f"ttft_p{q}_s", f"TTFT p{q} (s)", 1.0, 3) for q in (50, 90, 99)),
+    *((f"tpot_p{q}_s", f"TPOT p{q} (ms)", 1e3, 1) for q in (50, 90, 99)),
+    *((f"e2e_p{q}_s", f"end to end p{q} (s)", 1.0, 2) for q in (50, 90, 99)),
+    ("j_per_token", "energy (J/token)", 1, 3),
+    *((f"utilisation_{resource}", f"busy: {resource} (%)", 100.0, 1) for resource in at.RESOURCES),
+    ("overlap", "overlap (%)", 100, 1),
+    ("idle_share", "idle (%)", 100, 1),
+    ("kv_high_water", "KV pages, most (%)", 100, 1),
+    ("kv_mean", "KV pages, mean (%)", 100, 1),
+    ("preemptions", "preemptions", 1, 1),
+    ("accepted_share", "drafts accepted (%)", 100, 1),
+    ("return", "return", 1, 1),
+)

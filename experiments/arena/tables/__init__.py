@@ -1,0 +1,1 @@
+"""From a summary to what is printed, a module for each kind of comparison."""

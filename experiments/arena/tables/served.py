@@ -1,0 +1,47 @@
+"""What is printed of served requests: means over the seeds, a column for each policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from experiments.arena.estimators.seeds import known_mean
+from experiments.arena.measures import SERVING_ROWS
+from experiments.arena.tables.text import scaled
+from papi_env.scenario import Scenario
+
+
+def heading(scenario: Scenario, seeds: Sequence[int], what: str | None = None) -> str:
+    """What was served, on what, and which objectives count; `what` instead of the scenario's name."""
+    assert scenario.serving is not None
+    objectives = scenario.serving.objectives
+    count = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+    model = scenario.model.name if scenario.model else ""
+    return (
+        f"{what or scenario.name} on {scenario.system.name}, {model}: TTFT {objectives.ttft_s:g} s, "
+        f"TPOT {1e3 * objectives.tpot_s:g} ms; {count}"
+    )
+
+
+def print_report(console: Console, head: str, frame: pl.DataFrame, wall_s: Mapping[str, float]) -> None:
+    """The heading, the table, and what the star means."""
+    console.print(head, markup=False, highlight=False)
+    console.print(results_table(frame, wall_s))
+    if any(policy.endswith("*") for policy in wall_s):
+        console.print("* privileged: reads what no scheduler can see", markup=False)
+
+
+def results_table(frame: pl.DataFrame, wall_s: Mapping[str, float]) -> Table:
+    """Means over the seeds of `summaries.served.as_written`, and seconds of the replay, a column per policy."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for policy in wall_s:
+        table.add_column(policy, justify="right")
+    for column, label, factor, digits in SERVING_ROWS:
+        means = (known_mean(frame.filter(pl.col("policy") == p)[column].to_numpy()) for p in wall_s)
+        table.add_row(label, *(scaled(mean, factor, f".{digits}f") for mean in means))
+    table.add_row("wall time of the replay (s)", *(f"{seconds:.2f}" for seconds in wall_s.values()))
+    return table
