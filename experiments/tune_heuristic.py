@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from experiments.tune import main as tune
+from experiments.common.command import command_line
+from experiments.tuning.options import SPELLINGS, Config, run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     earlier.add_argument("--policy", default="heuristic")
     earlier.add_argument("--out", default="runs/tune-heuristic")
     known, others = earlier.parse_known_args(arguments)
-    return tune([known.policy, "--out", known.out, *others])
+    asked = [known.policy, "--out", known.out, *others]
+    return command_line("tune", Config, run, asked, SPELLINGS)
 
 
 if __name__ == "__main__":

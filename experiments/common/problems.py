@@ -11,6 +11,7 @@ import papi_env  # noqa: F401  (registers the ids)
 from papi_env.envs.registration import ENV_IDS
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import lookup
+from papi_env.scenario import Scenario
 
 
 def vector_class(env_id: str) -> type[ProblemVectorEnv]:
@@ -29,3 +30,15 @@ def vector_class(env_id: str) -> type[ProblemVectorEnv]:
 def default_scenario(env_id: str) -> str:
     """The scenario that an environment plays where none is named."""
     return vector_class(env_id).default_scenario
+
+
+def setting_label(setting: Scenario) -> str:
+    """A setting for people: system, scenario, and network, batch and speculation where it has them."""
+    parts = [setting.system.name, setting.name]
+    if setting.images is not None:
+        parts.append(setting.images.network.name)
+    if setting.model is not None and setting.model.name not in setting.name:
+        parts.append(setting.model.name)
+    if setting.workload is not None:
+        parts += [f"batch {setting.workload.batch_size}", f"speculation {setting.workload.speculation}"]
+    return " · ".join(parts)

@@ -13,9 +13,8 @@ from agents.learned.checkpoint import Checkpoint
 from agents.learned.policy import LearnedPolicy
 from agents.policy import Policy
 from agents.registry import make_policy
-from experiments.common.problems import vector_class
+from experiments.common.problems import setting_label, vector_class
 from experiments.splitting.definition import VALIDATION_SEED
-from experiments.training.settings import setting_label
 from papi_env.envs.serving import ServingProblem
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.scenario import Scenario

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.arena.settings import trace_digest
+from experiments.common.problems import setting_label
 from experiments.common.runner import versions
 from experiments.splitting.splits import load_split, trace_records
 from experiments.training.hyperparameters import Hyperparameters, load_hyperparameters
 from experiments.training.options import Config, as_plain, command_of
-from experiments.training.settings import scenario_settings, setting_label
+from experiments.training.settings import scenario_settings
 from papi_env.envs.registration import ENV_IDS
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.scenario import Scenario

@@ -62,18 +62,6 @@ def _or_own(values: Iterable[T]) -> tuple[T | None, ...]:
     return tuple(dict.fromkeys(values)) or (None,)
 
 
-def setting_label(setting: Scenario) -> str:
-    """A setting for people: system, scenario, and network, batch and speculation where it has them."""
-    parts = [setting.system.name, setting.name]
-    if setting.images is not None:
-        parts.append(setting.images.network.name)
-    if setting.model is not None and setting.model.name not in setting.name:
-        parts.append(setting.model.name)
-    if setting.workload is not None:
-        parts += [f"batch {setting.workload.batch_size}", f"speculation {setting.workload.speculation}"]
-    return " · ".join(parts)
-
-
 def training_envs(env_id: str, settings: Sequence[Scenario], num_envs: int, flatten: bool) -> VecEnv:
     """Environments of all settings side by side, an even share of each.
 
