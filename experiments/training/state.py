@@ -33,6 +33,7 @@ from experiments.training.rewards import TrainingReward
 from papi_env.errors import DataError
 from papi_env.sb3 import BatchVecEnv
 from papi_env.sb3_mixture import MixtureVecEnv
+from papi_env.simulation.batch.engine import DecodeEngine
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -193,8 +194,16 @@ def _engine_arrays(part: BatchVecEnv) -> Arrays:
             arrays[f"engine.{name}"] = value
         elif isinstance(value, tuple) and hasattr(value, "_fields"):
             for field in value._fields:
-                arrays[f"engine.{name}.{field}"] = getattr(value, field)
+                arrays[f"engine.{_name_in_file(problem.engine, name, field)}"] = getattr(value, field)
     return arrays
+
+
+def _name_in_file(engine: Any, part: str, field: str) -> str:
+    """What an array of an engine is called in a file: as in earlier versions, whose runs go on too."""
+    if isinstance(engine, DecodeEngine) and part in ("state", "final"):
+        # The slots and keys of `final` are those of the state.
+        return f"final_{field}" if part == "final" and field in ("counters", "clocks") else field
+    return f"{part}.{field}"
 
 
 def _reward_arrays(model: BaseAlgorithm) -> Arrays:
