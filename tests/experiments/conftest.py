@@ -1,5 +1,7 @@
 """Fixtures that tests of several commands share."""
 
+import json
+
 import pytest
 
 
@@ -11,3 +13,32 @@ def threads_as_before():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def serving_file(tmp_path_factory):
+    """Writes a small serving scenario, with other values for some of its fields, and returns its path."""
+    usual = {
+        "horizon_s": 2.0,
+        "arrivals": {"process": "poisson", "rate_per_s": 30.0},
+        "lengths": {"input": 300, "output": 8},
+        "objectives": {"ttft_s": 0.5, "tpot_s": 0.06},
+        "max_running": 16,
+    }
+
+    def table(values):
+        return "{ " + ", ".join(f"{key} = {value(item)}" for key, item in values.items()) + " }"
+
+    def value(item):
+        return table(item) if isinstance(item, dict) else json.dumps(item)
+
+    def write(name="tiny", system='"papi"', **changes):
+        """`system` as TOML has it; a field that is None is left out."""
+        fields = {key: item for key, item in (usual | changes).items() if item is not None}
+        lines = [f"system = {system}", 'model = "llama-65b"', "[serving]"]
+        lines += [f"{key} = {value(item)}" for key, item in fields.items()]
+        path = tmp_path_factory.mktemp("scenario") / f"{name}.toml"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    return write

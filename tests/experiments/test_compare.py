@@ -1,10 +1,10 @@
 """The main job from its command line: files, numbers that can be recomputed, resuming, and refusals."""
 
-import contextlib
 import io
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from experiments.compare import Config, main, resolve
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import PAPER_SCENARIOS
 from papi_env.simulation.batch.engine import METRIC_NAMES
+from tests.experiments.commands import called
 
 ENTRIES = ["a100-attacc/static", "papi/random", "papi/threshold", "papi/oracle"]
 SMALL = ["--scenario", "general-qa/opt-30b", "--batch-sizes", "2", "32", "--speculation", "1"]
@@ -33,12 +34,7 @@ class FcPim:
 """
 
 
-def command(*arguments):
-    """(exit status, standard output, standard error) of the command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main([str(argument) for argument in arguments])
-    return status, out.getvalue(), err.getvalue()
+command = partial(called, main)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Serving presets compared from the command line: files, numbers that can be recomputed, learned policies, refusals."""
 
-import contextlib
 import io
 import json
 import math
@@ -32,6 +31,7 @@ from experiments.splitting.definition import DECODE, SERVING
 from papi_env.errors import ConfigurationError
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.serving import state as at
+from tests.experiments.commands import called
 
 # Tokens come too slowly without speculation, so that schedulers differ within two seconds.
 TINY = """
@@ -57,11 +57,7 @@ class Fixed:
 
 
 def command(*arguments):
-    """(exit status, standard output, standard error) of the command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main(["--env", SERVING, *(str(argument) for argument in arguments)])
-    return status, out.getvalue(), err.getvalue()
+    return called(main, "--env", SERVING, *arguments)
 
 
 def write_scenario(folder, name, rate=30.0, system='system = "papi"'):

@@ -1,8 +1,7 @@
 """Headroom from its command line: positions that can be recomputed, resuming, what is best of its kind, refusals."""
 
-import contextlib
-import io
 import json
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -18,33 +17,17 @@ from experiments.headroom import Config, Headroom, main
 from experiments.splitting.definition import SERVING
 from papi_env.scenario import SCENARIOS, get_scenario
 from papi_env.simulation.serving import state as at
+from tests.experiments.commands import called
 
-TINY = """
-system = "papi"
-model = "llama-65b"
-[serving]
-horizon_s = 2.0
-arrivals = { process = "poisson", rate_per_s = 30.0 }
-lengths = { input = 300, output = 8 }
-objectives = { ttft_s = 0.5, tpot_s = 0.06 }
-max_running = 16
-"""
 ALL = ("random", "threshold", "best-threshold", "best-fixed", "oracle")
 
 
-def command(*arguments):
-    """(exit status, standard output, standard error) of the command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main([str(argument) for argument in arguments])
-    return status, out.getvalue(), err.getvalue()
+command = partial(called, main)
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    path = tmp_path_factory.mktemp("scenario") / "tiny.toml"
-    path.write_text(TINY)
-    return path
+def tiny(serving_file):
+    return serving_file()
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,9 @@
 """The leaderboard: statistics with known answers, what may enter, failures, and the command from end to end."""
 
-import contextlib
-import io
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -48,6 +47,7 @@ from experiments.splitting.splits import load_split
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.scenario import get_scenario
 from papi_env.simulation.batch import state as layout
+from tests.experiments.commands import called
 
 # --- statistics -------------------------------------------------------------------------------------
 
@@ -345,12 +345,7 @@ def test_the_bound_is_above_what_is_played():
 # --- the command ------------------------------------------------------------------------------------
 
 
-def command(*arguments):
-    """(exit status, standard output, standard error) of the command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main([str(argument) for argument in arguments])
-    return status, out.getvalue(), err.getvalue()
+command = partial(called, main)
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """Serving and replaying from the command line: counts, windows, pictures, trace events, and refusals."""
 
-import contextlib
-import io
 import json
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -20,28 +19,14 @@ from papi_env.envs.serving import ServingVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import get_scenario
 from papi_env.simulation.serving import state as at
+from tests.experiments.commands import called
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
-TINY = """
-system = "papi"
-model = "llama-65b"
-[serving]
-requests = 24
-arrivals = { process = "poisson", rate_per_s = 8.0 }
-lengths = { input = 300, output = 20 }
-objectives = { ttft_s = 1.0, tpot_s = 0.05 }
-max_running = 16
-"""
 # Some decode, one wants more than the context of LLaMA-65B, one comes alone after a hole.
 ROWS = [(0.0, 100, 10), (0.5, 2000, 49), (0.5, 700, 5), (1.5, 30, 1), (20.0, 512, 30)]
 
 
-def command(*arguments):
-    """(exit status, standard output, standard error) of the command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main([str(argument) for argument in arguments])
-    return status, out.getvalue(), err.getvalue()
+command = partial(called, main)
 
 
 def trace_of(path, rows):
@@ -50,10 +35,14 @@ def trace_of(path, rows):
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    path = tmp_path_factory.mktemp("scenario") / "tiny.toml"
-    path.write_text(TINY)
-    return path
+def tiny(serving_file):
+    return serving_file(
+        horizon_s=None,
+        requests=24,
+        arrivals={"process": "poisson", "rate_per_s": 8.0},
+        lengths={"input": 300, "output": 20},
+        objectives={"ttft_s": 1.0, "tpot_s": 0.05},
+    )
 
 
 @pytest.fixture

@@ -14,17 +14,8 @@ from experiments import compare, headroom, leaderboard, serve
 from experiments.splitting.definition import SERVING, Setting
 from experiments.splitting.splits import load_split
 from papi_env.scenario import get_scenario
+from tests.experiments.commands import called
 
-TINY = """
-system = "papi"
-model = "llama-65b"
-[serving]
-horizon_s = 1.0
-arrivals = { process = "poisson", rate_per_s = 30.0 }
-lengths = { input = 300, output = 8 }
-objectives = { ttft_s = 0.5, tpot_s = 0.05 }
-max_running = 16
-"""
 USERS = """
 import numpy as np
 
@@ -38,22 +29,20 @@ ENTRIES = ["fixed-fc-pim-2-all-on", "mine=users_everywhere:Fixed", f"ours={FOLDE
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
+def tiny(serving_file, tmp_path, monkeypatch):
     (tmp_path / "users_everywhere.py").write_text(USERS)
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "tiny.toml").write_text(TINY)
-    setting = Setting("tiny", get_scenario(tmp_path / "tiny.toml"))
+    path = serving_file(horizon_s=1.0, objectives={"ttft_s": 0.5, "tpot_s": 0.05})
+    setting = Setting("tiny", get_scenario(path))
     few = replace(load_split(SERVING, "validation"), settings=(setting,))
     monkeypatch.setattr(leaderboard, "load_split", lambda *_: few)
-    return tmp_path / "tiny.toml"
+    return path
 
 
 def rows_of(module, folder, *arguments):
     """The rows of a command's results."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = module.main([*map(str, arguments), "--seeds", "2", "--out", str(folder)])
-    assert status == 0, err.getvalue()
+    status, _, err = called(module.main, *arguments, "--seeds", 2, "--out", folder)
+    assert status == 0, err
     return pl.read_csv(folder / "results.csv")
 
 
