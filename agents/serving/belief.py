@@ -11,8 +11,8 @@ import numpy as np
 
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.drift import drift_factor
 from papi_env.simulation.serving.engine import ServingEngine
-from papi_env.simulation.serving.iteration import drift_factor
 
 
 def imagine(

@@ -11,16 +11,10 @@ from papi_env.kernel import FloatArray
 from papi_env.simulation.compiled import njit
 from papi_env.simulation.draws import accepted_prefix, request_key
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.iteration import (
-    Decoding,
-    Lookups,
-    Placement,
-    PromptChunk,
-    Slowdowns,
-    iteration,
-)
+from papi_env.simulation.serving.iteration import iteration
 from papi_env.simulation.serving.requests import groups_of, key_rows_of
 from papi_env.simulation.serving.tables import ServingTables
+from papi_env.simulation.serving.terms import Decoding, Lookups, Placement, PromptChunk, Slowdowns
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 _LENGTHS = len(SPECULATION_LENGTHS)

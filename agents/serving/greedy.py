@@ -23,15 +23,9 @@ from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
 from papi_env.kernel import FloatArray
 from papi_env.simulation.compiled import lean
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.iteration import (
-    Decoding,
-    Lookups,
-    Placement,
-    PromptChunk,
-    Slowdowns,
-    iteration,
-)
+from papi_env.simulation.serving.iteration import iteration
 from papi_env.simulation.serving.requests import key_rows_of
+from papi_env.simulation.serving.terms import Decoding, Lookups, Placement, PromptChunk, Slowdowns
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 PARAMETER_FILE = Path(__file__).with_suffix(".json")

@@ -23,7 +23,6 @@ _GROUP_TOKENS, _COLUMNS_PER_ROW = np.int32(GROUP_TOKENS), np.int32(COLUMNS_PER_R
 # Requests of an environment and their DRAM rows share a sum: the requests, 128 at most, take its lower 8 bits.
 _PACKED_BITS = 8
 _PACKED = np.int32(2**_PACKED_BITS)
-MAX_ROWS = at.MAX_BATCH * at.MAX_SPECULATION
 
 
 class Ahead(NamedTuple):
@@ -405,55 +404,3 @@ def charge_iteration(units, counters, clocks, lookups, scalars, per_reference):
         clocks[at.SEEN_FC_S + qkv] = qkv_s + projection_s + feed_forward_s
         counters[at.SEEN_N + qkv] = rlp * tlp
     return reward
-
-
-@inlined
-def squash(x):
-    """x / (1 + x), in float32 as it is observed."""
-    x = np.float32(x)
-    return x / np.float32(x + np.float32(1.0))
-
-
-@inlined
-def share(x, of):
-    """x / of, in float32."""
-    return np.float32(x) / np.float32(of)
-
-
-@inlined
-def observe_batch(counters, scalars, observations):
-    """Write the features that change only with RLP and TLP."""
-    rlp, tlp = counters[at.RLP], counters[at.TLP]
-    n, batch = rlp * tlp, scalars[at.BATCH]
-    observations[at.COLUMN.rlp] = rlp / at.MAX_BATCH
-    observations[at.COLUMN.tlp] = tlp / at.MAX_SPECULATION
-    observations[at.COLUMN.n] = n / MAX_ROWS
-    # An infinite α (no PUs) gives 0; n = 0 occurs only after the last iteration.
-    observations[at.COLUMN.n_share_of_alpha] = n / (n + scalars[at.ALPHA]) if n > 0 else 0.0
-    observations[at.COLUMN.batch_size] = batch / at.MAX_BATCH
-    observations[at.COLUMN.finished] = 1.0 - rlp / max(batch, 1.0)
-
-
-@inlined
-def observe_env(counters, clocks, scalars, per_reference, observations):
-    """Write the other features of `state.STATE_FEATURES`; descriptors are there for good."""
-    limit = scalars[at.CONTEXT_LIMIT]
-    held = 4.0 * counters[at.CONTEXT_SUM]
-    longest = 4.0 * GROUP_TOKENS * counters[at.GROUP_MAX]
-    observations[at.COLUMN.mean_context] = share(held, held + max(counters[at.RLP], 1) * limit)
-    observations[at.COLUMN.longest_context] = share(longest, longest + limit)
-    observations[at.COLUMN.iteration] = share(counters[at.ITERATION], counters[at.ITERATION] + 256)
-    observations[at.COLUMN.last_finished] = share(counters[at.LAST_FINISHED], max(scalars[at.BATCH], 1.0))
-    observations[at.COLUMN.last_decoded] = share(counters[at.LAST_DECODED], max(counters[at.LAST_N], 1))
-    observations[at.COLUMN.last_time] = squash(clocks[at.LAST_TIME_S] * per_reference)
-    observations[at.COLUMN.last_communication] = squash(clocks[at.LAST_COMMUNICATION_S] * per_reference)
-    for k in range(at.NUM_CLASSES * at.NUM_UNITS):
-        observations[at.LAST_UNIT_FEATURE + k] = 0.0
-    for k in range(at.NUM_CLASSES):
-        observations[at.LAST_CLASS_FEATURE + k] = squash(clocks[at.LAST_CLASS_S + k] * per_reference)
-        unit = counters[at.LAST_UNIT + k]
-        if unit >= 0:
-            observations[at.LAST_UNIT_FEATURE + at.NUM_UNITS * k + unit] = 1.0
-    for u in range(2):
-        observations[at.SEEN_FEATURE + u] = squash(clocks[at.SEEN_FC_S + u] * per_reference)
-        observations[at.SEEN_N_FEATURE + u] = counters[at.SEEN_N + u] / MAX_ROWS

@@ -22,8 +22,6 @@ from papi_env.simulation.batch.decode import (
     charge_iteration,
     decode_tokens,
     iteration_cost,
-    observe_batch,
-    observe_env,
     reset_env,
 )
 from papi_env.simulation.batch.encode import (
@@ -34,6 +32,7 @@ from papi_env.simulation.batch.encode import (
     start_encode,
 )
 from papi_env.simulation.batch.lookups import ImageLookups
+from papi_env.simulation.batch.observe import observe_batch, observe_env
 from papi_env.simulation.compiled import inlined, lean, parallel
 from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 

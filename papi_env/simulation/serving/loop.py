@@ -1,4 +1,4 @@
-"""An iteration of continuous batching, compiled: admission, preemption, prefill, decoding, rewards.
+"""A step of continuous batching, compiled: admission, preemption, an iteration and what it yields, rewards.
 
 Written for one environment of a batch; the loops over environments are at the end. `requests` has what happens to
 single requests, `iteration` what an iteration costs.
@@ -13,44 +13,31 @@ import numpy.typing as npt
 
 from papi_env.kernel import FloatArray
 from papi_env.simulation.compiled import inlined, lean, njit, unlocked
-from papi_env.simulation.draws import draft_draw
 from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.iteration import (
-    Cost,
-    Decoding,
-    Lookups,
-    Placement,
-    PromptChunk,
-    Slowdowns,
-    drift_factor,
-    iteration,
-)
+from papi_env.simulation.serving.drift import drift_factor
+from papi_env.simulation.serving.iteration import iteration
 from papi_env.simulation.serving.observe import observe_env
 from papi_env.simulation.serving.requests import (
-    MISSED,
-    UNBORN,
     ServingState,
     admit,
     arrive,
-    begin_decode,
     find_oldest,
-    finish,
-    first_deadline,
     groups_of,
     key_rows_of,
-    leave_slot,
     pages_of,
     preempt_latest,
     reset_env,
     wait,
 )
 from papi_env.simulation.serving.tables import ServingTables
+from papi_env.simulation.serving.terms import Cost, Decoding, Lookups, Placement, PromptChunk, Slowdowns
+from papi_env.simulation.serving.tokens import (
+    decode_tokens,
+    prefill_tokens,
+)
 from papi_env.workload.arrivals import ArrivalTables
 from papi_env.workload.serving import SPECULATION_LENGTHS
-
-# Weight of the newest observation in moving averages. chosen: 1/16, some tens of iterations; range 1/64-1/4.
-NEWEST = 1.0 / 16.0
 
 
 class Outcome(NamedTuple):
@@ -240,188 +227,6 @@ def account(e, cost, pages, busy, counters, clocks):
     clocks[e, at.LAST_PREFILL_S] = cost.prompt_s
     clocks[e, at.LAST_COMMUNICATION_S] = cost.communication_s
     clocks[e, at.LAST_DYNAMIC_J] = cost.joules
-
-
-# --- what an iteration yields, once its time has passed ---------------------------------------------------
-
-
-@inlined
-def accept_drafts(e, rlp, drafted, state, thresholds, gains, limits):
-    """Tokens that each of the first `rlp` slots gains, into `gains`: one, and its drafts up to the first refused.
-
-    Returns the drafts accepted.
-    """
-    contexts, classes, keys = state.contexts, state.classes, state.keys
-    accepted = 0
-    for i in range(rlp):
-        gains[i] = 1
-    # All draws, slot by slot within a draft position: a vector of them costs less than finding out which count.
-    for draft in range(1, drafted + 1):
-        for i in range(rlp):
-            limits[i] = thresholds[classes[e, i], draft - 1]
-        for i in range(rlp):
-            passed = draft_draw(keys[e, i], contexts[e, i] + draft) < limits[i]
-            gains[i] += np.int64(passed and gains[i] == draft)
-    if drafted > 0:
-        for i in range(rlp):
-            accepted += gains[i] - 1
-    return accepted
-
-
-@inlined
-def gain_tokens(e, rlp, state, gains):
-    """Add what is gained, no more than is left, to contexts. Returns tokens, and requests that now have them all."""
-    contexts, left = state.contexts, state.left
-    decoded = 0
-    leaving = 0
-    for i in range(rlp):
-        gain = min(gains[i], left[e, i])
-        gains[i] = gain
-        decoded += gain
-        left[e, i] -= gain
-        contexts[e, i] += gain
-        leaving += int(left[e, i] == 0)
-    return decoded, leaving
-
-
-@inlined
-def keep_pace(e, rlp, state, gains, scalars):
-    """Move deadlines on by what was gained. Returns the tokens that came in time."""
-    deadlines = state.deadlines
-    now = state.clocks[e, at.TIME_S]
-    tpot = scalars[at.TPOT_S]
-    if scalars[at.PREFILL_ON] == 0.0:
-        # Prompts that arrive processed have their first token now; only those after it have a pace to keep.
-        for i in range(rlp):
-            if deadlines[e, i] == UNBORN:
-                due = first_deadline(e, state.requests[e, i], state, scalars)
-                deadlines[e, i] = due + tpot * (gains[i] - 1)
-            else:
-                deadlines[e, i] += tpot * gains[i]
-    else:
-        for i in range(rlp):
-            deadlines[e, i] += tpot * gains[i]
-    on_time = 0
-    for i in range(rlp):
-        on_time += gains[i] * int(now <= deadlines[e, i])
-    return on_time
-
-
-@inlined
-def sum_up(e, state, scalars):
-    """Note contexts, pages and slack of the requests that go on decoding."""
-    counters, clocks, contexts, deadlines = state.counters, state.clocks, state.contexts, state.deadlines
-    active = counters[e, at.RLP]
-    now = clocks[e, at.TIME_S]
-    context_sum = 0
-    pages = 0
-    longest = 0
-    for i in range(active):
-        context = contexts[e, i]
-        context_sum += context
-        pages += pages_of(context + 1, scalars)
-        longest = max(longest, context + 1)
-    slack_sum = 0.0
-    slack_min = np.inf
-    behind = 0
-    lost = 0
-    for i in range(active):
-        deadline = deadlines[e, i]
-        if deadline == MISSED:
-            lost += 1
-        else:
-            slack = deadline - now
-            slack_sum += slack
-            slack_min = min(slack_min, slack)
-            behind += int(slack < 0.0)
-    counters[e, at.CONTEXT_SUM] = context_sum
-    counters[e, at.PAGE_SUM] = pages
-    counters[e, at.GROUP_MAX] = groups_of(longest)
-    in_time = active - lost
-    clocks[e, at.SLACK_MEAN_S] = slack_sum / in_time if in_time > 0 else 0.0
-    clocks[e, at.SLACK_MIN_S] = slack_min if in_time > 0 else 0.0
-    clocks[e, at.BEHIND] = behind / active if active > 0 else 0.0
-    clocks[e, at.LOST] = lost / active if active > 0 else 0.0
-
-
-@inlined
-def average_in(e, clock, seen, clocks):
-    """Let a moving average, 0 before the first, follow what was seen."""
-    old = clocks[e, clock]
-    clocks[e, clock] = seen if old == 0.0 else old + NEWEST * (seen - old)
-
-
-@inlined
-def decode_tokens(e, decoding, state, thresholds, scalars, scratch):
-    """Advance the requests of an iteration that has just ended; those with all tokens leave.
-
-    In passes over one or two arrays each, which the compiler turns into vector instructions.
-    """
-    counters, clocks, left, gains = state.counters, state.clocks, state.left, scratch.gains
-    rlp, tlp = decoding.rlp, decoding.tlp
-    drafted = tlp - 1
-    accepted = accept_drafts(e, rlp, drafted, state, thresholds, gains, scratch.limits)
-    decoded, leaving = gain_tokens(e, rlp, state, gains)
-    on_time = keep_pace(e, rlp, state, gains, scalars)
-    if leaving > 0:
-        i = 0
-        while i < counters[e, at.RLP]:
-            if left[e, i] > 0:
-                i += 1
-                continue
-            finish(e, state.requests[e, i], state, scalars)
-            # The last decoding request takes this place and is looked at in its turn.
-            leave_slot(e, i, state)
-    sum_up(e, state, scalars)
-    counters[e, at.TOKENS] += decoded
-    counters[e, at.ON_TIME_TOKENS] += on_time
-    counters[e, at.LAST_DECODED] = decoded
-    counters[e, at.DRAFTED] += drafted * rlp
-    counters[e, at.ACCEPTED] += accepted
-    if drafted > 0:
-        average_in(e, at.SEEN_ACCEPTED, accepted / (drafted * rlp), clocks)
-    k = 0
-    while SPECULATION_LENGTHS[k] != tlp:
-        k += 1
-    average_in(e, at.SEEN_TOKENS + k, decoded / rlp, clocks)
-
-
-@lean
-def prefill_tokens(e, rows, state, scalars):
-    """Process `rows` prompt tokens of the ring; a request whose last one is done has produced a token."""
-    counters, facts = state.counters, state.facts
-    slots = state.requests.shape[1]
-    counters[e, at.PREFILL_BACKLOG] -= rows
-    counters[e, at.PREFILLED] += rows
-    while rows > 0:
-        front = counters[e, at.PREFILL_FRONT]
-        request = state.prefill[e, front]
-        tokens = facts[e, request, at.INPUT] + facts[e, request, at.GENERATED]
-        part = min(rows, tokens - counters[e, at.PREFILL_DONE])
-        rows -= part
-        counters[e, at.PREFILL_DONE] += part
-        if counters[e, at.PREFILL_DONE] < tokens:
-            break
-        counters[e, at.PREFILL_DONE] = 0
-        counters[e, at.PREFILL_FRONT] = (front + 1) % slots
-        counters[e, at.PREFILLING] -= 1
-        counters[e, at.PREFILL_PAGES] -= pages_of(tokens + 1, scalars)
-        generated = facts[e, request, at.GENERATED] + 1
-        facts[e, request, at.GENERATED] = generated
-        counters[e, at.TOKENS] += 1
-        if np.isnan(state.moments[e, request, at.FIRST_TOKEN_S]):
-            due = first_deadline(e, request, state, scalars)
-        else:
-            first = state.moments[e, request, at.FIRST_TOKEN_S]
-            due = MISSED
-            if first - state.moments[e, request, at.ARRIVAL_S] <= scalars[at.TTFT_S]:
-                due = first + scalars[at.TPOT_S] * (generated - 1)
-        if state.clocks[e, at.TIME_S] <= due:
-            counters[e, at.ON_TIME_TOKENS] += 1
-        if generated == facts[e, request, at.OUTPUT]:
-            finish(e, request, state, scalars)
-        else:
-            begin_decode(e, request, tokens, generated, state, scalars)
 
 
 # --- one environment --------------------------------------------------------------------------------------

@@ -13,19 +13,11 @@ from papi_env.scenario import parse_scenario
 from papi_env.simulation.batch.stages import crossing
 from papi_env.simulation.prefill import Prefill
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.drift import drift_factor
 from papi_env.simulation.serving.engine import ServingEngine
-from papi_env.simulation.serving.iteration import (
-    Decoding,
-    Lookups,
-    Placement,
-    PromptChunk,
-    Slowdowns,
-    drift_factor,
-    iteration,
-    shared_seconds,
-    split_rows,
-)
+from papi_env.simulation.serving.iteration import iteration, shared_seconds, split_rows
 from papi_env.simulation.serving.tables import build_serving_tables
+from papi_env.simulation.serving.terms import Decoding, Lookups, Placement, PromptChunk, Slowdowns
 from papi_env.workload.serving import DRAFTS, SPECULATION_LENGTHS
 
 

@@ -1,0 +1,160 @@
+"""What belongs together in an iteration of continuous batching: tuples that compiled code builds and takes apart."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from papi_env.kernel import FloatArray
+
+# A whole number, as Python or as compiled code has it.
+Count = int | np.int64
+
+
+class Decoding(NamedTuple):
+    """What the requests that decode attend to, with the tokens that are verified of each; int64.
+
+    Attributes:
+        rlp, tlp: how many requests, and tokens verified of each.
+        context_sum: tokens. group_sum, key_row_sum: the memory's groups of tokens, and DRAM rows of keys.
+        group_max, key_row_max: those of the longest context.
+    """
+
+    rlp: Count
+    tlp: Count
+    context_sum: Count
+    group_sum: Count
+    group_max: Count
+    key_row_sum: Count
+    key_row_max: Count
+
+
+class PromptChunk(NamedTuple):
+    """The prompt tokens of an iteration: tokens, (query, key) pairs, and tokens read; int64."""
+
+    rows: Count
+    pairs: Count
+    context: Count
+
+
+class Placement(NamedTuple):
+    """Where an iteration runs; int64.
+
+    Attributes:
+        unit: of the decode rows' FC kernels: `PU`, `FC_PIM` or `SPLIT`, valid for the system.
+        overlap: whether two half-batches take turns.
+        last_mode: what the stacks were left in: `PU`, `FC_PIM`, or -1.
+    """
+
+    unit: Count
+    overlap: Count
+    last_mode: Count
+
+
+class Slowdowns(NamedTuple):
+    """True over profiled time of PUs, FC-PIM, and the unit that runs attention; float64."""
+
+    pu: float
+    fc_pim: float
+    attention: float
+
+
+class Lookups(NamedTuple):
+    """The part of `ServingTables` that an iteration reads.
+
+    Compiled code puts it together only where references are not counted: a function without numba's run-time that
+    returned it to one that has it would leave a count too few.
+    """
+
+    fc_s: FloatArray
+    fc_j: FloatArray
+    bank_s: FloatArray
+    attention: FloatArray
+    rounds: FloatArray
+    link: FloatArray
+    moves: FloatArray
+    draft: FloatArray
+    scalars: FloatArray
+
+    @staticmethod
+    def of(tables: Any) -> Lookups:
+        """Those of `ServingTables`."""
+        return Lookups(*(getattr(tables, name) for name in Lookups._fields))
+
+
+class Cost(NamedTuple):
+    """What an iteration takes.
+
+    Attributes:
+        seconds: from its start to its end; joules: dynamic.
+        fc_s, attention_s, draft_s, prompt_s, communication_s, switching_s: seconds by cause, which may coincide;
+            `prompt_s` is the prompt's attention.
+        switches: changes of the stacks' mode; mode: what they are left in.
+        pim_rows: decode rows whose FC kernels ran on FC-PIM.
+    """
+
+    seconds: float
+    joules: float
+    fc_s: float
+    attention_s: float
+    draft_s: float
+    prompt_s: float
+    communication_s: float
+    switching_s: float
+    switches: int
+    mode: int
+    pim_rows: int
+
+
+class PromptCost(NamedTuple):
+    """Attention of a prompt chunk, and its keys and values on their way home; seconds and joules."""
+
+    seconds: float
+    attention_j: float
+    link_s: float
+    write_j: float
+
+
+class BesideCost(NamedTuple):
+    """FC kernels of a prompt chunk on the PUs, beside decode rows on FC-PIM; seconds and joules."""
+
+    seconds: float
+    joules: float
+    combine_s: float
+    banks_s: float
+
+
+class HalfCost(NamedTuple):
+    """One half-batch; times of units are with their slow-downs.
+
+    Attributes:
+        fc_s: from the first to the last of a layer's FC kernels; pu_s, pim_s, banks_s: in which PUs, FC-PIM and the
+            stacks' banks are busy; fc_j: joules.
+        combine_s, combine_j: adding up what the units found; transfer_s, transfer_j: on the attention link.
+        attention_s: of decode attention.
+        pu_rows, pim_rows: rows on PUs and FC-PIM; decode_on_pim: those of the latter that are decode rows.
+    """
+
+    fc_s: float
+    pu_s: float
+    pim_s: float
+    banks_s: float
+    fc_j: float
+    combine_s: float
+    combine_j: float
+    attention_s: float
+    transfer_s: float
+    transfer_j: float
+    pu_rows: int
+    pim_rows: int
+    decode_on_pim: int
+
+
+class Busy(NamedTuple):
+    """Seconds in which units and banks are busy."""
+
+    pu_s: float
+    pim_s: float
+    attention_s: float
+    banks_s: float
