@@ -28,6 +28,7 @@ from experiments.common.command import command_line
 from experiments.common.options import (
     DEFAULT,
     Entries,
+    Env,
     Jobs,
     Out,
     Scenarios,
@@ -37,8 +38,8 @@ from experiments.common.options import (
     words,
 )
 from experiments.common.study import conduct
-from experiments.splitting.definition import SERVING
-from papi_env.errors import ConfigurationError
+from papi_env.envs.registration import DECODE, ENV_IDS, SERVING
+from papi_env.errors import ConfigurationError, lookup
 from papi_env.scenario import PAPER_SCENARIOS, Scenario
 from papi_env.workload.requests import Lengths
 
@@ -100,7 +101,7 @@ class Config:
     """Speculation lengths (default: 1 2 4 for presets; a .toml scenario keeps its own)."""
     acceptance_rate: Annotated[float | None, words("FLOAT")] = None
     """Chance that a drafted token is accepted, 0 to 1 (default: as the scenario says)."""
-    env: Literal["papi_env/Decode-v0", "papi_env/Kernels-v0", "papi_env/Serving-v0"] = "papi_env/Decode-v0"
+    env: Env = DECODE
     """The problem to play. Serving-v0 takes requests and batches from its scenarios, without the options for them."""
     gpu_bandwidth: Annotated[Literal["roofline", "hbm3"] | None, words("roofline|hbm3")] = None
     """Reading of an A100's memory bandwidth: 1935 or 3352 GB/s (default: as the systems say)."""
@@ -127,6 +128,7 @@ def resolve(config: Config) -> Comparison:
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
     """
+    lookup("problem", config.env, dict.fromkeys(ENV_IDS))
     serving = config.env == SERVING
     count = (SERVING_SEEDS if serving else SEEDS) if config.seeds is None else config.seeds
     seeds = check_counts(config.seed, count, config.jobs)

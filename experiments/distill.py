@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 
 from experiments.common.command import command_line, say
-from experiments.common.options import Out, Scenarios, words
+from experiments.common.options import OneEnv, Out, Scenarios
 from experiments.common.runner import RunFolder
 from experiments.common.study import json_text
 from experiments.distilling import lesson as lessons
@@ -41,7 +41,7 @@ class Config:
 
     policy: Annotated[str, tyro.conf.arg(metavar="FOLDER|NAME")]
     """A learned policy's folder, or a registered policy."""
-    env: Annotated[str | None, words("ID")] = None
+    env: OneEnv = None
     """The problem of a registered policy (a learned one says its own)."""
     scenarios: Scenarios = ()
     """What to play (default: what the policy was trained on, else the problem's own)."""

@@ -63,6 +63,7 @@ from experiments.common.options import (
 from experiments.common.runner import Job, RunFolder
 from experiments.common.study import conduct, json_text
 from experiments.splitting.splits import load_split
+from papi_env.envs.registration import SERVING
 from papi_env.errors import ConfigurationError
 
 SPELLINGS = (
@@ -79,7 +80,7 @@ class Config:
     python -m experiments.leaderboard --entries default runs/ppo-0 wide=runs/wide-0
     """
 
-    env: Env = "papi_env/Serving-v0"
+    env: Env = SERVING
     """The problem."""
     split: Literal["test", "validation"] = "test"
     """Which settings; to compare before everything is decided, validation."""

@@ -10,7 +10,7 @@ from typing import Annotated
 from rich.console import Console
 
 from experiments.common.command import command_line, say
-from experiments.common.options import Flag, Spelling, Traces, words
+from experiments.common.options import Flag, OneEnv, Spelling, Traces
 from experiments.splitting.definition import PROBLEM_IDS, SPLIT_NAMES
 from experiments.splitting.report import print_splits
 from experiments.splitting.splits import PINS, load_split, write_pins
@@ -23,7 +23,7 @@ SPELLINGS = (Spelling("--traces", "--trace"),)
 class Config:
     """Show the training, validation and test splits, and check that they are as pinned."""
 
-    env: Annotated[str | None, words("ID")] = None
+    env: OneEnv = None
     """A problem (default: all)."""
     trace: Traces = ()
     settings: Annotated[bool, Flag] = False

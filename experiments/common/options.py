@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from papi_env.envs.registration import ENV_IDS
 from papi_env.errors import ConfigurationError
 
 # Seeds are int64 in the engines, and what is chosen on seeds of its own has those from 2**61 on.
@@ -28,7 +29,9 @@ def words(metavar: str, text: str | None = None) -> Any:
 
 Scenarios = Annotated[tuple[str, ...], words("NAME|FILE.toml ...")]
 Entries = Annotated[tuple[str, ...], words("[LABEL=][SYSTEM/]POLICY ...")]
-Env = Annotated[str, tyro.conf.arg(metavar="ID")]
+_IDS = "|".join(ENV_IDS)
+Env = Annotated[str, tyro.conf.arg(metavar=_IDS)]
+OneEnv = Annotated[str | None, words(_IDS)]
 # Called --trace whatever the field is called.
 Traces = Annotated[
     tuple[Path, ...],

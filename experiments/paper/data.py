@@ -18,6 +18,7 @@ from experiments.arena.settings import PAPER_BATCH_SIZES, PAPER_SPECULATION
 from experiments.common.statistics import geometric_mean
 from experiments.paper.published import published_value
 from papi_env.envs.decode import DecodeVectorEnv
+from papi_env.envs.registration import DECODE
 from papi_env.hardware import costs, dram
 from papi_env.hardware.system import BANK_RATE_READINGS, GPU_BANDWIDTH_READINGS, System, get_system
 from papi_env.hardware.table import CostTable
@@ -80,7 +81,7 @@ class Cells:
             setting = get_scenario(scenario).replace(
                 system=self.system(system), batch_size=batch, speculation=tlp
             )
-            columns = play("papi_env/Decode-v0", setting, POLICY[system], self.seeds)
+            columns = play(DECODE, setting, POLICY[system], self.seeds)
             self._played[key] = {name: np.asarray(column) for name, column in columns.items()}
         return self._played[key]
 

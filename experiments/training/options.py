@@ -18,6 +18,7 @@ import tyro
 from pydantic import TypeAdapter, ValidationError
 
 from experiments.common.options import Env, Out, Scenarios, Spelling, Traces, respell, words
+from papi_env.envs.registration import DECODE
 from papi_env.errors import ConfigurationError, DataError, describe_validation
 
 AlgorithmName = Literal["ppo", "a2c", "dqn", "maskable-ppo", "recurrent-ppo", "qr-dqn"]
@@ -36,7 +37,7 @@ class Config:
 
     algorithm: AlgorithmName = "ppo"
     """What learns."""
-    env: Env = "papi_env/Decode-v0"
+    env: Env = DECODE
     """The problem to learn: papi_env/Decode-v0, papi_env/Kernels-v0 or papi_env/Serving-v0."""
     scenarios: Scenarios = ()
     """Presets by name, or .toml files (default: the problem's own). Several are trained on side by side."""
