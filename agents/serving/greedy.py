@@ -2,8 +2,8 @@
 
 What the privileged `oracle` does with true costs, this does with what a scheduler has: the profile of kernels by
 rows, slow-downs as last observed, contexts on average, acceptance as inferred from past drafts.
-`greedy.json` beside this file holds its tuned parameters; `python -m experiments.tune_heuristic --policy
-profile-greedy` writes it.
+`greedy.json` beside this file holds its tuned parameters; `python -m experiments.tune profile-greedy`
+writes it.
 """
 
 from __future__ import annotations

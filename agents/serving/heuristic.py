@@ -1,7 +1,7 @@
 """A readable rule over all four choices of Serving-v0 by thresholds, whose parameters were searched.
 
 `heuristic.json` beside this file holds what was found, by family of presets, each with the command,
-budget and seeds it took; `python -m experiments.tune_heuristic` writes it.
+budget and seeds it took; `python -m experiments.tune heuristic` writes it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the tuned rules of Serving-v0 share: parameters with ranges, the file that holds what was found, admission.
 
-`python -m experiments.tune_heuristic` searches the parameters on the training split, by family of presets, and
+`python -m experiments.tune` searches the parameters on the training split, by family of presets, and
 writes the file beside the rule's module: parameters by family, each with the budget and the seeds that it took.
 """
 

@@ -73,7 +73,7 @@ class Listener(Protocol):
         """Training begins, or goes on."""
 
     def imitated(self, done: int, rounds: int, samples: int, regret: float) -> None:
-        """A round of imitation ended: rounds so far, samples, and expected regret (see `train_imitation`)."""
+        """A round of imitation ended: rounds so far, samples, and expected regret (see `imitation`)."""
 
     def stepped(self, steps: int, simulated_s: float) -> None:
         """A rollout ended: steps so far, and simulated seconds without prefill."""

@@ -46,7 +46,7 @@ Rate = Annotated[float, Field(ge=0)] | Linear
 
 
 class Imitation(_Part):
-    """How a training starts from imitation (see `train_imitation`).
+    """How a training starts from imitation (see `experiments.training.imitation`).
 
     Attributes:
         rounds: of playing and fitting; 0 for no imitation.
@@ -82,7 +82,7 @@ class Hyperparameters(_Part):
         n_envs: environments side by side, over all scenarios.
         flatten: number the joint actions, so that the policy has one choice (see `papi_env.envs.flatten`).
         normalize_reward: divide rewards by the running standard deviation of returns (SB3's `VecNormalize`).
-        price_time, progress, holding: what training pays besides, in Serving-v0 (see `train_rewards`).
+        price_time, progress, holding: what training pays besides, in Serving-v0 (see `experiments.training.rewards`).
         net_arch: widths of the hidden layers, of the critic too where there is one.
     """
 

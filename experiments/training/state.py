@@ -57,7 +57,7 @@ def save_state(path: Path, model: BaseAlgorithm, data: Mapping[str, Any]) -> Non
 
     Args:
         path: of the file.
-        model: a model of `train_algorithms`, in training.
+        model: a model of `algorithms`, in training.
         data: what else the run needs, as plain data.
     """
     arrays, plain = _state_of(model)
