@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from experiments.common.statistics import (
@@ -91,11 +90,6 @@ def bracketed(value: str | None, low: str | None, high: str | None) -> str:
 def scaled(value: float | None, factor: float, form: str) -> str:
     """A figure in another unit, as the format says; a dash for none."""
     return "-" if value is None else f"{factor * value:{form}}"
-
-
-def print_line(console: Console, text: str, style: str | None = None) -> None:
-    """Print a line as it is, whatever brackets it has."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def shown(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
