@@ -50,6 +50,7 @@ from experiments.common.options import (
 from experiments.common.runner import RunFolder
 from experiments.common.study import conduct, json_text
 from experiments.splitting.definition import SERVING
+from papi_env.errors import ConfigurationError
 
 SPELLINGS = (Spelling("--presets", "--scenarios"), Spelling("--policies", "--entries"))
 
@@ -83,6 +84,8 @@ class Headroom(Match):
     def __init__(self, config: Config) -> None:
         self.seeds = check_counts(config.seed, config.seeds, config.jobs, SELECTION_SEEDS[0])
         self.scenarios = serving_scenarios(config.scenarios or serving_presets())
+        if not config.entries:
+            raise ConfigurationError("No entries: name at least one in --entries")
         asked = (FLOOR, REFERENCE, *config.entries)
         entries = parse_all(asked, default_policies(self.name), known_systems(self.scenarios))
         self.entries = [entry for entry in entries if entry.policy != BOUND]

@@ -59,6 +59,8 @@ from papi_env.scenario import Scenario
 from papi_env.simulation.serving.tables import build_serving_tables
 
 DEFAULT_PRESET = "saturated/llama-65b"
+# Fields of the configuration that run.json leaves out or has by other names.
+SAID_OTHERWISE = ("out", "trace", "scenarios", "entries")
 SPELLINGS = (Spelling("--preset", "--scenarios"), Spelling("--policies", "--entries"))
 
 
@@ -156,10 +158,12 @@ class Serving(Match):
 
     def describe(self) -> dict[str, Any]:
         """See `Study`."""
-        asked = {key: value for key, value in asdict(self.config).items() if key not in ("out", "trace")}
+        # Under the names that they had in earlier versions, whose runs go on too.
+        asked = {key: value for key, value in asdict(self.config).items() if key not in SAID_OTHERWISE}
         return {
             **asked,
-            "entries": [entry.label for entry in self.entries],
+            "preset": (self.config.scenarios or (DEFAULT_PRESET,))[0],
+            "policies": [entry.label for entry in self.entries],
             "scenario": self.scenario.model_dump(mode="json"),
             "policy_sources": {
                 entry.policy: source

@@ -42,7 +42,7 @@ Traces = Annotated[
         help="Files of traces whose requests are used; published ones are recognised by content.",
     ),
 ]
-Jobs = Annotated[int, words("INT", "Processes; 0 uses all cores.")]
+Jobs = Annotated[int, tyro.conf.arg(metavar="INT", help="Processes; 0 uses all cores.")]
 Seed = Annotated[int, tyro.conf.arg(metavar="INT", help="First seed.")]
 Out = Annotated[Path | None, words("DIR", "Run folder, new or to go on in (default: runs/COMMAND-TIME).")]
 Flag = tyro.conf.FlagCreatePairsOff

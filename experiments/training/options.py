@@ -12,16 +12,16 @@ import json
 import shlex
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from pydantic import TypeAdapter, ValidationError
 
 from experiments.common.options import Env, Out, Scenarios, Spelling, Traces, respell, words
+from experiments.training.hyperparameters import KINDS
 from papi_env.envs.registration import DECODE
 from papi_env.errors import ConfigurationError, DataError, describe_validation
 
-AlgorithmName = Literal["ppo", "a2c", "dqn", "maskable-ppo", "recurrent-ppo", "qr-dqn"]
 PROGRAM = ("python", "-m", "experiments.train")
 SPELLINGS = (Spelling("--traces", "--trace"),)
 
@@ -35,7 +35,7 @@ class Config:
     python -m experiments.train --resume runs/train-20250101-120000
     """
 
-    algorithm: AlgorithmName = "ppo"
+    algorithm: Annotated[str, tyro.conf.arg(metavar="|".join(KINDS))] = "ppo"
     """What learns."""
     env: Env = DECODE
     """The problem to learn: papi_env/Decode-v0, papi_env/Kernels-v0 or papi_env/Serving-v0."""

@@ -1,4 +1,4 @@
-"""Where `papi_env.workload.vision.repmlp` used to be: the documented names, for code that imports them here."""
+"""The documented names of `papi_env.workload.vision.repmlp`, for code that imports them from here."""
 
 from papi_env.workload.vision.repmlp import (
     RepMLPNetwork,

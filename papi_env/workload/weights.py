@@ -1,4 +1,4 @@
-"""Where `papi_env.workload.vision.weights` used to be: the documented names, for code that imports them here."""
+"""The documented names of `papi_env.workload.vision.weights`, for code that imports them from here."""
 
 from papi_env.workload.vision.weights import CheckpointError, load_weights, save_weights
 
