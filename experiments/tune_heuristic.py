@@ -12,9 +12,13 @@ from experiments.tuning.options import SPELLINGS, Config, run
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line of `experiments.tune`; searches are where they were."""
-    earlier = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    earlier.add_argument("--policy", default="heuristic")
-    earlier.add_argument("--out", default="runs/tune-heuristic")
+    earlier = argparse.ArgumentParser(
+        prog="python -m experiments.tune_heuristic",
+        description="The earlier name of experiments.tune, whose other options are understood too.",
+        allow_abbrev=False,
+    )
+    earlier.add_argument("--policy", default="heuristic", metavar="RULE", help="(default: %(default)s)")
+    earlier.add_argument("--out", default="runs/tune-heuristic", metavar="DIR", help="(default: %(default)s)")
     known, others = earlier.parse_known_args(arguments)
     asked = [known.policy, "--out", known.out, *others]
     return command_line("tune", Config, run, asked, SPELLINGS)
