@@ -8,27 +8,21 @@ import polars as pl
 from polars.datatypes import DataType
 
 from experiments.splitting.definition import SERVING
-from papi_env.simulation.batch.engine import METRIC_NAMES as BATCH_METRICS
+from papi_env.simulation.batch.measures import MEASURES as BATCH_MEASURES
+from papi_env.simulation.measures import names
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.measures import METRIC_NAMES as SERVING_METRICS
+from papi_env.simulation.serving.measures import MEASURES as SERVING_MEASURES
 
 # What becomes of a request that is never served, beside being cut off by the end of the episode.
 REJECTED = ("rejected_context", "rejected_kv")
 # Measures of which every episode has a whole number.
-_BATCH_COUNTS = frozenset(("tokens", "iterations", "switches", "invalid_actions", "stages", "images"))
-SERVING_COUNTS = frozenset(
-    (
-        *("iterations", "arrived", "finished", "attained", "rejected", "unfinished"),
-        *("tokens", "good_tokens", "on_time_tokens", "recomputed_tokens", "prefilled_tokens"),
-        *("switches", "preemptions", "invalid_actions"),
-        *REJECTED,
-    )
-)
+_BATCH_COUNTS = frozenset(measure.name for measure in BATCH_MEASURES if measure.whole)
+SERVING_COUNTS = frozenset((*(measure.name for measure in SERVING_MEASURES if measure.whole), *REJECTED))
 
 
 def measures(problem: str) -> tuple[str, ...]:
     """Names of what is measured: metrics of the problem's engine, PAPI's α on static batches, refusals in serving."""
-    return (*SERVING_METRICS, *REJECTED) if problem == SERVING else ("alpha", *BATCH_METRICS)
+    return (*names(SERVING_MEASURES), *REJECTED) if problem == SERVING else ("alpha", *names(BATCH_MEASURES))
 
 
 def schema(problem: str) -> dict[str, type[DataType]]:

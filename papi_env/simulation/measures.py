@@ -19,11 +19,13 @@ class Measure(Generic[State]):
         name: as in `info["metrics"]` and in result files; a unit of measurement ends it (`time_s`, `total_j`).
         value: array [num_envs], from what the engine holds of its episodes.
         words: what it is.
+        whole: every episode has a whole number of it.
     """
 
     name: str
     value: Callable[[State], npt.NDArray[Any]]
     words: str = ""
+    whole: bool = False
 
 
 def names(measures: Iterable[Measure[Any]]) -> tuple[str, ...]:

@@ -73,8 +73,9 @@ class Episodes:
 Value = Callable[[Episodes], npt.NDArray[Any]]
 
 
-def _counter(column: int) -> Value:
-    return lambda episodes: episodes.counter(column)
+def _count(name: str, column: int, words: str = "") -> Measure[Episodes]:
+    """A counter."""
+    return Measure(name, lambda episodes: episodes.counter(column), words, whole=True)
 
 
 def _clock(column: int) -> Value:
@@ -98,8 +99,8 @@ MEASURES: tuple[Measure[Episodes], ...] = (
     Measure(
         "total_j", lambda e: e.clocks[:, at.DYNAMIC_J] + e.static_j + e.prefill[1], "joules of everything"
     ),
-    Measure("tokens", _counter(at.DECODED), "output tokens"),
-    Measure("iterations", _counter(at.ITERATION), "decode iterations"),
+    _count("tokens", at.DECODED, "output tokens"),
+    _count("iterations", at.ITERATION, "decode iterations"),
     *(
         Measure(f"busy_{unit}_s", _clock(at.BUSY_S + u), f"seconds in which kernels ran on {unit}")
         for u, unit in enumerate(UNIT_NAMES)
@@ -113,11 +114,11 @@ MEASURES: tuple[Measure[Episodes], ...] = (
         lambda e: e.counters[:, at.ITERATION] * e.scalars[at.OVERHEAD_S],
         "the layers' overhead: iterations x layers x `System.layer_overhead_s`",
     ),
-    Measure("switches", _counter(at.SWITCHES), "changes between PUs and FC-PIM"),
-    Measure("invalid_actions", _counter(at.INVALID), "choices that ran on a default unit instead"),
+    _count("switches", at.SWITCHES, "changes between PUs and FC-PIM"),
+    _count("invalid_actions", at.INVALID, "choices that ran on a default unit instead"),
     Measure("return", _clock(at.RETURN), "undiscounted sum of rewards"),
     *_class_times(at.NUM_CLASSES, at.NUM_TIMED),
-    Measure("stages", _counter(at.STAGES_RUN), "stages of image encodes"),
-    Measure("images", _counter(at.ENCODED), "images encoded"),
+    _count("stages", at.STAGES_RUN, "stages of image encodes"),
+    _count("images", at.ENCODED, "images encoded"),
 )
 METRIC_NAMES = names(MEASURES)

@@ -95,8 +95,9 @@ def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> FloatA
     return np.divide(numerator, denominator, out=out, where=denominator > 0)
 
 
-def _counter(column: int) -> Value:
-    return lambda episodes: episodes.counter(column)
+def _count(name: str, column: int, words: str = "") -> Measure[Episodes]:
+    """A counter."""
+    return Measure(name, lambda episodes: episodes.counter(column), words, whole=True)
 
 
 def _clock(column: int) -> Value:
@@ -119,15 +120,20 @@ def _quantile(latency: int, quantile: int) -> Value:
 
 MEASURES: tuple[Measure[Episodes], ...] = (
     Measure("time_s", lambda e: e.time_s, "simulated seconds"),
-    Measure("iterations", _counter(at.ITERATION)),
-    Measure("arrived", _counter(at.ARRIVED), "requests that have come"),
-    Measure("finished", _counter(at.FINISHED)),
-    Measure("attained", _counter(at.ATTAINED), "finished requests that met both objectives"),
-    Measure("rejected", _counter(at.REJECTED)),
-    Measure("unfinished", lambda e: e.counter(at.ARRIVED) - e.judged, "neither finished nor rejected"),
-    Measure("tokens", _counter(at.TOKENS), "output tokens"),
-    Measure("good_tokens", _counter(at.GOOD_TOKENS), "output tokens of attained requests"),
-    Measure("on_time_tokens", _counter(at.ON_TIME_TOKENS), "output tokens no later than their pace allows"),
+    _count("iterations", at.ITERATION),
+    _count("arrived", at.ARRIVED, "requests that have come"),
+    _count("finished", at.FINISHED),
+    _count("attained", at.ATTAINED, "finished requests that met both objectives"),
+    _count("rejected", at.REJECTED),
+    Measure(
+        "unfinished",
+        lambda e: e.counter(at.ARRIVED) - e.judged,
+        "neither finished nor rejected",
+        whole=True,
+    ),
+    _count("tokens", at.TOKENS, "output tokens"),
+    _count("good_tokens", at.GOOD_TOKENS, "output tokens of attained requests"),
+    _count("on_time_tokens", at.ON_TIME_TOKENS, "output tokens no later than their pace allows"),
     Measure("throughput", _per_second(at.TOKENS), "output tokens per second"),
     Measure("goodput", _per_second(at.GOOD_TOKENS), "output tokens of attained requests per second"),
     Measure("goodput_rps", _per_second(at.ATTAINED), "attained requests per second"),
@@ -157,7 +163,7 @@ MEASURES: tuple[Measure[Episodes], ...] = (
     Measure("idle_share", _share_of_time(at.IDLE_S)),
     Measure("communication_share", _share_of_time(at.COMMUNICATION_S)),
     Measure("switching_s", _clock(at.SWITCHING_S)),
-    Measure("switches", _counter(at.SWITCHES)),
+    _count("switches", at.SWITCHES),
     Measure("draft_s", _clock(at.DRAFT_S)),
     Measure(
         "accepted_share",
@@ -170,10 +176,10 @@ MEASURES: tuple[Measure[Episodes], ...] = (
         "most pages in use, of all; NaN without paging",
     ),
     Measure("kv_mean", lambda e: _ratio(e.clock(at.PAGES_USED_TIME), e.pages * e.time_s)),
-    Measure("preemptions", _counter(at.PREEMPTIONS)),
-    Measure("recomputed_tokens", _counter(at.RECOMPUTED), "prompt tokens processed again after preemption"),
-    Measure("prefilled_tokens", _counter(at.PREFILLED), "prompt tokens processed"),
-    Measure("invalid_actions", _counter(at.INVALID)),
+    _count("preemptions", at.PREEMPTIONS),
+    _count("recomputed_tokens", at.RECOMPUTED, "prompt tokens processed again after preemption"),
+    _count("prefilled_tokens", at.PREFILLED, "prompt tokens processed"),
+    _count("invalid_actions", at.INVALID),
     Measure("return", _clock(at.RETURN), "undiscounted sum of rewards"),
 )
 METRIC_NAMES = names(MEASURES)
