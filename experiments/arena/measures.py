@@ -9,6 +9,7 @@ from polars.datatypes import DataType
 
 from experiments.splitting.definition import SERVING
 from papi_env.simulation.batch.measures import MEASURES as BATCH_MEASURES
+from papi_env.simulation.batch.state import TIMED_CLASSES
 from papi_env.simulation.measures import names
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.measures import MEASURES as SERVING_MEASURES
@@ -37,10 +38,9 @@ def schema(problem: str) -> dict[str, type[DataType]]:
     }
 
 
-# What regret is split into, and how a table calls it.
-REGRET_PARTS: Mapping[str, str] = {
+# How a table calls kernel classes and what joins them, where it does not say their names.
+_SHORT: Mapping[str, str] = {
     "qkv": "QKV",
-    "attention": "attention",
     "projection": "proj.",
     "feed_forward": "feed-fwd",
     "repmlp_fc1_fc2": "FC1, FC2",
@@ -49,6 +49,10 @@ REGRET_PARTS: Mapping[str, str] = {
     "convolution": "conv.",
     "communication": "links",
     "switching": "switches",
+}
+# What regret is split into, and how a table calls it.
+REGRET_PARTS: Mapping[str, str] = {
+    part: _SHORT.get(part, part) for part in (*TIMED_CLASSES, "communication", "switching")
 }
 # Of serving episodes, what `experiments.serve` prints: measure, what it is called, factor, digits after the point.
 SERVING_ROWS: tuple[tuple[str, str, float, int], ...] = (

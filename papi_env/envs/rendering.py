@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -65,15 +65,30 @@ class Timeline(ABC):
         """Append the iteration that the state's `LAST_` entries describe."""
 
 
+_COLOURS: Mapping[str, str] = {
+    "qkv": "#4477aa",
+    "attention": "#cc6677",
+    "projection": "#88ccee",
+    "feed_forward": "#117733",
+    "repmlp_fc1_fc2": "#332288",
+    "repmlp_fc3": "#aa4499",
+    "repmlp_ffn": "#44aa99",
+    "convolution": "#ddcc77",
+}
+_OTHER_COLOUR = "#999933"
+
+
+def _coloured(kinds: Iterable[str]) -> dict[str, str]:
+    """The colours of timed classes."""
+    return {kind: _COLOURS.get(kind, _OTHER_COLOUR) for kind in kinds}
+
+
 @dataclass
 class BatchTimeline(Timeline):
     """Iterations of a static batch."""
 
     colours: ClassVar[Mapping[str, str]] = {
-        "qkv": "#4477aa",
-        "attention": "#cc6677",
-        "projection": "#88ccee",
-        "feed_forward": "#117733",
+        **_coloured(at.TIMED_CLASSES[: at.NUM_CLASSES]),
         "communication": "#aaaaaa",
         "switching": "#222222",
     }
@@ -111,10 +126,7 @@ class KernelsTimeline(BatchTimeline):
 
     colours: ClassVar[Mapping[str, str]] = {
         **BatchTimeline.colours,
-        "repmlp_fc1_fc2": "#332288",
-        "repmlp_fc3": "#aa4499",
-        "repmlp_ffn": "#44aa99",
-        "convolution": "#ddcc77",
+        **_coloured(at.TIMED_CLASSES[at.NUM_CLASSES :]),
     }
 
     def record(self, counters: npt.NDArray[np.int64], clocks: FloatArray) -> None:
