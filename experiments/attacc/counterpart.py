@@ -24,7 +24,7 @@ from papi_env.hardware.system import ATTACC_1P1B, BANK_RATE_READINGS, System
 from papi_env.hardware.units import ProcessingUnit
 from papi_env.kernel import FP16_BYTES, Kernel, KernelClass
 from papi_env.simulation.prefill import Prefill
-from papi_env.workload.transformer import Transformer
+from papi_env.workload.transformer import FC_CLASSES, Transformer
 
 # Data sheets of the A100 and H100 SXM.
 BOARD_POWER_W = {"A100a": 400.0, "H100": 700.0}
@@ -96,14 +96,17 @@ def predict(run: Run) -> dict[str, float]:
     seconds, joules = _decode(run, system, model)
     milliseconds = {name: 1e3 * float(np.mean(values)) for name, values in seconds.items()}
     nanojoules = {name: 1e9 * float(np.mean(values)) for name, values in joules.items()}
-    total = milliseconds["qkv"] + milliseconds["projection"] + milliseconds["feed_forward"]
-    total += milliseconds["attention"] + milliseconds["transfer"] + milliseconds["all_reduce"]
+    # In order, one by one: Python's sum rounds otherwise.
+    fc_ms = 0.0
+    for kind in FC_CLASSES:
+        fc_ms += milliseconds[kind]
+    total = fc_ms + (milliseconds["attention"] + milliseconds["transfer"] + milliseconds["all_reduce"])
     total += 1e3 * model.layers * system.layer_overhead_s
     dynamic = sum(nanojoules.values())
     return {
         "s_time": 1e3 * _prefill_s(system, model, run.batch, run.input_tokens),
         "g_time (ms)": total,
-        "g_fc": milliseconds["qkv"] + milliseconds["projection"] + milliseconds["feed_forward"],
+        "g_fc": fc_ms,
         "g_matmul": milliseconds["attention"],
         "g_comm": milliseconds["all_reduce"] + milliseconds["transfer"],
         "g_qkv_time": milliseconds["qkv"],
@@ -130,7 +133,7 @@ def _decode(run: Run, system: System, model: Transformer) -> tuple[dict[str, Val
     """Seconds by kernel and joules by cause of each iteration, all layers together, [steps] or numbers."""
     pu, kernel, batch = system.pu, model.attention_kernel(), run.batch
     assert pu is not None
-    seconds: dict[str, Values] = {"qkv": 0.0, "projection": 0.0, "feed_forward": 0.0, "transfer": 0.0}
+    seconds: dict[str, Values] = dict.fromkeys((*FC_CLASSES, "transfer"), 0.0)
     joules: dict[str, Values] = {"fc": 0.0}
     for fc in model.fc_kernels():
         s, j = _fc(run, system, fc)

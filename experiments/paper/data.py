@@ -25,7 +25,7 @@ from papi_env.hardware.table import CostTable
 from papi_env.hardware.units import FC_PIM, PU
 from papi_env.kernel import FloatArray
 from papi_env.scenario import get_scenario
-from papi_env.workload.transformer import TRANSFORMERS, Transformer, get_transformer
+from papi_env.workload.transformer import FC_CLASSES, TRANSFORMERS, Transformer, get_transformer
 
 Data: TypeAlias = dict[str, Any]
 
@@ -372,7 +372,7 @@ def pim_only(cells: Cells) -> Data:
 def breakdown(cells: Cells, scenario: str = "creative-writing/llama-65b") -> Data:
     """Figure 12: seconds of a mean decode iteration by cause, batch 4 and speculation 4, both PIM-only systems."""
     parts = {
-        "fc": ("qkv_s", "projection_s", "feed_forward_s"),
+        "fc": tuple(f"{kind}_s" for kind in FC_CLASSES),
         "attention": ("attention_s",),
         "communication": ("communication_s",),
         "other": ("switching_s", "other_s"),

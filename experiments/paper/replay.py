@@ -22,14 +22,15 @@ from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.engine import DecodeEngine
 from papi_env.simulation.batch.tables import EngineTables
+from papi_env.workload.transformer import FC_CLASSES
 
 Counts = npt.NDArray[np.int64]
 # Where FC kernels run: the system's default unit, PAPI's rule with the α of the tables, or the faster unit.
 FcPolicy = Literal["static", "threshold", "oracle"]
 
 # Seconds of an iteration by part, in the order of `iteration_seconds`' columns.
-PARTS = ("qkv", "projection", "feed_forward", "communication", "other", "attention")
-FC_PARTS = slice(0, 3)
+PARTS = (*map(str, FC_CLASSES), "communication", "other", "attention")
+FC_PARTS = slice(0, len(FC_CLASSES))
 COMMUNICATION, ATTENTION = PARTS.index("communication"), PARTS.index("attention")
 
 
