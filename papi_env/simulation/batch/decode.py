@@ -62,6 +62,30 @@ class IterationCost(NamedTuple):
 
 
 @inlined
+def resolve(e, actions, units):
+    """`Units` of an iteration for row e of `actions`, and how many choices were invalid.
+
+    `actions` is [num_envs], the unit of all FC kernels with attention on its default, or [num_envs, 7], of which
+    the classes of a stage are ignored; `units` is `lookups.resolved_units`.
+    """
+    if actions.ndim == 1:
+        unit = actions[e]
+        chosen = units[at.QKV, unit]
+        return Units(chosen, units[at.ATTENTION, at.NUM_UNITS], chosen, chosen), int(chosen != unit)
+    qkv = units[at.QKV, actions[e, at.QKV]]
+    attention = units[at.ATTENTION, actions[e, at.ATTENTION]]
+    projection = units[at.PROJECTION, actions[e, at.PROJECTION]]
+    feed_forward = units[at.FEED_FORWARD, actions[e, at.FEED_FORWARD]]
+    invalid = (
+        int(qkv != actions[e, at.QKV])
+        + int(attention != actions[e, at.ATTENTION])
+        + int(projection != actions[e, at.PROJECTION])
+        + int(feed_forward != actions[e, at.FEED_FORWARD])
+    )
+    return Units(qkv, attention, projection, feed_forward), invalid
+
+
+@inlined
 def ahead_of(counters):
     """What the next iteration of an environment works on."""
     return Ahead(

@@ -18,7 +18,7 @@ class Lookups(NamedTuple):
     """Columns in `layout`; seconds and joules of a whole iteration, all layers together.
 
     Attributes:
-        fc: [units, n, NUM_FC], seconds and joules of QKV, projection and feed-forward.
+        fc: [units, n, NUM_FC], seconds and then joules of each FC class.
         other: [units of attention, TLP, RLP, NUM_OTHER], what attention and moving data cost.
     """
 
@@ -74,8 +74,8 @@ def join_lookups(tables: EngineTables) -> Lookups:
     )
     units, rows = fc.shape[1], fc.shape[2]
     by_unit = np.zeros((units, rows, at.NUM_FC))
-    by_unit[:, :, at.QKV_S : at.FEED_FORWARD_S + 1] = fc[..., at.COST_S].transpose(1, 2, 0)
-    by_unit[:, :, at.QKV_J : at.FEED_FORWARD_J + 1] = fc[..., at.COST_J].transpose(1, 2, 0)
+    by_unit[:, :, at.FC_S] = fc[..., at.COST_S].transpose(1, 2, 0)
+    by_unit[:, :, at.FC_J] = fc[..., at.COST_J].transpose(1, 2, 0)
 
     tlp, rlp = np.arange(attention.shape[1])[:, None], np.arange(rounds.shape[1])
     n = np.minimum(tlp * rlp, rows - 1)

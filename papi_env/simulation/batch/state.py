@@ -108,8 +108,9 @@ MERGED = 14  # 1 after Locality Injection, else 0
 NUM_SCALARS = 15
 
 # --- columns of the look-ups of an iteration (see `lookups`) ------------------------------------------
-# By unit and n: all FC kernels.
+# By unit and n: all FC kernels, seconds and then joules in the order of `workload.transformer.FC_CLASSES`.
 QKV_S, PROJECTION_S, FEED_FORWARD_S, QKV_J, PROJECTION_J, FEED_FORWARD_J = range(6)
+FC_S, FC_J = slice(QKV_S, QKV_J), slice(QKV_J, FEED_FORWARD_J + 1)
 NUM_FC = 8
 # By unit of attention, TLP and RLP: everything else.
 (
