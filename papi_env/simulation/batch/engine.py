@@ -54,9 +54,9 @@ class DecodeEngine(Engine[DecodeState]):
     """State and dynamics of `num_envs` static batches, image encodes, or both; see `Engine` for what all have.
 
     Args:
-        scenario: what is simulated; one with images needs 7 choices.
+        scenario: what is simulated; one with images needs a choice for each class.
         num_envs, autoreset, max_steps: see `Engine`; steps are iterations and stages.
-        choices: 1 (a unit for all FC kernels) or 7 (a unit for each kernel class).
+        choices: 1 (a unit for all FC kernels) or `NUM_CHOICES` (a unit for each kernel class).
         default_switch_s: seconds of a mode switch where the scenario does not say.
         threads: see `Engine`. numba runs no more at a time than the process had cores when numba was imported, or
             NUMBA_NUM_THREADS.
@@ -96,6 +96,7 @@ class DecodeEngine(Engine[DecodeState]):
             # GNU's OpenMP reads it when the first parallel loop runs. By default its threads spin for milliseconds
             # at the end of a step, which on a core that others use too takes longer than fifty steps.
             os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+        assert choices in (1, at.NUM_CHOICES)  # compiled code does not look
         self.tables, self.profile = build_profiled_tables(scenario, default_switch_s)
         self.prefill = None if scenario.model is None else Prefill(scenario.system, scenario.model)
         self._requests = int(self.tables.scalars[at.BATCH])

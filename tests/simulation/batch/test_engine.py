@@ -103,7 +103,7 @@ def test_context_sums_are_those_of_the_active_requests():
 
 
 @pytest.mark.parametrize("system", sorted(SYSTEMS))
-@pytest.mark.parametrize("choices", [1, 7])
+@pytest.mark.parametrize("choices", [1, at.NUM_CHOICES])
 def test_accounts_add_up(system, choices):
     # A quarter of the layers, so that it fits the smallest system.
     model = TRANSFORMERS["opt-30b"].model_copy(update={"layers": 12})
@@ -111,7 +111,7 @@ def test_accounts_add_up(system, choices):
     play(engine, lambda e: np.full((e.num_envs, choices), int(e.tables.defaults[0])))
     m = engine.metrics()
     busy = m["busy_pu_s"] + m["busy_fc-pim_s"] + m["busy_attn-pim_s"]
-    classes = m["qkv_s"] + m["attention_s"] + m["projection_s"] + m["feed_forward_s"]
+    classes = sum(m[f"{kind}_s"] for kind in at.KERNEL_CLASSES)
     np.testing.assert_allclose(busy, classes, rtol=1e-12)
     parts = classes + m["communication_s"] + m["switching_s"] + m["other_s"]
     np.testing.assert_allclose(parts, m["time_s"], rtol=1e-12)
@@ -170,7 +170,7 @@ def test_speculation_follows_its_schedule():
 
 
 def test_crossings_are_counted_by_layer_and_iteration():
-    engine = started(scenario(), 1, choices=7, default_switch_s=1e-6)
+    engine = started(scenario(), 1, choices=at.NUM_CHOICES, default_switch_s=1e-6)
     layers = engine.scenario.model.layers
     # QKV on the PUs, the rest on FC-PIM: two crossings a layer, but the last layer hands on to nobody.
     engine.actions[:, :4] = [PU, ATTN_PIM, FC_PIM, FC_PIM]
@@ -186,7 +186,7 @@ def test_crossings_are_counted_by_layer_and_iteration():
 
 
 def test_attention_on_the_pus_pays_for_reading_the_caches_over_the_link():
-    engine = started(scenario(), 1, choices=7)
+    engine = started(scenario(), 1, choices=at.NUM_CHOICES)
     engine.actions[:] = PU
     context = int(engine.counters[0, at.CONTEXT_SUM])
     engine.step()

@@ -37,7 +37,9 @@ UNITS = list(product((PU, FC_PIM), repeat=3))
 
 
 def started(scenario, num_envs=4, **arguments):
-    engine = DecodeEngine(scenario, num_envs, choices=7, **({"default_switch_s": 1e-6} | arguments))
+    engine = DecodeEngine(
+        scenario, num_envs, choices=at.NUM_CHOICES, **({"default_switch_s": 1e-6} | arguments)
+    )
     engine.counters[:, at.SEED] = np.arange(num_envs)
     engine.reset()
     return engine
