@@ -21,11 +21,13 @@ def decades(value: float) -> float:
 
 
 def rate_descriptors(system: System) -> list[float]:
-    """FLOP/s and B/s of the three units and B/s of the attention link, in decades; 0 where there is none."""
+    """FLOP/s and B/s of each unit and B/s of the attention link, in decades; 0 where there is none."""
     rates: list[float] = []
-    rates += [system.pu.total_flops, system.pu.total_bandwidth] if system.pu else [0.0, 0.0]
-    for unit in (system.fc_pim, system.attn_pim):
-        rates += [unit.peak_flops, unit.peak_bandwidth] if unit else [0.0, 0.0]
+    for unit in map(system.unit, UNIT_NAMES):
+        if isinstance(unit, ProcessingUnit):
+            rates += [unit.total_flops, unit.total_bandwidth]
+        else:
+            rates += [unit.peak_flops, unit.peak_bandwidth] if unit else [0.0, 0.0]
     rates.append(system.attention_link.total_bandwidth if system.attn_pim and system.attention_link else 0.0)
     return [decades(rate) for rate in rates]
 
