@@ -5,6 +5,7 @@ here.
 """
 
 import pickle
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -366,7 +367,10 @@ def test_the_return_is_the_sum_of_rewards_and_metrics_come_with_the_end(env_id, 
 @every_case
 def test_its_class_is_its_page(env_id, arguments):
     """Gymnasium's headings, and every feature by name in the order of the observation."""
-    page = type(single(env_id, arguments)).__doc__
+    env = single(env_id, arguments)
+    page = type(env).__doc__
+    rows = re.findall(r"^\| (\d+) \| `([^`]+)` \|", page, re.M)
+    assert rows == [(str(i), name) for i, name in enumerate(env.observation_names)]
     for heading in ("Description", "Action space", "Observation space", "Rewards", "Starting state"):
         assert f"## {heading}" in page
     for heading in ("Episode end", "Arguments", "Vectorised use", "Version history"):

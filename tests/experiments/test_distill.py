@@ -237,7 +237,7 @@ def test_every_feature_and_choice_has_words(env_id):
 
 
 def test_own_actions_are_the_one_hot_ones():
-    start = at.LAST_ACTION_FEATURE
+    start = at.COLUMN.last_fc_pu
     assert own_actions(SERVING) == set(at.OBSERVATION_NAMES[start : start + sum(at.NVEC)])
     units = layout.LAST_UNIT_FEATURE
     assert own_actions(DECODE) >= set(

@@ -225,5 +225,3 @@ NUM_STATE_FEATURES = len(STATE_NAMES)
 COLUMN: Any = namedtuple("Column", [name.replace("-", "_") for name in STATE_NAMES])(
     *range(NUM_STATE_FEATURES)
 )
-LAST_ACTION_FEATURE = COLUMN.last_fc_pu
-DRIFT_FEATURE = COLUMN.drift_pu

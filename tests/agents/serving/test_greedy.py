@@ -89,7 +89,7 @@ def test_the_profile_follows_the_slow_down_that_was_seen():
     seen = policy.profiled(view, chunk, prompt)[0][0, k]
     assert seen == pytest.approx(twin.clocks[0, at.LAST_TIME_S], rel=0.04)
     undrifted = observation.copy()
-    undrifted[:, at.DRIFT_FEATURE : at.DRIFT_FEATURE + 3] = 0.0
+    undrifted[:, at.COLUMN.drift_pu : at.COLUMN.drift_pu + 3] = 0.0
     view = ServingView(undrifted, policy.tables.scalars)
     assert policy.profiled(view, chunk, prompt)[0][0, k] < 0.95 * seen
 
