@@ -1,7 +1,7 @@
 """The same runs on papi_env's own hardware model, by the same column names.
 
-Rooflines without waves of thread blocks, published feed-forward sizes, energies in joules per byte
-throughout, static power, causal attention in prefill and its keys and values sent to the stacks. Not
+Rooflines without waves of thread blocks, AttAcc's all-reduce, kernels that start for free, published
+feed-forward sizes, energies in joules per byte throughout, static power, causal attention in prefill and its keys and values sent to the stacks. Not
 modelled: norms, activation functions, softmax on GPUs; FP8; PIM units above the banks. Overlap follows
 AttAcc's rule, by which one head shows; a shared feed-forward kernel is cut so that GPUs and stacks end
 together, and takes the energy of both parts.
@@ -22,7 +22,7 @@ from papi_env.hardware import costs, dram
 from papi_env.hardware.links import NVLINK3, NVLINK4
 from papi_env.hardware.system import ATTACC_1P1B, BANK_RATE_READINGS, System
 from papi_env.hardware.units import ProcessingUnit
-from papi_env.kernel import FP16_BYTES, Kernel, KernelClass
+from papi_env.kernel import FP16_BYTES, Kernel, KernelClass, blocks
 from papi_env.simulation.prefill import Prefill
 from papi_env.workload.transformer import FC_CLASSES, Transformer
 
@@ -59,6 +59,8 @@ def system_of(gpu: Gpu, gpus: int, pim: Pim | None) -> System:
         attn_pim=stacks,
         attention_link=None if pim is None else NVLINK3.model_copy(update={"count": pim.devices}),
         fabric=NVLINK4 if gpu.link > 600e9 else NVLINK3,
+        combining="attacc",
+        pim_start_s=0.0,
     )
 
 
@@ -140,8 +142,9 @@ def _decode(run: Run, system: System, model: Transformer) -> tuple[dict[str, Val
         seconds[fc.kernel_class.value] += s
         joules["fc"] += j
     vector = np.asarray(float(FP16_BYTES * batch * model.hidden))
-    seconds["all_reduce"] = 2 * model.layers * system.combine_s(vector)
-    joules["link"] = 2 * model.layers * system.combine_j(vector)
+    parts = blocks(model.fc_kernels())
+    seconds["all_reduce"] = model.layers * sum(system.combine_s(part, batch) for part in parts)
+    joules["link"] = model.layers * sum(system.combine_j(part, batch) for part in parts)
 
     groups = np.ceil(run.contexts / dram.GROUP_TOKENS)
     if system.attn_pim is None or system.attention_link is None:

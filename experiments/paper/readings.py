@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from papi_env.errors import ConfigurationError
-from papi_env.hardware.links import ALL_REDUCE_HOP_S, CXL, NVLINK3
+from papi_env.hardware.collectives import ATTACC_HOP_S as ALL_REDUCE_HOP_S
+from papi_env.hardware.links import CXL, NVLINK3
 from papi_env.hardware.system import BANK_RATE_READINGS, GPU_BANDWIDTH_READINGS, System, get_system
 
 Batch = Literal["decaying", "fixed"]

@@ -17,20 +17,30 @@ import numpy.typing as npt
 
 from papi_env.hardware import dram
 from papi_env.hardware.attention import AttentionCoefficients, AttentionPim, attention_coefficients, busiest
+from papi_env.hardware.gpu_kernels import fc_s
 from papi_env.hardware.units import PimUnit, ProcessingUnit
-from papi_env.kernel import AttentionKernel, FloatArray, Kernel, Rows, activation_bytes, macs
+from papi_env.kernel import FP16_BYTES, AttentionKernel, FloatArray, Kernel, Rows, activation_bytes, macs
 
 Numbers: TypeAlias = float | npt.NDArray[np.floating[Any]] | npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
 class Energy:
-    """Joules by cause; static power is accounted over time by the system, links by the link."""
+    """Joules by cause; static power is accounted over time by the system, links by the link.
+
+    Attributes:
+        activation: of DRAM rows.
+        read: of columns, to the bank's edge.
+        transfer: between banks and buffer die, or a GPU's memory and its cores.
+        compute: of multiply-accumulates.
+        background: what stacks draw while their banks work, above their idle power.
+    """
 
     activation: FloatArray
     read: FloatArray
     transfer: FloatArray
     compute: FloatArray
+    background: FloatArray
 
     @property
     def total(self) -> FloatArray:
@@ -42,13 +52,28 @@ class Energy:
 
 
 def pu_fc_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
-    """Seconds of one FC kernel on all GPUs: the larger of compute and memory time (roofline).
+    """Seconds of one FC kernel on all GPUs, each of which has an even share of it; as `unit.kernels` says.
 
-    Source: AttAcc's simulator with its sustained shares of the peaks; wave quantisation left out.
+    As measured, FP16 FC kernels take what `gpu_kernels.fc_s` says of a GPU's share. Convolutions whose windows
+    overlap and other elements were not measured: they take a start and the roofline of the measured shares.
+    By the roofline, the larger of compute and memory time (AttAcc's simulator without its wave quantisation).
     """
-    size = kernel.weight_bytes + activation_bytes(kernel, rows)
-    compute = 2 * macs(kernel, rows) / (unit.total_flops * unit.compute_efficiency)
-    return np.maximum(compute, size / (unit.total_bandwidth * unit.memory_efficiency))
+    card = unit.measured
+    if card is None or kernel.taps > 1 or kernel.element_bytes != FP16_BYTES:
+        size = kernel.weight_bytes + activation_bytes(kernel, rows)
+        compute = 2 * macs(kernel, rows) / (unit.count * unit.sustained_flops)
+        return unit.kernel_start_s + np.maximum(compute, size / (unit.count * unit.streaming_bandwidth))
+    inputs, outputs, groups = _share(kernel, unit.count)
+    return fc_s(card, rows, outputs, inputs, groups=groups)
+
+
+def _share(kernel: Kernel, gpus: int) -> tuple[float, float, float]:
+    """Inputs, outputs and matrices of one GPU's even share of a kernel; none below one."""
+    if kernel.groups > 1:
+        return kernel.inner, kernel.outer, max(kernel.groups / gpus, 1.0)
+    if kernel.split == "inputs":
+        return max(kernel.inner / gpus, 1.0), kernel.outer, 1.0
+    return kernel.inner, max(kernel.outer / gpus, 1.0), 1.0
 
 
 def pu_fc_energy(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> Energy:
@@ -61,7 +86,7 @@ def pu_attention_s(unit: ProcessingUnit, kernel: AttentionKernel, tokens: Number
     """Seconds of decode attention on all GPUs over `tokens` context tokens in total, `tlp` queries each."""
     tokens = np.asarray(tokens, dtype=np.float64)
     compute = 2 * tokens * tlp * kernel.macs_per_context_token / (unit.total_flops * unit.compute_efficiency)
-    memory = tokens * kernel.kv_bytes_per_token / (unit.total_bandwidth * unit.memory_efficiency)
+    memory = tokens * kernel.kv_bytes_per_token / (unit.count * unit.attention_bandwidth)
     return np.maximum(compute, memory)
 
 
@@ -75,7 +100,7 @@ def _pu_energy(unit: ProcessingUnit, size: FloatArray, multiplies: FloatArray) -
     activation = size * (dram.ACTIVATION_J / dram.ROW_BYTES)
     read = size * dram.READ_J_PER_BYTE
     transfer = size * unit.memory_j_per_byte - activation - read
-    return Energy(activation, read, transfer, multiplies * unit.mac_j)
+    return Energy(activation, read, transfer, multiplies * unit.mac_j, np.zeros_like(size))
 
 
 # --- processing in memory --------------------------------------------------------------------------
@@ -222,6 +247,7 @@ def pim_fc_energy(unit: PimUnit, kernel: Kernel, rows: Rows) -> Energy:
         read=read_bytes * dram.READ_J_PER_BYTE,
         transfer=(inputs + outputs) * dram.TO_BUFFER_DIE_J_PER_BYTE,
         compute=macs(kernel, rows) * dram.MAC_J,
+        background=_pim_fc_clocks(unit, mapping, rows) * (dram.CLOCK_S * unit.stacks * unit.active_power_w),
     )
 
 
@@ -287,6 +313,7 @@ def pim_attention_s(
 def pim_attention_energy(unit: PimUnit, kernel: AttentionKernel, groups: Numbers, tlp: int) -> Energy:
     """Joules of decode attention on a PIM unit; whole 16-token groups are read and multiplied."""
     rows = kernel.rows_per_kv_head(tlp)
+    work = pim_attention_coefficients(unit, kernel, tlp)
     tokens = np.asarray(groups, dtype=np.float64) * dram.GROUP_TOKENS
     read_bytes = tokens * kernel.kv_bytes_per_token * pim_reads(unit, rows)
     # Per group each channel takes the scores back and forth for the softmax: one element per token and row.
@@ -296,4 +323,9 @@ def pim_attention_energy(unit: PimUnit, kernel: AttentionKernel, groups: Numbers
         read=read_bytes * dram.READ_J_PER_BYTE,
         transfer=scores * dram.TO_BUFFER_DIE_J_PER_BYTE,
         compute=tokens * tlp * kernel.macs_per_context_token * dram.MAC_J,
+        # A channel's part of its stack's power, while it multiplies and opens rows.
+        background=np.asarray(groups, dtype=np.float64)
+        * kernel.kv_heads
+        * (work.per_group + work.per_chunk * work.group_columns / dram.COLUMNS_PER_ROW)
+        * (dram.CLOCK_S * unit.active_power_w / dram.CHANNELS),
     )

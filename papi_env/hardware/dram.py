@@ -58,9 +58,13 @@ FPU_AREA_MM2 = 0.1025
 BANK_AREA_MM2 = 0.83
 BANK_GROUP_BANKS = 4  # JESD238A; "rounded down to whole bank groups": 97 becomes 96
 CUBE_POWER_W = 116.0
-# chosen: clocking, refresh and leakage of a stack that works; 97 W of AttAcc's energies at PAPI's
+# chosen: clocking, refresh and leakage of a stack whose banks work; 97 W of AttAcc's energies at PAPI's
 # bank rate must exceed 116 W for its figure to hold; range 10-25.
 BACKGROUND_POWER_W = 20.0
+# chosen: of a stack that waits; range 1-10. A whole A100 with five stacks and a context draws 52-116 W.
+IDLE_POWER_W = 4.0
+# The interface of a stack: 1024 pins at 5.2 Gb/s (PAPI, section 7.1), 3328 GB/s for the five of a GPU.
+STACK_BANDWIDTH = 1024 * 5.2e9 / 8
 
 
 def max_banks_per_die(fpus_per_bank: float) -> int:

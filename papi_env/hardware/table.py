@@ -45,6 +45,10 @@ class CostTable:
             seconds, energy = pu_fc_s(spec, kernel, rows), pu_fc_energy(spec, kernel, rows)
         elif isinstance(spec, PimUnit):
             seconds, energy = pim_fc_s(spec, kernel, rows), pim_fc_energy(spec, kernel, rows)
+            seconds = seconds + (self.system.pim_start_s + self.system.stack_sum_s(kernel, rows))
+            return kernel.count * seconds, kernel.count * (
+                energy.total + self.system.stack_sum_j(kernel, rows)
+            )
         else:
             infinite = np.full(np.shape(rows), np.inf)
             return infinite, infinite

@@ -9,7 +9,7 @@ from papi_env.hardware import costs, dram
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
 from papi_env.hardware.units import FC_PIM, PU, PimUnit, ProcessingUnit
-from papi_env.kernel import FP16_BYTES, FloatArray
+from papi_env.kernel import FP16_BYTES, FloatArray, blocks
 from papi_env.workload.transformer import Transformer
 
 Counts = npt.NDArray[np.int64]
@@ -58,7 +58,7 @@ class Prefill:
             pu = unit
             size = tokens.astype(np.float64) * kernel.kv_bytes_per_token
             compute = 2 * multiplies / (pu.total_flops * pu.compute_efficiency)
-            s = np.maximum(compute, size / (pu.total_bandwidth * pu.memory_efficiency))
+            s = np.maximum(compute, size / (pu.count * pu.attention_bandwidth))
             j = size * pu.memory_j_per_byte + multiplies * pu.mac_j
             return kernel.count * s, kernel.count * j
         assert isinstance(unit, PimUnit)
@@ -83,6 +83,7 @@ class Prefill:
             link = system.attention_link
             seconds += model.layers * (link.transfer_s(there) + link.transfer_s(back))
             joules += model.layers * (there + back) * link.j_per_byte
-        seconds += 2 * model.layers * system.combine_s(vector)
-        joules += 2 * model.layers * system.combine_j(vector)
+        for block in blocks(model.fc_kernels()):
+            seconds += model.layers * system.combine_s(block, tokens)
+            joules += model.layers * system.combine_j(block, tokens)
         return seconds, joules

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from papi_env.errors import lookup
-from papi_env.kernel import FP16_BYTES, AttentionKernel, Kernel, KernelClass
+from papi_env.kernel import FP16_BYTES, AttentionKernel, Kernel, KernelClass, Split
 
 # The FC classes of a decoder layer, in the order of execution around attention.
 FC_CLASSES = (KernelClass.QKV, KernelClass.PROJECTION, KernelClass.FEED_FORWARD)
@@ -56,13 +56,17 @@ class Transformer(BaseModel):
 
     def fc_kernels(self) -> tuple[Kernel, ...]:
         """The FC kernels of one decode iteration, each with `count` = layers, in order of execution."""
-        shapes = [
-            (KernelClass.QKV, self.hidden, self.hidden + 2 * self.kv_width),
-            (KernelClass.PROJECTION, self.hidden, self.hidden),
-            *[(KernelClass.FEED_FORWARD, self.hidden, self.feed_forward)] * (2 if self.gated else 1),
-            (KernelClass.FEED_FORWARD, self.feed_forward, self.hidden),
+        # Gate and up run as one kernel, as servers launch them.
+        up = self.feed_forward * (2 if self.gated else 1)
+        shapes: list[tuple[KernelClass, int, int, Split]] = [
+            (KernelClass.QKV, self.hidden, self.hidden + 2 * self.kv_width, "outputs"),
+            (KernelClass.PROJECTION, self.hidden, self.hidden, "inputs"),
+            (KernelClass.FEED_FORWARD, self.hidden, up, "outputs"),
+            (KernelClass.FEED_FORWARD, self.feed_forward, self.hidden, "inputs"),
         ]
-        return tuple(Kernel(kind, inner, outer, count=self.layers) for kind, inner, outer in shapes)
+        return tuple(
+            Kernel(kind, inner, outer, count=self.layers, split=split) for kind, inner, outer, split in shapes
+        )
 
     def attention_kernel(self) -> AttentionKernel:
         """Attention of one decode iteration, with `count` = layers."""

@@ -8,7 +8,7 @@ from papi_env.hardware import costs, dram
 from papi_env.hardware.system import System
 from papi_env.hardware.table import DENSE_ROWS
 from papi_env.hardware.units import UNIT_NAMES, PimUnit, ProcessingUnit, UnitName
-from papi_env.kernel import FloatArray
+from papi_env.kernel import FloatArray, blocks
 from papi_env.scenario import MAX_BATCH, MAX_SPECULATION
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.stages import crossing
@@ -57,7 +57,7 @@ def attention_tables(
                 row[at.PER_GROUP_S] = work.per_group
                 row[at.PER_KEY_ROW_S] = work.per_chunk * scale
                 row[at.PER_PAIR_S] = work.per_pair + (0.0 if scale == 1 else 0.5 * work.per_chunk)
-                row[at.PER_START_S] = work.per_start
+                row[at.PER_START_S] = work.per_start + system.pim_start_s / dram.CLOCK_S
                 row[at.UNPAIRED_S] = work.unpaired_per_chunk * scale
                 row[: at.PER_TOKEN_S] *= dram.CLOCK_S
                 row[at.PER_GROUP_J] = costs.pim_attention_energy(unit, kernel, 1, tlp).total
@@ -117,8 +117,10 @@ def moves_table(system: System, model: Transformer, most_rows: int = DENSE_ROWS)
     stacks of a GPU hold its slice of the weights either way.
     """
     table = np.zeros((most_rows + 1, 4))
-    size = 2 * np.arange(most_rows + 1, dtype=np.float64) * model.hidden
-    table[:, at.COMBINE_S] = 2 * model.layers * system.combine_s(size)
-    table[:, at.COMBINE_J] = 2 * model.layers * system.combine_j(size)
+    n = np.arange(most_rows + 1)
+    for block in blocks(model.fc_kernels()):
+        table[:, at.COMBINE_S] += model.layers * system.combine_s(block, n)
+        table[:, at.COMBINE_J] += model.layers * system.combine_j(block, n)
+    size = 2.0 * n * model.hidden
     table[:, at.CROSSING_S], table[:, at.CROSSING_J] = crossing(system, size)
     return table

@@ -32,6 +32,9 @@ _STAGE_CLASS = {
     KernelClass.REPMLP_FFN: 2,
     KernelClass.CONVOLUTION: 3,
 }
+# What is combined at once: the scales of the channels, and the map.
+_SCALES = (KernelClass.REPMLP_FC1, KernelClass.REPMLP_FC2)
+_MAPS = (KernelClass.REPMLP_FFN,)
 _COUNTS = np.arange(MAX_IMAGES + 1)
 # Image counts of the offline sweep; chosen: 1-64, as many as a batch of requests in the paper.
 SWEPT_IMAGES = 64
@@ -104,10 +107,12 @@ def stage_moves(system: System, images: Images) -> FloatArray:
             (at.MAP_S, at.MAP_J, feature_map),
         ):
             table[stage, :, seconds], table[stage, :, joules] = crossing(system, size)
-        blocks = net.blocks[stage]
-        for size in (pooled, feature_map):
-            table[stage, :, at.STAGE_COMBINE_S] += blocks * system.combine_s(size)
-            table[stage, :, at.STAGE_COMBINE_J] += blocks * system.combine_j(size)
+        kernels = stage_kernels(net, stage, 1, images.image_size, images.reparameterized)
+        for parts in (_SCALES, _MAPS):
+            block = [kernel for kernel in kernels if kernel.kernel_class in parts][:2]
+            rows, count = block[0].rows * _COUNTS, block[0].count
+            table[stage, :, at.STAGE_COMBINE_S] += count * system.combine_s(block, rows)
+            table[stage, :, at.STAGE_COMBINE_J] += count * system.combine_j(block, rows)
     return table
 
 
@@ -116,7 +121,7 @@ def crossing(system: System, size: FloatArray) -> tuple[FloatArray, FloatArray]:
     if system.pu is None or system.fc_pim is None or system.fabric is None:
         return np.zeros_like(size), np.zeros_like(size)
     # Every GPU has its own link to its own stacks.
-    links = system.fabric.model_copy(update={"count": system.pu.count})
+    links = system.fabric.model_copy(update={"count": system.pu.count * system.fabric.count})
     return links.transfer_s(size), size * system.fabric.j_per_byte
 
 

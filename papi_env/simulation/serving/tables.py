@@ -160,7 +160,7 @@ def _fc(system: System, kernels: tuple[Kernel, ...], rows: int) -> tuple[FloatAr
             seconds[unit] += s
             joules[unit] += j
     if system.pu is not None:
-        rate = system.pu.total_bandwidth * system.pu.memory_efficiency
+        rate = system.pu.count * system.pu.streaming_bandwidth
         for kernel in kernels:
             size = kernel.weight_bytes + activation_bytes(kernel, counts)
             reading += np.where(counts > 0, kernel.count * size / rate, 0.0)
@@ -263,7 +263,7 @@ def _prefill(system: System, model: Transformer, s: FloatArray) -> None:
     if isinstance(unit, ProcessingUnit):
         # A prompt's earlier keys and values stay in the GPUs' memory until it is done, and are read once a chunk.
         s[at.PREFILL_PAIR_COMPUTE_S] = 2 * multiplies / (unit.total_flops * unit.compute_efficiency)
-        s[at.PREFILL_TOKEN_MEMORY_S] = size / (unit.total_bandwidth * unit.memory_efficiency)
+        s[at.PREFILL_TOKEN_MEMORY_S] = size / (unit.count * unit.attention_bandwidth)
         s[at.PREFILL_PAIR_J] = multiplies * unit.mac_j
         s[at.PREFILL_TOKEN_J] = size * unit.memory_j_per_byte
     else:

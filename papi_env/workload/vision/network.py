@@ -159,7 +159,7 @@ def stage_kernels(
     kernels = [
         Kernel(convolution, window * window * inputs, channels, positions),
         Kernel(KernelClass.REPMLP_FC1, channels, neurons, images, count=blocks),
-        Kernel(KernelClass.REPMLP_FC2, neurons, channels, images, count=blocks),
+        Kernel(KernelClass.REPMLP_FC2, neurons, channels, images, count=blocks, split="inputs"),
     ]
     if not reparameterized:
         # A share-set is convolved with a single filter: one channel in, one out, at every position.
@@ -170,7 +170,7 @@ def stage_kernels(
     kernels += [
         Kernel(KernelClass.REPMLP_FC3, part, part, parts, groups=sets, count=blocks),
         Kernel(KernelClass.REPMLP_FFN, channels, hidden, positions, count=blocks),
-        Kernel(KernelClass.REPMLP_FFN, hidden, channels, positions, count=blocks),
+        Kernel(KernelClass.REPMLP_FFN, hidden, channels, positions, count=blocks, split="inputs"),
     ]
     if stage == net.stages - 1:
         kernels.append(Kernel(KernelClass.REPMLP_FFN, channels, net.classes, images))
