@@ -24,7 +24,7 @@ from papi_env.workload.transformer import get_transformer
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Measure FC kernels in FP16 and write outputs,inputs,rows,seconds, a line for each shape and number of rows."""
+    """Measure FC kernels in FP16 and write lines of outputs,inputs,rows,seconds."""
 
     models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("llama-65b",)
     """Models, by name."""

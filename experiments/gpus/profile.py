@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from papi_env.errors import ConfigurationError
-from papi_env.hardware.measured import COLUMNS, MAX_SIZE, gap, parse_measured
+from papi_env.hardware.measured import COLUMNS, MAX_SIZE, gap, launch_shapes, parse_measured
 from papi_env.kernel import FP16_BYTES
 from papi_env.workload.transformer import Transformer
 
@@ -126,30 +126,12 @@ class Plan:
         """All shapes in order of execution, each once."""
         return tuple(
             dict.fromkeys(
-                shape
+                LaunchShape(*shape)
                 for model in self.models
                 for gpus in self.tensor_parallel
-                for shape in launch_shapes(model, gpus)
+                for shape in launch_shapes(model.fc_kernels(), gpus)
             )
         )
-
-
-def launch_shapes(model: Transformer, tensor_parallel: int) -> tuple[LaunchShape, ...]:
-    """The FC launches of a decoder layer on one GPU: QKV, projection, up (gate and up together), down.
-
-    QKV and up have their outputs split over the GPUs, projection and down their inputs; an uneven share is rounded up.
-    """
-    qkv, projection, *up, down = model.fc_kernels()
-
-    def share(size: int) -> int:
-        return -(-size // tensor_parallel)
-
-    return (
-        LaunchShape(share(qkv.outer), qkv.inner),
-        LaunchShape(projection.outer, share(projection.inner)),
-        LaunchShape(share(sum(kernel.outer for kernel in up)), up[0].inner),
-        LaunchShape(down.outer, share(down.inner)),
-    )
 
 
 def cold_copies(weight_bytes: int, cache_bytes: int) -> int:

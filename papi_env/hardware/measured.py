@@ -40,7 +40,7 @@ import numpy as np
 import numpy.typing as npt
 
 from papi_env.errors import ConfigurationError, DataError, nearest
-from papi_env.kernel import FloatArray
+from papi_env.kernel import FloatArray, Kernel, KernelClass
 
 COLUMNS = ("outputs", "inputs", "rows", "seconds")
 MAX_SIZE = 2**30
@@ -50,6 +50,41 @@ MAX_SECONDS = 100.0
 MAX_STEP = 4
 
 Shape = tuple[int, int]
+
+
+def launch_shapes(kernels: Sequence[Kernel], gpus: int) -> tuple[Shape, Shape, Shape, Shape]:
+    """What one of `gpus` GPUs launches for the FC kernels of a decoder layer: (outputs, inputs), in order.
+
+    QKV and up (gate and up together, one launch) have their outputs split over the GPUs, projection and down their
+    inputs, as Megatron-LM does (Shoeybi et al. 2019). An uneven share is rounded up.
+
+    Args:
+        kernels: QKV, projection, one or two kernels up and one down, as `Transformer.fc_kernels` lists them.
+        gpus: that share every kernel evenly, at least one.
+
+    Raises:
+        ConfigurationError: other kernels, or no GPUs.
+    """
+    classes = [kernel.kernel_class for kernel in kernels]
+    layer = [KernelClass.QKV, KernelClass.PROJECTION, *[KernelClass.FEED_FORWARD] * (len(classes) - 2)]
+    if classes != layer or len(classes) not in (4, 5) or any(kernel.groups > 1 for kernel in kernels):
+        raise ConfigurationError(
+            f"FC kernels are {', '.join(classes) or 'none'}, expected those of a decoder layer: "
+            "qkv, projection and two or three feed_forward, a single matrix each"
+        )
+    if gpus < 1:
+        raise ConfigurationError(f"gpus is {gpus}, expected at least one")
+    qkv, projection, *up, down = kernels
+
+    def share(size: int) -> int:
+        return -(-size // gpus)
+
+    return (
+        (share(qkv.outer), qkv.inner),
+        (projection.outer, share(projection.inner)),
+        (share(sum(kernel.outer for kernel in up)), up[0].inner),
+        (down.outer, share(down.inner)),
+    )
 
 
 class Curve(NamedTuple):

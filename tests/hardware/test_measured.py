@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from papi_env.errors import ConfigurationError, DataError
-from papi_env.hardware.measured import MAX_STEP, load_measured, parse_measured
+from papi_env.hardware.measured import MAX_STEP, launch_shapes, load_measured, parse_measured
+from papi_env.workload.transformer import TRANSFORMERS, get_transformer
 
 HEADER = "outputs,inputs,rows,seconds"
 # Made up.
@@ -280,3 +281,40 @@ def test_times_are_those_measured_and_lie_between_their_neighbours(times, data):
     for rows in (low - 1, high + 1):
         with pytest.raises(ConfigurationError, match="were measured for"):
             measured.fc_s(rows, 3, 5)
+
+
+# --- what is looked up -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "shapes"),
+    [
+        # 24576 / 6, 8192 / 6, 2 x 22016 / 6 and 22016 / 6, rounded up.
+        ("llama-65b", 6, ((4096, 8192), (8192, 1366), (7339, 8192), (8192, 3670))),
+        # QKV of grouped queries: 8192 + 2 x 1024.
+        ("llama2-70b", 1, ((10240, 8192), (8192, 8192), (57344, 8192), (8192, 28672))),
+        # No gate.
+        ("opt-30b", 2, ((10752, 7168), (7168, 3584), (14336, 7168), (7168, 14336))),
+    ],
+)
+def test_the_launches_are_those_of_a_layer_on_one_gpu(name, gpus, shapes):
+    assert launch_shapes(get_transformer(name).fc_kernels(), gpus) == shapes
+
+
+@given(st.sampled_from(sorted(TRANSFORMERS)), st.integers(1, 64))
+def test_the_gpus_together_hold_all_weights(name, gpus):
+    model = get_transformer(name)
+    shapes = launch_shapes(model.fc_kernels(), gpus)
+    whole = sum(kernel.inner * kernel.outer for kernel in model.fc_kernels())
+    held = gpus * sum(outputs * inputs for outputs, inputs in shapes)
+    # One more output or input of each at most.
+    assert whole <= held <= whole + gpus * sum(max(shape) for shape in shapes)
+
+
+def test_other_kernels_and_no_gpus_are_refused():
+    kernels = get_transformer("llama-65b").fc_kernels()
+    for others in ((), kernels[:3], kernels[1:], (*kernels, kernels[-1]), kernels[::-1]):
+        with pytest.raises(ConfigurationError, match=r"FC kernels are .*, expected those of a decoder layer"):
+            launch_shapes(others, 6)
+    with pytest.raises(ConfigurationError, match="gpus is 0, expected at least one"):
+        launch_shapes(kernels, 0)

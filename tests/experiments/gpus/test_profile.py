@@ -1,5 +1,6 @@
 """`experiments.profile_gpu`: what is measured and how it is timed, on a made-up GPU; and where there is none."""
 
+import contextlib
 import importlib.util
 import sys
 from types import SimpleNamespace
@@ -20,7 +21,6 @@ from experiments.gpus.profile import (
     Plan,
     cold_copies,
     file_text,
-    launch_shapes,
     measure,
     rounds_of_span,
 )
@@ -75,29 +75,11 @@ def plan(**changes):
     return Plan(**{**given, **changes})
 
 
-def test_the_shapes_are_those_of_a_layer_on_one_gpu():
-    # 24576 / 6, 8192 / 6, 2 x 22016 / 6 and 22016 / 6, rounded up.
-    expected = ((4096, 8192), (8192, 1366), (7339, 8192), (8192, 3670))
-    assert launch_shapes(get_transformer("llama-65b"), 6) == expected
-    # QKV of grouped queries: 8192 + 2 x 1024.
-    assert launch_shapes(get_transformer("llama2-70b"), 1)[0] == (10240, 8192)
-    # No gate.
-    assert launch_shapes(get_transformer("opt-30b"), 1)[2:] == ((28672, 7168), (7168, 28672))
-
-
-@given(st.sampled_from(sorted(TRANSFORMERS)), st.integers(1, 64))
-def test_the_gpus_together_hold_all_weights(name, gpus):
-    model = get_transformer(name)
-    shapes = launch_shapes(model, gpus)
-    whole = model.weight_bytes // model.layers // 2
-    held = gpus * sum(outputs * inputs for outputs, inputs in shapes)
-    # One more output or input of each at most.
-    assert whole <= held <= whole + gpus * sum(max(shape) for shape in shapes)
-
-
 def test_shapes_are_measured_once_each():
     shapes = plan(models=[TRANSFORMERS["llama-65b"]] * 2, tensor_parallel=[1, 6, 1]).shapes()
     assert len(shapes) == len(set(shapes)) == 8
+    # 24576 / 6, 8192 / 6, 2 x 22016 / 6 and 22016 / 6, rounded up.
+    assert shapes[4:] == ((4096, 8192), (8192, 1366), (7339, 8192), (8192, 3670))
 
 
 def test_a_shape_is_run_in_whole_16_bytes():
@@ -124,9 +106,7 @@ def test_the_default_rows_have_no_gap():
 def test_a_kernels_time_is_the_median_of_warm_spans():
     gpu = MadeUpGpu(resolution_s=0.5e-6, cold_rounds=5, hitch_every=3)
     found = measure(gpu, plan(repeats=9, warmup=5))
-    assert [one[:3] for one in found] == [
-        (*shape, rows) for shape in launch_shapes(get_transformer("llama-65b"), 6) for rows in (1, 4, 16)
-    ]
+    assert [one[:3] for one in found] == [(*shape, rows) for shape in plan().shapes() for rows in (1, 4, 16)]
     for one in found:
         exact = gpu.launch_s(LaunchShape(one.outputs, one.inputs), one.rows)
         assert one.seconds == pytest.approx(exact, rel=RESOLUTION_SHARE)
@@ -203,6 +183,86 @@ def test_what_is_written_reads_back_and_says_where_it_is_from(tmp_path):
 def test_nothing_is_written_that_would_not_be_read(tmp_path):
     with pytest.raises(DataError, match="found '0', expected seconds"):
         file_text([Measurement(8, 8, 1, 0.0), Measurement(8, 8, 2, 1.0)], {}, tmp_path)
+
+
+# --- the GPU through torch, with CUDA's part made up --------------------------------------------------
+
+
+class MadeUpCuda:
+    """What `CudaRunner` asks of `torch.cuda`: graphs that count their replays, and a clock that they move."""
+
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def __init__(self):
+        self.clock, self.log = 0.0, []
+        self.Stream = lambda device: SimpleNamespace(wait_stream=lambda other: None)
+        self.stream = self.graph = lambda of: contextlib.nullcontext()
+        self.current_stream = lambda: SimpleNamespace(wait_stream=lambda other: None)
+        self.empty_cache = lambda: self.log.append("empty")
+        self.set_device = lambda index: None
+        self.get_device_properties = lambda index: SimpleNamespace(name="Made up", L2_cache_size=CACHE)
+
+    def CUDAGraph(self):
+        return SimpleNamespace(replay=self.replay)
+
+    def replay(self):
+        self.log.append("round")
+        self.clock += 2.0
+
+    def Event(self, enable_timing):
+        assert enable_timing
+        event = SimpleNamespace(synchronize=lambda: None)
+
+        def record():
+            self.log.append("event")
+            event.ms = self.clock
+
+        event.record = record
+        event.elapsed_time = lambda end: end.ms - event.ms
+        return event
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    real = pytest.importorskip("torch")
+    made_up = SimpleNamespace(
+        cuda=MadeUpCuda(),
+        device=lambda kind, index: "cpu",
+        version=SimpleNamespace(cuda="12.8"),
+        **{name: getattr(real, name) for name in ("randn", "float16", "nn", "__version__")},
+    )
+    monkeypatch.setitem(sys.modules, "torch", made_up)
+    return cuda.CudaRunner(0)
+
+
+def test_the_gpu_is_asked_for_a_round_more_than_is_timed(runner):
+    assert runner.cache_bytes == CACHE
+    assert runner.provenance()["gpu"] == "Made up"
+    runner.load(LaunchShape(30, 17), 3)
+    assert [tuple(weight.shape) for weight in runner._weights] == [(32, 24)] * 3
+    assert runner._weights[0].float().std().item() == pytest.approx(24**-0.5, rel=0.3)
+    runner.prepare(5)
+    assert tuple(runner._inputs.shape) == (5, 24)
+    runner._torch.cuda.log.clear()
+    assert runner.span_s(3) == pytest.approx(6e-3)
+    assert runner._torch.cuda.log == ["round", "event", "round", "round", "round", "event"]
+
+
+def test_what_does_not_fit_the_gpu_is_one_message(runner, monkeypatch):
+    def full(*sizes, **kinds):
+        raise MadeUpCuda.OutOfMemoryError("much too long\na story")
+
+    runner.load(LaunchShape(32, 16), 2)
+    monkeypatch.setattr(runner._torch, "randn", full)
+    with pytest.raises(
+        ConfigurationError, match="inputs and outputs of 7 rows do not fit the memory of Made up"
+    ):
+        runner.prepare(7)
+    with pytest.raises(
+        ConfigurationError, match="2 copies of 32 x 16 weights do not fit the memory of Made up"
+    ):
+        runner.load(LaunchShape(32, 16), 2)
 
 
 # --- the command -----------------------------------------------------------------------------------
