@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from papi_env.definition import Definition
 from papi_env.kernel import FloatArray
+from papi_env.quantities import Count, JoulesPerByte, LatencySeconds, LinkBandwidth
 
 
-class Link(BaseModel):
+class Link(Definition):
     """A point-to-point link: `latency_s` one way, `bandwidth` B/s each way, `count` lanes bundles in parallel."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     name: str
-    bandwidth: float = Field(gt=0, description="B/s each way of one link")
-    latency_s: float = Field(ge=0, description="seconds one way")
-    count: int = Field(1, ge=1, le=65536)
-    j_per_byte: float = Field(ge=0)
-    max_devices: int | None = Field(None, ge=1, description="devices that one such fabric addresses")
+    bandwidth: LinkBandwidth = Field(gt=0, description="B/s each way of one link")
+    latency_s: LatencySeconds = Field(ge=0, description="seconds one way")
+    count: Count = Field(1, ge=1, le=65536)
+    j_per_byte: JoulesPerByte = Field(ge=0)
+    max_devices: Count | None = Field(None, ge=1, description="devices that one such fabric addresses")
 
     @property
     def total_bandwidth(self) -> float:

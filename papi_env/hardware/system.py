@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.hardware import dram
 from papi_env.hardware.gpus import STACKS_PER_GPU, get_gpu
@@ -23,13 +24,14 @@ from papi_env.hardware.links import (
 )
 from papi_env.hardware.units import UNIT_NAMES, KernelKind, PimUnit, ProcessingUnit, UnitName
 from papi_env.kernel import FloatArray
+from papi_env.quantities import OverheadSeconds
 
 # PAPI's two readings of an A100's memory bandwidth (B/s), and of a bank's rate (clocks per command).
 GPU_BANDWIDTH_READINGS = {"roofline": 1935e9, "hbm3": 3352e9}
 BANK_RATE_READINGS = {"attacc-limit": 6.0, "attacc": 4.0, "papi": 2.0}
 
 
-class System(BaseModel):
+class System(Definition):
     """Processing units, FC-PIM and Attn-PIM stacks, any of them absent, and what joins them.
 
     Weights live in the FC-PIM stacks, which are the GPUs' own memory, else in plain GPU memory. KV
@@ -42,8 +44,6 @@ class System(BaseModel):
     weight stacks without GPUs by a gather and a broadcast over the fabric, or the attention link.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     name: str
     description: str = ""
     pu: ProcessingUnit | None = None
@@ -53,13 +53,13 @@ class System(BaseModel):
     fabric: Link | None = None
     prefill_unit: Literal["pu", "fc-pim"] = "pu"
     # AttAcc's simulator: what a hop of an all-reduce takes at least, the software's share included.
-    all_reduce_hop_s: float = Field(ALL_REDUCE_HOP_S, ge=0, le=1e-3)
+    all_reduce_hop_s: OverheadSeconds = Field(ALL_REDUCE_HOP_S, ge=0, le=1e-3)
     # Norms, residual additions and activation functions of one decoder layer, on whatever runs them. Left
     # out by default; AttAcc's simulator has 6.87 us for each of two norms and 8.29 us for the activation.
-    layer_overhead_s: float = Field(0.0, ge=0, le=1e-3)
+    layer_overhead_s: OverheadSeconds = Field(0.0, ge=0, le=1e-3)
     # Drain, close and reopen rows when a stack changes between GPU reads and PIM work.
     # chosen: 1 us; at least 29 ns (tRP + tRCD); range 0.03-10 us.
-    mode_switch_s: float = Field(1e-6, ge=0, le=1)
+    mode_switch_s: OverheadSeconds = Field(1e-6, ge=0, le=1)
 
     @field_validator("pu", "fc_pim", "attn_pim", "attention_link", "fabric", mode="before")
     @classmethod

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from papi_env.definition import Definition
 from papi_env.hardware import dram
+from papi_env.quantities import (
+    Clocks,
+    Count,
+    Efficiency,
+    FlopRate,
+    FpusPerBank,
+    JoulesPerByte,
+    JoulesPerMac,
+    MemoryBandwidth,
+    MemoryBytes,
+    PowerLimit,
+    Truth,
+    Watts,
+)
 
 UnitName = Literal["pu", "fc-pim", "attn-pim"]
 # The order is that of actions, tables and reports.
@@ -16,36 +31,34 @@ PU, FC_PIM, ATTN_PIM = range(3)
 KernelKind = Literal["fc", "attention"]
 
 
-class ProcessingUnit(BaseModel):
+class ProcessingUnit(Definition):
     """A GPU's tensor cores and memory interface; `count` of them share every kernel evenly.
 
     Tensor parallelism is an even split: six GPUs do not divide 64 heads, and the model does not
     charge for the remainder.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     name: str
-    count: int = Field(ge=1, le=4096)
-    peak_flops: float = Field(gt=0, description="FP16 FLOP/s of one GPU")
-    memory_bandwidth: float = Field(gt=0, description="B/s of one GPU")
-    memory_bytes: int = Field(
+    count: Count = Field(ge=1, le=4096)
+    peak_flops: FlopRate = Field(gt=0, description="FP16 FLOP/s of one GPU")
+    memory_bandwidth: MemoryBandwidth = Field(gt=0, description="B/s of one GPU")
+    memory_bytes: MemoryBytes = Field(
         gt=0, description="bytes of one GPU's plain memory; FC-PIM stacks take its place"
     )
     # AttAcc's simulator: sustained shares of the peaks.
-    compute_efficiency: float = Field(0.80, gt=0, le=1)
-    memory_efficiency: float = Field(0.85, gt=0, le=1)
+    compute_efficiency: Efficiency = Field(0.80, gt=0, le=1)
+    memory_efficiency: Efficiency = Field(0.85, gt=0, le=1)
     # AttAcc's simulator. Per MAC: ALU 0.32 pJ, three register operands at 0.0675 pJ, and
     # L1 at 1.28 pJ/B x 2 B x (1/16 + 1/16) for 16x16x32 register tiles.
-    mac_j: float = Field(0.32e-12 + 3 * 0.0675e-12 + 1.28e-12 * 2 * (1 / 16 + 1 / 16), ge=0)
+    mac_j: JoulesPerMac = Field(0.32e-12 + 3 * 0.0675e-12 + 1.28e-12 * 2 * (1 / 16 + 1 / 16), ge=0)
     # Off-chip read plus one pass through L2 (28.72 + 2.4 pJ/B).
-    memory_j_per_byte: float = Field(
+    memory_j_per_byte: JoulesPerByte = Field(
         dram.OFF_CHIP_J_PER_BYTE + 2.4e-12, ge=dram.READ_WITH_ACTIVATION_J_PER_BYTE
     )
     # chosen, from measurements: an A100 with a context and its own stacks idles near 100 W; range 63-120.
-    idle_power_w: float = Field(100.0, ge=0)
+    idle_power_w: Watts = Field(100.0, ge=0)
     # 400 W (A100 SXM) and 700 W (H100 SXM) data sheets.
-    board_power_w: float = Field(400.0, gt=0)
+    board_power_w: PowerLimit = Field(400.0, gt=0)
 
     @model_validator(mode="after")
     def _idle_below_board(self) -> ProcessingUnit:
@@ -71,7 +84,7 @@ class ProcessingUnit(BaseModel):
         return self.count * self.memory_bytes
 
 
-class PimUnit(BaseModel):
+class PimUnit(Definition):
     """Stacks whose banks carry FPUs.
 
     `cadence_clocks` is the spacing of all-bank commands. AttAcc issues one every 6 clocks within
@@ -80,20 +93,18 @@ class PimUnit(BaseModel):
     it holds (`costs.pim_cadence_clocks`).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     name: str
-    stacks: int = Field(ge=1, le=65536)
-    fpus_per_bank: float = Field(gt=0, le=64, description="0.5: two banks share an FPU (1P2B)")
+    stacks: Count = Field(ge=1, le=65536)
+    fpus_per_bank: FpusPerBank = Field(gt=0, le=64, description="0.5: two banks share an FPU (1P2B)")
     stack: dram.Stack = dram.Stack()
     runs: tuple[KernelKind, ...] = ("fc",)
-    cadence_clocks: float = Field(6.0, ge=2, le=1000)
+    cadence_clocks: Clocks = Field(6.0, ge=2, le=1000)
     # Whether a column is read once for all rows (PAPI's reuse of up to 64) or again for each slot.
     column_reads: Literal["once", "per-slot"] = "once"
     # Double buffering hides the GEMV-buffer writes and partial-sum moves behind the MACs.
-    double_buffered: bool = True
-    power_budget_w: float = Field(dram.CUBE_POWER_W, gt=0)
-    background_power_w: float = Field(dram.BACKGROUND_POWER_W, ge=0)
+    double_buffered: Truth = True
+    power_budget_w: PowerLimit = Field(dram.CUBE_POWER_W, gt=0)
+    background_power_w: Watts = Field(dram.BACKGROUND_POWER_W, ge=0)
 
     @model_validator(mode="after")
     def _fits(self) -> PimUnit:
