@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from papi_env.errors import unknown_field
+from papi_env.errors import describe_validation, unknown_field
 from papi_env.quantities import LIMIT_ERRORS, SAYS_ALL, Quantity
 
 
@@ -15,11 +16,22 @@ class Definition(BaseModel):
     """A part of what users define: cannot be changed, holds no unknown fields, no infinities.
 
     Every number of it is of a type in `quantities`, which refuses text and truth values. What is refused is a
-    `ValidationError` whose messages name what was found, what was expected, and the nearest field; `errors.
-    describe_validation` puts them in one line, for systems as for scenarios, from files as from Python.
+    `ValidationError` whose messages name what was found, what was expected, and the nearest field; `define`
+    puts them in one line, for systems as for scenarios.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def define(cls, data: Mapping[str, Any], where: str) -> Self:
+        """The definition from plain data, such as parsed TOML or JSON; `where` names its origin in an error.
+
+        Raises ConfigurationError: in one line, all fields that are refused, as for scenarios.
+        """
+        try:
+            return cls.model_validate(dict(data))
+        except ValidationError as error:
+            raise describe_validation(where, error) from None
 
     @model_validator(mode="wrap")
     @classmethod

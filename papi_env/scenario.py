@@ -13,10 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from papi_env.definition import Definition
-from papi_env.errors import ConfigurationError, DataError, describe_validation, lookup, unknown_name
+from papi_env.errors import ConfigurationError, DataError, lookup, unknown_name
 from papi_env.hardware.system import SYSTEMS, System, get_system
 from papi_env.hardware.table import DENSE_ROWS
 from papi_env.quantities import Count, EnergyWeight, OverheadSeconds, Share, Tokens, Whole
@@ -279,10 +279,7 @@ class Scenario(Definition):
 
 def parse_scenario(data: Mapping[str, Any], where: str) -> Scenario:
     """A scenario from plain data; `where` names its origin in an error."""
-    try:
-        return Scenario.model_validate(dict(data))
-    except ValidationError as error:
-        raise describe_validation(where, error) from None
+    return Scenario.define(data, where)
 
 
 def load_scenario(path: str | Path) -> Scenario:

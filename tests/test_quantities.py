@@ -242,6 +242,20 @@ def test_one_message_from_toml_json_and_python(tmp_path):
     assert said.replace(": ", "\n  ", 1) in str(refused.value)
 
 
+def test_a_system_alone_is_answered_as_within_a_scenario():
+    data = SYSTEMS["papi"].model_dump()
+    assert System.define(data, "mine.json") == SYSTEMS["papi"]
+    data["fabric"] |= {"bandwidth": 64, "latency": 1}
+    data["prefill_unit"] = "gpu"
+    with pytest.raises(ConfigurationError) as caught:
+        System.define(data, "mine.json")
+    assert str(caught.value) == (
+        "mine.json: fabric.bandwidth: found 64, expected B/s from 1e6 to 1e15 (did you mean 6.4e10, that is 64 GB/s?); "
+        "fabric.latency: not a known field; did you mean 'latency_s'?; "
+        "prefill_unit: found 'gpu': Input should be 'pu' or 'fc-pim'"
+    )
+
+
 def test_a_misspelt_field_is_answered_with_the_nearest_of_its_own_model():
     with pytest.raises(ValidationError, match="not a known field; did you mean 'latency_s'"):
         Link(name="mine", bandwidth=1e9, latency_s=0, j_per_byte=0, latency=0)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from papi_env.envs.rendering import Timeline
 from papi_env.errors import ConfigurationError, unknown_name
 from papi_env.hardware.units import KernelKind
-from papi_env.hardware.unused import NeverChosen, never_chosen
+from papi_env.hardware.unused import NeverChosen, never_chosen, warn_once
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Replacements, Scenario, get_scenario
 from papi_env.simulation.engine import Engine, Metrics
@@ -138,7 +138,7 @@ class Problem(ABC, Generic[AnyEngine]):
         self.scenario = scenario
         self.engine = self._make_engine(scenario, num_envs, autoreset, max_steps or 0, threads)
         for unused in self.never_chosen():
-            gym.logger.warn(unused.describe(scenario.system, type(self).__name__))
+            warn_once(unused.describe(scenario.system, type(self).__name__))
 
     def never_chosen(self) -> tuple[NeverChosen, ...]:
         """The kernels that PIM units of the system declare and that neither actions nor defaults put there."""

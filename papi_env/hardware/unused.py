@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from papi_env.hardware.system import System
 from papi_env.hardware.units import KernelKind, PimUnit, UnitName
 
 _FIELDS: dict[UnitName, str] = {"pu": "pu", "fc-pim": "fc_pim", "attn-pim": "attn_pim"}
+
+
+class NeverChosenWarning(UserWarning):
+    """Of what `NeverChosen.describe` says."""
 
 
 class NeverChosen(NamedTuple):
@@ -29,6 +35,28 @@ class NeverChosen(NamedTuple):
             f"System {system.name!r}: {_FIELDS[self.unit]}.runs names {self.kernel!r}, but {chooser} never chooses it "
             f"for that: no action dispatches {self.kernel} kernels, and their default is {self.default!r}{rest}"
         )
+
+
+# What has been said in this process.
+_said: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """Warn of a unit that is never chosen: once in a process, however many environments have it."""
+    if message not in _said:
+        _said.add(message)
+        warnings.warn(message, NeverChosenWarning, stacklevel=2)
+
+
+@contextmanager
+def kept_quiet() -> Iterator[list[str]]:
+    """Collect what `warn_once` would say for the first time within, as if it had not been called."""
+    before, found = set(_said), list[str]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NeverChosenWarning)
+        yield found
+    found += sorted(_said - before)
+    _said.intersection_update(before)
 
 
 def never_chosen(

@@ -6,6 +6,7 @@ import gymnasium as gym
 import pytest
 
 from papi_env.envs.registration import ENV_IDS
+from papi_env.hardware import unused
 from papi_env.hardware.system import SYSTEMS, System
 from papi_env.scenario import SCENARIOS
 
@@ -16,6 +17,7 @@ INSIDE = System.model_validate(
 
 
 def warned(make):
+    unused._said.clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         make()
@@ -30,7 +32,11 @@ def test_attention_inside_the_gpus_stacks(env_id, vector):
     arguments = {"system": INSIDE, "model": "opt-30b", **size}
 
     def make():
-        return gym.make_vec(env_id, num_envs=3, **arguments) if vector else gym.make(env_id, **arguments)
+        for _ in range(2):
+            if vector:
+                gym.make_vec(env_id, num_envs=3, **arguments)
+            else:
+                gym.make(env_id, **arguments)
 
     messages = warned(make)
     if "Kernels" in env_id:
@@ -44,3 +50,9 @@ def test_attention_inside_the_gpus_stacks(env_id, vector):
 def test_kernels_that_a_scenario_has_none_of_are_not_missed():
     data = SCENARIOS["vision-stream"].model_dump() | {"system": INSIDE}
     assert not warned(lambda: gym.make("papi_env/Kernels-v0", scenario=data))
+
+
+def test_a_name_with_a_percent_sign_is_only_a_name():
+    system = INSIDE.model_copy(update={"name": "100 %s"})
+    (message,) = warned(lambda: gym.make("papi_env/Decode-v0", system=system, model="opt-30b", batch_size=2))
+    assert "'100 %s'" in message

@@ -3,7 +3,7 @@
 import pytest
 
 from papi_env.hardware.system import SYSTEMS, System
-from papi_env.hardware.unused import never_chosen
+from papi_env.hardware.unused import NeverChosenWarning, kept_quiet, never_chosen, warn_once
 
 
 def altered(base, **changes):
@@ -41,3 +41,17 @@ def test_a_unit_that_never_runs_anything_is_told_from_one_that_does():
     message = found.describe(system, "Decode-v0")
     assert "fc_pim.runs names 'attention'" in message
     assert "default is 'pu', and the unit never runs anything" in message
+
+
+def test_what_was_kept_quiet_is_said_later_and_once():
+    for _ in range(2):
+        with kept_quiet() as found:
+            warn_once("said here alone")
+            warn_once("said here alone")
+        assert found == ["said here alone"]
+    with pytest.warns(NeverChosenWarning, match="said here alone"):
+        warn_once("said here alone")
+    warn_once("said here alone")  # a second warning would be an error
+    with kept_quiet() as found:
+        warn_once("said here alone")
+    assert not found
