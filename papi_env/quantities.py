@@ -62,6 +62,11 @@ class Quantity:
             words += f" {'and below' if self.below else 'to'} {_shown(self.high)}"
         return words
 
+    def _kind(self, number: str) -> str:
+        """What is said where not even `number` was found."""
+        plain = not self.unit and not self.whole
+        return number + self.expected().removeprefix("a number") if plain else f"{number}: {self.expected()}"
+
     def hint(self, value: float) -> str:
         """What may have been meant by a number out of range, or nothing: that nearest to the typical value."""
         sizes = [(value * size, name) for name, size in self.mistakes]
@@ -75,14 +80,14 @@ class Quantity:
         """What is wrong with a value, whose numpy type does not matter; None if nothing."""
         value = _plain(value)
         if isinstance(value, bool):
-            return f"found the truth value {value}, expected a number: {self.expected()}"
+            return f"found the truth value {value}, expected {self._kind('a number')}"
         if isinstance(value, (str, bytes)):
-            return f"found the text {_short(value)}, expected a number: {self.expected()}"
+            return f"found the text {_short(value)}, expected {self._kind('a number')}"
         number = _number(value)
         if number is None:
-            return f"found {_short(value)}, expected a number: {self.expected()}"
+            return f"found {_short(value)}, expected {self._kind('a number')}"
         if isinstance(number, float) and not math.isfinite(number):
-            return f"found {number}, expected a finite number: {self.expected()}"
+            return f"found {number}, expected {self._kind('a finite number')}"
         if not self.holds(number):
             return f"found {_short(value)}, expected {self.expected()}{self.hint(number)}"
         if self.whole and number % 1:

@@ -152,7 +152,8 @@ def test_text_and_truth_values_are_no_numbers(model, name, quantity, data, value
     message = refusal(model, {**data, name: given})
     what = "text" if isinstance(given, (str, bytes)) else "truth value"
     assert f"\n{name}\n  found the {what} " in message
-    assert f"expected a number: {'a whole number' if quantity.whole else quantity.unit}" in message
+    unit = "a whole number" if quantity.whole else quantity.unit
+    assert f"expected a number{': ' if unit else ' from'}{unit}" in message
 
 
 @each

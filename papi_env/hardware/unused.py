@@ -52,11 +52,13 @@ def warn_once(message: str) -> None:
 def kept_quiet() -> Iterator[list[str]]:
     """Collect what `warn_once` would say for the first time within, as if it had not been called."""
     before, found = set(_said), list[str]()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NeverChosenWarning)
-        yield found
-    found += sorted(_said - before)
-    _said.intersection_update(before)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NeverChosenWarning)
+            yield found
+    finally:
+        found += sorted(_said - before)
+        _said.intersection_update(before)
 
 
 def never_chosen(
