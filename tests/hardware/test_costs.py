@@ -69,7 +69,7 @@ def pim_units(draw):
     """Any unit that fits its die, down to budgets that hold its rate back."""
     fpus = draw(st.sampled_from([0.25, 0.5, 1, 2, 4, 8]))
     groups = draw(st.integers(1, dram.max_banks_per_die(fpus) // 4))
-    background = draw(st.floats(0, 40))
+    background = draw(st.just(0.0) | st.floats(1e-3, 40))
     return PimUnit(
         name="pim",
         stacks=draw(st.integers(1, 100)),
