@@ -45,7 +45,9 @@ class Link(Definition):
     count: Count = Field(1, ge=1, le=65536)
     j_per_byte: JoulesPerByte = Field(ge=0)
     max_devices: Count | None = Field(None, ge=1, description="devices that one such fabric addresses")
-    sync_s: LatencySeconds = Field(SYNC_S, ge=0, le=1e-2, description="seconds that units wait for each other")
+    sync_s: LatencySeconds = Field(
+        SYNC_S, ge=0, le=1e-2, description="seconds that units wait for each other"
+    )
     exchange_bandwidth: LinkBandwidth | None = Field(None, gt=0)
     ring: Ring | None = None
 

@@ -100,7 +100,9 @@ def test_prefill_on_pim_sends_all_vectors_over_the_link():
     system = SYSTEMS["papi-pim-only"]
     slow = system.attention_link.model_copy(update={"bandwidth": 1e9})
     tokens = np.array(1000)
-    seconds, joules = Prefill(system.model_copy(update={"attention_link": slow}), LLAMA).cost(tokens, tokens, 1)
+    seconds, joules = Prefill(system.model_copy(update={"attention_link": slow}), LLAMA).cost(
+        tokens, tokens, 1
+    )
     assert seconds == pytest.approx(3 * 2 * LLAMA.hidden * LLAMA.layers * 1000 / 1e9)
     free = slow.model_copy(update={"j_per_byte": 0.0})
     without = Prefill(system.model_copy(update={"attention_link": free}), LLAMA).cost(tokens, tokens, 1)[1]

@@ -102,7 +102,9 @@ class Slow:
         return started + self.system.stack_sum_s(kernel, rows)
 
     def fc_j(self, unit, rows):
-        return sum(k.count * float(self._fc_j(unit, k, rows)) for k in self.model.fc_kernels()) if rows else 0.0
+        return (
+            sum(k.count * float(self._fc_j(unit, k, rows)) for k in self.model.fc_kernels()) if rows else 0.0
+        )
 
     def _fc_j(self, unit, kernel, rows):
         if unit == at.PU:
