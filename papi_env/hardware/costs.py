@@ -9,7 +9,8 @@ the kernel; the caller multiplies by `kernel.count`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -225,40 +226,140 @@ def pim_fc_energy(unit: PimUnit, kernel: Kernel, rows: Rows) -> Energy:
     )
 
 
-def attention_rounds(unit: PimUnit, kernel: AttentionKernel, rlp: Rows) -> FloatArray:
-    """(KV head, request) pairs that the busiest channel works through, one after the other.
+class AttentionMapping(NamedTuple):
+    """How decode attention lies on the channels of a PIM unit, for so many requests.
 
-    Pairs are dealt evenly over the stacks, then over the 16 channels of each; channels left over idle.
+    Attributes:
+        copies: places that keep a KV head's keys and values of a request, each with a part of the group's query
+            heads.
+        heads: query heads that share a read, the most of a copy.
+        pairs: (copy of a KV head, request) pairs that the busiest channel has anything of.
+        share: contexts that it works through in all, in contexts of mean length; less than one if they are split.
+        share_of_one: the same of a single request, in those of its context.
+        split: whether several channels share a context.
     """
-    pairs = np.ceil(np.asarray(rlp, dtype=np.float64) * kernel.kv_heads / unit.stacks)
-    return np.ceil(pairs / dram.CHANNELS)
+
+    copies: int
+    heads: int
+    pairs: int
+    share: float
+    share_of_one: float
+    split: bool
 
 
-def pim_attention_coefficients(unit: PimUnit, kernel: AttentionKernel, tlp: int) -> AttentionCoefficients:
+def _mapped(unit: PimUnit, kernel: AttentionKernel, rlp: int, copies: int) -> AttentionMapping:
+    heads = math.ceil(kernel.heads // kernel.kv_heads / copies)
+    on_stack = math.ceil(rlp * kernel.kv_heads * copies / unit.stacks)
+    of_one = math.ceil(kernel.kv_heads * copies / unit.stacks)
+    if on_stack < dram.CHANNELS:
+        # Channels that do not divide evenly among the pairs have some that work for two.
+        pairs = 1 if dram.CHANNELS % on_stack == 0 else 2
+        share, share_of_one = on_stack / dram.CHANNELS, of_one / dram.CHANNELS
+        return AttentionMapping(copies, heads, pairs, share, share_of_one, split=True)
+    pairs = math.ceil(on_stack / dram.CHANNELS)
+    return AttentionMapping(copies, heads, pairs, float(pairs), math.ceil(of_one / dram.CHANNELS), split=False)
+
+
+def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int) -> AttentionMapping:
+    """The mapping of decode attention for `rlp` requests with `tlp` queries each.
+
+    Pairs of a KV head and a request are dealt evenly over the stacks. With 16 or more on a stack its channels work
+    through whole contexts one after the other (AttAcc's mapping). With fewer, the 16-token groups of a stack's pairs
+    are dealt over its 16 channels, and the buffer die combines their partial softmaxes.
+
+    Stacks do not share a context. Where KV heads (grouped queries) leave channels without work, keys and values are
+    kept several times, each copy for a part of the query heads, as servers do whose tensor parallelism exceeds the
+    KV heads. As many copies as query heads, if those have a channel each: then attention is that of as many KV heads
+    as query heads. If not, the number that is fastest at long contexts. Moving keys and values when `rlp` or `tlp`
+    changes is not charged.
+    """
+    group = kernel.heads // kernel.kv_heads
+    alone = _mapped(unit, kernel, rlp, 1)
+    if group == 1 or not alone.split:
+        return alone
+    if rlp * kernel.heads <= unit.stacks * dram.CHANNELS:
+        return _mapped(unit, kernel, rlp, group)
+
+    # A number of copies that saves no query head of the busiest only costs.
+    numbers = sorted({math.ceil(group / heads) for heads in range(1, group + 1)}, reverse=True)
+    options = [_mapped(unit, kernel, rlp, copies) for copies in numbers]
+    return min(options, key=lambda mapping: _clocks_per_group(unit, kernel, mapping, tlp))
+
+
+def _clocks_per_group(
+    unit: PimUnit, kernel: AttentionKernel, mapping: AttentionMapping, tlp: int
+) -> float:
+    """Clocks of the busiest channel for each group of all contexts, which are long."""
+    work = pim_attention_coefficients(unit, kernel, tlp, mapping.heads)
+    chunk = work.per_chunk + work.unpaired_per_chunk * (mapping.pairs % 2) / mapping.pairs
+    return mapping.share * (work.per_group + chunk * work.group_columns / dram.COLUMNS_PER_ROW)
+
+
+def pim_attention_coefficients(
+    unit: PimUnit, kernel: AttentionKernel, tlp: int, heads: int | None = None
+) -> AttentionCoefficients:
     """Clocks of the busiest channel as a function of its groups, chunks and pairs, with `tlp` queries each.
 
     The command-counting model of `papi_env.hardware.attention`, at the cadence that the power budget leaves.
+    `heads` query heads share a read; if not given, all of a group.
     """
-    rows = kernel.rows_per_kv_head(tlp)
+    rows = kernel.rows_per_kv_head(tlp) if heads is None else heads * tlp
+    return _coefficients(unit, kernel.head_size, kernel.element_bytes, rows)
+
+
+@lru_cache(maxsize=4096)
+def _coefficients(unit: PimUnit, head_size: int, element_bytes: int, rows: int) -> AttentionCoefficients:
     placed = AttentionPim(
         level="bank",
         cadence_clocks=float(pim_cadence_clocks(unit, rows)),
         fpus=unit.fpus_per_bank,
         banks_per_channel=unit.stack.banks_per_channel,
     )
-    return attention_coefficients(placed, kernel.head_size, kernel.element_bytes, rows)
+    return attention_coefficients(placed, head_size, element_bytes, rows)
+
+
+def mapped_attention(
+    unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
+) -> tuple[AttentionMapping, AttentionCoefficients]:
+    """The mapping, and its coefficients with what splitting contexts adds in `per_start`.
+
+    Dealt groups, and key rows, leave the busiest channel up to one more than its share: 1 - share. Every pair that it
+    has a part of gives a partial output of its own for each query row, `head_size` elements with a maximum and a sum,
+    moved to the buffer die in 32 B commands that nothing hides. Adding them up there takes no time.
+    """
+    mapping = attention_mapping(unit, kernel, rlp, tlp)
+    work = pim_attention_coefficients(unit, kernel, tlp, mapping.heads)
+    if not mapping.split:
+        return mapping, work
+    partial = math.ceil((kernel.head_size + 2) * kernel.element_bytes / dram.COLUMN_BYTES)
+    combining = mapping.pairs * mapping.heads * tlp * partial * dram.WRITE_CLOCKS
+    chunk = work.per_chunk + work.unpaired_per_chunk * (mapping.pairs % 2) / mapping.pairs
+    more = (1 - mapping.share) * (work.per_group + chunk)
+    return mapping, replace(work, per_start=work.per_start + more + combining)
+
+
+def prompt_attention(
+    unit: PimUnit, kernel: AttentionKernel, rlp: int
+) -> tuple[AttentionMapping, AttentionCoefficients]:
+    """`mapped_attention` of prompts' queries, one after the other of each request; `per_start` is what each adds.
+
+    One follows the other at once, so that what a start exposes is not counted.
+    """
+    mapping, work = mapped_attention(unit, kernel, rlp, 1)
+    start = pim_attention_coefficients(unit, kernel, 1, mapping.heads).per_start
+    return mapping, replace(work, per_start=work.per_start - start)
 
 
 def busiest_channel(
-    rounds: Numbers, rlp: Numbers, total: Numbers, longest: Numbers, rounds_of_one: Numbers = 1
+    share: Numbers, rlp: Numbers, total: Numbers, longest: Numbers, share_of_one: Numbers = 1
 ) -> FloatArray:
     """Groups (or chunks) on the busiest channel (see `attention.busiest`).
 
-    `total` is their sum over `rlp` requests, `longest` that of the longest request, `rounds` the pairs that the
-    channel works through, and `rounds_of_one` those of a single request.
+    `total` is their sum over `rlp` requests, `longest` that of the longest request, `share` and `share_of_one` as in
+    `AttentionMapping`.
     """
     mean = np.asarray(total, dtype=np.float64) / np.maximum(rlp, 1)
-    return np.asarray(busiest(np.asarray(rounds), mean, np.asarray(rounds_of_one), longest))
+    return np.asarray(busiest(np.asarray(share), mean, np.asarray(share_of_one), longest))
 
 
 def pim_attention_s(
@@ -275,20 +376,25 @@ def pim_attention_s(
     """
     contexts = np.asarray(contexts)
     rlp = contexts.shape[-1]
-    rounds, of_one = attention_rounds(unit, kernel, rlp), attention_rounds(unit, kernel, 1)
-    work = pim_attention_coefficients(unit, kernel, tlp)
+    mapping, work = mapped_attention(unit, kernel, rlp, tlp)
     most = [
-        busiest_channel(rounds, rlp, parts.sum(axis=-1), parts.max(axis=-1), of_one)
+        busiest_channel(mapping.share, rlp, parts.sum(axis=-1), parts.max(axis=-1), mapping.share_of_one)
         for parts in (work.groups(contexts), work.chunks(contexts))
     ]
-    return work.clocks(most[0], most[1], rounds) * dram.CLOCK_S
+    return work.clocks(most[0], most[1], mapping.pairs) * dram.CLOCK_S
 
 
-def pim_attention_energy(unit: PimUnit, kernel: AttentionKernel, groups: Numbers, tlp: int) -> Energy:
-    """Joules of decode attention on a PIM unit; whole 16-token groups are read and multiplied."""
-    rows = kernel.rows_per_kv_head(tlp)
+def pim_attention_energy(
+    unit: PimUnit, kernel: AttentionKernel, groups: Numbers, tlp: int, rlp: int
+) -> Energy:
+    """Joules of decode attention on a PIM unit; whole 16-token groups are read and multiplied.
+
+    Every copy of the keys and values is read (see `attention_mapping`, for `rlp` requests). Queries and outputs,
+    partial ones too, are left out.
+    """
+    mapping = attention_mapping(unit, kernel, rlp, tlp)
     tokens = np.asarray(groups, dtype=np.float64) * dram.GROUP_TOKENS
-    read_bytes = tokens * kernel.kv_bytes_per_token * pim_reads(unit, rows)
+    read_bytes = tokens * kernel.kv_bytes_per_token * mapping.copies * pim_reads(unit, mapping.heads * tlp)
     # Per group each channel takes the scores back and forth for the softmax: one element per token and row.
     scores = 2 * tokens * tlp * kernel.heads * kernel.element_bytes
     return Energy(

@@ -64,11 +64,11 @@ class Prefill:
         assert isinstance(unit, PimUnit)
         # A query works through the keys before it, in whole groups and DRAM rows: half of one more each.
         groups = pairs / dram.GROUP_TOKENS + tokens / 2
-        work = costs.pim_attention_coefficients(unit, kernel, 1)
+        mapping, work = costs.prompt_attention(unit, kernel, batch)
         key_rows = groups * work.group_columns / dram.COLUMNS_PER_ROW + tokens / 2
-        share = costs.attention_rounds(unit, kernel, batch) / batch
-        clocks = share * (work.per_group * groups + work.per_chunk * key_rows + work.per_pair * tokens)
-        j = costs.pim_attention_energy(unit, kernel, groups, 1).total
+        clocks = mapping.share * (work.per_group * groups + work.per_chunk * key_rows)
+        clocks = (clocks + (mapping.pairs * work.per_pair + work.per_start) * tokens) / batch
+        j = costs.pim_attention_energy(unit, kernel, groups, 1, batch).total
         return kernel.count * clocks * dram.CLOCK_S, kernel.count * j
 
     def _moves(self, tokens: Counts) -> tuple[FloatArray, FloatArray]:

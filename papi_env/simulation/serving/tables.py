@@ -50,7 +50,8 @@ class ServingTables(NamedTuple):
         fc_s, fc_j: [2 (PUs, FC-PIM), rows], all FC kernels of an iteration; zero on a unit that the system
             lacks, which `ONLY_UNIT` keeps from being used.
         bank_s: [rows], the part of the PUs' time in which they read the stacks.
-        attention: [TLP, coefficients]; rounds: [RLP, 2]: of the unit that runs attention (see `layout`).
+        attention: [RLP, TLP, coefficients]; shares: [RLP, TLP, NUM_SHARES]: of the unit that runs attention (see
+            `layout`).
         link: [rows, (s, J)]; moves: [rows, 4] (see `tables.EngineTables`).
         draft: [RLP, (s, J)], one step of the draft model without its attention.
         acceptance: uint64 [classes + 1, drafted], what 53-bit draws are compared with; the last class is
@@ -63,7 +64,7 @@ class ServingTables(NamedTuple):
     fc_j: FloatArray
     bank_s: FloatArray
     attention: FloatArray
-    rounds: FloatArray
+    shares: FloatArray
     link: FloatArray
     moves: FloatArray
     draft: FloatArray
@@ -91,7 +92,7 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
     fc_s, fc_j, bank_s = _fc(system, model.fc_kernels(), rows)
     home = system.unit_of("attention")
     assert home is not None
-    attention, rounds = attention_tables(system, model, serving.max_running)
+    attention, shares = attention_tables(system, model, serving.max_running)
     unit = UNIT_NAMES.index(home)
     scalars = _scalars(scenario, serving, model)
     population = serving.lengths.population(model.context_limit, serving.beyond_context).lengths
@@ -116,7 +117,7 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         fc_j=fc_j,
         bank_s=bank_s,
         attention=np.ascontiguousarray(attention[unit]),
-        rounds=np.ascontiguousarray(rounds[unit]),
+        shares=np.ascontiguousarray(shares[unit]),
         link=np.ascontiguousarray(attention_link_table(system, model, rows)[unit]),
         moves=moves_table(system, model, rows),
         draft=_draft(system, serving, scalars),
@@ -270,12 +271,14 @@ def _prefill(system: System, model: Transformer, s: FloatArray) -> None:
         assert isinstance(unit, PimUnit)
         # Query by query through the keys before it, one request at a time on its share of the channels. Whole
         # groups and DRAM rows of keys: half of one more each.
-        work = costs.pim_attention_coefficients(unit, kernel, 1)
-        share = kernel.count * float(costs.attention_rounds(unit, kernel, 1)) * dram.CLOCK_S
+        mapping, work = costs.prompt_attention(unit, kernel, 1)
+        clock_s = kernel.count * dram.CLOCK_S
+        share = mapping.share * clock_s
         per_group = work.per_group + work.per_chunk * work.group_columns / dram.COLUMNS_PER_ROW
-        group_j = kernel.count * float(costs.pim_attention_energy(unit, kernel, 1, 1).total)
+        group_j = kernel.count * float(costs.pim_attention_energy(unit, kernel, 1, 1, 1).total)
         s[at.PREFILL_PAIR_S] = share * per_group / dram.GROUP_TOKENS
-        s[at.PREFILL_TOKEN_S] = share * (per_group / 2 + work.per_chunk / 2 + work.per_pair)
+        fixed = mapping.pairs * work.per_pair + work.per_start
+        s[at.PREFILL_TOKEN_S] = share * (per_group / 2 + work.per_chunk / 2) + clock_s * fixed
         s[at.PREFILL_PAIR_J], s[at.PREFILL_ROW_J] = group_j / dram.GROUP_TOKENS, group_j / 2
     if system.attn_pim is not None and system.attention_link is not None:
         kv = model.kv_bytes_per_token
@@ -288,9 +291,9 @@ def _reference_s(tables: ServingTables, serving: Serving) -> float:
     """FC kernels and attention of a quarter-full machine on its first unit: what observations divide times by."""
     rlp = max(serving.max_running // 4, 1)
     unit = max(int(tables.scalars[at.ONLY_UNIT]), 0)
-    row = tables.attention[1]
+    row = tables.attention[rlp, 1]
     mean = float(tables.population[:, 0].mean() + tables.population[:, 1].mean() / 2)
-    groups = np.ceil(mean / dram.GROUP_TOKENS) * tables.rounds[rlp, layout.ROUNDS]
+    groups = np.ceil(mean / dram.GROUP_TOKENS) * tables.shares[rlp, 1, layout.SHARE]
     attention = max(row[layout.PER_GROUP_S] * groups, row[layout.PER_TOKEN_S] * rlp * mean)
     return float(tables.fc_s[unit, rlp] + tables.moves[rlp, layout.COMBINE_S] + attention)
 
