@@ -247,11 +247,13 @@ class AttentionMapping(NamedTuple):
     split: bool
 
 
-def _mapped(unit: PimUnit, kernel: AttentionKernel, rlp: int, copies: int) -> AttentionMapping:
+def _mapped(
+    unit: PimUnit, kernel: AttentionKernel, rlp: int, copies: int, *, split: bool = True
+) -> AttentionMapping:
     heads = math.ceil(kernel.heads // kernel.kv_heads / copies)
     on_stack = math.ceil(rlp * kernel.kv_heads * copies / unit.stacks)
     of_one = math.ceil(kernel.kv_heads * copies / unit.stacks)
-    if on_stack < dram.CHANNELS:
+    if split and on_stack < dram.CHANNELS:
         # Channels that do not divide evenly among the pairs have some that work for two.
         pairs = 1 if dram.CHANNELS % on_stack == 0 else 2
         share, share_of_one = on_stack / dram.CHANNELS, of_one / dram.CHANNELS
@@ -260,6 +262,7 @@ def _mapped(unit: PimUnit, kernel: AttentionKernel, rlp: int, copies: int) -> At
     return AttentionMapping(copies, heads, pairs, float(pairs), math.ceil(of_one / dram.CHANNELS), split=False)
 
 
+@lru_cache(maxsize=65536)
 def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int) -> AttentionMapping:
     """The mapping of decode attention for `rlp` requests with `tlp` queries each.
 
@@ -267,32 +270,47 @@ def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
     through whole contexts one after the other (AttAcc's mapping). With fewer, the 16-token groups of a stack's pairs
     are dealt over its 16 channels, and the buffer die combines their partial softmaxes.
 
-    Stacks do not share a context. Where KV heads (grouped queries) leave channels without work, keys and values are
-    kept several times, each copy for a part of the query heads, as servers do whose tensor parallelism exceeds the
-    KV heads. As many copies as query heads, if those have a channel each: then attention is that of as many KV heads
-    as query heads. If not, the number that is fastest at long contexts. Moving keys and values when `rlp` or `tlp`
+    Stacks do not share a context. Where KV heads of grouped queries are fewer than 16 on a stack, their keys and
+    values are kept several times, each copy for a part of the query heads, as servers do whose tensor parallelism
+    exceeds the KV heads. With a copy for each query head, attention is that of as many KV heads as query heads. Fewer
+    copies, split or whole, replace it where they are never slower for requests of equal contexts, however long. So
+    fewer KV heads are never slower than one for each query head.
+
+    A channel keeps one copy of the keys and values that its query heads share, at most those of two pairs where a
+    pair has more query heads than channels; that this fits is not checked. Moving keys and values when `rlp` or `tlp`
     changes is not charged.
     """
     group = kernel.heads // kernel.kv_heads
     alone = _mapped(unit, kernel, rlp, 1)
     if group == 1 or not alone.split:
         return alone
-    if rlp * kernel.heads <= unit.stacks * dram.CHANNELS:
-        return _mapped(unit, kernel, rlp, group)
+    best = _mapped(unit, kernel, rlp, group)
+    clocks = _mapped_clocks(unit, kernel, best, tlp)
+    for copies in range(group - 1, 0, -1):
+        if group % copies:
+            continue
+        for split in (True, False):
+            option = _mapped(unit, kernel, rlp, copies, split=split)
+            found = _mapped_clocks(unit, kernel, option, tlp)
+            if all(new <= old for new, old in zip(found, clocks, strict=True)):
+                best, clocks = option, found
+    return best
 
-    # A number of copies that saves no query head of the busiest only costs.
-    numbers = sorted({math.ceil(group / heads) for heads in range(1, group + 1)}, reverse=True)
-    options = [_mapped(unit, kernel, rlp, copies) for copies in numbers]
-    return min(options, key=lambda mapping: _clocks_per_group(unit, kernel, mapping, tlp))
 
-
-def _clocks_per_group(
+def _mapped_clocks(
     unit: PimUnit, kernel: AttentionKernel, mapping: AttentionMapping, tlp: int
-) -> float:
-    """Clocks of the busiest channel for each group of all contexts, which are long."""
-    work = pim_attention_coefficients(unit, kernel, tlp, mapping.heads)
+) -> tuple[float, float, float]:
+    """Clocks for equal contexts of one group, of one full DRAM row of keys, and for each such row more.
+
+    All others lie between: a mapping that is not slower in these three never is.
+    """
+    work = _with_splits(unit, kernel, mapping, tlp)
+    full = max(dram.COLUMNS_PER_ROW // work.group_columns, 1)
     chunk = work.per_chunk + work.unpaired_per_chunk * (mapping.pairs % 2) / mapping.pairs
-    return mapping.share * (work.per_group + chunk * work.group_columns / dram.COLUMNS_PER_ROW)
+    fixed = work.per_pair * mapping.pairs + work.per_start
+    one = mapping.share * (work.per_group + chunk * math.ceil(work.group_columns / dram.COLUMNS_PER_ROW)) + fixed
+    per_row = mapping.share * (work.per_group * dram.COLUMNS_PER_ROW / work.group_columns + chunk)
+    return one, mapping.share * (work.per_group * full + chunk) + fixed, per_row
 
 
 def pim_attention_coefficients(
@@ -328,14 +346,20 @@ def mapped_attention(
     moved to the buffer die in 32 B commands that nothing hides. Adding them up there takes no time.
     """
     mapping = attention_mapping(unit, kernel, rlp, tlp)
+    return mapping, _with_splits(unit, kernel, mapping, tlp)
+
+
+def _with_splits(
+    unit: PimUnit, kernel: AttentionKernel, mapping: AttentionMapping, tlp: int
+) -> AttentionCoefficients:
     work = pim_attention_coefficients(unit, kernel, tlp, mapping.heads)
     if not mapping.split:
-        return mapping, work
+        return work
     partial = math.ceil((kernel.head_size + 2) * kernel.element_bytes / dram.COLUMN_BYTES)
     combining = mapping.pairs * mapping.heads * tlp * partial * dram.WRITE_CLOCKS
     chunk = work.per_chunk + work.unpaired_per_chunk * (mapping.pairs % 2) / mapping.pairs
     more = (1 - mapping.share) * (work.per_group + chunk)
-    return mapping, replace(work, per_start=work.per_start + more + combining)
+    return replace(work, per_start=work.per_start + more + combining)
 
 
 def prompt_attention(
@@ -367,16 +391,23 @@ def pim_attention_s(
     kernel: AttentionKernel,
     contexts: npt.NDArray[np.integer[Any]],
     tlp: int,
+    *,
+    whole: bool = False,
 ) -> FloatArray:
     """Seconds of decode attention on a PIM unit: scores, softmax and weighted values, one run (layer).
 
     Args:
         contexts: tokens that each request attends to, int [..., requests], at least one request.
         tlp: tokens verified together per request.
+        whole: keep every context on one channel, without copies, as AttAcc's simulator does.
     """
     contexts = np.asarray(contexts)
     rlp = contexts.shape[-1]
-    mapping, work = mapped_attention(unit, kernel, rlp, tlp)
+    if whole:
+        mapping = _mapped(unit, kernel, rlp, 1, split=False)
+        work = pim_attention_coefficients(unit, kernel, tlp)
+    else:
+        mapping, work = mapped_attention(unit, kernel, rlp, tlp)
     most = [
         busiest_channel(mapping.share, rlp, parts.sum(axis=-1), parts.max(axis=-1), mapping.share_of_one)
         for parts in (work.groups(contexts), work.chunks(contexts))
