@@ -81,7 +81,7 @@ def pim_units(draw):
         column_reads=draw(st.sampled_from(["once", "per-slot"])),
         double_buffered=draw(st.booleans()),
         background_power_w=background,
-        idle_power_w=draw(st.floats(0, background)),
+        idle_power_w=draw(st.sampled_from([0.0, 0.25, 1.0])) * background,
         power_budget_w=background + draw(st.floats(1, 150)),
     )
 
@@ -587,7 +587,7 @@ def test_stacks_at_work_draw_their_background_besides():
     work = costs.pim_attention_coefficients(ATTACC_1P1B, attention, 1)
     groups = 1000.0
     clocks = groups * (work.per_group + work.per_chunk / 16)  # 2 columns a group, 32 a row
-    assert costs.pim_attention_energy(ATTACC_1P1B, attention, groups, 1).background == pytest.approx(
+    assert costs.pim_attention_energy(ATTACC_1P1B, attention, groups, 1, 16).background == pytest.approx(
         64 * clocks * CLOCK_S * (20 - 4) / 16
     )
 
@@ -653,7 +653,7 @@ def test_a_file_that_beats_the_units_peaks_is_another_gpus(by_table):
     unit, path = by_table
     path.write_text(path.read_text().replace("4096,8192,1,0.000101", "4096,8192,1,1.9e-05"))
     with pytest.raises(
-        ConfigurationError, match=r"takes 1.9e-05 s, which exceeds its peaks: expected at least 2e-05 s"
+        ConfigurationError, match=r"takes 1.9e-05 s, which exceeds its peaks: .* at least 2e-05 s"
     ):
         costs.pu_fc_s(unit, LLAMA.fc_kernels()[0], 1)
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments import validate
 from experiments.gpus.published import CONTEXT, PUBLISHED, validate_published
 from papi_env.errors import DataError
 from papi_env.hardware.gpu_kernels import KERNEL_CONSTANTS, fc_s
@@ -71,10 +72,9 @@ def test_what_a_file_lacks_is_named(files, broken, words):
         validate_published(*files)
 
 
-def test_the_command_wants_both_files_and_nothing_else(files, capsys):
+def test_the_command_wants_both_files_and_nothing_else(files):
     kernels, allreduce = map(str, files)
-    status, out, _ = called(
-        "validate", capsys, "--published", "--gpu-kernels", kernels, "--allreduce", allreduce
+    status, out, _ = called(validate.main, "--published", "--gpu-kernels", kernels, "--allreduce", allreduce
     )
     assert status == 0
     assert '"iterations"' in out
@@ -82,6 +82,6 @@ def test_the_command_wants_both_files_and_nothing_else(files, capsys):
         ["--gpu-kernels", kernels],
         ["--gpu-kernels", kernels, "--allreduce", allreduce, "--refit"],
     ):
-        status, _, err = called("validate", capsys, "--published", *wrong)
+        status, _, err = called(validate.main, "--published", *wrong)
         assert status == 2
         assert "--published needs --gpu-kernels and --allreduce" in err
