@@ -9,44 +9,43 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from experiments.paper.calibration import FIT_SEEDS, FITTED, FREE_CONSTANTS, REPRODUCTION, Fit
-from experiments.paper.published import PUBLISHED
-from experiments.paper.readings import BOUNDS, Setting
-from experiments.paper.reproduction import uncalibrated, within
+from experiments.paper.calibration import FIT_SEEDS, FITS, REPRODUCTION, Calibration, Fit
+from experiments.paper.published import NUMBER_ROWS, PUBLISHED
+from experiments.paper.readings import shown
+from experiments.paper.reproduction import CANDIDATES, READINGS, uncalibrated, within
 
 
 def print_rows(console: Console, entries: Sequence[Mapping[str, Any]]) -> None:
-    """The rows under the reproduction reading, then uncalibrated."""
+    """The rows that are numbers under the reproduction reading and the others, then uncalibrated."""
     other = "geometric" if REPRODUCTION.average == "arithmetic" else "arithmetic"
     table = Table(
         title="PAPI's published rows, simulated", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
     table.add_column("row", no_wrap=True)
     table.add_column("quantity")
+    beside = [reading.name for reading in READINGS if reading.name != "reproduction"]
     for name in ("paper", "simulated", "ratio", other):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("role", no_wrap=True)
-    table.add_column("default", justify="right", no_wrap=True)
-    for entry, following in zip(entries, [*entries[1:], None], strict=True):
-        default = entry["uncalibrated"][0]
-        if isinstance(entry["paper"], str):
-            cells = ["order", _truth(entry["holds"]), "", "", entry["role"], _truth(default["holds"])]
-        else:
-            cells = [
-                f"{entry['paper']:.3g}",
-                f"{entry['simulated']:.3f}",
-                f"{entry['ratio']:.2f}",
-                f"{entry['averages'][other]['simulated']:.3f}",
-                entry["role"],
-                f"{default['averages']['arithmetic']['simulated']:.3f}",
-            ]
+    for name in beside:
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+    numbers = [entry for entry in entries if not isinstance(entry["paper"], str)]
+    for entry, following in zip(numbers, [*numbers[1:], None], strict=True):
+        cells = [
+            f"{entry['paper']:.3g}",
+            f"{entry['simulated']:.3f}",
+            f"{entry['ratio']:.2f}",
+            f"{entry['averages'][other]['simulated']:.3f}",
+            entry["role"],
+            *(f"{entry['by_reading'][name]['simulated']:.2f}" for name in beside),
+        ]
         last = following is not None and following["row"][0] != entry["row"][0]
         table.add_row(entry["row"], PUBLISHED[entry["row"]].quantity, *cells, end_section=last)
     console.print(table)
     console.print(
         "simulated: the reproduction reading, constants fitted on the rows of role calibration;\n"
-        f"{REPRODUCTION.average} mean over configurations, and the {other} one beside it. default: papi_env\n"
-        "as it ships, nothing fitted (1935 GB/s, 6 clocks, arithmetic mean).",
+        f"{REPRODUCTION.average} mean over configurations, and the {other} one beside it. A: papi_env as it ships.\n"
+        "Nothing is fitted under unfitted, A, B and C.",
         markup=False,
         highlight=False,
     )
@@ -57,7 +56,7 @@ def print_rows(console: Console, entries: Sequence[Mapping[str, Any]]) -> None:
         highlight=False,
     )
     print_uncalibrated(console, entries)
-    print_orders(console, entries)
+    print_facts(console, entries)
 
 
 def print_uncalibrated(console: Console, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -76,18 +75,142 @@ def print_uncalibrated(console: Console, entries: Sequence[Mapping[str, Any]]) -
                 cells.append(f"{means['arithmetic']['simulated']:.2f}/{means['geometric']['simulated']:.2f}")
             else:
                 cells.append(_truth(item["holds"]))
-        paper = "order" if isinstance(entry["paper"], str) else f"{entry['paper']:.3g}"
-        table.add_row(entry["row"], paper, *cells)
+        table.add_row(
+            entry["row"], "" if isinstance(entry["paper"], str) else f"{entry['paper']:.3g}", *cells
+        )
     console.print(table)
 
 
-def print_orders(console: Console, entries: Sequence[Mapping[str, Any]]) -> None:
-    """What decides the orders, under the reproduction reading."""
-    for entry in entries:
-        if isinstance(entry["paper"], str):
-            console.print(f"{entry['row']} {_truth(entry['holds'])}:", highlight=False)
-            for key, value in entry["simulated"].items():
-                console.print(f"   {key}: {_plain(value)}", markup=False, highlight=False)
+def print_facts(console: Console, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Which reading holds which order and fact, and what decides them."""
+    facts = [entry for entry in entries if isinstance(entry["paper"], str)]
+    table = Table(title="Orders and facts, by reading", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("row", no_wrap=True)
+    table.add_column("what the paper says")
+    for reading in READINGS:
+        table.add_column(reading.name.replace(" ", "\n"), no_wrap=True)
+    nowhere = []
+    for entry in facts:
+        found = entry["by_reading"]
+        cells = [_truth(found[reading.name]["holds"]) for reading in READINGS]
+        table.add_row(entry["row"], f"{PUBLISHED[entry['row']].quantity}: {entry['paper']}", *cells)
+        if not any(item["holds"] for item in found.values()):
+            nowhere.append(entry["row"])
+    console.print(table)
+    all_of_them = [
+        reading.name
+        for reading in READINGS
+        if all(entry["by_reading"][reading.name]["holds"] for entry in facts)
+    ]
+    console.print(
+        f"No reading here holds {', '.join(nowhere) or 'none of them'}; "
+        f"all rows together: {', '.join(all_of_them) or 'no reading'}.",
+        highlight=False,
+    )
+    for entry in facts:
+        console.print(f"{entry['row']}:", highlight=False)
+        # Readings that say the same share a line.
+        lines: dict[str, list[str]] = {}
+        for reading in READINGS:
+            lines.setdefault(_plain(entry["by_reading"][reading.name]["simulated"]), []).append(reading.name)
+        for line, names in lines.items():
+            who = "all readings" if len(names) == len(READINGS) else ", ".join(names)
+            console.print(f"   {who}: {line}", markup=False, highlight=False)
+
+
+def print_readings(console: Console, compared: Sequence[Mapping[str, Any]]) -> None:
+    """How far every reading is from the rows that are numbers, and PAPI's speed-ups under it."""
+    table = Table(title="Readings", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("reading", no_wrap=True)
+    table.add_column(f"log rms of {len(NUMBER_ROWS)} rows", justify="right")
+    for rival in compared[0]["speed_ups"]:
+        table.add_column(f"over {rival}", justify="right")
+    table.add_column("what it is")
+    for entry in compared:
+        gains = (f"{gain:.2f}" for gain in entry["speed_ups"].values())
+        table.add_row(entry["reading"], f"{entry['log_rms']:.3f}", *gains, entry["description"])
+    console.print(table)
+    console.print(
+        "over a system: PAPI's speed-up end to end, geometric mean over 36 cells, RLP as it decays.",
+        highlight=False,
+    )
+    table = Table(title="Candidates for papi_env's defaults", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "what it is", "holds", "fails"):
+        table.add_column(name)
+    by_name = {entry["reading"]: entry for entry in compared}
+    for reading in CANDIDATES:
+        holds = by_name[reading.name]["holds"]
+        fails = [name for name in ("F1", "O2", "O3") if name not in holds]
+        table.add_row(
+            reading.name,
+            reading.description,
+            ", ".join(name for name in ("F1", "O2", "O3") if name in holds),
+            ", ".join(fails),
+        )
+    console.print(table)
+    for entry in compared:
+        if entry["departures"]:
+            console.print(f"{entry['reading']}: {entry['departures']}", markup=False, highlight=False)
+
+
+def print_constants(console: Console) -> None:
+    """The fitted constants with their bounds."""
+    for calibration in FITS:
+        title = f"Free constants of the {calibration.name} reading, fitted on rows {_rows(calibration)}"
+        table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column("constant", no_wrap=True)
+        table.add_column("fitted", justify="right", no_wrap=True)
+        table.add_column("bounds", justify="right", no_wrap=True)
+        table.add_column("bounded by")
+        for name, value in calibration.fitted.items():
+            bound, field = calibration.bound(name), calibration.free[name][0]
+            ends = {bound.low: " (at it)", bound.high: " (at it)"}
+            limits = f"{shown(field, bound.low)}..{shown(field, bound.high)}{ends.get(value, '')}"
+            table.add_row(name, shown(field, value), limits, bound.source)
+        console.print(table)
+    console.print(
+        f"Under the reproduction reading rows E, N and S are of a {REPRODUCTION.batch} batch, rows P of a "
+        f"{REPRODUCTION.pim_batch} one,\nrow O2 of a {REPRODUCTION.order_batch} one: all requests of the mean length "
+        "(fixed), or ending as their lengths say (decaying).",
+        markup=False,
+        highlight=False,
+    )
+
+
+def print_fit(console: Console, calibration: Calibration, found: Fit) -> None:
+    """What a fit arrived at beside the stored constants."""
+    title = (
+        f"Refit of {calibration.name} on rows {_rows(calibration)}: {found.evaluations} settings, "
+        f"{len(FIT_SEEDS)} seeds"
+    )
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("constant", "bounds", "start", "arrived at", "stored", "difference"):
+        table.add_column(name, justify="left" if name == "constant" else "right", no_wrap=True)
+    for name, value in found.constants.items():
+        bound, field, stored = (
+            calibration.bound(name),
+            calibration.free[name][0],
+            calibration.fitted[name],
+        )
+        table.add_row(
+            name,
+            f"{shown(field, bound.low)}..{shown(field, bound.high)}",
+            shown(field, found.start[name]),
+            shown(field, value),
+            shown(field, stored),
+            f"{value / stored - 1:+.2%}" if stored else f"{value - stored:+.2g}",
+        )
+    console.print(table)
+    console.print(
+        f"sum of squared log errors: {found.start_loss:.4f} at the start, {found.loss:.4f} now",
+        highlight=False,
+    )
+
+
+def _rows(calibration: Calibration) -> str:
+    if tuple(calibration.rows) == NUMBER_ROWS:
+        return "E, N, S and P"
+    return ", ".join(calibration.rows)
 
 
 def _truth(holds: bool) -> str:
@@ -96,67 +219,10 @@ def _truth(holds: bool) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+        return ", ".join(
+            f"{key} ({_plain(item)})" if isinstance(item, Mapping) else f"{key} {_plain(item)}"
+            for key, item in value.items()
+        )
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def print_settings(console: Console) -> None:
-    """The constants with their bounds, and the readings that differ from papi_env's defaults."""
-    table = Table(title="Free constants, fitted on rows P1-P6 and E1", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("constant", no_wrap=True)
-    table.add_column("fitted", justify="right", no_wrap=True)
-    table.add_column("bounds", justify="right", no_wrap=True)
-    table.add_column("bounded by")
-    for name, fields in FREE_CONSTANTS.items():
-        bound = BOUNDS[fields[0]]
-        ends = {bound.low: " (at it)", bound.high: " (at it)"}
-        limits = f"{_us(bound.low)}..{_us(bound.high)}{ends.get(FITTED[name], '')}"
-        table.add_row(name, _us(FITTED[name]), limits, bound.source)
-    console.print(table)
-    console.print(
-        f"The reproduction reading, where it is not papi_env's default: {departures(REPRODUCTION)}.\n"
-        f"Rows E, N and S are of a {REPRODUCTION.batch} batch, rows P of a {REPRODUCTION.pim_batch} one, row O2 of a "
-        f"{REPRODUCTION.order_batch} one:\n"
-        "all requests of the mean length (fixed), or ending as their lengths say (decaying).",
-        markup=False,
-        highlight=False,
-    )
-
-
-def departures(setting: Setting) -> str:
-    """Where a setting differs from papi_env's defaults."""
-    defaults = Setting().as_dict()
-    return ", ".join(
-        f"{name} {_us(value) if name in BOUNDS else value}"
-        for name, value in setting.as_dict().items()
-        if value != defaults[name]
-    )
-
-
-def _us(seconds: float) -> str:
-    return f"{seconds * 1e6:.3g} us"
-
-
-def print_fit(console: Console, found: Fit) -> None:
-    """What a fit arrived at beside the stored constants."""
-    title = f"Refit on P1-P6 and E1: {found.evaluations} settings, {len(FIT_SEEDS)} seeds"
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("constant", "bounds", "start", "arrived at", "stored", "difference"):
-        table.add_column(name, justify="left" if name == "constant" else "right", no_wrap=True)
-    for name, value in found.constants.items():
-        bound = BOUNDS[FREE_CONSTANTS[name][0]]
-        table.add_row(
-            name,
-            f"{_us(bound.low)}..{_us(bound.high)}",
-            _us(found.start[name]),
-            _us(value),
-            _us(FITTED[name]),
-            f"{value / FITTED[name] - 1:+.2%}" if FITTED[name] else f"{value - FITTED[name]:+.2g} s",
-        )
-    console.print(table)
-    console.print(
-        f"sum of squared log errors: {found.start_loss:.4f} at the start, {found.loss:.4f} now",
-        highlight=False,
-    )
