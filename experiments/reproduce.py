@@ -28,7 +28,14 @@ from experiments.common.study import json_text
 from experiments.paper.calibration import FITS, REPRODUCTION, fit
 from experiments.paper.readings import build_system
 from experiments.paper.reproduction import Benches, compare_readings, reproduce
-from experiments.paper.reproduction_report import print_constants, print_fit, print_readings, print_rows
+from experiments.paper.reproduction_report import (
+    print_constants,
+    print_facts,
+    print_fit,
+    print_readings,
+    print_rows,
+    print_uncalibrated,
+)
 from papi_env.errors import ConfigurationError
 
 
@@ -75,7 +82,9 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
         folder.write("reproduction.json", json_text(entries))
         folder.write("readings.json", json_text(compared))
         print_rows(console, entries)
-        print_readings(console, compared)
+        print_readings(console, entries, compared)
+        print_uncalibrated(console, entries)
+        print_facts(console, entries)
         print_constants(console)
         if config.refit:
             refitted = {}

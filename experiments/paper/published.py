@@ -83,7 +83,7 @@ _ALL = (
         "O1",
         "FC latency, LLaMA-65B: AttAcc against the A100s",
         "PAPI, motivation, FC latency by batch size",
-        "AttAcc faster at n = 8, the A100s from 16 on",
+        "AttAcc faster at n = 8, the A100s from n = 16 on",
     ),
     PublishedRow(
         "O2",
