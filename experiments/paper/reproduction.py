@@ -80,7 +80,7 @@ def reproduce(benches: Benches) -> list[dict[str, Any]]:
 
     `simulated`, `ratio` and `readings` are of the reproduction reading with its average; `averages` has the
     others; `by_reading` has all of `READINGS`; `uncalibrated` has every GPU-bandwidth and bank-rate reading
-    without fitted constants. For an order or a fact, `simulated` holds what decides it and `holds` says
+    without fitted constants, but for facts. For an order or a fact, `simulated` holds what decides it and `holds` says
     whether it is true.
     """
     calibrated = benches.readings["reproduction"]
@@ -98,10 +98,11 @@ def reproduce(benches: Benches) -> list[dict[str, Any]]:
         if isinstance(row.paper, str):
             found = {name: _fact(benches, bench, row.row) for name, bench in benches.readings.items()}
             entry |= {**found["reproduction"], "ratio": None, "by_reading": found}
-            entry["uncalibrated"] = [
-                {"readings": name, **_fact(benches, bench, row.row)}
-                for name, bench in benches.uncalibrated.items()
-            ]
+            if row.group == "O":
+                entry["uncalibrated"] = [
+                    {"readings": name, **_fact(benches, bench, row.row)}
+                    for name, bench in benches.uncalibrated.items()
+                ]
         else:
             value = calibrated.value(row.row)
             entry |= {"simulated": value, "ratio": value / row.paper}

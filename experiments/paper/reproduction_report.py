@@ -105,6 +105,8 @@ def print_uncalibrated(console: Console, entries: Sequence[Mapping[str, Any]]) -
     for name in uncalibrated():
         table.add_column(name.replace("/", "\n"), justify="right", no_wrap=True)
     for entry in entries:
+        if "uncalibrated" not in entry:
+            continue
         cells = []
         for item in entry["uncalibrated"]:
             if "averages" in item:

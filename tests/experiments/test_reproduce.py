@@ -38,7 +38,7 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, printed.open("w", encoding="utf-8") as file:
         patch.setattr(reproduce, "_figures", lambda folder, entries: [])
         patch.setattr("sys.stdout", file)
-        assert reproduce.main(["--out", str(folder), "--seeds", "4"]) == 0
+        assert reproduce.main(["--out", str(folder), "--seeds", "2"]) == 0
     return folder, printed.read_text(encoding="utf-8")
 
 
@@ -58,7 +58,8 @@ def test_every_row_is_there_with_what_it_needs(entries):
     for entry in entries:
         keys = {"row", "quantity", "source", "paper", "simulated", "ratio", "role", "readings", "by_reading"}
         assert keys <= entry.keys()
-        assert len(entry["uncalibrated"]) == 6
+        assert ("uncalibrated" in entry) == (not entry["row"].startswith("F"))
+        assert len(entry.get("uncalibrated", range(6))) == 6
         assert list(entry["by_reading"]) == [reading.name for reading in READINGS]
         if entry["row"] in NUMBER_ROWS:
             assert entry["ratio"] == pytest.approx(entry["simulated"] / entry["paper"])
@@ -121,7 +122,8 @@ def test_the_orders_hold_for_other_requests():
 
 
 @pytest.mark.parametrize(
-    ("made", "name"), [(made, name) for made in FITS for name in sorted(made.fitted)], ids=str
+    ("made", "name"),
+    [pytest.param(made, name, id=f"{made.name}-{name}") for made in FITS for name in sorted(made.fitted)],
 )
 def test_the_stored_constant_is_the_best_within_its_bounds(made, name):
     """No step of a hundredth of the range towards either side fits the calibration rows better."""
@@ -213,12 +215,12 @@ def test_conflicts_are_rows_reached_apart_but_not_together():
 def test_exploring_is_deterministic_and_reports_whole_files(tmp_path, capsys):
     from rich.console import Console
 
-    first, again = (explore.explore(16, seed=3, seeds=(0,), jobs=jobs) for jobs in (1, 1))
+    first, again = (explore.explore(8, seed=3, seeds=(0,)) for _ in range(2))
     assert first.settings == again.settings
     np.testing.assert_array_equal(first.errors, again.errors)
-    assert len(first.settings) == 16
+    assert len(first.settings) == 8
     folder = RunFolder.open(tmp_path / "run", "reproduce", {})
-    explore_and_report(folder, 16, 3, 1, Console(width=100), Console(stderr=True))
+    explore_and_report(folder, 8, 3, 1, Console(width=100), Console(stderr=True))
     summary = json.loads((folder.path / "explore.json").read_text(encoding="utf-8"))
     assert set(summary["reach"]) == set(NUMBER_ROWS)
     assert set(summary["best"]["all rows"]["orders"]) == set(explore.ORDER_PARTS)
