@@ -53,10 +53,9 @@ class Link(BaseModel):
 
     @model_validator(mode="after")
     def _below_its_bandwidth(self) -> Link:
-        rates = {
-            "exchange_bandwidth": self.exchange_bandwidth,
-            "ring.bandwidth": self.ring and self.ring.bandwidth,
-        }
+        rates: dict[str, float | None] = {"exchange_bandwidth": self.exchange_bandwidth}
+        if self.ring is not None:
+            rates["ring.bandwidth"] = self.ring.bandwidth
         for name, rate in rates.items():
             if rate is not None and rate > self.bandwidth:
                 raise ValueError(

@@ -9,7 +9,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from papi_env.errors import lookup
-
 from papi_env.hardware import dram
 from papi_env.hardware.gpu_kernels import KERNEL_CONSTANTS, KernelConstants
 

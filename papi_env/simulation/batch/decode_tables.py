@@ -121,6 +121,6 @@ def moves_table(system: System, model: Transformer, most_rows: int = DENSE_ROWS)
     for block in blocks(model.fc_kernels()):
         table[:, at.COMBINE_S] += model.layers * system.combine_s(block, n)
         table[:, at.COMBINE_J] += model.layers * system.combine_j(block, n)
-    size = 2.0 * n * model.hidden
+    size = 2 * model.hidden * n.astype(np.float64)
     table[:, at.CROSSING_S], table[:, at.CROSSING_J] = crossing(system, size)
     return table

@@ -11,8 +11,8 @@ from papi_env.errors import ConfigurationError
 from papi_env.hardware import costs, dram
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
-from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES, PimUnit, ProcessingUnit
-from papi_env.kernel import FP16_BYTES, FloatArray, Kernel, activation_bytes
+from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES
+from papi_env.kernel import FloatArray, Kernel, activation_bytes
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.batch.decode_tables import (
@@ -23,6 +23,7 @@ from papi_env.simulation.batch.decode_tables import (
     moves_table,
     rate_descriptors,
 )
+from papi_env.simulation.prefill import prompt_work
 from papi_env.simulation.serving import state as at
 from papi_env.workload.arrivals import ArrivalTables, build_arrivals
 from papi_env.workload.serving import (
@@ -253,35 +254,12 @@ def _pages(system: System, model: Transformer, page_tokens: int) -> int:
 
 
 def _prefill(system: System, model: Transformer, s: FloatArray) -> None:
-    """Attention of a chunk, and its keys and values on the link, in the terms of `simulation.prefill`."""
-    kernel = model.attention_kernel()
-    where = "pu" if system.prefill_unit == "pu" else system.unit_of("attention")
-    assert where is not None
-    unit = system.unit(where)
-    size = kernel.count * kernel.kv_bytes_per_token
-    multiplies = kernel.count * kernel.macs_per_context_token
-    if isinstance(unit, ProcessingUnit):
-        # A prompt's earlier keys and values stay in the GPUs' memory until it is done, and are read once a chunk.
-        s[at.PREFILL_PAIR_COMPUTE_S] = 2 * multiplies / (unit.total_flops * unit.compute_efficiency)
-        s[at.PREFILL_TOKEN_MEMORY_S] = size / (unit.count * unit.attention_bandwidth)
-        s[at.PREFILL_PAIR_J] = multiplies * unit.mac_j
-        s[at.PREFILL_TOKEN_J] = size * unit.memory_j_per_byte
-    else:
-        assert isinstance(unit, PimUnit)
-        # Query by query through the keys before it, one request at a time on its share of the channels. Whole
-        # groups and DRAM rows of keys: half of one more each.
-        work = costs.pim_attention_coefficients(unit, kernel, 1)
-        share = kernel.count * float(costs.attention_rounds(unit, kernel, 1)) * dram.CLOCK_S
-        per_group = work.per_group + work.per_chunk * work.group_columns / dram.COLUMNS_PER_ROW
-        group_j = kernel.count * float(costs.pim_attention_energy(unit, kernel, 1, 1).total)
-        s[at.PREFILL_PAIR_S] = share * per_group / dram.GROUP_TOKENS
-        s[at.PREFILL_TOKEN_S] = share * (per_group / 2 + work.per_chunk / 2 + work.per_pair)
-        s[at.PREFILL_PAIR_J], s[at.PREFILL_ROW_J] = group_j / dram.GROUP_TOKENS, group_j / 2
-    if system.attn_pim is not None and system.attention_link is not None:
-        kv = model.kv_bytes_per_token
-        vectors = 0 if where == "pu" else model.layers * FP16_BYTES * model.hidden
-        s[at.KV_LINK_S_PER_TOKEN] = (kv + vectors) / system.attention_link.total_bandwidth
-        s[at.KV_LINK_J_PER_TOKEN] = (kv + 2 * vectors) * system.attention_link.j_per_byte
+    """What a chunk of prompts takes besides FC kernels, one prompt after the other."""
+    work = prompt_work(system, model)
+    s[at.PREFILL_PAIR_COMPUTE_S], s[at.PREFILL_TOKEN_MEMORY_S] = work.pair_compute_s, work.context_memory_s
+    s[at.PREFILL_PAIR_S], s[at.PREFILL_TOKEN_S] = work.pair_s, work.row_s
+    s[at.PREFILL_PAIR_J], s[at.PREFILL_TOKEN_J], s[at.PREFILL_ROW_J] = work.pair_j, work.context_j, work.row_j
+    s[at.KV_LINK_S_PER_TOKEN], s[at.KV_LINK_J_PER_TOKEN] = work.link_s, work.link_j
 
 
 def _reference_s(tables: ServingTables, serving: Serving) -> float:
