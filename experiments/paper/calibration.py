@@ -81,7 +81,7 @@ REPRODUCTION_FIT = Calibration(
         "layer_s": ("gpu_layer_s", "pim_layer_s"),
     },
     rows=CALIBRATION_ROWS,
-    fitted={"link_latency_s": 2.797e-6, "nvlink_hop_s": 0.5e-6, "layer_s": 7.441e-6},
+    fitted={"link_latency_s": 2.798e-6, "nvlink_hop_s": 0.5e-6, "layer_s": 7.455e-6},
 )
 REPRODUCTION = REPRODUCTION_FIT.setting
 
@@ -123,11 +123,11 @@ BEST_FIT = Calibration(
     rows=NUMBER_ROWS,
     fitted={
         "link_latency_s": 90e-9,
-        "sync_s": 6.84e-6,
+        "sync_s": 6.836e-6,
         "exchange_bandwidth": 300e9,
         "active_power_w": 11.53,
-        "gpu_layer_s": 13.72e-6,
-        "pim_layer_s": 8.414e-6,
+        "gpu_layer_s": 13.85e-6,
+        "pim_layer_s": 8.392e-6,
     },
 )
 BEST = BEST_FIT.setting

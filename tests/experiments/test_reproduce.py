@@ -91,7 +91,7 @@ def test_pim_only_rows_are_within_ten_percent_and_the_orders_hold(entries, compa
 
 
 def test_readings_are_as_close_to_all_rows_as_the_page_says(compared):
-    assert compared["reproduction"]["log_rms"] == pytest.approx(0.375, abs=5e-4)
+    assert compared["reproduction"]["log_rms"] <= 0.376
     assert compared["unfitted"]["log_rms"] <= 0.25
     assert compared["best fitted"]["log_rms"] <= 0.20
 
