@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -133,7 +134,7 @@ def print_facts(console: Console, entries: Sequence[Mapping[str, Any]]) -> None:
         found = entry["by_reading"]
         cells = [_truth(found[reading.name]["holds"]) for reading in READINGS]
         table.add_row(entry["row"], f"{PUBLISHED[entry['row']].quantity}: {entry['paper']}", *cells)
-        if not any(item["holds"] for item in found.values()):
+        if not _holding(entry):
             nowhere.append(entry["row"])
     console.print(table)
     all_of_them = [
@@ -145,6 +146,14 @@ def print_facts(console: Console, entries: Sequence[Mapping[str, Any]]) -> None:
         f"No reading here holds {', '.join(nowhere) or 'none of them'}; "
         f"all rows together: {', '.join(all_of_them) or 'no reading'}.",
         highlight=False,
+    )
+    apart = [
+        f"{one['row']} and {other['row']}"
+        for one, other in combinations(facts, 2)
+        if {*_holding(one)} and {*_holding(other)} and not {*_holding(one)} & {*_holding(other)}
+    ]
+    console.print(
+        f"Each held by some reading, never both by one: {', '.join(apart) or 'none'}.", highlight=False
     )
     for entry in facts:
         console.print(f"{entry['row']}:", highlight=False)
@@ -210,6 +219,10 @@ def print_fit(console: Console, calibration: Calibration, found: Fit) -> None:
         f"sum of squared log errors: {found.start_loss:.4f} at the start, {found.loss:.4f} now",
         highlight=False,
     )
+
+
+def _holding(entry: Mapping[str, Any]) -> list[str]:
+    return [name for name, found in entry["by_reading"].items() if found["holds"]]
 
 
 def _numbers(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import reproduce
 from experiments.common.runner import RunFolder
-from experiments.paper import calibration, explore
+from experiments.paper import calibration, exploration_report, explore
 from experiments.paper.calibration import (
     BEST,
     BEST_FIT,
@@ -20,7 +20,6 @@ from experiments.paper.calibration import (
     place,
     scale,
 )
-from experiments.paper.exploration_report import explore_and_report
 from experiments.paper.published import CALIBRATION_ROWS, NUMBER_ROWS, PUBLISHED, published_value
 from experiments.paper.readings import AVERAGES, BOUNDS, CHOICES, Setting, build_system
 from experiments.paper.reproduction import READINGS, within
@@ -212,15 +211,20 @@ def test_conflicts_are_rows_reached_apart_but_not_together():
     assert explore.conflicts(misses) == [{"rows": list(NUMBER_ROWS[:2]), "miss_together": 0.5}]
 
 
-def test_exploring_is_deterministic_and_reports_whole_files(tmp_path, capsys):
+def test_exploring_is_deterministic_and_reports_whole_files(tmp_path, capsys, monkeypatch):
     from rich.console import Console
+
+    monkeypatch.setattr(exploration_report, "EXPLORE_SEEDS", 1)
+    # A few of the fields: every one more is another setting to price.
+    monkeypatch.setattr(explore, "CHOICES", {name: CHOICES[name] for name in ("combining", "outputs")})
+    monkeypatch.setattr(explore, "BOUNDS", {name: BOUNDS[name] for name in ("sync_s", "idle_power_w")})
 
     first, again = (explore.explore(8, seed=3, seeds=(0,)) for _ in range(2))
     assert first.settings == again.settings
     np.testing.assert_array_equal(first.errors, again.errors)
     assert len(first.settings) == 8
     folder = RunFolder.open(tmp_path / "run", "reproduce", {})
-    explore_and_report(folder, 8, 3, 1, Console(width=100), Console(stderr=True))
+    exploration_report.explore_and_report(folder, 8, 3, 1, Console(width=100), Console(stderr=True))
     summary = json.loads((folder.path / "explore.json").read_text(encoding="utf-8"))
     assert set(summary["reach"]) == set(NUMBER_ROWS)
     assert set(summary["best"]["all rows"]["orders"]) == set(explore.ORDER_PARTS)
