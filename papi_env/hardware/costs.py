@@ -15,11 +15,22 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from papi_env.errors import ConfigurationError
 from papi_env.hardware import dram
 from papi_env.hardware.attention import AttentionCoefficients, AttentionPim, attention_coefficients, busiest
 from papi_env.hardware.gpu_kernels import fc_s
+from papi_env.hardware.measured import MeasuredKernels
 from papi_env.hardware.units import PimUnit, ProcessingUnit
-from papi_env.kernel import FP16_BYTES, AttentionKernel, FloatArray, Kernel, Rows, activation_bytes, macs
+from papi_env.kernel import (
+    FP16_BYTES,
+    AttentionKernel,
+    FloatArray,
+    Kernel,
+    Rows,
+    activation_bytes,
+    gpu_share,
+    macs,
+)
 
 Numbers: TypeAlias = float | npt.NDArray[np.floating[Any]] | npt.NDArray[np.integer[Any]]
 
@@ -57,23 +68,42 @@ def pu_fc_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     As measured, FP16 FC kernels take what `gpu_kernels.fc_s` says of a GPU's share. Convolutions whose windows
     overlap and other elements were not measured: they take a start and the roofline of the measured shares.
     By the roofline, the larger of compute and memory time (AttAcc's simulator without its wave quantisation).
+    By table, what the unit's file says of a GPU's share.
+
+    Raises:
+        ConfigurationError: the unit's file does not have the kernel, or is faster than its peaks.
     """
+    inputs, outputs, groups = gpu_share(kernel, unit.count)
+    if unit.table is not None:
+        return _table_fc_s(unit, unit.table, kernel, rows)
     card = unit.measured
     if card is None or kernel.taps > 1 or kernel.element_bytes != FP16_BYTES:
         size = kernel.weight_bytes + activation_bytes(kernel, rows)
         compute = 2 * macs(kernel, rows) / (unit.count * unit.sustained_flops)
         return unit.kernel_start_s + np.maximum(compute, size / (unit.count * unit.streaming_bandwidth))
-    inputs, outputs, groups = _share(kernel, unit.count)
     return fc_s(card, rows, outputs, inputs, groups=groups)
 
 
-def _share(kernel: Kernel, gpus: int) -> tuple[float, float, float]:
-    """Inputs, outputs and matrices of one GPU's even share of a kernel; none below one."""
-    if kernel.groups > 1:
-        return kernel.inner, kernel.outer, max(kernel.groups / gpus, 1.0)
-    if kernel.split == "inputs":
-        return max(kernel.inner / gpus, 1.0), kernel.outer, 1.0
-    return kernel.inner, max(kernel.outer / gpus, 1.0), 1.0
+def _table_fc_s(unit: ProcessingUnit, table: MeasuredKernels, kernel: Kernel, rows: Rows) -> FloatArray:
+    if kernel.taps > 1 or kernel.element_bytes != FP16_BYTES:
+        raise ConfigurationError(
+            f"{table.path}: {kernel.kernel_class} kernels with overlapping windows or other elements than FP16 are "
+            "not FC kernels as measured, expected a unit with kernels = 'roofline'"
+        )
+    inputs, outputs, groups = gpu_share(kernel, unit.count)
+    seconds = table.fc_s(rows, outputs, inputs, math.ceil(groups))
+    least = np.maximum(
+        2 * macs(kernel, rows) / unit.total_flops,
+        kernel.weight_bytes / unit.total_bandwidth,
+    )
+    # A file may round its times; a percent more than the peaks is another GPU.
+    if np.any(seconds < 0.99 * least):
+        at = int(np.argmax(least / seconds))
+        raise ConfigurationError(
+            f"{table.path}: {unit.name} at {np.ravel(rows)[at]} rows of {outputs:.0f} outputs and {inputs:.0f} inputs "
+            f"takes {np.ravel(seconds)[at]:.3g} s, which exceeds its peaks: expected at least {np.ravel(least)[at]:.3g} s"
+        )
+    return seconds
 
 
 def pu_fc_energy(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> Energy:

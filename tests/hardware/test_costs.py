@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from papi_env.errors import ConfigurationError, DataError
 from papi_env.hardware import costs, dram
 from papi_env.hardware import system as systems
 from papi_env.hardware.attention import AttentionPim, attention_clocks
@@ -69,7 +71,7 @@ def pim_units(draw):
     """Any unit that fits its die, down to budgets that hold its rate back."""
     fpus = draw(st.sampled_from([0.25, 0.5, 1, 2, 4, 8]))
     groups = draw(st.integers(1, dram.max_banks_per_die(fpus) // 4))
-    background = draw(st.floats(0, 40))
+    background = draw(st.just(0.0) | st.floats(1e-3, 40))
     return PimUnit(
         name="pim",
         stacks=draw(st.integers(1, 100)),
@@ -613,3 +615,57 @@ def test_a_read_costs_less_at_the_bank_than_on_the_gpu():
         for unit, function in ((A100, costs.pu_fc_energy), (FC_PIM_4P1B, costs.pim_fc_energy))
     )
     assert on_pim < on_gpu / 3
+
+
+# --- a unit by table -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_table(tmp_path):
+    """Six A100s whose kernels are in a file: those of LLaMA-65B at 1 and 4 rows."""
+    path = tmp_path / "kernels.csv"
+    shapes = [(4096, 8192), (8192, 1366), (7339, 8192), (8192, 3670)]
+    lines = [f"{o},{i},{n},{1e-4 + n * 1e-6:.9g}" for o, i in shapes for n in (1, 4)]
+    path.write_text("\n".join(["outputs,inputs,rows,seconds", *lines]) + "\n")
+    unit = changed(MEASURED, kernels="table", kernel_file=str(path))
+    return unit, path
+
+
+def test_a_unit_by_table_takes_the_time_of_a_gpus_share_from_its_file(by_table):
+    unit, _ = by_table
+    for kernel in LLAMA.fc_kernels():
+        assert costs.pu_fc_s(unit, kernel, np.array([1, 3])) == pytest.approx([1.01e-4, 1.03e-4])
+
+
+def test_a_unit_by_table_refuses_what_was_not_measured(by_table):
+    unit, path = by_table
+    qkv = LLAMA.fc_kernels()[0]
+    with pytest.raises(ConfigurationError, match=f"{path}.*measured for 1 to 4 rows, found 5"):
+        costs.pu_fc_s(unit, qkv, 5)
+    with pytest.raises(ConfigurationError, match="never measured; the nearest of 4"):
+        costs.pu_fc_s(unit, GPT3.fc_kernels()[0], 1)
+    window = Kernel(KernelClass.CONVOLUTION, 9, 1, 1000, groups=64, taps=9)
+    with pytest.raises(ConfigurationError, match="overlapping windows"):
+        costs.pu_fc_s(unit, window, 1)
+
+
+def test_a_file_that_beats_the_units_peaks_is_another_gpus(by_table):
+    unit, path = by_table
+    path.write_text(path.read_text().replace("4096,8192,1,0.000101", "4096,8192,1,1.9e-05"))
+    with pytest.raises(
+        ConfigurationError, match=r"takes 1.9e-05 s, which exceeds its peaks: expected at least 2e-05 s"
+    ):
+        costs.pu_fc_s(unit, LLAMA.fc_kernels()[0], 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kernels": "table"}, "expected kernels = 'table' with a kernel_file, or neither"),
+        ({"kernel_file": "kernels.csv"}, "expected kernels = 'table' with a kernel_file, or neither"),
+        ({"kernels": "table", "kernel_file": "missing.csv"}, "missing.csv: found No such file"),
+    ],
+)
+def test_a_table_and_its_file_come_together(changes, words):
+    with pytest.raises((ValidationError, DataError), match=words):
+        changed(MEASURED, **changes)
