@@ -150,7 +150,7 @@ def pim_reads(unit: PimUnit, rows: Rows) -> FloatArray:
     """How often each column is read from the DRAM array for `rows` rows."""
     rows = np.asarray(rows, dtype=np.float64)
     if unit.column_reads == "once":
-        return np.ones_like(rows)
+        return np.ones_like(rows) if unit.reuse_limit is None else np.ceil(rows / unit.reuse_limit)
     return np.ceil(rows / max(unit.fpus_per_bank, 1.0))
 
 

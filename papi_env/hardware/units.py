@@ -171,6 +171,8 @@ class PimUnit(Definition):
     cadence_clocks: Clocks = Field(4.0, ge=2, le=1000)
     # Whether a column is read once for all rows (PAPI's reuse of up to 64) or again for each slot.
     column_reads: Literal["once", "per-slot"] = "once"
+    # Rows that a column read serves at most where it is read once; PAPI names reuses of up to 64. None: all rows.
+    reuse_limit: int | None = Field(None, ge=1, le=1 << 20)
     # Double buffering hides the GEMV-buffer writes and partial-sum moves behind the MACs.
     double_buffered: Truth = True
     power_budget_w: PowerLimit = Field(dram.CUBE_POWER_W, gt=0)
