@@ -153,7 +153,9 @@ def _decode(run: Run, system: System, model: Transformer) -> tuple[dict[str, Val
     contexts = np.repeat(run.contexts[:, None], batch, axis=1)
     attention = costs.pim_attention_s(unit, kernel, contexts, 1, whole=True)  # as AttAcc's simulator
     seconds["attention"] = kernel.count * attention
-    joules["attention"] = kernel.count * costs.pim_attention_energy(unit, kernel, batch * groups, 1, batch).total
+    joules["attention"] = (
+        kernel.count * costs.pim_attention_energy(unit, kernel, batch * groups, 1, batch).total
+    )
     there, back = vector * (1 + 2 * model.kv_width / model.hidden), vector
     transfer = model.layers * (link.transfer_s(there) + link.transfer_s(back))
     joules["link"] = joules["link"] + model.layers * (there + back) * link.j_per_byte

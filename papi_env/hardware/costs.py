@@ -259,7 +259,9 @@ def _mapped(
         share, share_of_one = on_stack / dram.CHANNELS, of_one / dram.CHANNELS
         return AttentionMapping(copies, heads, pairs, share, share_of_one, split=True)
     pairs = math.ceil(on_stack / dram.CHANNELS)
-    return AttentionMapping(copies, heads, pairs, float(pairs), math.ceil(of_one / dram.CHANNELS), split=False)
+    return AttentionMapping(
+        copies, heads, pairs, float(pairs), math.ceil(of_one / dram.CHANNELS), split=False
+    )
 
 
 @lru_cache(maxsize=65536)
@@ -308,7 +310,10 @@ def _mapped_clocks(
     full = max(dram.COLUMNS_PER_ROW // work.group_columns, 1)
     chunk = work.per_chunk + work.unpaired_per_chunk * (mapping.pairs % 2) / mapping.pairs
     fixed = work.per_pair * mapping.pairs + work.per_start
-    one = mapping.share * (work.per_group + chunk * math.ceil(work.group_columns / dram.COLUMNS_PER_ROW)) + fixed
+    one = (
+        mapping.share * (work.per_group + chunk * math.ceil(work.group_columns / dram.COLUMNS_PER_ROW))
+        + fixed
+    )
     per_row = mapping.share * (work.per_group * dram.COLUMNS_PER_ROW / work.group_columns + chunk)
     return one, mapping.share * (work.per_group * full + chunk) + fixed, per_row
 
