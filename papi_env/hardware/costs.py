@@ -384,18 +384,17 @@ def pim_attention_coefficients(
     `heads` query heads share a read; if not given, all of a group.
     """
     rows = kernel.rows_per_kv_head(tlp) if heads is None else heads * tlp
-    return _coefficients(unit, kernel.head_size, kernel.element_bytes, rows)
-
-
-@lru_cache(maxsize=4096)
-def _coefficients(unit: PimUnit, head_size: int, element_bytes: int, rows: int) -> AttentionCoefficients:
     placed = AttentionPim(
         level="bank",
         cadence_clocks=float(pim_cadence_clocks(unit, rows)),
         fpus=unit.fpus_per_bank,
         banks_per_channel=unit.stack.banks_per_channel,
     )
-    return attention_coefficients(placed, head_size, element_bytes, rows)
+    return attention_coefficients(placed, kernel.head_size, kernel.element_bytes, rows)
+
+
+# Mappings are compared for every number of requests, by few different coefficients.
+_coefficients = lru_cache(maxsize=4096)(pim_attention_coefficients)
 
 
 def mapped_attention(
@@ -414,7 +413,7 @@ def mapped_attention(
 def _with_splits(
     unit: PimUnit, kernel: AttentionKernel, mapping: AttentionMapping, tlp: int
 ) -> AttentionCoefficients:
-    work = pim_attention_coefficients(unit, kernel, tlp, mapping.heads)
+    work = _coefficients(unit, kernel, tlp, mapping.heads)
     if not mapping.split:
         return work
     partial = math.ceil((kernel.head_size + 2) * kernel.element_bytes / dram.COLUMN_BYTES)

@@ -93,7 +93,7 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
     fc_s, fc_j, bank_s = _fc(system, model.fc_kernels(), rows)
     home = system.unit_of("attention")
     assert home is not None
-    attention, shares = attention_tables(system, model, serving.max_running)
+    attention, attention_shares = attention_tables(system, model, serving.max_running)
     unit = UNIT_NAMES.index(home)
     scalars = _scalars(scenario, serving, model)
     population = serving.lengths.population(model.context_limit, serving.beyond_context).lengths
@@ -118,7 +118,7 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         fc_j=fc_j,
         bank_s=bank_s,
         attention=np.ascontiguousarray(attention[unit]),
-        shares=np.ascontiguousarray(shares[unit]),
+        shares=np.ascontiguousarray(attention_shares[unit]),
         link=np.ascontiguousarray(attention_link_table(system, model, rows)[unit]),
         moves=moves_table(system, model, rows),
         draft=_draft(system, serving, scalars),
