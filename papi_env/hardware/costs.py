@@ -9,7 +9,6 @@ the kernel; the caller multiplies by `kernel.count`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,35 +16,12 @@ import numpy.typing as npt
 
 from papi_env.hardware import dram
 from papi_env.hardware.attention import AttentionCoefficients, AttentionPim, attention_coefficients, busiest
+from papi_env.hardware.energy import Energy
 from papi_env.hardware.gpu_kernels import fc_s
 from papi_env.hardware.units import PimUnit, ProcessingUnit
 from papi_env.kernel import FP16_BYTES, AttentionKernel, FloatArray, Kernel, Rows, activation_bytes, macs
 
 Numbers: TypeAlias = float | npt.NDArray[np.floating[Any]] | npt.NDArray[np.integer[Any]]
-
-
-@dataclass(frozen=True)
-class Energy:
-    """Joules by cause; static power is accounted over time by the system, links by the link.
-
-    Attributes:
-        activation: of DRAM rows.
-        read: of columns, to the bank's edge.
-        transfer: between banks and buffer die, or a GPU's memory and its cores.
-        compute: of multiply-accumulates.
-        background: what stacks draw while their banks work, above their idle power.
-    """
-
-    activation: FloatArray
-    read: FloatArray
-    transfer: FloatArray
-    compute: FloatArray
-    background: FloatArray
-
-    @property
-    def total(self) -> FloatArray:
-        """Joules of all causes."""
-        return np.asarray(sum(np.asarray(getattr(self, f.name)) for f in fields(self)), dtype=np.float64)
 
 
 # --- processing units ------------------------------------------------------------------------------
@@ -94,6 +70,14 @@ def pu_attention_energy(unit: ProcessingUnit, kernel: AttentionKernel, tokens: N
     """Joules of decode attention on all GPUs; arguments as in `pu_attention_s`."""
     tokens = np.asarray(tokens, dtype=np.float64)
     return _pu_energy(unit, tokens * kernel.kv_bytes_per_token, tokens * tlp * kernel.macs_per_context_token)
+
+
+def pu_prompt_energy(
+    unit: ProcessingUnit, kernel: AttentionKernel, tokens: Numbers, pairs: Numbers
+) -> Energy:
+    """Joules of causal attention of prompts on all GPUs: keys and values of `tokens` once, `pairs` with queries."""
+    size = np.asarray(tokens, dtype=np.float64) * kernel.kv_bytes_per_token
+    return _pu_energy(unit, size, np.asarray(pairs, dtype=np.float64) * kernel.macs_per_context_token)
 
 
 def _pu_energy(unit: ProcessingUnit, size: FloatArray, multiplies: FloatArray) -> Energy:

@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from papi_env.hardware import costs, dram
+from papi_env.hardware.energy import LINK, NUM_CAUSES
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
-from papi_env.hardware.units import FC_PIM, PU, PimUnit, ProcessingUnit
+from papi_env.hardware.units import FC_PIM, PU, PimUnit, ProcessingUnit, UnitName
 from papi_env.kernel import FP16_BYTES, FloatArray, blocks
 from papi_env.workload.transformer import Transformer
 
@@ -48,12 +49,32 @@ class Prefill:
             joules += j
         return seconds, joules
 
+    def causes(self, tokens: Counts, pairs: Counts, batch: int) -> FloatArray:
+        """The dynamic joules of `cost` by cause, [*shape of tokens, causes] in the order of `energy.CAUSES`."""
+        joules = np.zeros((*tokens.shape, NUM_CAUSES))
+        for i in range(len(self._table.kernels)):
+            joules += self._table.joules_by_cause(i, self._unit, tokens)
+        kernel, unit = self.model.attention_kernel(), self.system.unit(self._home)
+        if isinstance(unit, ProcessingUnit):
+            joules += kernel.count * costs.pu_prompt_energy(unit, kernel, tokens, pairs).by_cause
+        else:
+            assert isinstance(unit, PimUnit)
+            groups = pairs / dram.GROUP_TOKENS + tokens / 2
+            joules += kernel.count * costs.pim_attention_energy(unit, kernel, groups, 1).by_cause
+        joules[..., LINK] += self._moves(tokens)[1]
+        return joules
+
+    @property
+    def _home(self) -> UnitName:
+        """The unit that attends to prompts."""
+        where = "pu" if self.system.prefill_unit == "pu" else self.system.unit_of("attention")
+        assert where is not None
+        return where
+
     def _attention(self, pairs: Counts, tokens: Counts, batch: int) -> tuple[FloatArray, FloatArray]:
         kernel = self.model.attention_kernel()
         multiplies = pairs.astype(np.float64) * kernel.macs_per_context_token
-        where = "pu" if self.system.prefill_unit == "pu" else self.system.unit_of("attention")
-        assert where is not None
-        unit = self.system.unit(where)
+        unit = self.system.unit(self._home)
         if isinstance(unit, ProcessingUnit):
             pu = unit
             size = tokens.astype(np.float64) * kernel.kv_bytes_per_token
