@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from papi_env.hardware.energy import CAUSES
 from papi_env.scenario import parse_scenario
 from papi_env.simulation.batch import loop as batch
 from papi_env.simulation.batch import state as decode_at
@@ -343,7 +344,9 @@ def test_the_record_meets_every_effect(golden):
 @pytest.mark.parametrize("case", [case for case in CASES if CASES[case][3]["autoreset"] == batch.SAME_STEP])
 def test_the_last_state_of_an_episode_outlives_its_restart(case, golden):
     now, then = first_end(case), golden[case]["final"]
-    assert list(now) == list(then)
+    # Made-up tables have no causes of energy, which the record is without.
+    causes = {f"{cause}_j" for cause in (*CAUSES, "idle")}
+    assert [name for name in now if name not in causes] == list(then)
     for name, values in then.items():
         ours, theirs = (np.array(column, dtype=float) for column in (now[name], values))
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, err_msg=name)
