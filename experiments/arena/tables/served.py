@@ -58,4 +58,4 @@ def _add_causes(table: Table, frames: Sequence[pl.DataFrame]) -> None:
 
     shares = [shares_of(rows) for rows in frames]
     for cause in ENERGY_CAUSES:
-        table.add_row(f"  {cause} (%)", *(scaled(share[cause], 100, ".1f") for share in shares))
+        table.add_row(f"  {cause} (% of joules)", *(scaled(share[cause], 100, ".1f") for share in shares))
