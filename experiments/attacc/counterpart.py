@@ -1,10 +1,10 @@
 """The same runs on papi_env's own hardware model, by the same column names.
 
-Rooflines without waves of thread blocks, AttAcc's all-reduce, kernels that start for free, published
-feed-forward sizes, energies in joules per byte throughout, static power, causal attention in prefill and its keys and values sent to the stacks. Not
-modelled: norms, activation functions, softmax on GPUs; FP8; PIM units above the banks. Overlap follows
-AttAcc's rule, by which one head shows; a shared feed-forward kernel is cut so that GPUs and stacks end
-together, and takes the energy of both parts.
+Rooflines without waves of thread blocks, AttAcc's all-reduce, kernels that start for free, published feed-forward
+sizes, energies in joules per byte throughout, static power, causal attention in prefill, and its keys and values
+sent to the stacks. Not modelled: norms, activation functions, softmax on GPUs; FP8; PIM units above the banks.
+Overlap follows AttAcc's rule, by which one head shows; a shared feed-forward kernel is cut so that GPUs and
+stacks end together, and takes the energy of both parts.
 """
 
 from __future__ import annotations

@@ -10,9 +10,11 @@ import math
 from typing import TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from papi_env.definition import Definition
 from papi_env.kernel import FloatArray
+from papi_env.quantities import Count
 
 Clocks: TypeAlias = float | FloatArray
 
@@ -78,12 +80,10 @@ def max_banks_per_die(fpus_per_bank: float) -> int:
     return min(128, banks // BANK_GROUP_BANKS * BANK_GROUP_BANKS)
 
 
-class Stack(BaseModel):
+class Stack(Definition):
     """The banks of one HBM3 stack."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    banks_per_die: int = Field(128, ge=BANK_GROUP_BANKS, le=128, multiple_of=BANK_GROUP_BANKS)
+    banks_per_die: Count = Field(128, ge=BANK_GROUP_BANKS, le=128, multiple_of=BANK_GROUP_BANKS)
 
     @property
     def banks(self) -> int:

@@ -194,7 +194,8 @@ def fc_s(
     seconds = np.empty(flat.shape[1])
     for start in range(0, len(seconds), _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        seconds[chunk] = _fc_s(gpu, *flat[:, chunk], bandwidth or gpu.memory_bandwidth)
+        n, m, k, matrices = flat[:, chunk]
+        seconds[chunk] = _fc_s(gpu, n, m, k, matrices, bandwidth or gpu.memory_bandwidth)
     return seconds.reshape(sizes[0].shape)
 
 

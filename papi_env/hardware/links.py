@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from papi_env.definition import Definition
 from papi_env.kernel import FloatArray
+from papi_env.quantities import Count, JoulesPerByte, LatencySeconds, LinkBandwidth
 
 # Units wait for each other before they combine: measured all-reduces on 8 GPUs take 5.7-7.2 us however small the
 # message (SGLang on H100, MSCCL++ on A100), 2 us of it there and back over NVLink.
 SYNC_S = 4.5e-6
 
 
-class Ring(BaseModel):
+class Ring(Definition):
     """A ring all-reduce of large messages: each rank sends 2 (ranks - 1) / ranks of the message.
 
     `start_s`, and `step_s` for each further rank; `bandwidth` B/s that a rank sends.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    start_s: float = Field(ge=0, le=1e-2)
-    step_s: float = Field(ge=0, le=1e-2)
-    bandwidth: float = Field(gt=0)
+    start_s: LatencySeconds = Field(ge=0, le=1e-2)
+    step_s: LatencySeconds = Field(ge=0, le=1e-2)
+    bandwidth: LinkBandwidth = Field(gt=0)
 
     def seconds(self, size: FloatArray | float, ranks: int) -> FloatArray:
         """Seconds to sum `size` bytes over `ranks` ranks (shape of `size`); nothing to sum takes no time."""
@@ -31,7 +31,7 @@ class Ring(BaseModel):
         return np.where(size > 0, self.start_s + self.step_s * (ranks - 1) + sent / self.bandwidth, 0.0)
 
 
-class Link(BaseModel):
+class Link(Definition):
     """A point-to-point link: `latency_s` one way, `bandwidth` B/s each way, `count` lanes bundles in parallel.
 
     A fabric is such a link at each of its nodes. Two rates of combining outputs over it (`collectives`):
@@ -39,24 +39,23 @@ class Link(BaseModel):
     one. Both are of one link, as `bandwidth` is.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     name: str
-    bandwidth: float = Field(gt=0, description="B/s each way of one link")
-    latency_s: float = Field(ge=0, description="seconds one way")
-    count: int = Field(1, ge=1, le=65536)
-    j_per_byte: float = Field(ge=0)
-    max_devices: int | None = Field(None, ge=1, description="devices that one such fabric addresses")
-    sync_s: float = Field(SYNC_S, ge=0, le=1e-2, description="seconds that units wait for each other")
-    exchange_bandwidth: float | None = Field(None, gt=0)
+    bandwidth: LinkBandwidth = Field(gt=0, description="B/s each way of one link")
+    latency_s: LatencySeconds = Field(ge=0, description="seconds one way")
+    count: Count = Field(1, ge=1, le=65536)
+    j_per_byte: JoulesPerByte = Field(ge=0)
+    max_devices: Count | None = Field(None, ge=1, description="devices that one such fabric addresses")
+    sync_s: LatencySeconds = Field(
+        SYNC_S, ge=0, le=1e-2, description="seconds that units wait for each other"
+    )
+    exchange_bandwidth: LinkBandwidth | None = Field(None, gt=0)
     ring: Ring | None = None
 
     @model_validator(mode="after")
     def _below_its_bandwidth(self) -> Link:
-        rates = {
-            "exchange_bandwidth": self.exchange_bandwidth,
-            "ring.bandwidth": self.ring and self.ring.bandwidth,
-        }
+        rates: dict[str, float | None] = {"exchange_bandwidth": self.exchange_bandwidth}
+        if self.ring is not None:
+            rates["ring.bandwidth"] = self.ring.bandwidth
         for name, rate in rates.items():
             if rate is not None and rate > self.bandwidth:
                 raise ValueError(

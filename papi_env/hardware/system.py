@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.hardware import dram
 from papi_env.hardware.collectives import (
@@ -29,13 +30,14 @@ from papi_env.hardware.units import (
     UnitName,
 )
 from papi_env.kernel import FloatArray, Kernel, Rows
+from papi_env.quantities import Count, OverheadSeconds
 
 # PAPI's two readings of an A100's memory bandwidth (B/s), and of a bank's rate (clocks per command).
 GPU_BANDWIDTH_READINGS = {"roofline": 1935e9, "hbm3": 3352e9}
 BANK_RATE_READINGS = {"attacc-limit": 6.0, "attacc": 4.0, "papi": 2.0}
 
 
-class System(BaseModel):
+class System(Definition):
     """Processing units, FC-PIM and Attn-PIM stacks, any of them absent, and what joins them.
 
     Weights live in the FC-PIM stacks, which are the GPUs' own memory, else in plain GPU memory. KV
@@ -50,8 +52,6 @@ class System(BaseModel):
     the attention link.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     name: str
     description: str = ""
     pu: ProcessingUnit | None = None
@@ -61,21 +61,21 @@ class System(BaseModel):
     fabric: Link | None = None
     prefill_unit: Literal["pu", "fc-pim"] = "pu"
     # Weight stacks that share a node of the fabric where there are no GPUs: as many as a GPU would have.
-    node_stacks: int = Field(STACKS_PER_GPU, ge=1, le=65536)
+    node_stacks: Count = Field(STACKS_PER_GPU, ge=1, le=65536)
     # How outputs are combined: `exchange` as said above; `attacc` as AttAcc's simulator, a ring among GPUs of at
     # least so many seconds a hop, a gather and a broadcast of whole outputs without GPUs, and no sums in a node.
     combining: Literal["exchange", "attacc"] = "exchange"
-    all_reduce_hop_s: float = Field(ATTACC_HOP_S, ge=0, le=1e-3)
+    all_reduce_hop_s: OverheadSeconds = Field(ATTACC_HOP_S, ge=0, le=1e-3)
     # A kernel on PIM: who starts it writes a register, and reads another when it is done.
     # chosen: 1 us, of which 0.5 for each over the memory's own interface or CXL; range 0.2-10 us. A GPU's kernels
     # pay theirs in `gpu_kernels`.
-    pim_start_s: float = Field(1e-6, ge=0, le=1e-3)
+    pim_start_s: OverheadSeconds = Field(1e-6, ge=0, le=1e-3)
     # Norms, residual additions and activation functions of one decoder layer, on whatever runs them. Left
     # out by default; AttAcc's simulator has 6.87 us for each of two norms and 8.29 us for the activation.
-    layer_overhead_s: float = Field(0.0, ge=0, le=1e-3)
+    layer_overhead_s: OverheadSeconds = Field(0.0, ge=0, le=1e-3)
     # Drain, close and reopen rows when a stack changes between GPU reads and PIM work.
     # chosen: 1 us; at least 29 ns (tRP + tRCD); range 0.03-10 us.
-    mode_switch_s: float = Field(1e-6, ge=0, le=1)
+    mode_switch_s: OverheadSeconds = Field(1e-6, ge=0, le=1)
 
     @field_validator("pu", "fc_pim", "attn_pim", "attention_link", "fabric", mode="before")
     @classmethod

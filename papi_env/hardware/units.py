@@ -6,12 +6,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from papi_env.definition import Definition
 from papi_env.errors import lookup
-
 from papi_env.hardware import dram
 from papi_env.hardware.gpu_kernels import KERNEL_CONSTANTS, KernelConstants
+from papi_env.quantities import (
+    Clocks,
+    Count,
+    Efficiency,
+    FlopRate,
+    FpusPerBank,
+    JoulesPerByte,
+    JoulesPerMac,
+    MemoryBandwidth,
+    MemoryBytes,
+    PowerLimit,
+    Truth,
+    Watts,
+)
 
 UnitName = Literal["pu", "fc-pim", "attn-pim"]
 # The order is that of actions, tables and reports.
@@ -26,44 +40,42 @@ ROOFLINE = "roofline"
 _KERNEL_TIMES: Mapping[str, str] = {name: name for name in (ROOFLINE, *KERNEL_CONSTANTS)}
 
 
-class ProcessingUnit(BaseModel):
+class ProcessingUnit(Definition):
     """A GPU's tensor cores and memory interface; `count` of them share every kernel evenly.
 
     Tensor parallelism is an even split: six GPUs do not divide 64 heads, and the model does not
     charge for the remainder.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     name: str
-    count: int = Field(ge=1, le=4096)
-    peak_flops: float = Field(gt=0, description="FP16 FLOP/s of one GPU")
-    memory_bandwidth: float = Field(gt=0, description="B/s of one GPU")
-    memory_bytes: int = Field(
+    count: Count = Field(ge=1, le=4096)
+    peak_flops: FlopRate = Field(gt=0, description="FP16 FLOP/s of one GPU")
+    memory_bandwidth: MemoryBandwidth = Field(gt=0, description="B/s of one GPU")
+    memory_bytes: MemoryBytes = Field(
         gt=0, description="bytes of one GPU's plain memory; FC-PIM stacks take its place"
     )
     # HBM stacks of one GPU. Where FC-PIM stacks take their place, there are as many.
-    stacks: int = Field(STACKS_PER_GPU, ge=1, le=64)
+    stacks: Count = Field(STACKS_PER_GPU, ge=1, le=64)
     # How FC kernels are timed: as measured on a GPU of that name, scaled to this one's peak and bandwidth
     # (`gpu_kernels`), or by the roofline of the two shares below.
     kernels: str = "roofline"
     # AttAcc's simulator: sustained shares of the peaks.
-    compute_efficiency: float = Field(0.80, gt=0, le=1)
-    memory_efficiency: float = Field(0.85, gt=0, le=1)
+    compute_efficiency: Efficiency = Field(0.80, gt=0, le=1)
+    memory_efficiency: Efficiency = Field(0.85, gt=0, le=1)
     # Of decode attention; None: as FC kernels.
-    attention_memory_efficiency: float | None = Field(None, gt=0, le=1)
+    attention_memory_efficiency: Efficiency | None = Field(None, gt=0, le=1)
     # AttAcc's simulator. Per MAC: ALU 0.32 pJ, three register operands at 0.0675 pJ, and
     # L1 at 1.28 pJ/B x 2 B x (1/16 + 1/16) for 16x16x32 register tiles.
-    mac_j: float = Field(0.32e-12 + 3 * 0.0675e-12 + 1.28e-12 * 2 * (1 / 16 + 1 / 16), ge=0)
+    mac_j: JoulesPerMac = Field(0.32e-12 + 3 * 0.0675e-12 + 1.28e-12 * 2 * (1 / 16 + 1 / 16), ge=0)
     # Off-chip read plus one pass through L2 (28.72 + 2.4 pJ/B).
-    memory_j_per_byte: float = Field(
+    memory_j_per_byte: JoulesPerByte = Field(
         dram.OFF_CHIP_J_PER_BYTE + 2.4e-12, ge=dram.READ_WITH_ACTIVATION_J_PER_BYTE
     )
     # Without its stacks. chosen, from measurements: an A100 with a context and five stacks draws 52-116 W,
     # 100 with 4 W a stack; range 30-100.
-    idle_power_w: float = Field(80.0, ge=0)
+    idle_power_w: Watts = Field(80.0, ge=0)
     # 400 W (A100 SXM) and 700 W (H100 SXM) data sheets.
-    board_power_w: float = Field(400.0, gt=0)
+    board_power_w: PowerLimit = Field(400.0, gt=0)
 
     @field_validator("kernels")
     @classmethod
@@ -124,7 +136,7 @@ class ProcessingUnit(BaseModel):
         return self.count * self.memory_bytes
 
 
-class PimUnit(BaseModel):
+class PimUnit(Definition):
     """Stacks whose banks carry FPUs.
 
     `cadence_clocks` is the spacing of all-bank commands. AttAcc issues one every 6 clocks within
@@ -133,22 +145,20 @@ class PimUnit(BaseModel):
     are spread until it holds (`costs.pim_cadence_clocks`).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     name: str
-    stacks: int = Field(ge=1, le=65536)
-    fpus_per_bank: float = Field(gt=0, le=64, description="0.5: two banks share an FPU (1P2B)")
+    stacks: Count = Field(ge=1, le=65536)
+    fpus_per_bank: FpusPerBank = Field(gt=0, le=64, description="0.5: two banks share an FPU (1P2B)")
     stack: dram.Stack = dram.Stack()
     runs: tuple[KernelKind, ...] = ("fc",)
-    cadence_clocks: float = Field(4.0, ge=2, le=1000)
+    cadence_clocks: Clocks = Field(4.0, ge=2, le=1000)
     # Whether a column is read once for all rows (PAPI's reuse of up to 64) or again for each slot.
     column_reads: Literal["once", "per-slot"] = "once"
     # Double buffering hides the GEMV-buffer writes and partial-sum moves behind the MACs.
-    double_buffered: bool = True
-    power_budget_w: float = Field(dram.CUBE_POWER_W, gt=0)
+    double_buffered: Truth = True
+    power_budget_w: PowerLimit = Field(dram.CUBE_POWER_W, gt=0)
     # Of a stack whose banks work, and of one that waits.
-    background_power_w: float = Field(dram.BACKGROUND_POWER_W, ge=0)
-    idle_power_w: float = Field(dram.IDLE_POWER_W, ge=0)
+    background_power_w: Watts = Field(dram.BACKGROUND_POWER_W, ge=0)
+    idle_power_w: Watts = Field(dram.IDLE_POWER_W, ge=0)
 
     @model_validator(mode="after")
     def _fits(self) -> PimUnit:

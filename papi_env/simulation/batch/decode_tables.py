@@ -76,14 +76,14 @@ def attention_tables(
     return attention, rounds
 
 
-def attention_causes(system: System, model: Transformer) -> FloatArray:
-    """The joules in `attention_tables` by cause, [units, TLP, causes], all layers together.
+def attention_causes(system: System, model: Transformer, most_requests: int = MAX_BATCH) -> FloatArray:
+    """The joules in `attention_tables` by cause, [units, RLP, TLP, causes], all layers together.
 
     Per 16-token group on PIM and per token on PUs, as attention is counted there; on links per token. Nothing on units
     that cannot attend.
     """
     kernel = model.attention_kernel()
-    table = np.zeros((at.NUM_UNITS, MAX_SPECULATION + 1, energy.NUM_CAUSES))
+    table = np.zeros((at.NUM_UNITS, most_requests + 1, MAX_SPECULATION + 1, energy.NUM_CAUSES))
     for u, name in enumerate(UNIT_NAMES):
         unit = system.unit(name)
         if unit is None or not system.can_run(name, "attention"):
@@ -93,10 +93,10 @@ def attention_causes(system: System, model: Transformer) -> FloatArray:
                 one = costs.pim_attention_energy(unit, kernel, 1, tlp)
             else:
                 one = costs.pu_attention_energy(unit, kernel, 1, tlp)
-            table[u, tlp] = kernel.count * one.by_cause
+            table[u, :, tlp] = kernel.count * one.by_cause
             if _kv_link_s_per_token(system, model, name) > 0:
                 assert system.attention_link is not None
-                table[u, tlp, energy.LINK] += model.kv_bytes_per_token * system.attention_link.j_per_byte
+                table[u, :, tlp, energy.LINK] += model.kv_bytes_per_token * system.attention_link.j_per_byte
     return table
 
 
@@ -145,6 +145,6 @@ def moves_table(system: System, model: Transformer, most_rows: int = DENSE_ROWS)
     for block in blocks(model.fc_kernels()):
         table[:, at.COMBINE_S] += model.layers * system.combine_s(block, n)
         table[:, at.COMBINE_J] += model.layers * system.combine_j(block, n)
-    size = 2.0 * n * model.hidden
+    size = 2 * model.hidden * n.astype(np.float64)
     table[:, at.CROSSING_S], table[:, at.CROSSING_J] = crossing(system, size)
     return table

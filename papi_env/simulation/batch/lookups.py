@@ -115,9 +115,8 @@ def _join_causes(tables: EngineTables, fc: FloatArray, other: FloatArray) -> Non
     for k, part in enumerate(parts):
         first = at.NUM_FC + k * at.CAUSE_COLUMNS
         fc[:, :, first : first + at.NUM_CAUSES] = part
-    # The same for any number of requests.
     first = at.ATTENTION_CAUSES
-    other[..., first : first + at.NUM_CAUSES] = tables.attention_causes[:, :, None]
+    other[..., first : first + at.NUM_CAUSES] = tables.attention_causes.swapaxes(1, 2)
 
 
 def resolved_units(tables: EngineTables) -> npt.NDArray[np.int64]:

@@ -48,7 +48,7 @@ class EngineTables(NamedTuple):
         fc: [3 FC classes, units, n = 0..1024, (s, J, joules by cause)], all layers together; (s, J) where causes are
             not kept. Causes as in `energy.CAUSES`.
         attention: [units, TLP = 0..8, coefficients], all layers together; see `layout`.
-        attention_causes: [units, TLP, causes], their joules by cause; see `decode_tables.attention_causes`.
+        attention_causes: [units, RLP, TLP, causes], their joules by cause; see `decode_tables.attention_causes`.
         rounds: [units, RLP = 0..128, (pairs on the busiest channel, 1 / pairs if odd else 0)].
         attention_link: [units, n, (s, J)], moving queries, keys, values and outputs in an iteration.
         moves: [n, (combining outputs s, J, one crossing between PUs and FC-PIM s, J)].
@@ -163,7 +163,7 @@ def _decoding_tables(scenario: Scenario, scalars: FloatArray) -> dict[str, npt.N
         return {
             "fc": np.zeros((len(FC_CLASSES), at.NUM_UNITS, 1, at.NUM_COSTS)),
             "attention": np.zeros((at.NUM_UNITS, 1, at.NUM_ATTENTION)),
-            "attention_causes": np.zeros((at.NUM_UNITS, 1, at.NUM_CAUSES)),
+            "attention_causes": np.zeros((at.NUM_UNITS, 1, 1, at.NUM_CAUSES)),
             "rounds": np.zeros((at.NUM_UNITS, 1, 2)),
             "attention_link": np.zeros((at.NUM_UNITS, 1, 2)),
             "moves": np.zeros((1, 4)),

@@ -387,8 +387,8 @@ def iteration(decoding, chunk, placement, slow, look, busy):
         mode,
         one.decode_on_pim + two.decode_on_pim,
         Ran(
-            first * decoding.tlp,
-            (rlp - first) * decoding.tlp,
+            first,
+            rlp - first,
             one.pu_rows,
             one.pim_rows,
             two.pu_rows,
@@ -413,6 +413,7 @@ def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
         ran: `Ran`; causes: `Causes`.
     """
     rlp, tlp = decoding.rlp, decoding.tlp
+    attention = causes.attention[ran.first, tlp]
     scalars, terms = look.scalars, causes.terms
     attended = np.float64(decoding.context_sum if scalars[at.ATTENTION_UNIT] == 0.0 else decoding.group_sum)
     drafts = np.float64(tlp - 1 if rlp > 0 else 0)
@@ -422,7 +423,7 @@ def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
         joules += causes.fc[at.PU, ran.second_pu, k] + causes.fc[at.FC_PIM, ran.second_pim, k]
         joules += causes.fc[at.PU, ran.beside, k]
         if k != at.LINK:
-            joules += attended * causes.attention[tlp, k]
+            joules += attended * attention[k]
         joules += chunk.pairs * terms[at.PAIR, k] + chunk.context * terms[at.CONTEXT, k]
         joules += chunk.rows * terms[at.ROW, k]
         joules += drafts * causes.draft[rlp, k] + tokens * terms[at.DRAFTED_CONTEXT, k]
@@ -432,7 +433,7 @@ def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
     moved += moves[ran.second_pu + ran.second_pim, layout.COMBINE_J]
     moved += moves[ran.beside, layout.COMBINE_J]
     # A link's joules are in proportion to bytes, and those of no rows are none.
-    moved += link[ran.first, layout.COST_J] + link[ran.second, layout.COST_J]
-    moved += ran.crossings * moves[ran.first + ran.second + chunk.rows, layout.CROSSING_J]
-    moved += decoding.context_sum * causes.attention[tlp, at.LINK]
+    moved += link[ran.first * tlp, layout.COST_J] + link[ran.second * tlp, layout.COST_J]
+    moved += ran.crossings * moves[rlp * tlp + chunk.rows, layout.CROSSING_J]
+    moved += decoding.context_sum * attention[at.LINK]
     clocks[e, at.CAUSE_J + at.LINK] += moved

@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from papi_env.errors import ConfigurationError
 from papi_env.hardware import costs, dram
-from papi_env.hardware.energy import ACTIVATION, LINK, NUM_CAUSES, READ
+from papi_env.hardware.energy import ACTIVATION, NUM_CAUSES, READ
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
-from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES, PimUnit, ProcessingUnit
-from papi_env.kernel import FP16_BYTES, FloatArray, Kernel, activation_bytes
+from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES
+from papi_env.kernel import FloatArray, Kernel, activation_bytes
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.batch.decode_tables import (
@@ -25,6 +25,7 @@ from papi_env.simulation.batch.decode_tables import (
     moves_table,
     rate_descriptors,
 )
+from papi_env.simulation.prefill import prompt_work
 from papi_env.simulation.serving import state as at
 from papi_env.workload.arrivals import ArrivalTables, build_arrivals
 from papi_env.workload.serving import (
@@ -55,7 +56,7 @@ class ServingTables(NamedTuple):
         attention: [TLP, coefficients]; rounds: [RLP, 2]: of the unit that runs attention (see `layout`).
         link: [rows, (s, J)]; moves: [rows, 4] (see `tables.EngineTables`).
         draft: [RLP, (s, J)], one step of the draft model without its attention.
-        fc_causes: [2, rows, causes]; attention_causes: [TLP, causes], see `decode_tables.attention_causes`;
+        fc_causes: [2, rows, causes]; attention_causes: [RLP, TLP, causes], see `decode_tables.attention_causes`;
             draft_causes: [RLP, causes]; term_causes: [terms, causes], see `state.PAIR`: joules by cause.
         acceptance: uint64 [classes + 1, drafted], what 53-bit draws are compared with; the last class is
             there for look-aheads that know no rates. class_shares: cumulative.
@@ -130,9 +131,9 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         moves=moves_table(system, model, rows),
         draft=_draft(system, serving, scalars),
         fc_causes=_fc_causes(system, model.fc_kernels(), rows),
-        attention_causes=np.ascontiguousarray(attention_causes(system, model)[unit]),
+        attention_causes=np.ascontiguousarray(attention_causes(system, model, serving.max_running)[unit]),
         draft_causes=draft_causes,
-        term_causes=np.stack([*_prompt_causes(system, model, scalars), drafted_context]),
+        term_causes=np.stack([*prompt_work(system, model).causes, drafted_context]),
         acceptance=thresholds,
         class_shares=np.cumsum(shares / shares.sum()),
         population=np.ascontiguousarray(population, dtype=np.int32),
@@ -300,57 +301,12 @@ def _pages(system: System, model: Transformer, page_tokens: int) -> int:
 
 
 def _prefill(system: System, model: Transformer, s: FloatArray) -> None:
-    """Attention of a chunk, and its keys and values on the link, in the terms of `simulation.prefill`."""
-    kernel = model.attention_kernel()
-    where = "pu" if system.prefill_unit == "pu" else system.unit_of("attention")
-    assert where is not None
-    unit = system.unit(where)
-    size = kernel.count * kernel.kv_bytes_per_token
-    multiplies = kernel.count * kernel.macs_per_context_token
-    if isinstance(unit, ProcessingUnit):
-        # A prompt's earlier keys and values stay in the GPUs' memory until it is done, and are read once a chunk.
-        s[at.PREFILL_PAIR_COMPUTE_S] = 2 * multiplies / (unit.total_flops * unit.compute_efficiency)
-        s[at.PREFILL_TOKEN_MEMORY_S] = size / (unit.count * unit.attention_bandwidth)
-        s[at.PREFILL_PAIR_J] = multiplies * unit.mac_j
-        s[at.PREFILL_TOKEN_J] = size * unit.memory_j_per_byte
-    else:
-        assert isinstance(unit, PimUnit)
-        # Query by query through the keys before it, one request at a time on its share of the channels. Whole
-        # groups and DRAM rows of keys: half of one more each.
-        work = costs.pim_attention_coefficients(unit, kernel, 1)
-        share = kernel.count * float(costs.attention_rounds(unit, kernel, 1)) * dram.CLOCK_S
-        per_group = work.per_group + work.per_chunk * work.group_columns / dram.COLUMNS_PER_ROW
-        group_j = kernel.count * float(costs.pim_attention_energy(unit, kernel, 1, 1).total)
-        s[at.PREFILL_PAIR_S] = share * per_group / dram.GROUP_TOKENS
-        s[at.PREFILL_TOKEN_S] = share * (per_group / 2 + work.per_chunk / 2 + work.per_pair)
-        s[at.PREFILL_PAIR_J], s[at.PREFILL_ROW_J] = group_j / dram.GROUP_TOKENS, group_j / 2
-    if system.attn_pim is not None and system.attention_link is not None:
-        kv = model.kv_bytes_per_token
-        vectors = 0 if where == "pu" else model.layers * FP16_BYTES * model.hidden
-        s[at.KV_LINK_S_PER_TOKEN] = (kv + vectors) / system.attention_link.total_bandwidth
-        s[at.KV_LINK_J_PER_TOKEN] = (kv + 2 * vectors) * system.attention_link.j_per_byte
-
-
-def _prompt_causes(
-    system: System, model: Transformer, s: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The joules of `_prefill` by cause, [causes] each: per pair, per token read, per token processed."""
-    kernel = model.attention_kernel()
-    where = "pu" if system.prefill_unit == "pu" else system.unit_of("attention")
-    assert where is not None
-    unit = system.unit(where)
-    row = np.zeros(NUM_CAUSES)
-    if isinstance(unit, ProcessingUnit):
-        pair, context = (
-            kernel.count * costs.pu_prompt_energy(unit, kernel, *counts).by_cause
-            for counts in ((0, 1), (1, 0))
-        )
-    else:
-        assert isinstance(unit, PimUnit)
-        group = kernel.count * costs.pim_attention_energy(unit, kernel, 1, 1).by_cause
-        pair, context, row = group / dram.GROUP_TOKENS, np.zeros(NUM_CAUSES), group / 2
-    row[LINK] += s[at.KV_LINK_J_PER_TOKEN]
-    return pair, context, row
+    """What a chunk of prompts takes besides FC kernels, one prompt after the other."""
+    work = prompt_work(system, model)
+    s[at.PREFILL_PAIR_COMPUTE_S], s[at.PREFILL_TOKEN_MEMORY_S] = work.pair_compute_s, work.context_memory_s
+    s[at.PREFILL_PAIR_S], s[at.PREFILL_TOKEN_S] = work.pair_s, work.row_s
+    s[at.PREFILL_PAIR_J], s[at.PREFILL_TOKEN_J], s[at.PREFILL_ROW_J] = work.pair_j, work.context_j, work.row_j
+    s[at.KV_LINK_S_PER_TOKEN], s[at.KV_LINK_J_PER_TOKEN] = work.link_s, work.link_j
 
 
 def _reference_s(tables: ServingTables, serving: Serving) -> float:

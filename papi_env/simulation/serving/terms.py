@@ -96,7 +96,7 @@ class Ran(NamedTuple):
     """What an iteration ran, for its joules by cause; int64.
 
     Attributes:
-        first, second: decode rows of either half-batch.
+        first, second: decoding requests of either half-batch.
         first_pu, first_pim, second_pu, second_pim: rows of their FC kernels by unit, with a prompt's.
         beside: a prompt's rows on the PUs, beside decode rows on FC-PIM.
         crossings: of all rows between PUs and FC-PIM.

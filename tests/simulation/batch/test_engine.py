@@ -143,7 +143,8 @@ def test_engine_attention_is_the_hardware_function(system, model, tlp, contexts)
     engine.step()
     kernel = s.model.attention_kernel()
     unit = s.system.attn_pim
-    expected = kernel.count * costs.pim_attention_s(unit, kernel, np.array(contexts) + tlp, tlp)
+    work_s = costs.pim_attention_s(unit, kernel, np.array(contexts) + tlp, tlp)
+    expected = kernel.count * (work_s + s.system.pim_start_s)
     assert engine.counters[0, at.LAST_UNIT + at.ATTENTION] == ATTN_PIM
     assert engine.clocks[0, at.LAST_CLASS_S + at.ATTENTION] == pytest.approx(float(expected), rel=1e-12)
 

@@ -84,7 +84,7 @@ def made_up_tables(requests, schedule, acceptance, switch_s, batches):
     return EngineTables(
         fc=fc,
         attention=attention,
-        attention_causes=np.zeros((units, tlp, at.NUM_CAUSES)),
+        attention_causes=np.zeros((units, most, tlp, at.NUM_CAUSES)),
         rounds=rounds,
         attention_link=link,
         moves=moves,

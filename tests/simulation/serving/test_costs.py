@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from papi_env.hardware import costs, dram
 from papi_env.hardware.units import PimUnit, ProcessingUnit
+from papi_env.kernel import blocks
 from papi_env.scenario import parse_scenario
 from papi_env.simulation.batch.stages import crossing
 from papi_env.simulation.prefill import Prefill
@@ -97,13 +98,18 @@ class Slow:
     def _fc(self, unit, kernel, rows):
         if unit == at.PU:
             return costs.pu_fc_s(self.pu, kernel, rows)
-        return costs.pim_fc_s(self.fc_pim, kernel, rows)
+        started = costs.pim_fc_s(self.fc_pim, kernel, rows) + self.system.pim_start_s
+        return started + self.system.stack_sum_s(kernel, rows)
 
     def fc_j(self, unit, rows):
-        if not rows:
-            return 0.0
-        energy, spec = (costs.pu_fc_energy, self.pu) if unit == at.PU else (costs.pim_fc_energy, self.fc_pim)
-        return sum(k.count * float(energy(spec, k, rows).total) for k in self.model.fc_kernels())
+        return (
+            sum(k.count * float(self._fc_j(unit, k, rows)) for k in self.model.fc_kernels()) if rows else 0.0
+        )
+
+    def _fc_j(self, unit, kernel, rows):
+        if unit == at.PU:
+            return costs.pu_fc_energy(self.pu, kernel, rows).total
+        return costs.pim_fc_energy(self.fc_pim, kernel, rows).total + self.system.stack_sum_j(kernel, rows)
 
     def reading_s(self, rows):
         """Seconds in which the PUs read weights, inputs and outputs from the stacks."""
@@ -112,7 +118,7 @@ class Slow:
         size = sum(
             k.count * (k.weight_bytes + k.with_rows(rows).activation_bytes) for k in self.model.fc_kernels()
         )
-        return min(size / (self.pu.total_bandwidth * self.pu.memory_efficiency), self.fc_s(at.PU, rows))
+        return min(size / (self.pu.count * self.pu.streaming_bandwidth), self.fc_s(at.PU, rows))
 
     def shared_s(self, pu_rows, pim_rows, pu_factor=1.0, pim_factor=1.0):
         pu, pim = self.fc_s(at.PU, pu_rows) * pu_factor, self.fc_s(at.FC_PIM, pim_rows) * pim_factor
@@ -146,7 +152,8 @@ class Slow:
             costs.busiest_channel(rounds, requests, share * parts.sum(), parts.max(), of_one)
             for parts in (work.groups(attended), work.chunks(attended))
         ]
-        return kernel.count * float(work.clocks(busiest[0], busiest[1], rounds)) * dram.CLOCK_S
+        seconds = float(work.clocks(busiest[0], busiest[1], rounds)) * dram.CLOCK_S
+        return kernel.count * (seconds + self.system.pim_start_s)
 
     def attention_j(self, attended, tlp):
         kernel, unit = self.model.attention_kernel(), self.system.unit(self.home)
@@ -166,7 +173,7 @@ class Slow:
         unit = self.system.unit(where)
         if isinstance(unit, ProcessingUnit):
             compute = 2 * multiplies / (unit.total_flops * unit.compute_efficiency)
-            memory = size / (unit.total_bandwidth * unit.memory_efficiency)
+            memory = size / (unit.count * unit.attention_bandwidth)
             joules = multiplies * unit.mac_j + size * unit.memory_j_per_byte
             return kernel.count * max(compute, memory) * work.factors[0], kernel.count * joules
         coefficients = costs.pim_attention_coefficients(unit, kernel, 1)
@@ -201,17 +208,17 @@ class Slow:
             step_j += model.layers * float(costs.pu_attention_energy(self.pu, kernel, context, 1).total)
         else:
             for k in model.fc_kernels():
-                step_s += k.count * float(costs.pim_fc_s(self.fc_pim, k, rlp))
-                step_j += k.count * float(costs.pim_fc_energy(self.fc_pim, k, rlp).total)
+                step_s += k.count * float(self._fc(at.FC_PIM, k, rlp))
+                step_j += k.count * float(self._fc_j(at.FC_PIM, k, rlp))
             step_s += context * model.kv_bytes_per_token / self.fc_pim.peak_bandwidth
             step_j += context * model.kv_bytes_per_token * dram.READ_WITH_ACTIVATION_J_PER_BYTE
         factor = work.factors[0] if self.pu is not None else work.factors[1]
         return (work.tlp - 1) * step_s * factor, (work.tlp - 1) * step_j
 
     def combine(self, rows):
-        size = np.array(2.0 * rows * self.model.hidden)
-        twice = 2 * self.model.layers
-        return twice * float(self.system.combine_s(size)), twice * float(self.system.combine_j(size))
+        parts = blocks(self.model.fc_kernels())
+        seconds = self.model.layers * sum(float(self.system.combine_s(part, rows)) for part in parts)
+        return seconds, self.model.layers * sum(float(self.system.combine_j(part, rows)) for part in parts)
 
     def transfer(self, rows):
         """New keys, values and queries to Attn-PIM, outputs back."""
@@ -300,7 +307,7 @@ class Slow:
             if n and not self.serving.dual_row_buffers:
                 kernel = self.model.attention_kernel()
                 prompt_read_s = kernel.count * work.prompt_read * kernel.kv_bytes_per_token
-                prompt_read_s /= self.pu.total_bandwidth * self.pu.memory_efficiency
+                prompt_read_s /= self.pu.count * self.pu.attention_bandwidth
                 banks = (
                     (self.reading_s(beside) + prompt_read_s) * pu_factor + decode_attention + self.within_s
                 )
@@ -420,14 +427,7 @@ def test_a_prompt_in_one_chunk_is_the_prefill_of_a_batch_of_one(system, tokens):
     engine.step()
     count, pairs = np.array([tokens]), np.array([tokens * (tokens + 1) // 2])
     seconds, joules = (float(x[0]) for x in Prefill(s.system, s.model).cost(count, pairs, 1))
-    # The keys and values stream behind the work here, and come after it there; energy is the same.
-    link = s.system.attention_link
-    kv, vectors = s.model.kv_bytes_per_token, 2 * s.model.layers * s.model.hidden
-    there = tokens * (kv + (vectors if system != "papi" else 0)) / link.total_bandwidth
-    back = tokens * vectors / link.total_bandwidth if system != "papi" else 0.0
-    latencies = s.model.layers * link.latency_s * (1 if system == "papi" else 2)
-    alone = seconds - there - back - latencies
-    assert engine.clocks[0, at.LAST_TIME_S] == pytest.approx(max(alone, there), rel=1e-9)
+    assert engine.clocks[0, at.LAST_TIME_S] == pytest.approx(seconds, rel=1e-9)
     assert engine.clocks[0, at.LAST_DYNAMIC_J] == pytest.approx(joules, rel=1e-9)
 
 
@@ -444,7 +444,7 @@ def test_chunks_of_a_prompt_attend_to_all_before_them(chunk):
         pairs = sum(range(last - chunk + 1, last + 1))
         # Scores and weighted values: 4 FLOP for each of `hidden` elements, of a query and a key.
         compute = model.layers * 4 * pairs * model.hidden / (pu.total_flops * pu.compute_efficiency)
-        memory = last * model.kv_bytes_per_token / (pu.total_bandwidth * pu.memory_efficiency)
+        memory = last * model.kv_bytes_per_token / (pu.count * pu.attention_bandwidth)
         assert engine.clocks[0, at.LAST_PREFILL_S] == pytest.approx(max(compute, memory), rel=1e-9)
     assert engine.counters[0, at.PREFILLED] == 512
 
@@ -661,7 +661,7 @@ def test_beside_a_prompt_fc_pim_and_pus_take_turns_at_the_banks():
     work = Work([500] * 32, 1, [(0, 64)], at.FC_PIM)
     t, dual = (tables_of("papi", dual_row_buffers=d) for d in (False, True))
     pim, alone = t.fc_s[at.FC_PIM, 32], t.fc_s[at.PU, 64]
-    within = 2 * 5 * 80 * 1e-6  # in and out of FC-PIM's part of five kernels in 80 layers
+    within = 2 * 4 * 80 * 1e-6  # in and out of FC-PIM's part of four kernels in 80 layers
     keys = t.scalars[at.PREFILL_TOKEN_MEMORY_S] * 64
     seconds, busy, _ = cost(t, work)
     assert seconds == pytest.approx(pim + t.bank_s[64] + keys + within, rel=1e-12)

@@ -131,7 +131,7 @@ def made_up_tables(scalars, arrivals):
         moves=np.stack([2e-7 * n, 0.125 * n, 1e-7 * n, 0.0625 * n], axis=-1),
         draft=np.stack([(r > 0) * (2e-5 + 1e-6 * r), 0.25 * r], axis=-1),
         fc_causes=np.zeros((2, rows, at.NUM_CAUSES)),
-        attention_causes=np.zeros((9, at.NUM_CAUSES)),
+        attention_causes=np.zeros((RUNNING + 1, 9, at.NUM_CAUSES)),
         draft_causes=np.zeros((RUNNING + 1, at.NUM_CAUSES)),
         term_causes=np.zeros((at.NUM_TERMS, at.NUM_CAUSES)),
         acceptance=np.array(
