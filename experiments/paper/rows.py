@@ -307,11 +307,13 @@ def _a_head_per_stack(tables: EngineTables, system: System, model: str) -> Engin
     """The tables where the busiest Attn-PIM stack has whole heads, with all their requests (PAPI, section 6.4)."""
     assert system.attn_pim is not None
     heads = math.ceil(get_transformer(model).attention_kernel().kv_heads / system.attn_pim.stacks)
-    pairs = np.ceil(heads * np.arange(tables.rounds.shape[1]) / dram.CHANNELS)
-    rounds = tables.rounds.copy()
-    rounds[ATTN_PIM, :, at.ROUNDS] = pairs
-    rounds[ATTN_PIM, :, at.UNPAIRED] = pairs % 2 / np.maximum(pairs, 1)
-    return tables._replace(rounds=rounds)
+    # [RLP, TLP]
+    pairs = np.ceil(heads * np.arange(tables.shares.shape[1]) / dram.CHANNELS)[:, None]
+    shares = tables.shares.copy()
+    shares[ATTN_PIM, ..., at.SHARE] = shares[ATTN_PIM, ..., at.PAIRS] = pairs
+    shares[ATTN_PIM, ..., at.SHARE_OF_ONE] = math.ceil(heads / dram.CHANNELS)
+    shares[ATTN_PIM, ..., at.UNPAIRED] = pairs % 2 / np.maximum(pairs, 1)
+    return tables._replace(shares=shares)
 
 
 def _grid(dataset: str, models: Iterable[str]) -> list[tuple[str, str, int, int]]:

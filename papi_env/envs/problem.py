@@ -72,9 +72,13 @@ class Problem(ABC, Generic[AnyEngine]):
 
     @abstractmethod
     def _make_engine(
-        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int, threads: int
+        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int, threads: int, causes: bool
     ) -> AnyEngine:
-        """The engine of the scenario. Raises ConfigurationError where the problem cannot be played on it."""
+        """The engine of the scenario, with joules by cause where that is an option and wanted.
+
+        Raises:
+            ConfigurationError: the problem cannot be played on the scenario.
+        """
 
     @property
     @abstractmethod
@@ -131,12 +135,18 @@ class Problem(ABC, Generic[AnyEngine]):
         """Raise ConfigurationError where the problem cannot be played on the scenario."""
 
     def _setup(
-        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int | None, threads: int = 1
+        self,
+        scenario: Scenario,
+        num_envs: int,
+        autoreset: int,
+        max_steps: int | None,
+        threads: int = 1,
+        causes: bool = True,
     ) -> None:
         if max_steps is not None and max_steps < 1:
             raise ConfigurationError(f"max_episode_steps is {max_steps}, expected at least 1 or None")
         self.scenario = scenario
-        self.engine = self._make_engine(scenario, num_envs, autoreset, max_steps or 0, threads)
+        self.engine = self._make_engine(scenario, num_envs, autoreset, max_steps or 0, threads, causes)
         for unused in self.never_chosen():
             warn_once(unused.describe(scenario.system, type(self).__name__))
 

@@ -9,7 +9,7 @@ the kernel; the caller multiplies by `kernel.count`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from papi_env.errors import ConfigurationError
 from papi_env.hardware import dram
 from papi_env.hardware.attention import AttentionCoefficients, AttentionPim, attention_coefficients, busiest
+from papi_env.hardware.energy import Energy
 from papi_env.hardware.gpu_kernels import fc_s
 from papi_env.hardware.measured import MeasuredKernels
 from papi_env.hardware.units import PimUnit, ProcessingUnit
@@ -34,30 +35,6 @@ from papi_env.kernel import (
 )
 
 Numbers: TypeAlias = float | npt.NDArray[np.floating[Any]] | npt.NDArray[np.integer[Any]]
-
-
-@dataclass(frozen=True)
-class Energy:
-    """Joules by cause; static power is accounted over time by the system, links by the link.
-
-    Attributes:
-        activation: of DRAM rows.
-        read: of columns, to the bank's edge.
-        transfer: between banks and buffer die, or a GPU's memory and its cores.
-        compute: of multiply-accumulates.
-        background: what stacks draw while their banks work, above their idle power.
-    """
-
-    activation: FloatArray
-    read: FloatArray
-    transfer: FloatArray
-    compute: FloatArray
-    background: FloatArray
-
-    @property
-    def total(self) -> FloatArray:
-        """Joules of all causes."""
-        return np.asarray(sum(np.asarray(getattr(self, f.name)) for f in fields(self)), dtype=np.float64)
 
 
 # --- processing units ------------------------------------------------------------------------------
@@ -126,6 +103,14 @@ def pu_attention_energy(unit: ProcessingUnit, kernel: AttentionKernel, tokens: N
     """Joules of decode attention on all GPUs; arguments as in `pu_attention_s`."""
     tokens = np.asarray(tokens, dtype=np.float64)
     return _pu_energy(unit, tokens * kernel.kv_bytes_per_token, tokens * tlp * kernel.macs_per_context_token)
+
+
+def pu_prompt_energy(
+    unit: ProcessingUnit, kernel: AttentionKernel, tokens: Numbers, pairs: Numbers
+) -> Energy:
+    """Joules of causal attention of prompts on all GPUs: keys and values of `tokens` once, `pairs` with queries."""
+    size = np.asarray(tokens, dtype=np.float64) * kernel.kv_bytes_per_token
+    return _pu_energy(unit, size, np.asarray(pairs, dtype=np.float64) * kernel.macs_per_context_token)
 
 
 def _pu_energy(unit: ProcessingUnit, size: FloatArray, multiplies: FloatArray) -> Energy:
@@ -375,6 +360,7 @@ def _mapped_clocks(
     return one, mapping.share * (work.per_group * full + chunk) + fixed, per_row
 
 
+@lru_cache(maxsize=4096)
 def pim_attention_coefficients(
     unit: PimUnit, kernel: AttentionKernel, tlp: int, heads: int | None = None
 ) -> AttentionCoefficients:
@@ -485,19 +471,27 @@ def pim_attention_energy(
     partial ones too, are left out.
     """
     mapping = attention_mapping(unit, kernel, rlp, tlp)
-    work = pim_attention_coefficients(unit, kernel, tlp, mapping.heads)
-    tokens = np.asarray(groups, dtype=np.float64) * dram.GROUP_TOKENS
-    read_bytes = tokens * kernel.kv_bytes_per_token * mapping.copies * pim_reads(unit, mapping.heads * tlp)
+    one = _group_energy(unit, kernel, tlp, mapping.copies, mapping.heads)
+    count = np.asarray(groups, dtype=np.float64)
+    return Energy(*(count * getattr(one, field.name) for field in fields(one)))
+
+
+@lru_cache(maxsize=4096)
+def _group_energy(unit: PimUnit, kernel: AttentionKernel, tlp: int, copies: int, heads: int) -> Energy:
+    """Joules of one 16-token group of a request, in all its KV heads and their copies."""
+    tokens = float(dram.GROUP_TOKENS)
+    read_bytes = tokens * kernel.kv_bytes_per_token * copies * float(pim_reads(unit, heads * tlp))
     # Per group each channel takes the scores back and forth for the softmax: one element per token and row.
     scores = 2 * tokens * tlp * kernel.heads * kernel.element_bytes
-    return Energy(
-        activation=read_bytes * (dram.ACTIVATION_J / dram.ROW_BYTES),
-        read=read_bytes * dram.READ_J_PER_BYTE,
-        transfer=scores * dram.TO_BUFFER_DIE_J_PER_BYTE,
-        compute=tokens * tlp * kernel.macs_per_context_token * dram.MAC_J,
-        # A channel's part of its stack's power, while it multiplies and opens rows.
-        background=np.asarray(groups, dtype=np.float64)
-        * (kernel.kv_heads * mapping.copies)
-        * (work.per_group + work.per_chunk * work.group_columns / dram.COLUMNS_PER_ROW)
-        * (dram.CLOCK_S * unit.active_power_w / dram.CHANNELS),
+    # A channel's part of its stack's power, while it multiplies and opens rows.
+    work = pim_attention_coefficients(unit, kernel, tlp, heads)
+    busy = work.per_group + work.per_chunk * work.group_columns / dram.COLUMNS_PER_ROW
+    busy_s = kernel.kv_heads * copies * busy * dram.CLOCK_S
+    parts = (
+        read_bytes * (dram.ACTIVATION_J / dram.ROW_BYTES),
+        read_bytes * dram.READ_J_PER_BYTE,
+        scores * dram.TO_BUFFER_DIE_J_PER_BYTE,
+        tokens * tlp * kernel.macs_per_context_token * dram.MAC_J,
+        busy_s * unit.active_power_w / dram.CHANNELS,
     )
+    return Energy(*(np.asarray(part) for part in parts))

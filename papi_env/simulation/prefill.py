@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from papi_env.hardware import costs, dram
+from papi_env.hardware.energy import LINK, NUM_CAUSES
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
 from papi_env.hardware.units import FC_PIM, PU, PimUnit, ProcessingUnit
@@ -29,9 +30,11 @@ class PromptWork(NamedTuple):
 
     On the PUs attention takes max(`pair_compute_s` pairs, `context_memory_s` context), with the tokens up to the
     chunk's end as context; on PIM `pair_s` pairs + `row_s` rows. One of the two is zero. Joules: `pair_j` pairs +
-    `context_j` context + `row_j` rows. The link takes `link_s` and `link_j` a row.
+    `context_j` context + `row_j` rows. The link takes `link_s` and `link_j` a row. `causes` are the joules of a pair,
+    of a token of context, and of a row with its link, [3, causes] in the order of `energy.CAUSES`.
     """
 
+    causes: FloatArray
     pair_compute_s: float = 0.0
     context_memory_s: float = 0.0
     pair_s: float = 0.0
@@ -51,8 +54,12 @@ def prompt_work(system: System, model: Transformer, prompts: int = 1) -> PromptW
     unit = system.unit(where)
     size = kernel.count * kernel.kv_bytes_per_token
     multiplies = kernel.count * kernel.macs_per_context_token
+    causes = np.zeros((3, NUM_CAUSES))
     if isinstance(unit, ProcessingUnit):
+        causes[0] = kernel.count * costs.pu_prompt_energy(unit, kernel, 0, 1).by_cause
+        causes[1] = kernel.count * costs.pu_prompt_energy(unit, kernel, 1, 0).by_cause
         work = PromptWork(
+            causes,
             pair_compute_s=2 * multiplies / (unit.total_flops * unit.compute_efficiency),
             context_memory_s=size / (unit.count * unit.attention_bandwidth),
             pair_j=multiplies * unit.mac_j,
@@ -65,8 +72,12 @@ def prompt_work(system: System, model: Transformer, prompts: int = 1) -> PromptW
         layers_s = kernel.count * dram.CLOCK_S / prompts
         per_group = clocks.per_group + clocks.per_chunk * clocks.group_columns / dram.COLUMNS_PER_ROW
         fixed = mapping.pairs * clocks.per_pair + clocks.per_start
-        group_j = kernel.count * float(costs.pim_attention_energy(unit, kernel, 1, 1, prompts).total)
+        group = costs.pim_attention_energy(unit, kernel, 1, 1, prompts)
+        group_j = kernel.count * float(group.total)
+        causes[0] = kernel.count * group.by_cause / dram.GROUP_TOKENS
+        causes[2] = kernel.count * group.by_cause / 2
         work = PromptWork(
+            causes,
             pair_s=layers_s * mapping.share * per_group / dram.GROUP_TOKENS,
             row_s=layers_s * (mapping.share * (per_group / 2 + clocks.per_chunk / 2) + fixed),
             pair_j=group_j / dram.GROUP_TOKENS,
@@ -78,9 +89,9 @@ def prompt_work(system: System, model: Transformer, prompts: int = 1) -> PromptW
     kv = model.kv_bytes_per_token
     vectors = 0 if where == "pu" else model.layers * FP16_BYTES * model.hidden
     link = system.attention_link
-    return work._replace(
-        link_s=(kv + vectors) / link.total_bandwidth, link_j=(kv + 2 * vectors) * link.j_per_byte
-    )
+    link_j = (kv + 2 * vectors) * link.j_per_byte
+    causes[2, LINK] = link_j
+    return work._replace(link_s=(kv + vectors) / link.total_bandwidth, link_j=link_j)
 
 
 class Prefill:
@@ -112,3 +123,14 @@ class Prefill:
             joules = joules + model.layers * system.combine_j(block, tokens)
         seconds = np.maximum(seconds, work.link_s * tokens) + model.layers * system.layer_overhead_s
         return np.asarray(seconds), np.asarray(joules)
+
+    def causes(self, tokens: Counts, pairs: Counts, batch: int) -> FloatArray:
+        """The joules of `cost` by cause, [*shape of tokens, causes] in the order of `energy.CAUSES`."""
+        system, model = self.system, self.model
+        of_pair, of_context, of_row = prompt_work(system, model, batch).causes
+        joules = of_pair * pairs[..., None] + (of_context + of_row) * tokens[..., None]
+        for i in range(len(self._table.kernels)):
+            joules = joules + self._table.joules_by_cause(i, self._unit, tokens)
+        for block in blocks(model.fc_kernels()):
+            joules[..., LINK] += model.layers * system.combine_j(block, tokens)
+        return np.asarray(joules)

@@ -24,6 +24,7 @@ from experiments.arena import frame
 from experiments.arena.entries import default_policies
 from experiments.arena.estimators.seeds import position_estimate, ratio_of_means
 from experiments.arena.figures.goodput import figure
+from experiments.arena.measures import ENERGY_CAUSES
 from experiments.arena.summaries.goodput import MEASURES
 from experiments.arena.tables.goodput import print_report
 from experiments.compare import BATCH_OPTIONS, SERVING_SCENARIOS, Config, main, resolve
@@ -157,6 +158,19 @@ def test_figures_can_be_recomputed_from_the_rows(finished):
     assert summary["entries"][-1]["ratio"] == {"value": 1, "low": 1, "high": 1}
     # Otherwise the scenarios would show nothing.
     assert summary["entries"][1]["ratio"]["low"] > 1.05
+
+
+def test_energy_by_cause_are_shares_of_all_joules(finished):
+    _, _, out, rows, summary = finished
+    row = summary["entries"][0]
+    own = rows.filter(pl.col("entry") == row["entry"])
+    shares = row["energy_by_cause"]
+    assert tuple(shares) == ENERGY_CAUSES
+    assert sum(shares.values()) == pytest.approx(1, rel=1e-12)
+    for cause, share in shares.items():
+        assert share == pytest.approx((own[f"{cause}_j"] / own["total_j"]).mean(), rel=1e-12)
+    (header,) = [line for line in out.splitlines() if line.startswith("energy % by cause")]
+    assert header.split()[-7:] == list(ENERGY_CAUSES)
 
 
 def test_the_tables_have_every_scenario_and_mark_privileged_entries(finished):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from papi_env.hardware import costs
 from papi_env.hardware.collectives import all_reduce_s
+from papi_env.hardware.energy import BACKGROUND, NUM_CAUSES
 from papi_env.hardware.links import PCIE5
 from papi_env.hardware.system import ATTACC_1P1B, SYSTEMS
 from papi_env.simulation.prefill import Prefill
@@ -67,6 +68,17 @@ def test_a_batch_of_prompts_never_takes_longer_than_one_after_the_other(lengths)
     for name in ("papi", "attacc-only"):
         together = cost(name, lengths)[0]
         assert together <= sum(cost(name, [n])[0] for n in lengths) * ROUNDING
+
+
+@given(prompts, st.sampled_from(list(SYSTEMS)))
+def test_joules_by_cause_are_all_joules(lengths, name):
+    tokens = np.array([sum(lengths), 5])
+    pairs = np.array([sum(n * (n + 1) // 2 for n in lengths), 15])
+    causes = BY_SYSTEM[name].causes(tokens, pairs, len(lengths))
+    assert causes.shape == (2, NUM_CAUSES)
+    _, joules = BY_SYSTEM[name].cost(tokens, pairs, len(lengths))
+    np.testing.assert_allclose(causes.sum(axis=-1), joules, rtol=1e-12)
+    assert (causes[:, BACKGROUND] > 0).all() == (SYSTEMS[name].prefill_unit == "fc-pim")
 
 
 @pytest.mark.parametrize("pim", ["attacc-only", "papi-pim-only"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.hardware import costs, dram
+from papi_env.hardware import costs, dram, energy
 from papi_env.hardware.system import System
 from papi_env.hardware.table import DENSE_ROWS
 from papi_env.hardware.units import UNIT_NAMES, PimUnit, ProcessingUnit, UnitName
@@ -96,6 +96,31 @@ def _on_pim(
     shares[at.SHARE], shares[at.SHARE_OF_ONE] = mapping.share, mapping.share_of_one
     shares[at.PAIRS] = mapping.pairs
     shares[at.UNPAIRED] = mapping.pairs % 2 / mapping.pairs
+
+
+def attention_causes(system: System, model: Transformer, most_requests: int = MAX_BATCH) -> FloatArray:
+    """The joules in `attention_tables` by cause, [units, RLP, TLP, causes], all layers together.
+
+    Per 16-token group on PIM and per token on PUs, as attention is counted there; on links per token. Nothing on units
+    that cannot attend.
+    """
+    kernel = model.attention_kernel()
+    table = np.zeros((at.NUM_UNITS, most_requests + 1, MAX_SPECULATION + 1, energy.NUM_CAUSES))
+    for u, name in enumerate(UNIT_NAMES):
+        unit = system.unit(name)
+        if unit is None or not system.can_run(name, "attention"):
+            continue
+        for tlp in range(1, MAX_SPECULATION + 1):
+            if isinstance(unit, PimUnit):
+                for rlp in range(1, most_requests + 1):
+                    one = costs.pim_attention_energy(unit, kernel, 1, tlp, rlp)
+                    table[u, rlp, tlp] = kernel.count * one.by_cause
+            else:
+                table[u, :, tlp] = kernel.count * costs.pu_attention_energy(unit, kernel, 1, tlp).by_cause
+            if _kv_link_s_per_token(system, model, name) > 0:
+                assert system.attention_link is not None
+                table[u, :, tlp, energy.LINK] += model.kv_bytes_per_token * system.attention_link.j_per_byte
+    return table
 
 
 def group_columns(system: System, model: Transformer) -> int:

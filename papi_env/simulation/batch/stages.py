@@ -62,12 +62,12 @@ def convolution_unit(system: System) -> UnitName:
 
 
 def stage_costs(system: System, images: Images) -> FloatArray:
-    """Seconds and joules of a stage by class, float64 [stages, 4 classes, units, images = 0..128, (s, J)].
+    """Seconds and joules of a stage by class, float64 [stages, 4 classes, units, images = 0..128, (s, J, by cause)].
 
     All units of the stage together; infinite where a unit cannot run the class.
     """
     net = images.network
-    table = np.zeros((net.stages, at.NUM_STAGE_CLASSES + 1, at.NUM_UNITS, MAX_IMAGES + 1, 2))
+    table = np.zeros((net.stages, at.NUM_STAGE_CLASSES + 1, at.NUM_UNITS, MAX_IMAGES + 1, at.NUM_COSTS))
     home = UNIT_NAMES.index(convolution_unit(system))
     for stage in range(net.stages):
         kernels = stage_kernels(net, stage, 1, images.image_size, images.reparameterized)
@@ -82,6 +82,8 @@ def stage_costs(system: System, images: Images) -> FloatArray:
                 seconds, joules = costs.cost(i, unit, kernel.rows * _COUNTS)
                 table[stage, row, unit, :, at.COST_S] += seconds
                 table[stage, row, unit, :, at.COST_J] += joules
+                by_cause = costs.joules_by_cause(i, unit, kernel.rows * _COUNTS)
+                table[stage, row, unit, :, at.COST_CAUSES :] += by_cause
     return table
 
 

@@ -32,6 +32,7 @@ from papi_env.simulation.serving.terms import (
     Cost,
     HalfCost,
     PromptCost,
+    Ran,
 )
 
 # --- the parts of an iteration ------------------------------------------------------------------------------
@@ -388,4 +389,54 @@ def iteration(decoding, chunk, placement, slow, look, busy):
         changes + changes_within,
         mode,
         one.decode_on_pim + two.decode_on_pim,
+        Ran(
+            first,
+            rlp - first,
+            one.pu_rows,
+            one.pim_rows,
+            two.pu_rows,
+            two.pim_rows,
+            beside_rows,
+            np.int64(changes) if switch_s > 0.0 and not dual else np.int64(0),
+        ),
     )
+
+
+# --- what was run -------------------------------------------------------------------------------------------
+
+
+@inlined
+def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
+    """Charge environment e with the joules of an iteration by cause: the sum is the `Cost`'s, but for rounding.
+
+    For iterations that are run; `iteration`, which also says what one would cost, has no part in it.
+
+    Args:
+        e, decoding, chunk, look, clocks: as elsewhere.
+        ran: `Ran`; causes: `Causes`.
+    """
+    rlp, tlp = decoding.rlp, decoding.tlp
+    attention = causes.attention[ran.first, tlp]
+    scalars, terms = look.scalars, causes.terms
+    attended = np.float64(decoding.context_sum if scalars[at.ATTENTION_UNIT] == 0.0 else decoding.group_sum)
+    drafts = np.float64(tlp - 1 if rlp > 0 else 0)
+    tokens = drafts * decoding.context_sum
+    for k in range(at.NUM_CAUSES):
+        joules = causes.fc[at.PU, ran.first_pu, k] + causes.fc[at.FC_PIM, ran.first_pim, k]
+        joules += causes.fc[at.PU, ran.second_pu, k] + causes.fc[at.FC_PIM, ran.second_pim, k]
+        joules += causes.fc[at.PU, ran.beside, k]
+        if k != at.LINK:
+            joules += attended * attention[k]
+        joules += chunk.pairs * terms[at.PAIR, k] + chunk.context * terms[at.CONTEXT, k]
+        joules += chunk.rows * terms[at.ROW, k]
+        joules += drafts * causes.draft[rlp, k] + tokens * terms[at.DRAFTED_CONTEXT, k]
+        clocks[e, at.CAUSE_J + k] += joules
+    link, moves = look.link, look.moves
+    moved = moves[ran.first_pu + ran.first_pim, layout.COMBINE_J]
+    moved += moves[ran.second_pu + ran.second_pim, layout.COMBINE_J]
+    moved += moves[ran.beside, layout.COMBINE_J]
+    # A link's joules are in proportion to bytes, and those of no rows are none.
+    moved += link[ran.first * tlp, layout.COST_J] + link[ran.second * tlp, layout.COST_J]
+    moved += ran.crossings * moves[rlp * tlp + chunk.rows, layout.CROSSING_J]
+    moved += decoding.context_sum * attention[at.LINK]
+    clocks[e, at.CAUSE_J + at.LINK] += moved

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from papi_env.hardware.energy import CAUSE_WORDS, CAUSES
 from papi_env.kernel import FloatArray
 from papi_env.simulation.measures import Measure, evaluate, names
 from papi_env.simulation.serving import state as at
@@ -150,6 +151,8 @@ MEASURES: tuple[Measure[Episodes], ...] = (
     Measure("dynamic_j", _clock(at.DYNAMIC_J)),
     Measure("static_j", lambda e: e.static_j),
     Measure("total_j", lambda e: e.total_j),
+    *(Measure(f"{cause}_j", _clock(at.CAUSE_J + k), CAUSE_WORDS[cause]) for k, cause in enumerate(CAUSES)),
+    Measure("idle_j", lambda e: e.static_j, "static power over the time; with the six before it, `total_j`"),
     Measure("j_per_token", lambda e: _ratio(e.total_j, e.counter(at.TOKENS))),
     *(
         Measure(f"utilisation_{resource}", _share_of_time(at.BUSY_S + k), "share of time in which it is busy")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from papi_env.errors import ConfigurationError
 from papi_env.hardware import costs, dram
+from papi_env.hardware.energy import ACTIVATION, NUM_CAUSES, READ
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
 from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES
@@ -16,6 +17,7 @@ from papi_env.kernel import FloatArray, Kernel, activation_bytes
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.batch.decode_tables import (
+    attention_causes,
     attention_link_table,
     attention_tables,
     decades,
@@ -55,6 +57,8 @@ class ServingTables(NamedTuple):
             `layout`).
         link: [rows, (s, J)]; moves: [rows, 4] (see `tables.EngineTables`).
         draft: [RLP, (s, J)], one step of the draft model without its attention.
+        fc_causes: [2, rows, causes]; attention_causes: [RLP, TLP, causes], see `decode_tables.attention_causes`;
+            draft_causes: [RLP, causes]; term_causes: [terms, causes], see `state.PAIR`: joules by cause.
         acceptance: uint64 [classes + 1, drafted], what 53-bit draws are compared with; the last class is
             there for look-aheads that know no rates. class_shares: cumulative.
         population: int32 [requests, 2]; trace_lengths, trace_refused: of the arrivals' own rows, if paired.
@@ -69,6 +73,10 @@ class ServingTables(NamedTuple):
     link: FloatArray
     moves: FloatArray
     draft: FloatArray
+    fc_causes: FloatArray
+    attention_causes: FloatArray
+    draft_causes: FloatArray
+    term_causes: FloatArray
     acceptance: npt.NDArray[np.uint64]
     class_shares: FloatArray
     population: npt.NDArray[np.int32]
@@ -91,6 +99,7 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
     system = scenario.system
     rows = serving.max_running * SPECULATION_LENGTHS[-1] + CHUNK_TOKENS
     fc_s, fc_j, bank_s = _fc(system, model.fc_kernels(), rows)
+    draft_causes, drafted_context = _draft_causes(system, serving)
     home = system.unit_of("attention")
     assert home is not None
     attention, attention_shares = attention_tables(system, model, serving.max_running)
@@ -122,6 +131,10 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         link=np.ascontiguousarray(attention_link_table(system, model, rows)[unit]),
         moves=moves_table(system, model, rows),
         draft=_draft(system, serving, scalars),
+        fc_causes=_fc_causes(system, model.fc_kernels(), rows),
+        attention_causes=np.ascontiguousarray(attention_causes(system, model, serving.max_running)[unit]),
+        draft_causes=draft_causes,
+        term_causes=np.stack([*prompt_work(system, model).causes, drafted_context]),
         acceptance=thresholds,
         class_shares=np.cumsum(shares / shares.sum()),
         population=np.ascontiguousarray(population, dtype=np.int32),
@@ -204,6 +217,40 @@ def _draft(system: System, serving: Serving, scalars: FloatArray) -> FloatArray:
         scalars[at.DRAFT_CONTEXT_S] = size / system.fc_pim.peak_bandwidth
         scalars[at.DRAFT_CONTEXT_J] = size * dram.READ_WITH_ACTIVATION_J_PER_BYTE
     return table
+
+
+def _fc_causes(system: System, kernels: tuple[Kernel, ...], rows: int) -> FloatArray:
+    """The joules of `_fc` by cause, [2, rows, causes]."""
+    joules = np.zeros((2, rows + 1, NUM_CAUSES))
+    table = CostTable(system, kernels)
+    for unit in (PU, FC_PIM):
+        if system.can_run(UNIT_NAMES[unit], "fc"):
+            for i in range(len(kernels)):
+                joules[unit] += table.joules_by_cause(i, unit, np.arange(rows + 1))
+    return joules
+
+
+def _draft_causes(system: System, serving: Serving) -> tuple[FloatArray, FloatArray]:
+    """The joules of `_draft` by cause: [RLP, causes] of a step, and [causes] per context token of its attention."""
+    joules, per_token = np.zeros((serving.max_running + 1, NUM_CAUSES)), np.zeros(NUM_CAUSES)
+    if not serving.draft_cost:
+        return joules, per_token
+    draft = DRAFTS[serving.speculation.draft]
+    rlp = np.arange(serving.max_running + 1)
+    if system.pu is not None:
+        one = system.pu.model_copy(update={"count": 1})
+        share = np.maximum(-(-rlp // system.pu.count), 1)
+        busy = np.minimum(rlp, system.pu.count)[:, None]
+        for kernel in draft.fc_kernels():
+            joules += kernel.count * busy * costs.pu_fc_energy(one, kernel, share).by_cause
+        attention = costs.pu_attention_energy(system.pu, draft.attention_kernel(), 1, 1)
+        return joules, draft.layers * attention.by_cause
+    fc_pim = CostTable(system, draft.fc_kernels())
+    for i in range(len(fc_pim.kernels)):
+        joules += fc_pim.joules_by_cause(i, FC_PIM, rlp)
+    per_token[ACTIVATION] = draft.kv_bytes_per_token * dram.ACTIVATION_J / dram.ROW_BYTES
+    per_token[READ] = draft.kv_bytes_per_token * dram.READ_J_PER_BYTE
+    return joules, per_token
 
 
 def _scalars(scenario: Scenario, serving: Serving, model: Transformer) -> FloatArray:

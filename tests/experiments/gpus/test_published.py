@@ -74,8 +74,7 @@ def test_what_a_file_lacks_is_named(files, broken, words):
 
 def test_the_command_wants_both_files_and_nothing_else(files):
     kernels, allreduce = map(str, files)
-    status, out, _ = called(validate.main, "--published", "--gpu-kernels", kernels, "--allreduce", allreduce
-    )
+    status, out, _ = called(validate.main, "--published", "--gpu-kernels", kernels, "--allreduce", allreduce)
     assert status == 0
     assert '"iterations"' in out
     for wrong in (

@@ -85,6 +85,7 @@ def made_up_tables(requests, schedule, acceptance, switch_s, batches):
     return EngineTables(
         fc=fc,
         attention=np.repeat(attention[:, None], most, axis=1),
+        attention_causes=np.zeros((units, most, tlp, at.NUM_CAUSES)),
         shares=np.repeat(shares[:, :, None], tlp, axis=2),
         attention_link=link,
         moves=moves,

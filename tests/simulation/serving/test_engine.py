@@ -767,9 +767,9 @@ def test_metrics_are_those_of_the_records():
     metrics = engine.metrics()
     assert tuple(metrics) == METRIC_NAMES
     # As result files have them.
-    assert (len(METRIC_NAMES), METRIC_NAMES[0], METRIC_NAMES[-1]) == (46, "time_s", "return")
+    assert (len(METRIC_NAMES), METRIC_NAMES[0], METRIC_NAMES[-1]) == (53, "time_s", "return")
     digest = hashlib.sha256("|".join(METRIC_NAMES).encode()).hexdigest()
-    assert digest == "1818e2dc26ac3bfaafaf9395dfc70808222650da35a9025e48618dda118c5f77"
+    assert digest == "3efba39321aa2eaaa0a8963720593860e2842faa246161d4bb63711dc70d6bb1"
     for e in range(2):
         m, r = {name: values[e] for name, values in metrics.items()}, engine.records(e)
         tokens = r["output"].sum()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from papi_env.hardware.energy import CAUSES
 from papi_env.scenario import parse_scenario
 from papi_env.simulation.batch import loop as batch
 from papi_env.simulation.batch import state as decode_at
@@ -131,6 +132,10 @@ def made_up_tables(scalars, arrivals):
         link=np.stack([2e-6 * n, 0.125 * n], axis=-1),
         moves=np.stack([2e-7 * n, 0.125 * n, 1e-7 * n, 0.0625 * n], axis=-1),
         draft=np.stack([(r > 0) * (2e-5 + 1e-6 * r), 0.25 * r], axis=-1),
+        fc_causes=np.zeros((2, rows, at.NUM_CAUSES)),
+        attention_causes=np.zeros((RUNNING + 1, 9, at.NUM_CAUSES)),
+        draft_causes=np.zeros((RUNNING + 1, at.NUM_CAUSES)),
+        term_causes=np.zeros((at.NUM_TERMS, at.NUM_CAUSES)),
         acceptance=np.array(
             [[int(p * 2.0**53)] * 7 for p in (0.6, 0.9, 0.0)],
             dtype=np.uint64,
@@ -341,7 +346,9 @@ def test_the_record_meets_every_effect(golden):
 @pytest.mark.parametrize("case", [case for case in CASES if CASES[case][3]["autoreset"] == batch.SAME_STEP])
 def test_the_last_state_of_an_episode_outlives_its_restart(case, golden):
     now, then = first_end(case), golden[case]["final"]
-    assert list(now) == list(then)
+    # Made-up tables have no causes of energy, which the record is without.
+    causes = {f"{cause}_j" for cause in (*CAUSES, "idle")}
+    assert [name for name in now if name not in causes] == list(then)
     for name, values in then.items():
         ours, theirs = (np.array(column, dtype=float) for column in (now[name], values))
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, err_msg=name)
