@@ -150,8 +150,10 @@ def _decode(run: Run, system: System, model: Transformer) -> tuple[dict[str, Val
         joules["attention"] = kernel.count * costs.pu_attention_energy(pu, kernel, tokens, 1).total
         return seconds, joules
     unit, link = system.attn_pim, system.attention_link
-    contexts = np.repeat(run.contexts[:, None], batch, axis=1)
-    attention = costs.pim_attention_s(unit, kernel, contexts, 1, whole=True)  # as AttAcc's simulator
+    # Contexts stay whole, as in AttAcc's simulator.
+    attention = costs.pim_attention_s(
+        unit, kernel, np.repeat(run.contexts[:, None], batch, axis=1), 1, whole=True
+    )
     seconds["attention"] = kernel.count * attention
     joules["attention"] = (
         kernel.count * costs.pim_attention_energy(unit, kernel, batch * groups, 1, batch).total
