@@ -404,14 +404,17 @@ def iteration(decoding, chunk, placement, slow, look, busy):
 
 @inlined
 def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
-    """Charge environment e with the joules of an iteration by cause: the sum is the `Cost`'s, but for rounding.
+    """Charge environment e with the joules of an iteration by cause, if its clocks have columns for them.
 
-    For iterations that are run; `iteration`, which also says what one would cost, has no part in it.
+    Their sum is the `Cost`'s, but for rounding. For iterations that are run; `iteration`, which also says what one
+    would cost, has no part in it.
 
     Args:
         e, decoding, chunk, look, clocks: as elsewhere.
         ran: `Ran`; causes: `Causes`.
     """
+    if clocks.shape[1] < at.NUM_CLOCKS:
+        return
     rlp, tlp = decoding.rlp, decoding.tlp
     attention = causes.attention[ran.first, tlp]
     scalars, terms = look.scalars, causes.terms
