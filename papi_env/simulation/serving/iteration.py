@@ -402,9 +402,9 @@ def iteration(decoding, chunk, placement, slow, look, busy):
 # --- what was run -------------------------------------------------------------------------------------------
 
 
-@inlined
+@lean
 def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
-    """Charge environment e with the joules of an iteration by cause, if its clocks have columns for them.
+    """Charge environment e, whose clocks have columns for them, with the joules of an iteration by cause.
 
     Their sum is the `Cost`'s, but for rounding. For iterations that are run; `iteration`, which also says what one
     would cost, has no part in it.
@@ -413,8 +413,6 @@ def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
         e, decoding, chunk, look, clocks: as elsewhere.
         ran: `Ran`; causes: `Causes`.
     """
-    if clocks.shape[1] < at.NUM_CLOCKS:
-        return
     rlp, tlp = decoding.rlp, decoding.tlp
     attention = causes.attention[ran.first, tlp]
     scalars, terms = look.scalars, causes.terms

@@ -221,3 +221,30 @@ def test_the_environment_gives_them_at_the_end_of_an_episode():
         over = terminated or truncated
     m = info["metrics"]
     assert sum(m[name] for name in NAMES) == pytest.approx(m["total_j"], rel=1e-12)
+
+
+def test_without_causes_everything_else_is_the_same():
+    kept, left_out = (
+        play(engine_of(arguments={"causes": causes, "autoreset": SAME_STEP, "max_steps": 70}))
+        for causes in (True, False)
+    )
+    assert np.ascontiguousarray(kept.clocks[:, : at.CAUSE_J]).tobytes() == left_out.clocks.tobytes()
+    for name in ("counters", "observations", "rewards"):
+        assert getattr(kept, name).tobytes() == getattr(left_out, name).tobytes()
+    one, other = kept.metrics(), left_out.metrics()
+    assert tuple(one) == tuple(other)
+    for name, values in one.items():
+        if name in NAMES[:-1]:
+            assert np.isfinite(values).all()
+            assert np.isnan(other[name]).all()
+        else:
+            assert values.tobytes() == other[name].tobytes()
+
+
+def test_looking_ahead_goes_on_with_the_causes_of_its_environment():
+    engine = play(engine_of())
+    ahead = engine.fork(1, 2)
+    ahead.actions[:] = engine.actions[:] = (at.PU, 1, at.ALL, 0)
+    ahead.step()
+    engine.step()
+    assert causes_of(ahead).tobytes() == causes_of(engine)[[1, 1]].tobytes()
