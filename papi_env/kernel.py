@@ -115,6 +115,19 @@ def blocks(kernels: Sequence[Kernel]) -> tuple[tuple[Kernel, ...], ...]:
     return tuple(tuple(kernels[start:end]) for start, end in zip([0, *ends], ends, strict=False))
 
 
+def gpu_share(kernel: Kernel, gpus: int) -> tuple[float, float, float]:
+    """Inputs, outputs and matrices of one GPU's even share of a kernel; none below one, and not always whole.
+
+    Outputs or inputs are divided as Megatron-LM does (Shoeybi et al. 2019, see `Kernel.split`), independent
+    matrices are dealt whole.
+    """
+    if kernel.groups > 1:
+        return kernel.inner, kernel.outer, max(kernel.groups / gpus, 1.0)
+    if kernel.split == "inputs":
+        return max(kernel.inner / gpus, 1.0), kernel.outer, 1.0
+    return kernel.inner, max(kernel.outer / gpus, 1.0), 1.0
+
+
 def activation_bytes(kernel: Kernel, rows: Rows) -> FloatArray:
     """Bytes of inputs and outputs of one run of `kernel` with `rows` rows (same shape as `rows`)."""
     # A row of an overlapping convolution brings `inner / taps` elements that no other row has.

@@ -153,9 +153,12 @@ def _decode(run: Run, system: System, model: Transformer) -> tuple[dict[str, Val
         joules["attention"] = kernel.count * costs.pu_attention_energy(pu, kernel, tokens, 1).total
         return seconds, joules
     unit, link = system.attn_pim, system.attention_link
-    attention = costs.pim_attention_s(unit, kernel, np.repeat(run.contexts[:, None], batch, axis=1), 1)
+    contexts = np.repeat(run.contexts.astype(np.int64)[:, None], batch, axis=1)
+    attention = costs.pim_attention_s(unit, kernel, contexts, 1, whole=True)  # as AttAcc's simulator
     seconds["attention"] = kernel.count * attention
-    joules["attention"] = kernel.count * costs.pim_attention_energy(unit, kernel, batch * groups, 1).total
+    joules["attention"] = (
+        kernel.count * costs.pim_attention_energy(unit, kernel, batch * groups, 1, batch).total
+    )
     there, back = vector * (1 + 2 * model.kv_width / model.hidden), vector
     transfer = model.layers * (link.transfer_s(there) + link.transfer_s(back))
     joules["link"] = joules["link"] + model.layers * (there + back) * link.j_per_byte

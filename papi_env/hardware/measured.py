@@ -40,7 +40,7 @@ import numpy as np
 import numpy.typing as npt
 
 from papi_env.errors import ConfigurationError, DataError, nearest
-from papi_env.kernel import FloatArray, Kernel, KernelClass
+from papi_env.kernel import FloatArray, Kernel, KernelClass, gpu_share
 
 COLUMNS = ("outputs", "inputs", "rows", "seconds")
 MAX_SIZE = 2**30
@@ -59,32 +59,29 @@ def launch_shapes(kernels: Sequence[Kernel], gpus: int) -> tuple[Shape, Shape, S
     inputs, as Megatron-LM does (Shoeybi et al. 2019). An uneven share is rounded up.
 
     Args:
-        kernels: QKV, projection, one or two kernels up and one down, as `Transformer.fc_kernels` lists them.
+        kernels: QKV, projection, up and down, as `Transformer.fc_kernels` lists them.
         gpus: that share every kernel evenly, at least one.
 
     Raises:
         ConfigurationError: other kernels, or no GPUs.
     """
     classes = [kernel.kernel_class for kernel in kernels]
-    layer = [KernelClass.QKV, KernelClass.PROJECTION, *[KernelClass.FEED_FORWARD] * (len(classes) - 2)]
-    if classes != layer or len(classes) not in (4, 5) or any(kernel.groups > 1 for kernel in kernels):
+    layer = [KernelClass.QKV, KernelClass.PROJECTION, KernelClass.FEED_FORWARD, KernelClass.FEED_FORWARD]
+    if classes != layer or any(kernel.groups > 1 for kernel in kernels):
         raise ConfigurationError(
             f"FC kernels are {', '.join(classes) or 'none'}, expected those of a decoder layer: "
-            "qkv, projection and two or three feed_forward, a single matrix each"
+            "qkv, projection and two feed_forward, a single matrix each"
         )
     if gpus < 1:
         raise ConfigurationError(f"gpus is {gpus}, expected at least one")
-    qkv, projection, *up, down = kernels
+    shares = [gpu_share(kernel, gpus) for kernel in kernels]
+    qkv, projection, up, down = ((_whole_size(outputs), _whole_size(inputs)) for inputs, outputs, _ in shares)
+    return qkv, projection, up, down
 
-    def share(size: int) -> int:
-        return -(-size // gpus)
 
-    return (
-        (share(qkv.outer), qkv.inner),
-        (projection.outer, share(projection.inner)),
-        (share(sum(kernel.outer for kernel in up)), up[0].inner),
-        (down.outer, share(down.inner)),
-    )
+def _whole_size(size: float) -> int:
+    """A share of a size rounded up; divided and multiplied again, a whole number may come out a little above itself."""
+    return math.ceil(round(size, 6))
 
 
 class Curve(NamedTuple):
@@ -157,8 +154,7 @@ class MeasuredKernels:
     def _size(self, name: str, size: float) -> int:
         if not 1 <= size < math.inf:
             raise ConfigurationError(f"{self.path}: {name} is {size!r}, expected a length of at least 1")
-        # Divided and multiplied again, a whole number may come out a little above itself.
-        return math.ceil(round(size, 6))
+        return _whole_size(size)
 
     def _nearest(self, shape: Shape) -> Shape:
         """The measured shape whose sizes are fewest times larger or smaller."""

@@ -12,6 +12,7 @@ from papi_env.definition import Definition
 from papi_env.errors import lookup
 from papi_env.hardware import dram
 from papi_env.hardware.gpu_kernels import KERNEL_CONSTANTS, KernelConstants
+from papi_env.hardware.measured import MeasuredKernels, load_measured
 from papi_env.quantities import (
     Clocks,
     Count,
@@ -37,7 +38,8 @@ KernelKind = Literal["fc", "attention"]
 # An A100 or H100 carries five stacks of HBM (data sheets; PAPI, section 7.1).
 STACKS_PER_GPU = 5
 ROOFLINE = "roofline"
-_KERNEL_TIMES: Mapping[str, str] = {name: name for name in (ROOFLINE, *KERNEL_CONSTANTS)}
+TABLE = "table"
+_KERNEL_TIMES: Mapping[str, str] = {name: name for name in (ROOFLINE, TABLE, *KERNEL_CONSTANTS)}
 
 
 class ProcessingUnit(Definition):
@@ -57,8 +59,9 @@ class ProcessingUnit(Definition):
     # HBM stacks of one GPU. Where FC-PIM stacks take their place, there are as many.
     stacks: Count = Field(STACKS_PER_GPU, ge=1, le=64)
     # How FC kernels are timed: as measured on a GPU of that name, scaled to this one's peak and bandwidth
-    # (`gpu_kernels`), or by the roofline of the two shares below.
+    # (`gpu_kernels`), by the roofline of the two shares below, or as a file says (`table`: `measured`).
     kernels: str = "roofline"
+    kernel_file: str | None = Field(None, description="measured kernels, of 1 to 1024 rows at least")
     # AttAcc's simulator: sustained shares of the peaks.
     compute_efficiency: Efficiency = Field(0.80, gt=0, le=1)
     memory_efficiency: Efficiency = Field(0.85, gt=0, le=1)
@@ -83,6 +86,16 @@ class ProcessingUnit(Definition):
         return lookup("kernel times", value, _KERNEL_TIMES)
 
     @model_validator(mode="after")
+    def _readable_file(self) -> ProcessingUnit:
+        if (self.kernels == TABLE) != (self.kernel_file is not None):
+            raise ValueError(
+                f"kernels is {self.kernels!r} and kernel_file {self.kernel_file!r}: "
+                f"expected kernels = {TABLE!r} with a kernel_file, or neither"
+            )
+        _ = self.table
+        return self
+
+    @model_validator(mode="after")
     def _idle_below_board(self) -> ProcessingUnit:
         if self.idle_power_w > self.board_power_w:
             raise ValueError(
@@ -91,9 +104,14 @@ class ProcessingUnit(Definition):
         return self
 
     @property
+    def table(self) -> MeasuredKernels | None:
+        """The measured kernels of `kernel_file`; None without."""
+        return None if self.kernel_file is None else load_measured(self.kernel_file)
+
+    @property
     def measured(self) -> KernelConstants | None:
-        """The constants by which FC kernels are timed, at this GPU's peak and bandwidth; None by the roofline."""
-        if self.kernels == ROOFLINE:
+        """The constants by which FC kernels are timed, at this GPU's peak and bandwidth; None otherwise."""
+        if self.kernels in (ROOFLINE, TABLE):
             return None
         card = KERNEL_CONSTANTS[self.kernels]
         return replace(card, peak_flops=self.peak_flops, memory_bandwidth=self.memory_bandwidth)
@@ -153,6 +171,8 @@ class PimUnit(Definition):
     cadence_clocks: Clocks = Field(4.0, ge=2, le=1000)
     # Whether a column is read once for all rows (PAPI's reuse of up to 64) or again for each slot.
     column_reads: Literal["once", "per-slot"] = "once"
+    # Rows that a column read serves at most where it is read once; PAPI names reuses of up to 64. None: all rows.
+    reuse_limit: int | None = Field(None, ge=1, le=1 << 20)
     # Double buffering hides the GEMV-buffer writes and partial-sum moves behind the MACs.
     double_buffered: Truth = True
     power_budget_w: PowerLimit = Field(dram.CUBE_POWER_W, gt=0)

@@ -68,17 +68,18 @@ def prompt_work(system: System, model: Transformer, prompts: int = 1) -> PromptW
     else:
         assert isinstance(unit, PimUnit)
         # A query works through the keys before it, in whole groups and DRAM rows of keys: half of one more each.
-        clocks = costs.pim_attention_coefficients(unit, kernel, 1)
-        share = kernel.count * float(costs.attention_rounds(unit, kernel, prompts)) / prompts * dram.CLOCK_S
+        mapping, clocks = costs.prompt_attention(unit, kernel, prompts)
+        layers_s = kernel.count * dram.CLOCK_S / prompts
         per_group = clocks.per_group + clocks.per_chunk * clocks.group_columns / dram.COLUMNS_PER_ROW
-        group = costs.pim_attention_energy(unit, kernel, 1, 1)
+        fixed = mapping.pairs * clocks.per_pair + clocks.per_start
+        group = costs.pim_attention_energy(unit, kernel, 1, 1, prompts)
         group_j = kernel.count * float(group.total)
         causes[0] = kernel.count * group.by_cause / dram.GROUP_TOKENS
         causes[2] = kernel.count * group.by_cause / 2
         work = PromptWork(
             causes,
-            pair_s=share * per_group / dram.GROUP_TOKENS,
-            row_s=share * (per_group / 2 + clocks.per_chunk / 2 + clocks.per_pair),
+            pair_s=layers_s * mapping.share * per_group / dram.GROUP_TOKENS,
+            row_s=layers_s * (mapping.share * (per_group / 2 + clocks.per_chunk / 2) + fixed),
             pair_j=group_j / dram.GROUP_TOKENS,
             row_j=group_j / 2,
         )

@@ -157,7 +157,13 @@ NUM_COSTS = COST_CAUSES + NUM_CAUSES
     PER_TOKEN_J,
 ) = range(9)
 NUM_ATTENTION = 9
-ROUNDS, UNPAIRED = 0, 1
+(
+    SHARE,  # contexts that the busiest channel works through (see `hardware.costs.AttentionMapping`)
+    SHARE_OF_ONE,
+    PAIRS,
+    UNPAIRED,  # 1 / pairs if they are odd, else 0
+) = range(4)
+NUM_SHARES = 4
 COMBINE_S, COMBINE_J, CROSSING_S, CROSSING_J = range(4)
 # Of a stage: combining outputs, and one crossing of its input, its pooled channels, its map.
 STAGE_COMBINE_S, INPUT_S, POOLED_S, MAP_S, STAGE_COMBINE_J, INPUT_J, POOLED_J, MAP_J = range(8)

@@ -47,9 +47,9 @@ class EngineTables(NamedTuple):
     Attributes:
         fc: [3 FC classes, units, n = 0..1024, (s, J, joules by cause)], all layers together; (s, J) where causes are
             not kept. Causes as in `energy.CAUSES`.
-        attention: [units, TLP = 0..8, coefficients], all layers together; see `layout`.
+        attention: [units, RLP = 0..128, TLP = 0..8, coefficients], all layers together; see `state`.
         attention_causes: [units, RLP, TLP, causes], their joules by cause; see `decode_tables.attention_causes`.
-        rounds: [units, RLP = 0..128, (pairs on the busiest channel, 1 / pairs if odd else 0)].
+        shares: [units, RLP, TLP, NUM_SHARES], what the busiest channel has of the contexts; see `state`.
         attention_link: [units, n, (s, J)], moving queries, keys, values and outputs in an iteration.
         moves: [n, (combining outputs s, J, one crossing between PUs and FC-PIM s, J)].
         schedule: int64 [k, (from iteration, TLP)].
@@ -68,7 +68,7 @@ class EngineTables(NamedTuple):
     fc: FloatArray
     attention: FloatArray
     attention_causes: FloatArray
-    rounds: FloatArray
+    shares: FloatArray
     attention_link: FloatArray
     moves: FloatArray
     schedule: npt.NDArray[np.int64]
@@ -162,9 +162,9 @@ def _decoding_tables(scenario: Scenario, scalars: FloatArray) -> dict[str, npt.N
         scalars[at.CONTEXT_LIMIT] = 1  # what features of requests, all zero, are divided by
         return {
             "fc": np.zeros((len(FC_CLASSES), at.NUM_UNITS, 1, at.NUM_COSTS)),
-            "attention": np.zeros((at.NUM_UNITS, 1, at.NUM_ATTENTION)),
+            "attention": np.zeros((at.NUM_UNITS, 1, 1, at.NUM_ATTENTION)),
             "attention_causes": np.zeros((at.NUM_UNITS, 1, 1, at.NUM_CAUSES)),
-            "rounds": np.zeros((at.NUM_UNITS, 1, 2)),
+            "shares": np.zeros((at.NUM_UNITS, 1, 1, at.NUM_SHARES)),
             "attention_link": np.zeros((at.NUM_UNITS, 1, 2)),
             "moves": np.zeros((1, 4)),
             "schedule": np.zeros((1, 2), dtype=np.int64),
@@ -186,12 +186,12 @@ def _decoding_tables(scenario: Scenario, scalars: FloatArray) -> dict[str, npt.N
     scalars[at.ACCEPTANCE] = workload.acceptance_rate * 2.0**53
     scalars[at.GROUP_COLUMNS] = group_columns(system, model)
     scalars[at.OVERHEAD_S] = model.layers * system.layer_overhead_s
-    attention, rounds = attention_tables(system, model)
+    attention, shares = attention_tables(system, model)
     return {
         "fc": fc,
         "attention": attention,
         "attention_causes": attention_causes(system, model),
-        "rounds": rounds,
+        "shares": shares,
         "attention_link": attention_link_table(system, model),
         "moves": moves_table(system, model),
         "schedule": np.array([(0, workload.speculation), *workload.speculation_schedule], dtype=np.int64),
@@ -252,7 +252,7 @@ def _profile(scenario: Scenario, tables: EngineTables, stages: StageProfile | No
 def _check_finite(tables: EngineTables, system: str) -> None:
     """Refuse figures so extreme that a cost of a usable unit is no finite number."""
     usable = [tables.fc[:, unit] for unit in np.flatnonzero(tables.allowed[at.QKV])]
-    usable += [tables.attention[unit, 1:] for unit in np.flatnonzero(tables.allowed[at.ATTENTION])]
+    usable += [tables.attention[unit, 1:, 1:] for unit in np.flatnonzero(tables.allowed[at.ATTENTION])]
     usable += [
         tables.stages[:, : at.NUM_STAGE_CLASSES, u] for u in np.flatnonzero(tables.allowed[at.REPMLP_FC3])
     ]

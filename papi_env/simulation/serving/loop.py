@@ -361,7 +361,7 @@ def step_range(
         tables.fc_j,
         tables.bank_s,
         tables.attention,
-        tables.rounds,
+        tables.shares,
         tables.link,
         tables.moves,
         tables.draft,

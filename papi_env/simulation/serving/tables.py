@@ -53,7 +53,8 @@ class ServingTables(NamedTuple):
         fc_s, fc_j: [2 (PUs, FC-PIM), rows], all FC kernels of an iteration; zero on a unit that the system
             lacks, which `ONLY_UNIT` keeps from being used.
         bank_s: [rows], the part of the PUs' time in which they read the stacks.
-        attention: [TLP, coefficients]; rounds: [RLP, 2]: of the unit that runs attention (see `layout`).
+        attention: [RLP, TLP, coefficients]; shares: [RLP, TLP, NUM_SHARES]: of the unit that runs attention (see
+            `layout`).
         link: [rows, (s, J)]; moves: [rows, 4] (see `tables.EngineTables`).
         draft: [RLP, (s, J)], one step of the draft model without its attention.
         fc_causes: [2, rows, causes]; attention_causes: [RLP, TLP, causes], see `decode_tables.attention_causes`;
@@ -68,7 +69,7 @@ class ServingTables(NamedTuple):
     fc_j: FloatArray
     bank_s: FloatArray
     attention: FloatArray
-    rounds: FloatArray
+    shares: FloatArray
     link: FloatArray
     moves: FloatArray
     draft: FloatArray
@@ -101,7 +102,7 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
     draft_causes, drafted_context = _draft_causes(system, serving)
     home = system.unit_of("attention")
     assert home is not None
-    attention, rounds = attention_tables(system, model, serving.max_running)
+    attention, attention_shares = attention_tables(system, model, serving.max_running)
     unit = UNIT_NAMES.index(home)
     scalars = _scalars(scenario, serving, model)
     population = serving.lengths.population(model.context_limit, serving.beyond_context).lengths
@@ -126,7 +127,7 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         fc_j=fc_j,
         bank_s=bank_s,
         attention=np.ascontiguousarray(attention[unit]),
-        rounds=np.ascontiguousarray(rounds[unit]),
+        shares=np.ascontiguousarray(attention_shares[unit]),
         link=np.ascontiguousarray(attention_link_table(system, model, rows)[unit]),
         moves=moves_table(system, model, rows),
         draft=_draft(system, serving, scalars),
@@ -313,9 +314,9 @@ def _reference_s(tables: ServingTables, serving: Serving) -> float:
     """FC kernels and attention of a quarter-full machine on its first unit: what observations divide times by."""
     rlp = max(serving.max_running // 4, 1)
     unit = max(int(tables.scalars[at.ONLY_UNIT]), 0)
-    row = tables.attention[1]
+    row = tables.attention[rlp, 1]
     mean = float(tables.population[:, 0].mean() + tables.population[:, 1].mean() / 2)
-    groups = np.ceil(mean / dram.GROUP_TOKENS) * tables.rounds[rlp, layout.ROUNDS]
+    groups = np.ceil(mean / dram.GROUP_TOKENS) * tables.shares[rlp, 1, layout.SHARE]
     attention = max(row[layout.PER_GROUP_S] * groups, row[layout.PER_TOKEN_S] * rlp * mean)
     return float(tables.fc_s[unit, rlp] + tables.moves[rlp, layout.COMBINE_S] + attention)
 

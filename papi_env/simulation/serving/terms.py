@@ -71,7 +71,7 @@ class Lookups(NamedTuple):
     fc_j: FloatArray
     bank_s: FloatArray
     attention: FloatArray
-    rounds: FloatArray
+    shares: FloatArray
     link: FloatArray
     moves: FloatArray
     draft: FloatArray

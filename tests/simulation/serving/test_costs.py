@@ -145,22 +145,22 @@ class Slow:
         )
         if isinstance(unit, ProcessingUnit):
             return kernel.count * float(costs.pu_attention_s(unit, kernel, share * attended.sum(), tlp))
-        work = costs.pim_attention_coefficients(unit, kernel, tlp)
-        rounds = costs.attention_rounds(unit, kernel, requests)
-        of_one = costs.attention_rounds(unit, kernel, 1)
+        mapping, work = costs.mapped_attention(unit, kernel, requests, tlp)
         busiest = [
-            costs.busiest_channel(rounds, requests, share * parts.sum(), parts.max(), of_one)
+            costs.busiest_channel(
+                mapping.share, requests, share * parts.sum(), parts.max(), mapping.share_of_one
+            )
             for parts in (work.groups(attended), work.chunks(attended))
         ]
-        seconds = float(work.clocks(busiest[0], busiest[1], rounds)) * dram.CLOCK_S
+        seconds = float(work.clocks(busiest[0], busiest[1], mapping.pairs)) * dram.CLOCK_S
         return kernel.count * (seconds + self.system.pim_start_s)
 
-    def attention_j(self, attended, tlp):
+    def attention_j(self, attended, tlp, requests):
         kernel, unit = self.model.attention_kernel(), self.system.unit(self.home)
         if isinstance(unit, ProcessingUnit):
             return kernel.count * float(costs.pu_attention_energy(unit, kernel, attended.sum(), tlp).total)
         groups = np.ceil(attended / dram.GROUP_TOKENS).sum()
-        return kernel.count * float(costs.pim_attention_energy(unit, kernel, groups, tlp).total)
+        return kernel.count * float(costs.pim_attention_energy(unit, kernel, groups, tlp, requests).total)
 
     def prompt_attention(self, work):
         """Seconds, true already, and joules."""
@@ -176,15 +176,14 @@ class Slow:
             memory = size / (unit.count * unit.attention_bandwidth)
             joules = multiplies * unit.mac_j + size * unit.memory_j_per_byte
             return kernel.count * max(compute, memory) * work.factors[0], kernel.count * joules
-        coefficients = costs.pim_attention_coefficients(unit, kernel, 1)
+        mapping, coefficients = costs.prompt_attention(unit, kernel, 1)
         groups = pairs / dram.GROUP_TOKENS + tokens / 2
         chunks = groups * coefficients.group_columns / dram.COLUMNS_PER_ROW + tokens / 2
-        clocks = (
-            coefficients.per_group * groups + coefficients.per_chunk * chunks + coefficients.per_pair * tokens
-        )
-        seconds = kernel.count * clocks * float(costs.attention_rounds(unit, kernel, 1)) * dram.CLOCK_S
+        clocks = mapping.share * (coefficients.per_group * groups + coefficients.per_chunk * chunks)
+        clocks += tokens * (mapping.pairs * coefficients.per_pair + coefficients.per_start)
+        seconds = kernel.count * clocks * dram.CLOCK_S
         return seconds * self._attention_factor(work), kernel.count * float(
-            costs.pim_attention_energy(unit, kernel, groups, 1).total
+            costs.pim_attention_energy(unit, kernel, groups, 1, 1).total
         )
 
     def _attention_factor(self, work):
@@ -250,13 +249,13 @@ class Slow:
         pu_factor, pim_factor, _ = work.factors
         on_pim = self.system.prefill_unit == "fc-pim"
         separate = self.home == "attn-pim"
+        rlp = len(work.contexts)
+        halves = [rlp - rlp // 2, rlp // 2] if work.overlap and separate and rlp > 1 else [rlp]
         prompt_s, joules = self.prompt_attention(work)
         draft_s, draft_j = self.draft(work)
         link_s, link_j = self.keys_home(prompt)
-        joules += draft_j + link_j + (self.attention_j(attended, work.tlp) if n else 0.0)
+        joules += draft_j + link_j + (self.attention_j(attended, work.tlp, max(halves)) if n else 0.0)
 
-        rlp = len(work.contexts)
-        halves = [rlp - rlp // 2, rlp // 2] if work.overlap and separate and rlp > 1 else [rlp]
         beside = prompt if work.unit == at.FC_PIM and not on_pim else 0
         chains = []
         on_unit = [0, 0]

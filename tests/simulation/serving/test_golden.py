@@ -115,6 +115,8 @@ def made_up_tables(scalars, arrivals):
     attention[:, decode_at.PER_TOKEN_S] = 3e-7
     attention[:, decode_at.PER_TOKEN_J] = 1e-3
     r = np.arange(RUNNING + 1)
+    rounds, unpaired = -(-r // 4), np.where(r % 2, 1 / np.maximum(r, 1), 0.0)
+    shares = np.stack([rounds, 0 * r + rounds[1], rounds, unpaired], axis=-1)
     numbers = np.zeros(at.NUM_SCALARS)
     for name, value in {**SCALARS, **scalars}.items():
         first = getattr(at, name)
@@ -125,8 +127,8 @@ def made_up_tables(scalars, arrivals):
         fc_s=fc_s,
         fc_j=fc_j,
         bank_s=some * (4e-5 + 1e-7 * n),
-        attention=attention,
-        rounds=np.stack([-(-r // 4), np.where(r % 2, 1 / np.maximum(r, 1), 0.0)], axis=-1),
+        attention=np.repeat(attention[None], RUNNING + 1, axis=0),
+        shares=np.repeat(shares[:, None], 9, axis=1),
         link=np.stack([2e-6 * n, 0.125 * n], axis=-1),
         moves=np.stack([2e-7 * n, 0.125 * n, 1e-7 * n, 0.0625 * n], axis=-1),
         draft=np.stack([(r > 0) * (2e-5 + 1e-6 * r), 0.25 * r], axis=-1),
