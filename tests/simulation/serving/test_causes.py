@@ -65,7 +65,7 @@ def check_sums(engine):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-@pytest.mark.parametrize("model", ["llama-65b", "opt-30b"])
+@pytest.mark.parametrize("model", ["llama2-70b", "opt-30b"])
 def test_causes_add_up_to_all_joules(system, model):
     try:
         engine = engine_of(system, model=model)
@@ -144,7 +144,7 @@ def test_a_chunk_of_a_prompt_by_hand(system):
         fc = [costs.pu_fc_energy(machine.pu, k, 256) for k in model.fc_kernels()]
         vectors = 0
     else:
-        attention = costs.pim_attention_energy(machine.attn_pim, kernel, pairs / 16 + 256 / 2, 1)
+        attention = costs.pim_attention_energy(machine.attn_pim, kernel, pairs / 16 + 256 / 2, 1, 1)
         fc = [costs.pim_fc_energy(machine.fc_pim, k, 256) for k in model.fc_kernels()]
         vectors = 2 * model.layers * 256 * model.hidden * 2
     if machine.attn_pim is not None:
