@@ -74,7 +74,7 @@ class Problem(ABC, Generic[AnyEngine]):
     def _make_engine(
         self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int, threads: int, causes: bool
     ) -> AnyEngine:
-        """The engine of the scenario, with joules by cause where that is an option and wanted.
+        """The engine of the scenario, with joules by cause if wanted.
 
         Raises:
             ConfigurationError: the problem cannot be played on the scenario.

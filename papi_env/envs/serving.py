@@ -71,8 +71,14 @@ class ServingProblem(Problem[ServingEngine]):
     def _make_engine(
         self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int, threads: int, causes: bool
     ) -> ServingEngine:
-        # Joules by cause are a small part of a step here, and always kept.
-        return ServingEngine(scenario, num_envs, autoreset=autoreset, max_steps=max_steps, threads=threads)
+        return ServingEngine(
+            scenario,
+            num_envs,
+            autoreset=autoreset,
+            max_steps=max_steps,
+            threads=threads,
+            causes=causes,
+        )
 
     @property
     def reference(self) -> float:

@@ -101,6 +101,7 @@ class Prefill:
         self.system, self.model = system, model
         self._table = CostTable(system, model.fc_kernels())
         self._unit = PU if system.prefill_unit == "pu" else FC_PIM
+        self._works: dict[int, PromptWork] = {}
 
     def cost(self, tokens: Counts, pairs: Counts, batch: int) -> tuple[FloatArray, FloatArray]:
         """Seconds and dynamic joules.
@@ -111,7 +112,7 @@ class Prefill:
             batch: requests of the batch.
         """
         system, model = self.system, self.model
-        work = prompt_work(system, model, batch)
+        work = self._work(batch)
         seconds = np.maximum(work.pair_compute_s * pairs, work.context_memory_s * tokens)
         seconds = seconds + (work.pair_s * pairs + work.row_s * tokens)
         joules = work.pair_j * pairs + (work.context_j + work.row_j + work.link_j) * tokens
@@ -124,10 +125,16 @@ class Prefill:
         seconds = np.maximum(seconds, work.link_s * tokens) + model.layers * system.layer_overhead_s
         return np.asarray(seconds), np.asarray(joules)
 
+    def _work(self, batch: int) -> PromptWork:
+        """`prompt_work` of so many requests, worked out once."""
+        if batch not in self._works:
+            self._works[batch] = prompt_work(self.system, self.model, batch)
+        return self._works[batch]
+
     def causes(self, tokens: Counts, pairs: Counts, batch: int) -> FloatArray:
         """The joules of `cost` by cause, [*shape of tokens, causes] in the order of `energy.CAUSES`."""
         system, model = self.system, self.model
-        of_pair, of_context, of_row = prompt_work(system, model, batch).causes
+        of_pair, of_context, of_row = self._work(batch).causes
         joules = of_pair * pairs[..., None] + (of_context + of_row) * tokens[..., None]
         for i in range(len(self._table.kernels)):
             joules = joules + self._table.joules_by_cause(i, self._unit, tokens)

@@ -63,11 +63,15 @@ class Episodes:
             seconds, joules = self._prefill.cost(*self._prompts)
         return seconds, joules + float(self.scalars[at.STATIC_W]) * seconds
 
+    def cause(self, k: int) -> FloatArray:
+        """Dynamic joules of everything of a cause; NaN where they are not kept."""
+        if self.clocks.shape[1] < at.NUM_CLOCKS:
+            return np.full(len(self.clocks), np.nan)
+        return np.asarray(self.causes[:, k])
+
     @cached_property
     def causes(self) -> FloatArray:
-        """Dynamic joules of everything by cause, [num_envs, causes]; NaN where they are not kept."""
-        if self.clocks.shape[1] < at.NUM_CLOCKS:
-            return np.full((len(self.clocks), at.NUM_CAUSES), np.nan)
+        """Dynamic joules of everything by cause, [num_envs, causes], where they are kept."""
         joules = self.clocks[:, at.CAUSE_J : at.CAUSE_J + at.NUM_CAUSES].copy()
         if self._prefill is not None:
             joules += self._prefill.causes(*self._prompts)
@@ -99,7 +103,7 @@ def _clock(column: int) -> Value:
 
 
 def _cause(k: int) -> Value:
-    return lambda episodes: episodes.causes[:, k]
+    return lambda episodes: episodes.cause(k)
 
 
 def _class_times(first: int, last: int) -> tuple[Measure[Episodes], ...]:

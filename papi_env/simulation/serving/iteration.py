@@ -405,11 +405,12 @@ def iteration(decoding, chunk, placement, slow, look, busy):
 # --- what was run -------------------------------------------------------------------------------------------
 
 
-@inlined
+@lean
 def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
-    """Charge environment e with the joules of an iteration by cause: the sum is the `Cost`'s, but for rounding.
+    """Charge environment e, whose clocks have columns for them, with the joules of an iteration by cause.
 
-    For iterations that are run; `iteration`, which also says what one would cost, has no part in it.
+    Their sum is the `Cost`'s, but for rounding. For iterations that are run; `iteration`, which also says what one
+    would cost, has no part in it.
 
     Args:
         e, decoding, chunk, look, clocks: as elsewhere.

@@ -276,7 +276,8 @@ def advance_env(e, actions, state, look, causes, thresholds, scratch):
 
     cost = run(e, decoding, chunk, placement, state, look, scratch.busy)
     account(e, cost, pages, scratch.busy, counters, clocks)
-    charge_causes(e, decoding, chunk, cost.ran, look, causes, clocks)
+    if clocks.shape[1] == at.NUM_CLOCKS:
+        charge_causes(e, decoding, chunk, cost.ran, look, causes, clocks)
     counters[e, at.LAST_ACTION + at.FC] = placement.unit
     counters[e, at.LAST_ACTION + at.SPECULATION] = actions[e, at.SPECULATION]
     counters[e, at.LAST_ACTION + at.ADMISSION] = admission

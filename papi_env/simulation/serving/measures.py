@@ -47,6 +47,12 @@ class Episodes:
         """A clock, as of now."""
         return self.state.clocks[:, column].copy()
 
+    def cause(self, k: int) -> FloatArray:
+        """Dynamic joules of a cause, as of now; NaN where they are not kept."""
+        if self.state.clocks.shape[1] < at.NUM_CLOCKS:
+            return np.full(len(self.state.clocks), np.nan)
+        return self.clock(at.CAUSE_J + k)
+
     @cached_property
     def time_s(self) -> FloatArray:
         """Simulated seconds since the episode's start."""
@@ -105,6 +111,10 @@ def _clock(column: int) -> Value:
     return lambda episodes: episodes.clock(column)
 
 
+def _cause(k: int) -> Value:
+    return lambda episodes: episodes.cause(k)
+
+
 def _per_second(column: int) -> Value:
     """A counter over the time."""
     return lambda episodes: _ratio(episodes.counter(column), episodes.time_s)
@@ -151,7 +161,7 @@ MEASURES: tuple[Measure[Episodes], ...] = (
     Measure("dynamic_j", _clock(at.DYNAMIC_J)),
     Measure("static_j", lambda e: e.static_j),
     Measure("total_j", lambda e: e.total_j),
-    *(Measure(f"{cause}_j", _clock(at.CAUSE_J + k), CAUSE_WORDS[cause]) for k, cause in enumerate(CAUSES)),
+    *(Measure(f"{cause}_j", _cause(k), CAUSE_WORDS[cause]) for k, cause in enumerate(CAUSES)),
     Measure("idle_j", lambda e: e.static_j, "static power over the time; with the six before it, `total_j`"),
     Measure("j_per_token", lambda e: _ratio(e.total_j, e.counter(at.TOKENS))),
     *(

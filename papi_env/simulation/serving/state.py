@@ -98,6 +98,7 @@ BEHIND = 39  # share of decoding requests whose slack is negative
 LOST = 40  # share of decoding requests that missed their first-token objective
 PAGES_USED_TIME = 41  # integral of pages in use over time
 LAST_START_S = 42  # when the last iteration began
+# What an engine need not have.
 CAUSE_J = 43  # .. +5: dynamic joules by cause, in the order of `energy.CAUSES`
 NUM_CAUSES, LINK = energy.NUM_CAUSES, energy.LINK
 NUM_CLOCKS = CAUSE_J + NUM_CAUSES

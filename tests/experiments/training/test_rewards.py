@@ -242,7 +242,7 @@ def test_tokens_in_time_are_those_of_a_plain_count():
 )
 def test_a_request_counts_as_far_as_it_can_catch_up(deadline_s, expected):
     """At 5 s, with 30 of 50 tokens made and 0.1 s to catch up in each of the other 20."""
-    state = empty_state(1, 2, 1)
+    state = empty_state(1, 2, 1, at.NUM_CLOCKS)
     state.counters[0, at.RLP] = 1
     state.clocks[0, at.TIME_S] = 5.0
     state.facts[0, 0, at.OUTPUT], state.left[0, 0] = 50, 20

@@ -44,7 +44,8 @@ def total(metrics):
 
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize(
-    ("scenario", "choices"), [(TEXT, 1), (TEXT, 7), ("vision-stream", 7), ("vision-language", 7)]
+    ("scenario", "choices"),
+    [(TEXT, 1), (TEXT, 7), ("creative-writing/llama2-70b", 7), ("vision-stream", 7), ("vision-language", 7)],
 )
 def test_causes_add_up_to_all_joules(scenario, choices, system):
     try:
@@ -112,7 +113,9 @@ def test_an_iteration_on_pim_by_hand():
     fc, attn = system.fc_pim, system.attn_pim
     kernels = model.fc_kernels()
     parts = [(k.count, costs.pim_fc_energy(fc, k, n)) for k in kernels]
-    attention = costs.pim_attention_energy(attn, model.attention_kernel(), groups, work[at.TLP])
+    attention = costs.pim_attention_energy(
+        attn, model.attention_kernel(), groups, int(work[at.TLP]), int(work[at.RLP])
+    )
     parts.append((model.layers, attention))
     expected = {name: sum(count * getattr(part, name) for count, part in parts) for name in CAUSES[:-1]}
     expected["transfer"] += sum(k.count * system.stack_sum_j(k, n) for k in kernels)
