@@ -43,7 +43,7 @@ from papi_env.errors import ConfigurationError
 class Config:
     """Reproduce the paper's published rows and figures.
 
-    Under the reproduction reading constants are fitted on rows P1-P6 and E1 only; every other row is a validation.
+    The reproduction reading has constants fitted on rows P1-P6 and E1; the others validate it.
     """
 
     seed: Seed = 0

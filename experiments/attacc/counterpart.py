@@ -45,7 +45,9 @@ def system_of(gpu: Gpu, gpus: int, pim: Pim | None) -> System:
     stacks = None
     if pim is not None:
         cadence = BANK_RATE_READINGS["attacc-limit" if pim.power_limit else "attacc"]
-        stacks = ATTACC_1P1B.model_copy(update={"stacks": pim.stacks, "cadence_clocks": cadence})
+        stacks = ATTACC_1P1B.model_copy(
+            update={"stacks": pim.stacks, "cadence_clocks": cadence, "split_contexts": False}
+        )
     return System(
         name="dgx" if pim is None else "dgx-attacc",
         pu=ProcessingUnit(
@@ -154,7 +156,7 @@ def _decode(run: Run, system: System, model: Transformer) -> tuple[dict[str, Val
         return seconds, joules
     unit, link = system.attn_pim, system.attention_link
     contexts = np.repeat(run.contexts.astype(np.int64)[:, None], batch, axis=1)
-    attention = costs.pim_attention_s(unit, kernel, contexts, 1, whole=True)  # as AttAcc's simulator
+    attention = costs.pim_attention_s(unit, kernel, contexts, 1)
     seconds["attention"] = kernel.count * attention
     joules["attention"] = (
         kernel.count * costs.pim_attention_energy(unit, kernel, batch * groups, 1, batch).total

@@ -39,6 +39,7 @@ class Setting:
             stack with all its requests (`per-stack`); the prefill on PIM deals them evenly either way.
         column_reads: whether a weight column is read (and its row opened) once for all n, or for each slot.
         reuse_limit: rows that a column read serves at most; None: all.
+        split_contexts: whether few pairs of a KV head and a request share channels, or each lies on one.
         combining: of outputs: by papi_env's rule (`exchange`) or as AttAcc's simulator (`attacc`).
         outputs: what joins the weight stacks of a system without GPUs: `described` (AttAcc-only its CXL
             links, PIM-only PAPI its NVLink), `link` or `nvlink` for both, or `by-figure`: x16 links, but NVLink
@@ -80,6 +81,7 @@ class Setting:
     heads: str = "dealt"
     column_reads: str = "once"
     reuse_limit: int | None = None
+    split_contexts: bool = True
     combining: str = "exchange"
     outputs: str = "described"
     output_links: int | None = None
@@ -180,6 +182,7 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
     "heads": ("dealt", "per-stack"),
     "column_reads": ("once", "per-slot"),
     "reuse_limit": (None, 64),
+    "split_contexts": (True, False),
     "combining": ("exchange", "attacc"),
     "outputs": ("described", "link", "nvlink", "by-figure"),
     "output_links": (None, 1),
@@ -285,6 +288,7 @@ def build_system(setting: Setting, name: str, *, same_interconnect: bool = False
                 "double_buffered": setting.double_buffered,
                 "column_reads": setting.column_reads,
                 "reuse_limit": setting.reuse_limit,
+                "split_contexts": setting.split_contexts,
                 **_stack_power(setting, unit),
             }
             changes[field] = unit.model_copy(update=pim)

@@ -323,9 +323,11 @@ def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
     A channel keeps one copy of the keys and values that its query heads share, at most those of two pairs where a
     pair has more query heads than channels; that this fits is not checked. Moving keys and values when `rlp` or `tlp`
     changes is not charged.
+
+    A unit whose `split_contexts` is off keeps every context whole and once, as AttAcc's simulator does.
     """
     group = kernel.heads // kernel.kv_heads
-    alone = _mapped(unit, kernel, rlp, 1)
+    alone = _mapped(unit, kernel, rlp, 1, split=unit.split_contexts)
     if group == 1 or not alone.split:
         return alone
     best = _mapped(unit, kernel, rlp, group)
@@ -438,23 +440,16 @@ def pim_attention_s(
     kernel: AttentionKernel,
     contexts: npt.NDArray[np.integer[Any]],
     tlp: int,
-    *,
-    whole: bool = False,
 ) -> FloatArray:
     """Seconds of decode attention on a PIM unit: scores, softmax and weighted values, one run (layer).
 
     Args:
         contexts: tokens that each request attends to, int [..., requests], at least one request.
         tlp: tokens verified together per request.
-        whole: keep every context on one channel, without copies, as AttAcc's simulator does.
     """
     contexts = np.asarray(contexts)
     rlp = contexts.shape[-1]
-    if whole:
-        mapping = _mapped(unit, kernel, rlp, 1, split=False)
-        work = pim_attention_coefficients(unit, kernel, tlp)
-    else:
-        mapping, work = mapped_attention(unit, kernel, rlp, tlp)
+    mapping, work = mapped_attention(unit, kernel, rlp, tlp)
     most = [
         busiest_channel(mapping.share, rlp, parts.sum(axis=-1), parts.max(axis=-1), mapping.share_of_one)
         for parts in (work.groups(contexts), work.chunks(contexts))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from papi_env.definition import Definition
 from papi_env.errors import lookup
@@ -172,7 +172,10 @@ class PimUnit(Definition):
     # Whether a column is read once for all rows (PAPI's reuse of up to 64) or again for each slot.
     column_reads: Literal["once", "per-slot"] = "once"
     # Rows that a column read serves at most where it is read once; PAPI names reuses of up to 64. None: all rows.
-    reuse_limit: int | None = Field(None, ge=1, le=1 << 20)
+    reuse_limit: Count | None = Field(None, ge=1, le=1 << 20)
+    # Whether channels share a context where pairs of a KV head and a request are few, and copies of KV heads serve
+    # parts of a group's query heads; or each context lies on one channel, as AttAcc's simulator has it.
+    split_contexts: Truth = True
     # Double buffering hides the GEMV-buffer writes and partial-sum moves behind the MACs.
     double_buffered: Truth = True
     power_budget_w: PowerLimit = Field(dram.CUBE_POWER_W, gt=0)
@@ -205,6 +208,14 @@ class PimUnit(Definition):
                 "a stack that waits draws no more than one that works"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What few systems say.
+        data: dict[str, Any] = write(self)
+        if data.get("split_contexts") is True:
+            del data["split_contexts"]
+        return data
 
     @property
     def active_power_w(self) -> float:
