@@ -147,7 +147,9 @@ def test_a_table_names_its_system_and_model():
 
 
 def test_a_system_starts_from_a_base_and_overrides_what_is_nested_in_it():
-    system = parsed(system={"base": "papi", "name": "wide", "pu": {"count": 8}, "fc_pim": {"stacks": 40}}).system
+    system = parsed(
+        system={"base": "papi", "name": "wide", "pu": {"count": 8}, "fc_pim": {"stacks": 40}}
+    ).system
     assert (system.name, system.fc_pim.stacks) == ("wide", 40)
     assert system.fc_pim.stack == SYSTEMS["papi"].fc_pim.stack
     assert system.attn_pim == SYSTEMS["papi"].attn_pim
