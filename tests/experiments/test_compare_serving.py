@@ -61,7 +61,7 @@ def command(*arguments):
     return called(main, "--env", SERVING, *arguments)
 
 
-def write_scenario(folder, name, rate=30.0, system='system = "papi"'):
+def write_scenario(folder, name, rate=20.0, system='system = "papi"'):
     path = folder / f"{name}.toml"
     path.write_text(TINY.format(rate=rate, system=system))
     return path
@@ -75,7 +75,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare") / "run"
-    busy = write_scenario(tiny.parent, "busy", rate=35.0)
+    busy = write_scenario(tiny.parent, "busy", rate=24.0)
     arguments = ["--scenario", tiny, busy, "--seed", 3, "--seeds", 3, "--jobs", 1, "--entries", *ENTRIES]
     status, out, err = command(*arguments, "--out", folder)
     assert status == 0, err
@@ -117,7 +117,7 @@ def test_the_folder_holds_what_ran_and_what_came_out(finished):
     assert record["configuration"]["entries"] == ENTRIES
     assert record["configuration"]["references"] == ["papi/threshold"]
     assert record["configuration"]["seeds"] == {"first": 3, "count": 3}
-    assert [s["serving"]["arrivals"]["rate_per_s"] for s in record["configuration"]["settings"]] == [30, 35]
+    assert [s["serving"]["arrivals"]["rate_per_s"] for s in record["configuration"]["settings"]] == [20, 24]
     assert record["sessions"][0]["jobs"] == 4 * 2
     assert rows.select("entry", "scenario", "seed").rows() == [
         (entry, scenario, seed)

@@ -159,7 +159,7 @@ def test_it_plays_machines_that_lack_units(system):
 
 
 def test_it_beats_every_fixed_action_where_units_drift():
-    seeds, load = range(2), {"rate": 9.0, "drift": {"period_s": 5.0, "pu": 2.0, "fc_pim": 2.0}}
+    seeds, load = range(2), {"rate": 6.0, "drift": {"period_s": 5.0, "pu": 2.0, "fc_pim": 2.0}}
     greedy = evaluate(ProfileGreedy(GreedyParameters()), make_env(2, **load), seeds)["return"].mean()
     env = make_env(2 * len(JOINT_ACTIONS), **load)
     env.reset(seed=[seed for seed in seeds for _ in JOINT_ACTIONS])
