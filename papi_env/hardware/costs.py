@@ -28,6 +28,7 @@ from papi_env.kernel import (
     AttentionKernel,
     FloatArray,
     Kernel,
+    KernelClass,
     Rows,
     activation_bytes,
     gpu_share,
@@ -43,8 +44,9 @@ Numbers: TypeAlias = float | npt.NDArray[np.floating[Any]] | npt.NDArray[np.inte
 def pu_fc_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     """Seconds of one FC kernel on all GPUs, each of which has an even share of it; as `unit.kernels` says.
 
-    As measured, FP16 FC kernels take what `gpu_kernels.fc_s` says of a GPU's share. Convolutions whose windows
-    overlap and other elements were not measured: they take a start and the roofline of the measured shares.
+    As measured, FP16 FC kernels take what `gpu_kernels.fc_s` says of a GPU's share. Convolutions with one filter, or
+    whose windows overlap, do not run as tiles of a matrix, and other elements were not measured: they take a start
+    and the roofline of the measured shares.
     By the roofline, the larger of compute and memory time (AttAcc's simulator without its wave quantisation).
     By table, what the unit's file says of a GPU's share.
 
@@ -55,15 +57,21 @@ def pu_fc_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     if unit.table is not None:
         return _table_fc_s(unit, unit.table, kernel, rows)
     card = unit.measured
-    if card is None or kernel.taps > 1 or kernel.element_bytes != FP16_BYTES:
+    if card is None or not _is_matrix(kernel):
         size = kernel.weight_bytes + activation_bytes(kernel, rows)
         compute = 2 * macs(kernel, rows) / (unit.count * unit.sustained_flops)
         return unit.kernel_start_s + np.maximum(compute, size / (unit.count * unit.streaming_bandwidth))
     return fc_s(card, rows, outputs, inputs, groups=groups)
 
 
+def _is_matrix(kernel: Kernel) -> bool:
+    """Whether a kernel runs as those that were measured do."""
+    filters = kernel.kernel_class is KernelClass.CONVOLUTION and kernel.outer == 1
+    return kernel.taps == 1 and not filters and kernel.element_bytes == FP16_BYTES
+
+
 def _table_fc_s(unit: ProcessingUnit, table: MeasuredKernels, kernel: Kernel, rows: Rows) -> FloatArray:
-    if kernel.taps > 1 or kernel.element_bytes != FP16_BYTES:
+    if not _is_matrix(kernel):
         raise ConfigurationError(
             f"{table.path}: {kernel.kernel_class} kernels with overlapping windows or other elements than FP16 are "
             "not FC kernels as measured, expected a unit with kernels = 'roofline'"

@@ -563,6 +563,9 @@ def test_kernels_that_were_not_measured_take_a_start_and_the_roofline():
     size = window.weight_bytes + window.activation_bytes
     bandwidth = 6 * 3352e9 * 0.827
     assert costs.pu_fc_s(MEASURED, window, 1000) == pytest.approx(4.08e-6 + size / bandwidth)
+    point = Kernel(KernelClass.CONVOLUTION, 1, 1, 1000, groups=64)
+    size = point.weight_bytes + point.activation_bytes
+    assert costs.pu_fc_s(MEASURED, point, 1000) == pytest.approx(4.08e-6 + size / bandwidth)
     wide = Kernel(KernelClass.QKV, 8192, 8192, element_bytes=4)
     size = wide.weight_bytes + 4 * 2 * 8192
     assert costs.pu_fc_s(MEASURED, wide, 1) == pytest.approx(4.08e-6 + size / bandwidth)
