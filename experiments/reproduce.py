@@ -1,9 +1,11 @@
 """The paper's published rows, simulated: `python -m experiments.reproduce --help`.
 
 Prints every row of PAPI's published results beside what the simulator gives: under the reproduction
-reading, whose few free constants are fitted on rows P1-P6 and E1 (role `calibration`), and uncalibrated under
-every reading of the GPU's bandwidth and of a bank's rate. Written to the run folder: reproduction.json and
-the paper's figures. `--refit` fits the constants again; `--explore` searches all that the paper leaves open.
+reading, whose few free constants are fitted on rows P1-P6 and E1 (role `calibration`), under the other readings
+of `experiments.paper.reproduction`, and uncalibrated under every reading of the GPU's bandwidth and of a bank's
+rate; and which orders and facts of the paper each reading holds. Written to the run folder: reproduction.json,
+readings.json and the paper's figures. `--refit` fits the constants again; `--explore` searches all that the paper
+leaves open.
 """
 
 from __future__ import annotations
@@ -23,10 +25,17 @@ from experiments.common.command import command_line, say
 from experiments.common.options import Jobs, Out, Seed, check_counts
 from experiments.common.runner import RunFolder
 from experiments.common.study import json_text
-from experiments.paper.calibration import READINGS, REPRODUCTION, fit, with_constants
+from experiments.paper.calibration import FITS, REPRODUCTION, fit
 from experiments.paper.readings import build_system
-from experiments.paper.reproduction import reproduce
-from experiments.paper.reproduction_report import print_fit, print_rows, print_settings
+from experiments.paper.reproduction import Benches, compare_readings, reproduce
+from experiments.paper.reproduction_report import (
+    print_constants,
+    print_facts,
+    print_fit,
+    print_readings,
+    print_rows,
+    print_uncalibrated,
+)
 from papi_env.errors import ConfigurationError
 
 
@@ -34,7 +43,7 @@ from papi_env.errors import ConfigurationError
 class Config:
     """Reproduce the paper's published rows and figures.
 
-    Constants are fitted on rows P1-P6 and E1 only; every other row is a validation.
+    The reproduction reading has constants fitted on rows P1-P6 and E1; the others validate it.
     """
 
     seed: Seed = 0
@@ -68,16 +77,24 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
     say(progress, f"run folder {folder.path}")
     with folder.session(command, cores) as session:
         with progress.status("rows"):
-            entries = reproduce(seeds)
+            benches = Benches(seeds)
+            entries, compared = reproduce(benches), compare_readings(benches)
         folder.write("reproduction.json", json_text(entries))
+        folder.write("readings.json", json_text(compared))
         print_rows(console, entries)
-        print_settings(console)
+        print_readings(console, entries, compared)
+        print_uncalibrated(console, entries)
+        print_facts(console, entries)
+        print_constants(console)
         if config.refit:
-            with progress.status("fitting"):
-                found = fit(READINGS)
-            print_fit(console, found)
-            fitted = with_constants(READINGS, found.constants)
-            folder.write("refit.json", json_text({"constants": found.constants, "setting": fitted.as_dict()}))
+            refitted = {}
+            for calibration in FITS:
+                with progress.status(f"fitting {calibration.name}"):
+                    found = fit(calibration)
+                print_fit(console, calibration, found)
+                setting = calibration.with_constants(found.constants)
+                refitted[calibration.name] = {"constants": found.constants, "setting": setting.as_dict()}
+            folder.write("refit.json", json_text(refitted))
         if config.explore:
             from experiments.paper.exploration_report import explore_and_report
 

@@ -44,10 +44,12 @@ class Config:
     """The GPU of --gpu-kernels, for a file that doesn't say it in a column or its path."""
     refit: Annotated[bool, Flag] = False
     """Fit the constants of the GPUs on --gpu-kernels, and show the errors on what the fit leaves out."""
+    published: Annotated[bool, Flag] = False
+    """Compare whole iterations that servers published, from --gpu-kernels and --allreduce together."""
     attacc_compatible: Annotated[bool, Flag] = False
     """Predict --grid by AttAcc's equations instead of papi_env's own model."""
     out: Annotated[Path | None, words("DIR")] = None
-    """Folder for cycles.json, grid.json, gpu_kernels.json or allreduce.json (default: nothing is written)."""
+    """Folder for cycles.json, grid.json, gpu_kernels.json, allreduce.json or published.json (default: none)."""
 
 
 # Files to compare with, and which of them the other options are about.
@@ -77,6 +79,14 @@ def validate(config: Config) -> dict[str, Any]:
         DataError: a file that is not as expected.
     """
     given = _given(config)
+    if config.published:
+        if given != ["gpu_kernels", "allreduce"] or config.gpu is not None or config.refit:
+            raise ConfigurationError("--published needs --gpu-kernels and --allreduce, and nothing else")
+        assert config.gpu_kernels is not None
+        assert config.allreduce is not None
+        from experiments.gpus.published import validate_published
+
+        return validate_published(config.gpu_kernels, config.allreduce)
     if len(given) != 1:
         options = ", ".join(_option(name) for name in FILES)
         found = " and ".join(_option(name) for name in given) or "none"
@@ -117,7 +127,8 @@ def run(config: Config, command: str, console: Console, progress: Console) -> No
     """
     text = json.dumps(validate(config), ensure_ascii=False, allow_nan=False)
     if config.out is not None:
-        _write(config.out, f"{_given(config)[0]}.json", text + "\n")
+        name = "published" if config.published else _given(config)[0]
+        _write(config.out, f"{name}.json", text + "\n")
     # Not the console's own: a line stays a line.
     console.file.write(text + "\n")
 

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from papi_env.quantities import SAYS_ALL
+
 T = TypeVar("T")
 
 
@@ -41,6 +43,16 @@ def lookup(kind: str, name: str, registry: Mapping[str, T]) -> T:
         raise unknown_name(kind, name, registry) from None
 
 
+def unknown_field(name: str, known: Iterable[str]) -> str:
+    """What is said of a field that does not exist: the nearest one, or all where none is near."""
+    names = list(known)
+    # What lacks its unit, as in "latency" for "latency_s", is nearer than any other spelling.
+    longer = [other for other in names if other.startswith(f"{name.lower()}_")]
+    close = longer[0] if len(longer) == 1 else nearest(name, names)
+    hint = f"; did you mean {close!r}?" if close else f", expected one of {', '.join(names)}" if names else ""
+    return f"not a known field{hint}"
+
+
 def describe_validation(where: str, error: ValidationError, fields: Iterable[str] = ()) -> ConfigurationError:
     """Turn pydantic's report into one message: where, which field, what was found and expected."""
     lines = []
@@ -48,9 +60,10 @@ def describe_validation(where: str, error: ValidationError, fields: Iterable[str
         field = ".".join(str(part) for part in item["loc"]) or "(whole)"
         found: Any = item["input"]
         if item["type"] == "extra_forbidden":
-            close = nearest(str(item["loc"][-1]), fields)
-            hint = f"; did you mean {close!r}?" if close else ""
-            lines.append(f"{field}: not a known field{hint}")
+            lines.append(f"{field}: {unknown_field(str(item['loc'][-1]), fields)}")
+            continue
+        if item["type"] == SAYS_ALL:
+            lines.append(f"{field}: {item['msg']}")
             continue
         shown = f"found {found!r}: " if not isinstance(found, (dict, list)) or len(str(found)) < 60 else ""
         lines.append(f"{field}: {shown}{item['msg'].removeprefix('Value error, ')}")

@@ -9,15 +9,18 @@ never hardware.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 Rows: TypeAlias = int | npt.NDArray[np.integer[Any]]
+
+Split: TypeAlias = Literal["outputs", "inputs"]
 
 FP16_BYTES = 2
 
@@ -50,6 +53,8 @@ class Kernel:
         element_bytes: bytes of an element; FP16 by default.
         taps: how many input vectors each input element appears in: k * k for a k x k convolution of stride
             1, else 1. It divides `inner`. The element is moved once, and multiplied every time.
+        split: what GPUs divide of a matrix: its outputs, or its inputs, which leaves every GPU with a partial
+            sum of all outputs. Tensor parallelism cuts a block's first matrix by outputs, its last by inputs.
     """
 
     kernel_class: KernelClass
@@ -60,6 +65,7 @@ class Kernel:
     count: int = 1
     element_bytes: int = FP16_BYTES
     taps: int = 1
+    split: Split = "outputs"
 
     def __post_init__(self) -> None:
         for name in ("inner", "outer", "rows", "groups", "count", "element_bytes", "taps"):
@@ -101,6 +107,25 @@ class Kernel:
     def arithmetic_intensity(self) -> float:
         """FLOP per byte of weights and activations, each moved once (PAPI, section 3.1)."""
         return self.flops / (self.weight_bytes + self.activation_bytes)
+
+
+def blocks(kernels: Sequence[Kernel]) -> tuple[tuple[Kernel, ...], ...]:
+    """FC kernels in order, cut after each that leaves partial sums of its outputs: what is combined at once."""
+    ends = [i + 1 for i, kernel in enumerate(kernels) if kernel.split == "inputs"]
+    return tuple(tuple(kernels[start:end]) for start, end in zip([0, *ends], ends, strict=False))
+
+
+def gpu_share(kernel: Kernel, gpus: int) -> tuple[float, float, float]:
+    """Inputs, outputs and matrices of one GPU's even share of a kernel; none below one, and not always whole.
+
+    Outputs or inputs are divided as Megatron-LM does (Shoeybi et al. 2019, see `Kernel.split`), independent
+    matrices are dealt whole.
+    """
+    if kernel.groups > 1:
+        return kernel.inner, kernel.outer, max(kernel.groups / gpus, 1.0)
+    if kernel.split == "inputs":
+        return max(kernel.inner / gpus, 1.0), kernel.outer, 1.0
+    return kernel.inner, max(kernel.outer / gpus, 1.0), 1.0
 
 
 def activation_bytes(kernel: Kernel, rows: Rows) -> FloatArray:

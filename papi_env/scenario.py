@@ -13,21 +13,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from papi_env.errors import ConfigurationError, DataError, describe_validation, lookup, unknown_name
-from papi_env.hardware.dram import Stack
-from papi_env.hardware.links import Link
+from papi_env.definition import Definition
+from papi_env.errors import ConfigurationError, DataError, lookup, unknown_name
 from papi_env.hardware.system import SYSTEMS, System, get_system
 from papi_env.hardware.table import DENSE_ROWS
-from papi_env.hardware.units import PimUnit, ProcessingUnit
+from papi_env.quantities import Count, EnergyWeight, OverheadSeconds, Share, Tokens, Whole
 from papi_env.registry import resolve
-from papi_env.workload.arrivals import Arrivals
 from papi_env.workload.images import MAX_IMAGES, Images
 from papi_env.workload.lengths import ContextPolicy, RequestPopulation
 from papi_env.workload.presets import serving_presets
 from papi_env.workload.requests import Lengths
-from papi_env.workload.serving import Drift, Objectives, Serving, Speculation
+from papi_env.workload.serving import Serving
 from papi_env.workload.transformer import TRANSFORMERS, Transformer, get_transformer
 from papi_env.workload.vision.network import RepMLPNet, get_repmlpnet
 
@@ -36,7 +34,7 @@ MAX_SPECULATION = 8
 assert MAX_BATCH * MAX_SPECULATION == DENSE_ROWS
 
 
-class Workload(BaseModel):
+class Workload(Definition):
     """A static batch and how it is decoded.
 
     `speculation` is the number of tokens verified per request and iteration (TLP); 1 decodes one
@@ -48,21 +46,12 @@ class Workload(BaseModel):
     extrapolation; `population()` counts them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     lengths: Lengths
-    batch_size: int = Field(64, ge=1, le=MAX_BATCH)
-    speculation: int = Field(2, ge=1, le=MAX_SPECULATION)
-    speculation_schedule: tuple[tuple[int, int], ...] = ()
-    acceptance_rate: float = Field(1.0, ge=0, le=1)
+    batch_size: Count = Field(64, ge=1, le=MAX_BATCH)
+    speculation: Tokens = Field(2, ge=1, le=MAX_SPECULATION)
+    speculation_schedule: tuple[tuple[Whole, Whole], ...] = ()
+    acceptance_rate: Share = Field(1.0, ge=0, le=1)
     beyond_context: ContextPolicy = "refuse"
-
-    @field_validator("batch_size", "speculation", mode="before")
-    @classmethod
-    def _no_truth_value(cls, value: Any) -> Any:
-        if isinstance(value, (bool, str)):
-            raise ValueError("expected a whole number")
-        return value
 
     @field_validator("speculation_schedule")
     @classmethod
@@ -108,14 +97,12 @@ class Replacements(BatchReplacements, ServingReplacements, total=False):
     beyond_context: ContextPolicy | None
 
 
-class Scenario(BaseModel):
+class Scenario(Definition):
     """What an environment simulates; see the module docstring for how one is written.
 
     `model` with `workload` decodes static batches, `images` encodes images; at least one of the two is there.
     Or `model` with `serving`, and neither of the two, serves requests as they arrive.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     description: str = ""
@@ -124,12 +111,12 @@ class Scenario(BaseModel):
     workload: Workload | None = None
     images: Images | None = None
     serving: Serving | None = None
-    energy_weight: float = Field(
+    energy_weight: EnergyWeight = Field(
         0.0, ge=0, le=1e6, description="in the reward: seconds per joule; in serving, tokens per joule"
     )
     # Seconds of a mode switch; 0 is free switching (nothing is charged, PAPI's assumption). Absent: the
     # problem's default, free in Decode-v0 and the system's `mode_switch_s` in Kernels-v0.
-    switch_s: float | None = Field(None, ge=0, le=1)
+    switch_s: OverheadSeconds | None = Field(None, ge=0, le=1)
 
     @field_validator("system", mode="before")
     @classmethod
@@ -290,23 +277,9 @@ class Scenario(BaseModel):
         return self
 
 
-_FIELDS = {
-    name
-    for model in (
-        *(Scenario, Workload, Lengths, Images, System),
-        *(Serving, Arrivals, Objectives, Speculation, Drift),
-        *(ProcessingUnit, PimUnit, Stack, Link, Transformer, RepMLPNet),
-    )
-    for name in model.model_fields
-}
-
-
 def parse_scenario(data: Mapping[str, Any], where: str) -> Scenario:
     """A scenario from plain data; `where` names its origin in an error."""
-    try:
-        return Scenario.model_validate(dict(data))
-    except ValidationError as error:
-        raise describe_validation(where, error, _FIELDS) from None
+    return Scenario.define(data, where)
 
 
 def load_scenario(path: str | Path) -> Scenario:

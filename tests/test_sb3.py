@@ -80,7 +80,8 @@ def dummy(env_id, num_envs, *, flatten=False, max_episode_steps=None, **kwargs):
 
 
 def both(env_id, num_envs=3, **kwargs):
-    return make_vec(env_id, num_envs, **kwargs), dummy(env_id, num_envs, **kwargs)
+    # Metrics of single environments have joules by cause.
+    return make_vec(env_id, num_envs, causes=True, **kwargs), dummy(env_id, num_envs, **kwargs)
 
 
 def without_clock(info):
@@ -348,7 +349,7 @@ def test_only_same_step_vector_environments_are_wrapped():
 def test_gymnasiums_own_vector_environment_is_adapted_alike(env_id):
     singles = [lambda: gym.make(env_id, **SMALL)] * 2
     slow = BatchVecEnv(SyncVectorEnv(singles, autoreset_mode=AutoresetMode.SAME_STEP))
-    fast = make_vec(env_id, 2, **SMALL)
+    fast = make_vec(env_id, 2, causes=True, **SMALL)
     fast.seed(2), slow.seed(2)
     assert_identical(fast.reset(), slow.reset())
     assert len(assert_same_steps(fast, slow, sampled(fast, 150))) >= 2

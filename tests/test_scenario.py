@@ -147,7 +147,9 @@ def test_a_table_names_its_system_and_model():
 
 
 def test_a_system_starts_from_a_base_and_overrides_what_is_nested_in_it():
-    system = parsed(system={"base": "papi", "name": "wide", "fc_pim": {"stacks": 40}}).system
+    system = parsed(
+        system={"base": "papi", "name": "wide", "pu": {"count": 8}, "fc_pim": {"stacks": 40}}
+    ).system
     assert (system.name, system.fc_pim.stacks) == ("wide", 40)
     assert system.fc_pim.stack == SYSTEMS["papi"].fc_pim.stack
     assert system.attn_pim == SYSTEMS["papi"].attn_pim
@@ -483,8 +485,10 @@ def test_a_toml_file_may_override_a_system_and_describe_a_model(tmp_path):
     energy_weight = 0.01
     [system]
     base = "papi"
+    [system.pu]
+    count = 8
     [system.fc_pim]
-    stacks = 36
+    stacks = 40
     [system.attention_link]
     bandwidth = 128e9
     [model]
@@ -498,7 +502,7 @@ def test_a_toml_file_may_override_a_system_and_describe_a_model(tmp_path):
     lengths = { input = 64, output = 32 }
     """
     scenario = load_scenario(written(tmp_path, text)).check()
-    assert (scenario.system.fc_pim.stacks, scenario.system.attention_link.max_devices) == (36, 4096)
+    assert (scenario.system.fc_pim.stacks, scenario.system.attention_link.max_devices) == (40, 4096)
     assert (scenario.name, scenario.model.hidden, scenario.energy_weight) == ("wide", 256, 0.01)
     assert scenario.workload.speculation_schedule == ((16, 4),)
 

@@ -36,7 +36,7 @@ CHOSEN: Mapping[str, Mapping[str, str]] = {
 # bound; dispatching kernel by kernel has no cheap bound, and the one-step oracle is a reference that can be exceeded.
 CEILINGS: Mapping[str, str] = {DECODE: "optimum", KERNELS: ORACLE, SERVING: BOUND}
 # Machines without a choice, which PAPI is measured against; speed-up is over the first.
-BASELINES = ("a100-attacc/static", "a100-hbm-pim/static", "attacc-only/static")
+BASELINES = ("a100-attacc/static", "a100-hbm-pim/static", "attacc-only/static", "papi-pim-only/static")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import polars as pl
 from polars.datatypes import DataType
 
 from experiments.splitting.definition import SERVING
+from papi_env.hardware.energy import CAUSES
 from papi_env.simulation.batch.measures import MEASURES as BATCH_MEASURES
 from papi_env.simulation.batch.state import TIMED_CLASSES
 from papi_env.simulation.measures import names
@@ -38,6 +39,8 @@ def schema(problem: str) -> dict[str, type[DataType]]:
     }
 
 
+# What all joules are split into, in every problem: measures are named so, with `_j`.
+ENERGY_CAUSES = (*CAUSES, "idle")
 # How a table calls kernel classes and what joins them, where it does not say their names.
 _SHORT: Mapping[str, str] = {
     "qkv": "QKV",

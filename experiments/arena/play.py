@@ -177,7 +177,7 @@ def timed_play(problem: str, scenario: Scenario, policy: str, seeds: Sequence[in
 def make_env(problem: str, scenario: Scenario, num_envs: int, **options: Any) -> ProblemVectorEnv:
     """An environment in which finished episodes wait for the longest."""
     return vector_class(problem)(
-        scenario, num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, **options
+        scenario, num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, causes=True, **options
     )
 
 

@@ -1,10 +1,10 @@
 """The same runs on papi_env's own hardware model, by the same column names.
 
-Rooflines without waves of thread blocks, published feed-forward sizes, energies in joules per byte
-throughout, static power, causal attention in prefill and its keys and values sent to the stacks. Not
-modelled: norms, activation functions, softmax on GPUs; FP8; PIM units above the banks. Overlap follows
-AttAcc's rule, by which one head shows; a shared feed-forward kernel is cut so that GPUs and stacks end
-together, and takes the energy of both parts.
+Rooflines without waves of thread blocks, AttAcc's all-reduce, kernels that start for free, published feed-forward
+sizes, energies in joules per byte throughout, static power, causal attention in prefill, and its keys and values
+sent to the stacks. Not modelled: norms, activation functions, softmax on GPUs; FP8; PIM units above the banks.
+Overlap follows AttAcc's rule, by which one head shows; a shared feed-forward kernel is cut so that GPUs and
+stacks end together, and takes the energy of both parts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from papi_env.hardware import costs, dram
 from papi_env.hardware.links import NVLINK3, NVLINK4
 from papi_env.hardware.system import ATTACC_1P1B, BANK_RATE_READINGS, System
 from papi_env.hardware.units import ProcessingUnit
-from papi_env.kernel import FP16_BYTES, Kernel, KernelClass
+from papi_env.kernel import FP16_BYTES, Kernel, KernelClass, blocks
 from papi_env.simulation.prefill import Prefill
 from papi_env.workload.transformer import FC_CLASSES, Transformer
 
@@ -45,7 +45,9 @@ def system_of(gpu: Gpu, gpus: int, pim: Pim | None) -> System:
     stacks = None
     if pim is not None:
         cadence = BANK_RATE_READINGS["attacc-limit" if pim.power_limit else "attacc"]
-        stacks = ATTACC_1P1B.model_copy(update={"stacks": pim.stacks, "cadence_clocks": cadence})
+        stacks = ATTACC_1P1B.model_copy(
+            update={"stacks": pim.stacks, "cadence_clocks": cadence, "split_contexts": False}
+        )
     return System(
         name="dgx" if pim is None else "dgx-attacc",
         pu=ProcessingUnit(
@@ -59,6 +61,8 @@ def system_of(gpu: Gpu, gpus: int, pim: Pim | None) -> System:
         attn_pim=stacks,
         attention_link=None if pim is None else NVLINK3.model_copy(update={"count": pim.devices}),
         fabric=NVLINK4 if gpu.link > 600e9 else NVLINK3,
+        combining="attacc",
+        pim_start_s=0.0,
     )
 
 
@@ -140,8 +144,9 @@ def _decode(run: Run, system: System, model: Transformer) -> tuple[dict[str, Val
         seconds[fc.kernel_class.value] += s
         joules["fc"] += j
     vector = np.asarray(float(FP16_BYTES * batch * model.hidden))
-    seconds["all_reduce"] = 2 * model.layers * system.combine_s(vector)
-    joules["link"] = 2 * model.layers * system.combine_j(vector)
+    parts = blocks(model.fc_kernels())
+    seconds["all_reduce"] = model.layers * sum(system.combine_s(part, batch) for part in parts)
+    joules["link"] = model.layers * sum(system.combine_j(part, batch) for part in parts)
 
     groups = np.ceil(run.contexts / dram.GROUP_TOKENS)
     if system.attn_pim is None or system.attention_link is None:
@@ -150,9 +155,12 @@ def _decode(run: Run, system: System, model: Transformer) -> tuple[dict[str, Val
         joules["attention"] = kernel.count * costs.pu_attention_energy(pu, kernel, tokens, 1).total
         return seconds, joules
     unit, link = system.attn_pim, system.attention_link
-    attention = costs.pim_attention_s(unit, kernel, np.repeat(run.contexts[:, None], batch, axis=1), 1)
+    contexts = np.repeat(run.contexts.astype(np.int64)[:, None], batch, axis=1)
+    attention = costs.pim_attention_s(unit, kernel, contexts, 1)
     seconds["attention"] = kernel.count * attention
-    joules["attention"] = kernel.count * costs.pim_attention_energy(unit, kernel, batch * groups, 1).total
+    joules["attention"] = (
+        kernel.count * costs.pim_attention_energy(unit, kernel, batch * groups, 1, batch).total
+    )
     there, back = vector * (1 + 2 * model.kv_width / model.hidden), vector
     transfer = model.layers * (link.transfer_s(there) + link.transfer_s(back))
     joules["link"] = joules["link"] + model.layers * (there + back) * link.j_per_byte

@@ -40,6 +40,7 @@ from rich.progress import (
 
 import papi_env
 from papi_env.errors import ConfigurationError, DataError
+from papi_env.hardware.unused import kept_quiet, warn_once
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = Path("runs")
@@ -199,7 +200,9 @@ def run_jobs(folder: RunFolder, jobs: Sequence[Job], cores: int, console: Consol
             for job in todo
         )
         parallel = joblib.Parallel(n_jobs=min(cores, len(todo)), return_as="generator_unordered")
-        for done, label in enumerate(parallel(calls), start=reused + 1):
+        for done, (label, unused) in enumerate(parallel(calls), start=reused + 1):
+            for message in unused:
+                warn_once(message)
             bars.update(bar, completed=done, description=label)
             # A log gets a line for every tenth of the work.
             if not console.is_terminal and 10 * done // len(jobs) > 10 * (done - 1) // len(jobs):
@@ -207,9 +210,13 @@ def run_jobs(folder: RunFolder, jobs: Sequence[Job], cores: int, console: Consol
     return reused
 
 
-def _run_one(function: Callable[..., Columns], arguments: tuple[Any, ...], path: Path, label: str) -> str:
-    write_whole(path, _csv(function(*arguments)))
-    return label
+def _run_one(
+    function: Callable[..., Columns], arguments: tuple[Any, ...], path: Path, label: str
+) -> tuple[str, list[str]]:
+    """The label of the job, and the units that it found never chosen: the command says so once, not each process."""
+    with kept_quiet() as unused:
+        write_whole(path, _csv(function(*arguments)))
+    return label, unused
 
 
 def _csv(columns: Columns) -> str:

@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from experiments.common.fields import Fields, read_table
 from papi_env.hardware.collectives import NCCL, all_reduce_s, nccl_s
+from papi_env.hardware.links import NVLINK3, NVLINK4
 from papi_env.kernel import FloatArray
 
 FIELDS = ("gpu", "gpus", "bytes", "min_us", "median_us")
 MAX_GPUS, MAX_BYTES = 4096, 2**40
+_FABRICS = {"a100": NVLINK3, "h100": NVLINK4}
 # Ranges of bytes that errors are split by: up to and including.
 BYTE_RANGES = {"1 MB": 1e6, "4 MB": 4e6, "16 MB": 16e6, "more": np.inf}
 
@@ -38,7 +40,7 @@ def validate_allreduce(path: Path) -> dict[str, Any]:
     for name, count in dict.fromkeys(zip(names, counts, strict=True)):
         of = groups == f"{count} {name}"
         predicted[of] = nccl_s(size[of], count, name)
-        rule[of] = all_reduce_s(size[of], count, name)
+        rule[of] = all_reduce_s(size[of], count, _FABRICS[name])
     ranges = np.array(list(BYTE_RANGES))[np.searchsorted(list(BYTE_RANGES.values()), size)]
     error, rule_error = predicted / lowest - 1, rule / lowest - 1
     return _errors(error) | {

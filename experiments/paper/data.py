@@ -208,7 +208,10 @@ def rlp_decay(batches: int = 256) -> Data:
 
 
 def fc_latency(cells: Cells, model: str = "llama-65b") -> Data:
-    """Figure 4: seconds of an iteration's FC kernels on A100s, 30 AttAcc stacks and FC-PIM, n = 1..256."""
+    """Figure 4: seconds of an iteration's FC kernels on A100s, 30 AttAcc stacks and FC-PIM, n = 1..256.
+
+    Under each bandwidth reading FC-PIM is there a second time: a GPU sums its stacks' outputs at its bandwidth.
+    """
     n = range(1, 257)
     shape = get_transformer(model)
     seconds = {
@@ -219,6 +222,7 @@ def fc_latency(cells: Cells, model: str = "llama-65b") -> Data:
     for reading in GPU_BANDWIDTH_READINGS:
         system = cells.system("papi").with_readings(reading)
         seconds[f"a100-{reading}"] = fc_seconds(system, shape, PU)
+        seconds[f"fc-pim-{reading}"] = fc_seconds(system, shape, FC_PIM)
         alpha[reading] = CostTable(system, shape.fc_kernels()).calibrate_alpha()
     return {
         "model": model,

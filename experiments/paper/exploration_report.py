@@ -25,7 +25,7 @@ from experiments.paper.explore import (
     summarize,
 )
 from experiments.paper.published import NUMBER_ROWS, published_value
-from experiments.paper.readings import BOUNDS, Setting
+from experiments.paper.readings import Setting, shown
 from experiments.paper.rows import ATTACC, ATTACC_ONLY, PIM_ONLY, Bench
 
 # What would give a row, and what would settle it, where no setting does. By row group; a person's reading
@@ -33,7 +33,7 @@ from experiments.paper.rows import ATTACC, ATTACC_ONLY, PIM_ONLY, Bench
 _NEEDED: Mapping[str, str] = {
     "E": (
         "a loss of AttAcc-only outside its FC kernels that grows with n and that PIM-only PAPI does not share "
-        "(P1-P3): outputs sent to its stacks one by one come closest, and only over links that break P1-P3"
+        "(P1-P3): its 2D partial sums over one x16 link come closest, if both have NVLink in figure 11"
     ),
     "N": "another account of energy: which parts have static power, and reads per slot instead of per kernel",
     "S": "more time per iteration at small n on GPU systems for S1, and less for S2: one batch cannot be both",
@@ -57,6 +57,10 @@ _ORDERS: Mapping[str, str] = {
     "attacc_only_beats_a100_attacc": "O2 AttAcc-only",
     "papi_beats_all": "O2 PAPI leads",
     "lead_falls_with_tlp": "O2 by TLP",
+    "O3": "O3",
+    "F1": "F1",
+    "E6_below_E3": "F4 E6 < E3",
+    "E4_below_E1": "F4 E4 < E1",
 }
 
 
@@ -148,7 +152,7 @@ def print_sensitivity(console: Console, summary: Mapping[str, Any]) -> None:
     table.add_column("rows moved, the most first")
     for change in summary["sensitivity"]:
         moved = _moved(change["factors"])
-        label = f"{change['field']} {_value(change['field'], change['to'])}"
+        label = f"{change['field']} {shown(change['field'], change['to'])}"
         table.add_row(label, ", ".join(f"{row} x{factor:.2f}" for row, factor in moved[:8]) or "none")
     console.print(table)
 
@@ -185,7 +189,7 @@ def findings(summary: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
         )
         moved = [item for item in _moved(best["factors"]) if item[0].startswith(group)]
         text = ", ".join(f"{row} x{factor:.2f}" for row, factor in moved[:3])
-        lines.append(f"   {group}: {best['field']} to {_value(best['field'], best['to'])} ({text})")
+        lines.append(f"   {group}: {best['field']} to {shown(best['field'], best['to'])} ({text})")
     groups = sorted({row[0] for row in (*never, *with_p)}, key=GROUPS.index)
     lines.append("6. Mechanism that the rows out of reach would need, and the evidence that would settle it:")
     for group in groups:
@@ -219,12 +223,7 @@ def _ceiling(seeds: Sequence[int]) -> list[str]:
 
 def departures(setting: Mapping[str, Any]) -> str:
     """Where a setting differs from papi_env's defaults."""
-    defaults = Setting().as_dict()
-    return ", ".join(f"{name} {_value(name, x)}" for name, x in setting.items() if x != defaults[name])
-
-
-def _value(name: str, value: Any) -> str:
-    return f"{value * 1e6:.2g} us" if name in BOUNDS else str(value)
+    return Setting(**setting).departures()
 
 
 def _moved(factors: Mapping[str, float]) -> list[tuple[str, float]]:

@@ -19,11 +19,11 @@ class PublishedRow:
     """A published figure.
 
     Attributes:
-        row: its name here; the letter is its group (end to end, energy, speculation, PIM-only, order).
+        row: its name here; the letter is its group (end to end, energy, speculation, PIM-only, order, fact).
         quantity: what was measured. Rows E and S are PAPI's speed-up end to end, N its energy efficiency, P are
-            of decoding alone; S, P4-P6 and O are of LLaMA-65B.
+            of decoding alone; S, P4-P6, O1 and O2 are of LLaMA-65B.
         source: where the paper says it.
-        paper: the value; a text where the paper gives an order and no number.
+        paper: the value; a text where the paper gives an order or several values.
         role: whether free constants may be fitted on it.
     """
 
@@ -49,13 +49,16 @@ _GROUP_QUANTITIES = {
     "N": "PAPI's energy efficiency",
     "S": "PAPI's speed-up end to end, LLaMA-65B",
     "P": "decoding",
-    "O": "order, LLaMA-65B",
+    "O": "order",
+    "F": "fact",
 }
 _EVALUATION = "PAPI, evaluation, end to end"
 _ENERGY = "PAPI, evaluation, energy"
 _SPECULATION = "PAPI, evaluation, speculation length"
 _PIM_ONLY = "PAPI, evaluation, PIM-only PAPI"
 _BREAKDOWN = "PAPI, evaluation, breakdown at batch 4, speculation 4"
+_FC_LATENCY = "PAPI, section 3.3 and figure 4"
+_PARALLELISM = "PAPI, section 3.2"
 
 _ALL = (
     PublishedRow("E1", "creative-writing, over A100+AttAcc", _EVALUATION, 1.8, "calibration"),
@@ -78,16 +81,67 @@ _ALL = (
     PublishedRow("P6", "communication share of PIM-only PAPI", _BREAKDOWN, 0.282, "calibration"),
     PublishedRow(
         "O1",
-        "FC latency: AttAcc against the A100s",
+        "FC latency, LLaMA-65B: AttAcc against the A100s",
         "PAPI, motivation, FC latency by batch size",
-        "AttAcc faster at n = 8, the A100s from 16 on",
+        "AttAcc faster at n = 8, the A100s from n = 16 on",
     ),
     PublishedRow(
         "O2",
-        "end to end: who leads",
+        "end to end, LLaMA-65B: who leads",
         "PAPI, evaluation, batch size and speculation length",
         "AttAcc-only beats A100+AttAcc at batch 4; PAPI beats all at 4..128; lead falls with TLP",
     ),
+    PublishedRow(
+        "O3",
+        "end to end, 36 settings: AttAcc-only against A100+AttAcc",
+        "PAPI, section 7.2",
+        "AttAcc-only is slower in most settings",
+    ),
+    PublishedRow(
+        "F1", "FC latency at n = 8", _FC_LATENCY, "HBM-PIM and AttAcc are both faster than the A100s"
+    ),
+    # The figure's settings speculate by 2 and 8, so that its batch 16 means n = 32 at least.
+    PublishedRow(
+        "F2", "FC latency from batch 16 on", _FC_LATENCY, "the A100s are faster than both (asked from n = 32)"
+    ),
+    PublishedRow(
+        "F4",
+        "end to end, creative writing against general QA",
+        "PAPI, section 7.2",
+        "shorter outputs gain less: E6 < E3 and E4 < E1",
+    ),
+    PublishedRow(
+        "F5",
+        "roofline of OPT-30B's FC kernels",
+        "PAPI, figure 2",
+        "memory-bound at batch 4, 8, 16 x speculation 8, not from 32; batch 32 not from speculation 6",
+    ),
+    PublishedRow(
+        "F6",
+        "memory of the evaluation",
+        "PAPI, section 7.1",
+        "HBM3 at 5.2 Gb/s a pin (3328 GB/s a GPU), 333 MHz (3.0 ns a command)",
+    ),
+    PublishedRow(
+        "F7",
+        "GPT-3 175B: requests in 640 GB (128/128, 2048/2048), in 1280 GB (128/128)",
+        _PARALLELISM,
+        "282, 18, 854",
+    ),
+    PublishedRow("F8", "GPT-3 175B on eight A100, 30 ms an iteration: initial RLP", _PARALLELISM, "22"),
+    PublishedRow("F9", "intensity of attention at batch 4, speculation 8", "PAPI, section 3.3", "7.0 FLOP/B"),
+    PublishedRow(
+        "F10", "Attn-PIM, each head in one stack", "PAPI, section 6.4", "moves no row by more than 0.3 %"
+    ),
+    PublishedRow("F11", "FC weights in 2D blocks", "PAPI, section 6.4", "partial sums cross stacks"),
+    PublishedRow("F12", "PIM-only systems", "PAPI, section 7.4", "the same interconnect, prefill left out"),
+    PublishedRow(
+        "F13",
+        "where the time goes",
+        "PAPI, sections 7.2 and 7.4",
+        "attention is tiny; A100+AttAcc about equals A100+HBM-PIM; FC dominates both bars of figure 12",
+    ),
+    PublishedRow("F14", "at large TLP", "PAPI, section 7.3", "PAPI converges to A100+AttAcc"),
 )
 PUBLISHED: Mapping[str, PublishedRow] = {row.row: row for row in _ALL}
 CALIBRATION_ROWS = tuple(row.row for row in _ALL if row.role == "calibration")

@@ -153,19 +153,19 @@ def iteration_seconds(tables: EngineTables, trajectory: Trajectory, units: Count
         units: from `fc_units`.
     """
     unit = int(tables.defaults[at.ATTENTION])
-    coefficients = tables.attention[unit][_tlp(trajectory)]
-    rounds, unpaired = tables.rounds[unit][trajectory.rlp].T
-    of_one = tables.rounds[unit, 1, at.ROUNDS]
+    coefficients = tables.attention[unit][trajectory.rlp, trajectory.tlp]
+    shares = tables.shares[unit][trajectory.rlp, trajectory.tlp]
     work = Work(
         coefficients[..., at.PER_GROUP_S],
-        coefficients[..., at.PER_KEY_ROW_S] + coefficients[..., at.UNPAIRED_S] * unpaired,
+        coefficients[..., at.PER_KEY_ROW_S] + coefficients[..., at.UNPAIRED_S] * shares[..., at.UNPAIRED],
         coefficients[..., at.PER_PAIR_S],
         coefficients[..., at.PER_START_S],
         coefficients[..., at.PER_TOKEN_S],
     )
     mean = Share(trajectory.groups_per_request, trajectory.key_rows_per_request)
     longest = Share(trajectory.group_max, trajectory.key_row_max)
-    attention = attention_time(work, rounds, of_one, mean, longest, trajectory.context_sum)
+    share, of_one, pairs = shares[:, at.SHARE], shares[:, at.SHARE_OF_ONE], shares[:, at.PAIRS]
+    attention = attention_time(work, share, of_one, pairs, mean, longest, trajectory.context_sum)
     out = np.empty((len(trajectory.rlp), len(PARTS)))
     out[:, :ATTENTION] = seconds_by_rows(tables, units)[trajectory.rows]
     # KV caches read over the link stream behind the computation; what exceeds it is communication.
@@ -181,16 +181,10 @@ def dynamic_joules(tables: EngineTables, trajectory: Trajectory, units: Counts) 
     unit = int(tables.defaults[at.ATTENTION])
     by_rows = tables.fc[:, units, n, at.COST_J].sum(axis=0)
     by_rows = by_rows + tables.attention_link[unit, :, at.COST_J] + tables.moves[:, at.COMBINE_J]
-    coefficients = tables.attention[unit][_tlp(trajectory)]
+    coefficients = tables.attention[unit][trajectory.rlp, trajectory.tlp]
     joules = (
         by_rows[trajectory.rows]
         + coefficients[..., at.PER_GROUP_J] * trajectory.group_sum
         + coefficients[..., at.PER_TOKEN_J] * trajectory.context_sum
     )
     return trajectory.sum_by_seed(joules)
-
-
-def _tlp(trajectory: Trajectory) -> int | Counts:
-    """One number where the speculation length never changes: its coefficients need not be gathered."""
-    first = int(trajectory.tlp[0])
-    return first if (trajectory.tlp == first).all() else trajectory.tlp

@@ -5,6 +5,7 @@ A `Bench` prices recorded batches on the systems of a setting and averages them 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.paper.published import NUMBER_ROWS
+from experiments.paper.published import NUMBER_ROWS, published_value
 from experiments.paper.readings import Average, Batch, Setting, build_system
 from experiments.paper.replay import (
     ATTENTION,
@@ -24,14 +25,17 @@ from experiments.paper.replay import (
     iteration_seconds,
     record,
 )
+from papi_env.hardware import dram
 from papi_env.hardware.system import System
-from papi_env.hardware.units import FC_PIM, PU
+from papi_env.hardware.table import CostTable
+from papi_env.hardware.units import ATTN_PIM, FC_PIM, PU, ROOFLINE
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario, get_scenario
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.tables import EngineTables, build_tables
 from papi_env.simulation.prefill import Prefill
 from papi_env.workload.requests import Lengths
+from papi_env.workload.transformer import get_transformer
 
 MODELS = ("llama-65b", "gpt3-66b", "gpt3-175b")
 QA_MODELS = ("gpt3-175b",)
@@ -50,6 +54,9 @@ PAPI, ATTACC, HBM_PIM, ATTACC_ONLY, PIM_ONLY = (
     "papi-pim-only",
 )
 
+# Which system records a batch does not matter: one whose tables are quick to make.
+_RECORDED_ON = build_system(Setting(gpu_kernels=ROOFLINE), PAPI)
+
 
 @lru_cache(maxsize=512)
 def trajectory(
@@ -63,7 +70,7 @@ def trajectory(
 ) -> Trajectory:
     """The recorded iterations of a batch; every model of the paper has the same context limit, so one serves all."""
     scenario = get_scenario(f"{dataset}/{LLAMA}").replace(
-        batch_size=batch_size, speculation=tlp, acceptance_rate=acceptance
+        system=_RECORDED_ON, batch_size=batch_size, speculation=tlp, acceptance_rate=acceptance
     )
     if batch == "fixed":
         mean = np.rint(scenario.population().lengths.mean(axis=0))
@@ -81,6 +88,16 @@ class Cost:
     prefill_s: float
     joules: float
     tokens: int
+
+    @property
+    def fc_s(self) -> float:
+        """Seconds of FC kernels in decoding."""
+        return float(self.parts[FC_PARTS].sum())
+
+    @property
+    def attention_s(self) -> float:
+        """Seconds of attention in decoding."""
+        return float(self.parts[ATTENTION])
 
     @property
     def decode_s(self) -> float:
@@ -107,31 +124,37 @@ class Bench:
 
     def __init__(self, setting: Setting, seeds: Sequence[int], prompt: int | None = None) -> None:
         self.setting, self.seeds, self.prompt = setting, tuple(seeds), prompt
-        self._systems: dict[str, System] = {}
-        self._tables: dict[tuple[str, str], tuple[EngineTables, Prefill, float]] = {}
+        self._systems: dict[tuple[str, bool], System] = {}
+        self._tables: dict[tuple[str, str, bool], tuple[EngineTables, Prefill, float]] = {}
         self._costs: dict[tuple[Any, ...], Cost] = {}
 
-    def system(self, name: str) -> System:
-        """A system of this setting."""
-        if name not in self._systems:
-            self._systems[name] = build_system(self.setting, name)
-        return self._systems[name]
+    def system(self, name: str, same_interconnect: bool = False) -> System:
+        """A system of this setting; `same_interconnect` as it stands in the figures of rows P."""
+        key = (name, same_interconnect and self.setting.outputs == "by-figure")
+        if key not in self._systems:
+            self._systems[key] = build_system(self.setting, name, same_interconnect=key[1])
+        return self._systems[key]
 
     def tables(self, name: str, model: str) -> EngineTables:
         """The engine's tables of a system and a model; their batch size and speculation mean nothing."""
         return self._prepared(name, model)[0]
 
-    def _prepared(self, name: str, model: str) -> tuple[EngineTables, Prefill, float]:
-        key = (name, model)
+    def _prepared(
+        self, name: str, model: str, same_interconnect: bool = False
+    ) -> tuple[EngineTables, Prefill, float]:
+        key = (name, model, same_interconnect and self.setting.outputs == "by-figure")
         if key not in self._tables:
-            system = self.system(name)
+            system = self.system(name, same_interconnect)
             scenario = _base_scenario(model).model_copy(update={"system": system})
             helper = system
             if self.setting.prefill == "gpu" and system.pu is None:
                 helper = self.system(ATTACC)
             static_w = system.static_power_w
             prefill = Prefill(helper, scenario.decoding()[0])
-            self._tables[key] = (build_tables(scenario, 0.0), prefill, static_w)
+            tables = build_tables(scenario, 0.0)
+            if self.setting.heads == "per-stack":
+                tables = _a_head_per_stack(tables, system, model)
+            self._tables[key] = (tables, prefill, static_w)
         return self._tables[key]
 
     def trajectory(self, dataset: str, batch_size: int, tlp: int, batch: Batch | None = None) -> Trajectory:
@@ -141,13 +164,20 @@ class Bench:
         return trajectory(dataset, batch_size, tlp, batch, acceptance, self.seeds, self.prompt)
 
     def cost(
-        self, name: str, dataset: str, model: str, batch_size: int, tlp: int, batch: Batch | None = None
+        self,
+        name: str,
+        dataset: str,
+        model: str,
+        batch_size: int,
+        tlp: int,
+        batch: Batch | None = None,
+        same_interconnect: bool = False,
     ) -> Cost:
         """A batch on a system: PAPI under its threshold, any other with FC kernels on its default unit."""
         batch = batch or self.setting.batch
-        key = (name, dataset, model, batch_size, tlp, batch)
+        key = (name, dataset, model, batch_size, tlp, batch, same_interconnect)
         if key not in self._costs:
-            tables, prefill, static_w = self._prepared(name, model)
+            tables, prefill, static_w = self._prepared(name, model, same_interconnect)
             path = self.trajectory(dataset, batch_size, tlp, batch)
             units = fc_units(tables, "threshold" if name == PAPI else "static")
             parts = iteration_seconds(tables, path, units).sum(axis=0)
@@ -180,6 +210,16 @@ class Bench:
         """Several rows."""
         return {row: self.value(row) for row in rows}
 
+    def log_rms(self, rows: Iterable[str] = NUMBER_ROWS) -> float:
+        """Root mean square of the logarithms of simulated over published values."""
+        errors = [np.log(self.value(row) / published_value(row)) for row in rows]
+        return float(np.sqrt(np.mean(np.square(errors))))
+
+    def geometric_speed_up(self, rival: str, batch: Batch | None = None) -> float:
+        """PAPI's speed-up over a rival in the geometric mean over all 36 cells, as many of each."""
+        above, below = self.ratios("total_s", rival, PAPI, ALL_CELLS, batch)
+        return float(np.exp(np.log(above / below).mean()))
+
     def ratios(
         self,
         measure: str,
@@ -187,19 +227,31 @@ class Bench:
         below: str,
         cells: Iterable[tuple[str, str, int, int]],
         batch: Batch | None = None,
+        same_interconnect: bool = False,
     ) -> Pairs:
         """A measure of `Cost` on two systems over (dataset, model, batch size, speculation)."""
         cells = tuple(cells)
         values = [
-            [float(getattr(self.cost(name, *cell, batch=batch), measure)) for cell in cells]
+            [float(getattr(self.cost(name, *cell, batch, same_interconnect), measure)) for cell in cells]
             for name in (above, below)
         ]
         return np.array(values[0]), np.array(values[1])
 
-    def fc_seconds(self, name: str) -> FloatArray:
-        """Seconds of all FC kernels of a LLaMA-65B iteration on a system's default unit, by n = 0..1024."""
+    def fc_seconds(self, name: str, fpus_per_bank: float | None = None) -> FloatArray:
+        """Seconds of all FC kernels of a LLaMA-65B iteration on a system's default unit, by n = 0..1024.
+
+        With `fpus_per_bank`, on its FC-PIM stacks with other FPUs: 0.5 are HBM-PIM's.
+        """
+        system = self.system(name)
+        if fpus_per_bank is not None:
+            assert system.fc_pim is not None
+            other = system.fc_pim.model_copy(update={"fpus_per_bank": fpus_per_bank})
+            table = CostTable(
+                system.model_copy(update={"fc_pim": other}), get_transformer(LLAMA).fc_kernels()
+            )
+            return np.asarray(table.seconds[:, FC_PIM].sum(axis=0))
         tables = self.tables(name, LLAMA)
-        unit = PU if self.system(name).pu is not None else FC_PIM
+        unit = PU if system.pu is not None else FC_PIM
         return np.asarray(tables.fc[:, unit, :, at.COST_S].sum(axis=0))
 
     def fc_order(self) -> tuple[dict[str, Any], bool]:
@@ -251,6 +303,19 @@ def _base_scenario(model: str) -> Scenario:
     return get_scenario(f"{CREATIVE}/{model}").replace(batch_size=1)
 
 
+def _a_head_per_stack(tables: EngineTables, system: System, model: str) -> EngineTables:
+    """The tables where the busiest Attn-PIM stack has whole heads, with all their requests (PAPI, section 6.4)."""
+    assert system.attn_pim is not None
+    heads = math.ceil(get_transformer(model).attention_kernel().kv_heads / system.attn_pim.stacks)
+    # [RLP, TLP]
+    pairs = np.ceil(heads * np.arange(tables.shares.shape[1]) / dram.CHANNELS)[:, None]
+    shares = tables.shares.copy()
+    shares[ATTN_PIM, ..., at.SHARE] = shares[ATTN_PIM, ..., at.PAIRS] = pairs
+    shares[ATTN_PIM, ..., at.SHARE_OF_ONE] = math.ceil(heads / dram.CHANNELS)
+    shares[ATTN_PIM, ..., at.UNPAIRED] = pairs % 2 / np.maximum(pairs, 1)
+    return tables._replace(shares=shares)
+
+
 def _grid(dataset: str, models: Iterable[str]) -> list[tuple[str, str, int, int]]:
     return [(dataset, m, b, t) for m in models for b in BATCH_SIZES for t in SPECULATION]
 
@@ -264,25 +329,27 @@ def _efficiency(rival: str, cells: Sequence[tuple[str, str, int, int]]) -> Any:
 
 
 def _decode(cells: Sequence[tuple[str, str, int, int]]) -> Any:
-    return lambda bench: bench.ratios("decode_s", ATTACC_ONLY, PIM_ONLY, cells, bench.setting.pim_batch)
+    return lambda bench: bench.ratios("decode_s", ATTACC_ONLY, PIM_ONLY, cells, bench.setting.pim_batch, True)
 
 
 def _breakdown(part: str) -> Any:
     def pairs(bench: Bench) -> Pairs:
-        cell = (CREATIVE, LLAMA, 4, 4, bench.setting.pim_batch)
+        cell = (CREATIVE, LLAMA, 4, 4, bench.setting.pim_batch, True)
         attacc, papi = bench.cost(ATTACC_ONLY, *cell), bench.cost(PIM_ONLY, *cell)
         if part == "communication":
             above, below = papi.parts[COMMUNICATION], papi.decode_s
         elif part == "fc":
-            above, below = attacc.parts[FC_PARTS].sum(), papi.parts[FC_PARTS].sum()
+            above, below = attacc.fc_s, papi.fc_s
         else:
-            above, below = attacc.parts[ATTENTION], papi.parts[ATTENTION]
-        return np.array([above]), np.array([below])
+            above, below = attacc.attention_s, papi.attention_s
+        return np.array([float(above)]), np.array([float(below)])
 
     return pairs
 
 
 _CREATIVE_CELLS, _QA_CELLS = _grid(CREATIVE, MODELS), _grid(QA, QA_MODELS)
+# All settings of the end-to-end evaluation (PAPI, section 7.2).
+ALL_CELLS = (*_CREATIVE_CELLS, *_QA_CELLS)
 _LONG_CELLS = [(CREATIVE, LLAMA, 4, t) for t in LONG_SPECULATION]
 _ROWS: Mapping[str, Any] = {
     "E1": _speed_up(ATTACC, _CREATIVE_CELLS),

@@ -2,8 +2,8 @@
 
 A form is `training`, with the local perceptron's convolutions, or `deploy`, after Locality Injection. Costs are
 those of papi_env/Kernels-v0: kernels from the same tables, stages from the function that its engine steps with.
-Joules are dynamic; static power times seconds comes on top. Left out as everywhere: launching a kernel, which
-on a GPU takes microseconds and would favour the form with fewer of them further.
+Joules are dynamic; static power times seconds comes on top. Every kernel pays its start, so that the form with fewer
+of them gains by that too.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ def print_tables(console: Console, results: Mapping[str, Any]) -> None:
         "In threes: FC1 and FC2 · FC3 · FFN; P on the PUs, F on FC-PIM. Faster and cheaper: each class by itself, "
         "links and mode switches left out. PU, FC-PIM: all FC kernels there, embeddings and local perceptron on "
         "the PUs. Best: the least time of a stream of such encodes. Gain: before / after, by the best plans. "
-        f"Joules are dynamic; {results['static_w']:g} W static come on top. Kernel launches are left out.",
+        f"Joules are dynamic; {results['static_w']:g} W static come on top. Every kernel pays its start.",
     )
     section(
         "PAPI's threshold on kernels of 1 to 64 images",

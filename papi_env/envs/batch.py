@@ -48,7 +48,7 @@ class BatchProblem(Problem[DecodeEngine]):
     )
 
     def _make_engine(
-        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int, threads: int
+        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int, threads: int, causes: bool
     ) -> DecodeEngine:
         self._check_playable(scenario)
         return DecodeEngine(
@@ -59,6 +59,7 @@ class BatchProblem(Problem[DecodeEngine]):
             autoreset=autoreset,
             max_steps=max_steps,
             threads=threads,
+            causes=causes,
         )
 
     @staticmethod

@@ -26,6 +26,7 @@ class KernelsProblem(BatchProblem):
     """A unit for each kernel class; moving data and switching modes cost."""
 
     choices = at.NUM_CHOICES
+    dispatched = ("fc", "attention")
     free_switching = False
     features = at.KERNELS_FEATURES
     clock_info: ClassVar[Columns] = (

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from papi_env.envs.rendering import Timeline
 from papi_env.errors import ConfigurationError, unknown_name
+from papi_env.hardware.units import KernelKind
+from papi_env.hardware.unused import NeverChosen, never_chosen, warn_once
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Replacements, Scenario, get_scenario
 from papi_env.simulation.engine import Engine, Metrics
@@ -35,6 +37,7 @@ class Problem(ABC, Generic[AnyEngine]):
 
     Attributes of the class:
         choices: columns of an action.
+        dispatched: the kernels whose unit an action chooses; others run on the system's defaults.
         features: of an observation, in order.
         default_scenario: what is played where no scenario is named.
         replacements: a TypedDict, the parts of the scenario that arguments of the environments may replace.
@@ -42,6 +45,7 @@ class Problem(ABC, Generic[AnyEngine]):
     """
 
     choices: ClassVar[int]
+    dispatched: ClassVar[tuple[KernelKind, ...]] = ("fc",)
     features: ClassVar[tuple[Feature, ...]]
     observation_names: ClassVar[tuple[str, ...]]
     default_scenario: ClassVar[str]
@@ -68,9 +72,13 @@ class Problem(ABC, Generic[AnyEngine]):
 
     @abstractmethod
     def _make_engine(
-        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int, threads: int
+        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int, threads: int, causes: bool
     ) -> AnyEngine:
-        """The engine of the scenario. Raises ConfigurationError where the problem cannot be played on it."""
+        """The engine of the scenario, with joules by cause if wanted.
+
+        Raises:
+            ConfigurationError: the problem cannot be played on the scenario.
+        """
 
     @property
     @abstractmethod
@@ -127,12 +135,25 @@ class Problem(ABC, Generic[AnyEngine]):
         """Raise ConfigurationError where the problem cannot be played on the scenario."""
 
     def _setup(
-        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int | None, threads: int = 1
+        self,
+        scenario: Scenario,
+        num_envs: int,
+        autoreset: int,
+        max_steps: int | None,
+        threads: int = 1,
+        causes: bool = True,
     ) -> None:
         if max_steps is not None and max_steps < 1:
             raise ConfigurationError(f"max_episode_steps is {max_steps}, expected at least 1 or None")
         self.scenario = scenario
-        self.engine = self._make_engine(scenario, num_envs, autoreset, max_steps or 0, threads)
+        self.engine = self._make_engine(scenario, num_envs, autoreset, max_steps or 0, threads, causes)
+        for unused in self.never_chosen():
+            warn_once(unused.describe(scenario.system, type(self).__name__))
+
+    def never_chosen(self) -> tuple[NeverChosen, ...]:
+        """The kernels that PIM units of the system declare and that neither actions nor defaults put there."""
+        run: tuple[KernelKind, ...] = ("fc",) if self.scenario.model is None else ("fc", "attention")
+        return never_chosen(self.scenario.system, self.dispatched, run)
 
     def joint_costs(self) -> FloatArray:
         """Privileged: true costs (negative rewards) of `joint_actions()` in the next step, [num_envs, actions].

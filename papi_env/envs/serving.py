@@ -69,9 +69,16 @@ class ServingProblem(Problem[ServingEngine]):
             )
 
     def _make_engine(
-        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int, threads: int
+        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int, threads: int, causes: bool
     ) -> ServingEngine:
-        return ServingEngine(scenario, num_envs, autoreset=autoreset, max_steps=max_steps, threads=threads)
+        return ServingEngine(
+            scenario,
+            num_envs,
+            autoreset=autoreset,
+            max_steps=max_steps,
+            threads=threads,
+            causes=causes,
+        )
 
     @property
     def reference(self) -> float:

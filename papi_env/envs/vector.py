@@ -57,6 +57,7 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
         threads: int = 1,
+        causes: bool = False,
         **replacements: Unpack[Replacements],
     ) -> None:
         if render_mode is not None:
@@ -72,6 +73,7 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             _AUTORESET[autoreset_mode],
             max_episode_steps,
             threads,
+            causes,
         )
         self.num_envs = num_envs
         self.autoreset_mode = autoreset_mode

@@ -185,13 +185,13 @@ class Share(NamedTuple):
 # too (`papi_env.simulation.attention`), so they stay free of anything else.
 
 
-def busiest(pairs: Any, mean: Any, pairs_of_one: Any, longest: Any) -> Any:
+def busiest(share: Any, mean: Any, share_of_one: Any, longest: Any) -> Any:
     """What the busiest channel has of something, groups say.
 
-    Pairs dealt longest first leave every channel near the mean times its pairs, and no channel with less than the
-    longest request needs, whose own heads take `pairs_of_one`.
+    Pairs dealt longest first leave every channel near the mean times its share, and the busiest with no less than
+    the longest request needs, whose own heads take `share_of_one` of its context.
     """
-    return np.maximum(pairs * mean, pairs_of_one * longest)
+    return np.maximum(share * mean, share_of_one * longest)
 
 
 def busy(work: Any, groups: Any, key_rows: Any, pairs: Any) -> Any:
@@ -199,17 +199,19 @@ def busy(work: Any, groups: Any, key_rows: Any, pairs: Any) -> Any:
     return work.per_group * groups + work.per_key_row * key_rows + work.per_pair * pairs + work.per_start
 
 
-def attention_time(work: Any, pairs: Any, pairs_of_one: Any, mean: Any, longest: Any, tokens: Any) -> Any:
+def attention_time(
+    work: Any, share: Any, share_of_one: Any, pairs: Any, mean: Any, longest: Any, tokens: Any
+) -> Any:
     """Time of decode attention on the unit that `work` is of.
 
     Args:
         work: see `Work`.
-        pairs: of the busiest channel; pairs_of_one: of a single request's (see `costs.attention_rounds`).
+        share, share_of_one, pairs: of the busiest channel (see `costs.AttentionMapping`).
         mean, longest: see `Share`.
         tokens: attended to by all requests.
     """
-    groups = busiest(pairs, mean.groups, pairs_of_one, longest.groups)
-    key_rows = busiest(pairs, mean.key_rows, pairs_of_one, longest.key_rows)
+    groups = busiest(share, mean.groups, share_of_one, longest.groups)
+    key_rows = busiest(share, mean.key_rows, share_of_one, longest.key_rows)
     return np.maximum(busy(work, groups, key_rows, pairs), work.per_token * tokens)
 
 

@@ -9,46 +9,88 @@ the kernel; the caller multiplies by `kernel.count`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import fields, replace
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from papi_env.errors import ConfigurationError
 from papi_env.hardware import dram
 from papi_env.hardware.attention import AttentionCoefficients, AttentionPim, attention_coefficients, busiest
+from papi_env.hardware.energy import Energy
+from papi_env.hardware.gpu_kernels import fc_s
+from papi_env.hardware.measured import MeasuredKernels
 from papi_env.hardware.units import PimUnit, ProcessingUnit
-from papi_env.kernel import AttentionKernel, FloatArray, Kernel, Rows, activation_bytes, macs
+from papi_env.kernel import (
+    FP16_BYTES,
+    AttentionKernel,
+    FloatArray,
+    Kernel,
+    KernelClass,
+    Rows,
+    activation_bytes,
+    gpu_share,
+    macs,
+)
 
 Numbers: TypeAlias = float | npt.NDArray[np.floating[Any]] | npt.NDArray[np.integer[Any]]
-
-
-@dataclass(frozen=True)
-class Energy:
-    """Joules by cause; static power is accounted over time by the system, links by the link."""
-
-    activation: FloatArray
-    read: FloatArray
-    transfer: FloatArray
-    compute: FloatArray
-
-    @property
-    def total(self) -> FloatArray:
-        """Joules of all causes."""
-        return np.asarray(sum(np.asarray(getattr(self, f.name)) for f in fields(self)), dtype=np.float64)
 
 
 # --- processing units ------------------------------------------------------------------------------
 
 
 def pu_fc_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
-    """Seconds of one FC kernel on all GPUs: the larger of compute and memory time (roofline).
+    """Seconds of one FC kernel on all GPUs, each of which has an even share of it; as `unit.kernels` says.
 
-    Source: AttAcc's simulator with its sustained shares of the peaks; wave quantisation left out.
+    As measured, FP16 FC kernels take what `gpu_kernels.fc_s` says of a GPU's share. Convolutions with one filter, or
+    whose windows overlap, do not run as tiles of a matrix, and other elements were not measured: they take a start
+    and the roofline of the measured shares.
+    By the roofline, the larger of compute and memory time (AttAcc's simulator without its wave quantisation).
+    By table, what the unit's file says of a GPU's share.
+
+    Raises:
+        ConfigurationError: the unit's file does not have the kernel, or is faster than its peaks.
     """
-    size = kernel.weight_bytes + activation_bytes(kernel, rows)
-    compute = 2 * macs(kernel, rows) / (unit.total_flops * unit.compute_efficiency)
-    return np.maximum(compute, size / (unit.total_bandwidth * unit.memory_efficiency))
+    inputs, outputs, groups = gpu_share(kernel, unit.count)
+    if unit.table is not None:
+        return _table_fc_s(unit, unit.table, kernel, rows)
+    card = unit.measured
+    if card is None or not _is_matrix(kernel):
+        size = kernel.weight_bytes + activation_bytes(kernel, rows)
+        compute = 2 * macs(kernel, rows) / (unit.count * unit.sustained_flops)
+        return unit.kernel_start_s + np.maximum(compute, size / (unit.count * unit.streaming_bandwidth))
+    return fc_s(card, rows, outputs, inputs, groups=groups)
+
+
+def _is_matrix(kernel: Kernel) -> bool:
+    """Whether a kernel runs as those that were measured do."""
+    filters = kernel.kernel_class is KernelClass.CONVOLUTION and kernel.outer == 1
+    return kernel.taps == 1 and not filters and kernel.element_bytes == FP16_BYTES
+
+
+def _table_fc_s(unit: ProcessingUnit, table: MeasuredKernels, kernel: Kernel, rows: Rows) -> FloatArray:
+    if not _is_matrix(kernel):
+        raise ConfigurationError(
+            f"{table.path}: {kernel.kernel_class} kernels with overlapping windows or other elements than FP16 are "
+            "not FC kernels as measured, expected a unit with kernels = 'roofline'"
+        )
+    inputs, outputs, groups = gpu_share(kernel, unit.count)
+    seconds = table.fc_s(rows, outputs, inputs, math.ceil(groups))
+    least = np.maximum(
+        2 * macs(kernel, rows) / unit.total_flops,
+        kernel.weight_bytes / unit.total_bandwidth,
+    )
+    # A file may round its times; a percent more than the peaks is another GPU.
+    if np.any(seconds < 0.99 * least):
+        at = int(np.argmax(least / seconds))
+        raise ConfigurationError(
+            f"{table.path}: {unit.name} at {np.ravel(rows)[at]} rows of {outputs:.0f} outputs and {inputs:.0f} inputs "
+            f"takes {np.ravel(seconds)[at]:.3g} s, which exceeds its peaks: "
+            f"expected at least {np.ravel(least)[at]:.3g} s"
+        )
+    return seconds
 
 
 def pu_fc_energy(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> Energy:
@@ -61,7 +103,7 @@ def pu_attention_s(unit: ProcessingUnit, kernel: AttentionKernel, tokens: Number
     """Seconds of decode attention on all GPUs over `tokens` context tokens in total, `tlp` queries each."""
     tokens = np.asarray(tokens, dtype=np.float64)
     compute = 2 * tokens * tlp * kernel.macs_per_context_token / (unit.total_flops * unit.compute_efficiency)
-    memory = tokens * kernel.kv_bytes_per_token / (unit.total_bandwidth * unit.memory_efficiency)
+    memory = tokens * kernel.kv_bytes_per_token / (unit.count * unit.attention_bandwidth)
     return np.maximum(compute, memory)
 
 
@@ -71,11 +113,19 @@ def pu_attention_energy(unit: ProcessingUnit, kernel: AttentionKernel, tokens: N
     return _pu_energy(unit, tokens * kernel.kv_bytes_per_token, tokens * tlp * kernel.macs_per_context_token)
 
 
+def pu_prompt_energy(
+    unit: ProcessingUnit, kernel: AttentionKernel, tokens: Numbers, pairs: Numbers
+) -> Energy:
+    """Joules of causal attention of prompts on all GPUs: keys and values of `tokens` once, `pairs` with queries."""
+    size = np.asarray(tokens, dtype=np.float64) * kernel.kv_bytes_per_token
+    return _pu_energy(unit, size, np.asarray(pairs, dtype=np.float64) * kernel.macs_per_context_token)
+
+
 def _pu_energy(unit: ProcessingUnit, size: FloatArray, multiplies: FloatArray) -> Energy:
     activation = size * (dram.ACTIVATION_J / dram.ROW_BYTES)
     read = size * dram.READ_J_PER_BYTE
     transfer = size * unit.memory_j_per_byte - activation - read
-    return Energy(activation, read, transfer, multiplies * unit.mac_j)
+    return Energy(activation, read, transfer, multiplies * unit.mac_j, np.zeros_like(size))
 
 
 # --- processing in memory --------------------------------------------------------------------------
@@ -93,7 +143,7 @@ def pim_reads(unit: PimUnit, rows: Rows) -> FloatArray:
     """How often each column is read from the DRAM array for `rows` rows."""
     rows = np.asarray(rows, dtype=np.float64)
     if unit.column_reads == "once":
-        return np.ones_like(rows)
+        return np.ones_like(rows) if unit.reuse_limit is None else np.ceil(rows / unit.reuse_limit)
     return np.ceil(rows / max(unit.fpus_per_bank, 1.0))
 
 
@@ -222,24 +272,114 @@ def pim_fc_energy(unit: PimUnit, kernel: Kernel, rows: Rows) -> Energy:
         read=read_bytes * dram.READ_J_PER_BYTE,
         transfer=(inputs + outputs) * dram.TO_BUFFER_DIE_J_PER_BYTE,
         compute=macs(kernel, rows) * dram.MAC_J,
+        background=_pim_fc_clocks(unit, mapping, rows) * (dram.CLOCK_S * unit.stacks * unit.active_power_w),
     )
 
 
-def attention_rounds(unit: PimUnit, kernel: AttentionKernel, rlp: Rows) -> FloatArray:
-    """(KV head, request) pairs that the busiest channel works through, one after the other.
+class AttentionMapping(NamedTuple):
+    """How decode attention lies on the channels of a PIM unit, for so many requests.
 
-    Pairs are dealt evenly over the stacks, then over the 16 channels of each; channels left over idle.
+    Attributes:
+        copies: places that keep a KV head's keys and values of a request, each with a part of the group's query
+            heads.
+        heads: query heads that share a read, the most of a copy.
+        pairs: (copy of a KV head, request) pairs that the busiest channel has anything of.
+        share: contexts that it works through in all, in contexts of mean length; less than one if they are split.
+        share_of_one: the same of a single request, in those of its context.
+        split: whether several channels share a context.
     """
-    pairs = np.ceil(np.asarray(rlp, dtype=np.float64) * kernel.kv_heads / unit.stacks)
-    return np.ceil(pairs / dram.CHANNELS)
+
+    copies: int
+    heads: int
+    pairs: int
+    share: float
+    share_of_one: float
+    split: bool
 
 
-def pim_attention_coefficients(unit: PimUnit, kernel: AttentionKernel, tlp: int) -> AttentionCoefficients:
+def _mapped(
+    unit: PimUnit, kernel: AttentionKernel, rlp: int, copies: int, *, split: bool = True
+) -> AttentionMapping:
+    heads = math.ceil(kernel.heads // kernel.kv_heads / copies)
+    on_stack = math.ceil(rlp * kernel.kv_heads * copies / unit.stacks)
+    of_one = math.ceil(kernel.kv_heads * copies / unit.stacks)
+    if split and on_stack < dram.CHANNELS:
+        # Channels that do not divide evenly among the pairs have some that work for two.
+        pairs = 1 if dram.CHANNELS % on_stack == 0 else 2
+        share, share_of_one = on_stack / dram.CHANNELS, of_one / dram.CHANNELS
+        return AttentionMapping(copies, heads, pairs, share, share_of_one, split=True)
+    pairs = math.ceil(on_stack / dram.CHANNELS)
+    return AttentionMapping(
+        copies, heads, pairs, float(pairs), math.ceil(of_one / dram.CHANNELS), split=False
+    )
+
+
+@lru_cache(maxsize=65536)
+def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int) -> AttentionMapping:
+    """The mapping of decode attention for `rlp` requests with `tlp` queries each.
+
+    Pairs of a KV head and a request are dealt evenly over the stacks. With 16 or more on a stack its channels work
+    through whole contexts one after the other (AttAcc's mapping). With fewer, the 16-token groups of a stack's pairs
+    are dealt over its 16 channels, and the buffer die combines their partial softmaxes.
+
+    Stacks do not share a context. Where KV heads of grouped queries are fewer than 16 on a stack, their keys and
+    values are kept several times, each copy for a part of the query heads, as servers do whose tensor parallelism
+    exceeds the KV heads. With a copy for each query head, attention is that of as many KV heads as query heads. Fewer
+    copies, split or whole, replace it where they are never slower for requests of equal contexts, however long. So
+    fewer KV heads are never slower than one for each query head.
+
+    A channel keeps one copy of the keys and values that its query heads share, at most those of two pairs where a
+    pair has more query heads than channels; that this fits is not checked. Moving keys and values when `rlp` or `tlp`
+    changes is not charged.
+
+    A unit whose `split_contexts` is off keeps every context whole and once, as AttAcc's simulator does.
+    """
+    group = kernel.heads // kernel.kv_heads
+    alone = _mapped(unit, kernel, rlp, 1, split=unit.split_contexts)
+    if group == 1 or not alone.split:
+        return alone
+    best = _mapped(unit, kernel, rlp, group)
+    clocks = _mapped_clocks(unit, kernel, best, tlp)
+    for copies in range(group - 1, 0, -1):
+        if group % copies:
+            continue
+        for split in (True, False):
+            option = _mapped(unit, kernel, rlp, copies, split=split)
+            found = _mapped_clocks(unit, kernel, option, tlp)
+            if all(new <= old for new, old in zip(found, clocks, strict=True)):
+                best, clocks = option, found
+    return best
+
+
+def _mapped_clocks(
+    unit: PimUnit, kernel: AttentionKernel, mapping: AttentionMapping, tlp: int
+) -> tuple[float, float, float]:
+    """Clocks for equal contexts of one group, of one full DRAM row of keys, and for each such row more.
+
+    All others lie between: a mapping that is not slower in these three never is.
+    """
+    work = _with_splits(unit, kernel, mapping, tlp)
+    full = max(dram.COLUMNS_PER_ROW // work.group_columns, 1)
+    chunk = work.per_chunk + work.unpaired_per_chunk * (mapping.pairs % 2) / mapping.pairs
+    fixed = work.per_pair * mapping.pairs + work.per_start
+    one = (
+        mapping.share * (work.per_group + chunk * math.ceil(work.group_columns / dram.COLUMNS_PER_ROW))
+        + fixed
+    )
+    per_row = mapping.share * (work.per_group * dram.COLUMNS_PER_ROW / work.group_columns + chunk)
+    return one, mapping.share * (work.per_group * full + chunk) + fixed, per_row
+
+
+@lru_cache(maxsize=4096)
+def pim_attention_coefficients(
+    unit: PimUnit, kernel: AttentionKernel, tlp: int, heads: int | None = None
+) -> AttentionCoefficients:
     """Clocks of the busiest channel as a function of its groups, chunks and pairs, with `tlp` queries each.
 
     The command-counting model of `papi_env.hardware.attention`, at the cadence that the power budget leaves.
+    `heads` query heads share a read; if not given, all of a group.
     """
-    rows = kernel.rows_per_kv_head(tlp)
+    rows = kernel.rows_per_kv_head(tlp) if heads is None else heads * tlp
     placed = AttentionPim(
         level="bank",
         cadence_clocks=float(pim_cadence_clocks(unit, rows)),
@@ -249,16 +389,58 @@ def pim_attention_coefficients(unit: PimUnit, kernel: AttentionKernel, tlp: int)
     return attention_coefficients(placed, kernel.head_size, kernel.element_bytes, rows)
 
 
+# Mappings are compared for every number of requests, by few different coefficients.
+_coefficients = lru_cache(maxsize=4096)(pim_attention_coefficients)
+
+
+def mapped_attention(
+    unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
+) -> tuple[AttentionMapping, AttentionCoefficients]:
+    """The mapping, and its coefficients with what splitting contexts adds in `per_start`.
+
+    Dealt groups, and key rows, leave the busiest channel up to one more than its share: 1 - share. Every pair that it
+    has a part of gives a partial output of its own for each query row, `head_size` elements with a maximum and a sum,
+    moved to the buffer die in 32 B commands that nothing hides. Adding them up there takes no time.
+    """
+    mapping = attention_mapping(unit, kernel, rlp, tlp)
+    return mapping, _with_splits(unit, kernel, mapping, tlp)
+
+
+def _with_splits(
+    unit: PimUnit, kernel: AttentionKernel, mapping: AttentionMapping, tlp: int
+) -> AttentionCoefficients:
+    work = _coefficients(unit, kernel, tlp, mapping.heads)
+    if not mapping.split:
+        return work
+    partial = math.ceil((kernel.head_size + 2) * kernel.element_bytes / dram.COLUMN_BYTES)
+    combining = mapping.pairs * mapping.heads * tlp * partial * dram.WRITE_CLOCKS
+    chunk = work.per_chunk + work.unpaired_per_chunk * (mapping.pairs % 2) / mapping.pairs
+    more = (1 - mapping.share) * (work.per_group + chunk)
+    return replace(work, per_start=work.per_start + more + combining)
+
+
+def prompt_attention(
+    unit: PimUnit, kernel: AttentionKernel, rlp: int
+) -> tuple[AttentionMapping, AttentionCoefficients]:
+    """`mapped_attention` of prompts' queries, one after the other of each request; `per_start` is what each adds.
+
+    One follows the other at once, so that what a start exposes is not counted.
+    """
+    mapping, work = mapped_attention(unit, kernel, rlp, 1)
+    start = pim_attention_coefficients(unit, kernel, 1, mapping.heads).per_start
+    return mapping, replace(work, per_start=work.per_start - start)
+
+
 def busiest_channel(
-    rounds: Numbers, rlp: Numbers, total: Numbers, longest: Numbers, rounds_of_one: Numbers = 1
+    share: Numbers, rlp: Numbers, total: Numbers, longest: Numbers, share_of_one: Numbers = 1
 ) -> FloatArray:
     """Groups (or chunks) on the busiest channel (see `attention.busiest`).
 
-    `total` is their sum over `rlp` requests, `longest` that of the longest request, `rounds` the pairs that the
-    channel works through, and `rounds_of_one` those of a single request.
+    `total` is their sum over `rlp` requests, `longest` that of the longest request, `share` and `share_of_one` as in
+    `AttentionMapping`.
     """
     mean = np.asarray(total, dtype=np.float64) / np.maximum(rlp, 1)
-    return np.asarray(busiest(np.asarray(rounds), mean, np.asarray(rounds_of_one), longest))
+    return np.asarray(busiest(np.asarray(share), mean, np.asarray(share_of_one), longest))
 
 
 def pim_attention_s(
@@ -275,25 +457,44 @@ def pim_attention_s(
     """
     contexts = np.asarray(contexts)
     rlp = contexts.shape[-1]
-    rounds, of_one = attention_rounds(unit, kernel, rlp), attention_rounds(unit, kernel, 1)
-    work = pim_attention_coefficients(unit, kernel, tlp)
+    mapping, work = mapped_attention(unit, kernel, rlp, tlp)
     most = [
-        busiest_channel(rounds, rlp, parts.sum(axis=-1), parts.max(axis=-1), of_one)
+        busiest_channel(mapping.share, rlp, parts.sum(axis=-1), parts.max(axis=-1), mapping.share_of_one)
         for parts in (work.groups(contexts), work.chunks(contexts))
     ]
-    return work.clocks(most[0], most[1], rounds) * dram.CLOCK_S
+    return work.clocks(most[0], most[1], mapping.pairs) * dram.CLOCK_S
 
 
-def pim_attention_energy(unit: PimUnit, kernel: AttentionKernel, groups: Numbers, tlp: int) -> Energy:
-    """Joules of decode attention on a PIM unit; whole 16-token groups are read and multiplied."""
-    rows = kernel.rows_per_kv_head(tlp)
-    tokens = np.asarray(groups, dtype=np.float64) * dram.GROUP_TOKENS
-    read_bytes = tokens * kernel.kv_bytes_per_token * pim_reads(unit, rows)
+def pim_attention_energy(
+    unit: PimUnit, kernel: AttentionKernel, groups: Numbers, tlp: int, rlp: int
+) -> Energy:
+    """Joules of decode attention on a PIM unit; whole 16-token groups are read and multiplied.
+
+    Every copy of the keys and values is read (see `attention_mapping`, for `rlp` requests). Queries and outputs,
+    partial ones too, are left out.
+    """
+    mapping = attention_mapping(unit, kernel, rlp, tlp)
+    one = _group_energy(unit, kernel, tlp, mapping.copies, mapping.heads)
+    count = np.asarray(groups, dtype=np.float64)
+    return Energy(*(count * getattr(one, field.name) for field in fields(one)))
+
+
+@lru_cache(maxsize=4096)
+def _group_energy(unit: PimUnit, kernel: AttentionKernel, tlp: int, copies: int, heads: int) -> Energy:
+    """Joules of one 16-token group of a request, in all its KV heads and their copies."""
+    tokens = float(dram.GROUP_TOKENS)
+    read_bytes = tokens * kernel.kv_bytes_per_token * copies * float(pim_reads(unit, heads * tlp))
     # Per group each channel takes the scores back and forth for the softmax: one element per token and row.
     scores = 2 * tokens * tlp * kernel.heads * kernel.element_bytes
-    return Energy(
-        activation=read_bytes * (dram.ACTIVATION_J / dram.ROW_BYTES),
-        read=read_bytes * dram.READ_J_PER_BYTE,
-        transfer=scores * dram.TO_BUFFER_DIE_J_PER_BYTE,
-        compute=tokens * tlp * kernel.macs_per_context_token * dram.MAC_J,
+    # A channel's part of its stack's power, while it multiplies and opens rows.
+    work = pim_attention_coefficients(unit, kernel, tlp, heads)
+    busy = work.per_group + work.per_chunk * work.group_columns / dram.COLUMNS_PER_ROW
+    busy_s = kernel.kv_heads * copies * busy * dram.CLOCK_S
+    parts = (
+        read_bytes * (dram.ACTIVATION_J / dram.ROW_BYTES),
+        read_bytes * dram.READ_J_PER_BYTE,
+        scores * dram.TO_BUFFER_DIE_J_PER_BYTE,
+        tokens * tlp * kernel.macs_per_context_token * dram.MAC_J,
+        busy_s * unit.active_power_w / dram.CHANNELS,
     )
+    return Energy(*(np.asarray(part) for part in parts))

@@ -10,9 +10,11 @@ import math
 from typing import TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from papi_env.definition import Definition
 from papi_env.kernel import FloatArray
+from papi_env.quantities import Count
 
 Clocks: TypeAlias = float | FloatArray
 
@@ -58,9 +60,13 @@ FPU_AREA_MM2 = 0.1025
 BANK_AREA_MM2 = 0.83
 BANK_GROUP_BANKS = 4  # JESD238A; "rounded down to whole bank groups": 97 becomes 96
 CUBE_POWER_W = 116.0
-# chosen: clocking, refresh and leakage of a stack that works; 97 W of AttAcc's energies at PAPI's
+# chosen: clocking, refresh and leakage of a stack whose banks work; 97 W of AttAcc's energies at PAPI's
 # bank rate must exceed 116 W for its figure to hold; range 10-25.
 BACKGROUND_POWER_W = 20.0
+# chosen: of a stack that waits; range 1-10. A whole A100 with five stacks and a context draws 52-116 W.
+IDLE_POWER_W = 4.0
+# The interface of a stack: 1024 pins at 5.2 Gb/s (PAPI, section 7.1), 3328 GB/s for the five of a GPU.
+STACK_BANDWIDTH = 1024 * 5.2e9 / 8
 
 
 def max_banks_per_die(fpus_per_bank: float) -> int:
@@ -74,12 +80,10 @@ def max_banks_per_die(fpus_per_bank: float) -> int:
     return min(128, banks // BANK_GROUP_BANKS * BANK_GROUP_BANKS)
 
 
-class Stack(BaseModel):
+class Stack(Definition):
     """The banks of one HBM3 stack."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    banks_per_die: int = Field(128, ge=BANK_GROUP_BANKS, le=128, multiple_of=BANK_GROUP_BANKS)
+    banks_per_die: Count = Field(128, ge=BANK_GROUP_BANKS, le=128, multiple_of=BANK_GROUP_BANKS)
 
     @property
     def banks(self) -> int:

@@ -162,7 +162,12 @@ def get_kernel_constants(gpu: str) -> KernelConstants:
 
 
 def fc_s(
-    gpu: KernelConstants, rows: Sizes, outputs: Sizes, inputs: Sizes, bandwidth: float | None = None
+    gpu: KernelConstants,
+    rows: Sizes,
+    outputs: Sizes | float,
+    inputs: Sizes | float,
+    bandwidth: float | None = None,
+    groups: float = 1,
 ) -> FloatArray:
     """Seconds of one FP16 FC kernel on one GPU, its start included.
 
@@ -170,33 +175,41 @@ def fc_s(
         gpu: the constants.
         rows: input vectors, n.
         outputs: length of an output vector on this GPU; all matrices that run as one (QKV, gate and up) together.
-        inputs: length of an input vector on this GPU. The three broadcast.
+        inputs: length of an input vector on this GPU. The three broadcast; an even share need not be whole.
         bandwidth: B/s of the GPU's memory, where it isn't the card's own; the constants stay.
+        groups: matrices of that size that one launch works through, each with `rows` vectors of its own.
 
     Raises:
         ConfigurationError: a size below 1, or a bandwidth that is not a positive number.
     """
     if bandwidth is not None and not 0 < bandwidth < np.inf:
         raise ConfigurationError(f"fc_s: bandwidth is {bandwidth!r}, expected a number of B/s > 0")
-    sizes = np.broadcast_arrays(*(np.asarray(size, dtype=np.float64) for size in (rows, outputs, inputs)))
-    for name, size in zip(("rows", "outputs", "inputs"), sizes, strict=True):
+    sizes = np.broadcast_arrays(
+        *(np.asarray(size, dtype=np.float64) for size in (rows, outputs, inputs, groups))
+    )
+    for name, size in zip(("rows", "outputs", "inputs", "groups"), sizes, strict=True):
         if not np.all(size >= 1):
             raise ConfigurationError(f"fc_s: {name} has {size.min():g}, expected sizes of at least 1")
     flat = np.stack([size.ravel() for size in sizes])
     seconds = np.empty(flat.shape[1])
     for start in range(0, len(seconds), _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        n, m, k = flat[:, chunk]
-        seconds[chunk] = _fc_s(gpu, n, m, k, bandwidth or gpu.memory_bandwidth)
+        n, m, k, matrices = flat[:, chunk]
+        seconds[chunk] = _fc_s(gpu, n, m, k, matrices, bandwidth or gpu.memory_bandwidth)
     return seconds.reshape(sizes[0].shape)
 
 
 def _fc_s(
-    gpu: KernelConstants, rows: FloatArray, outputs: FloatArray, inputs: FloatArray, bandwidth: float
+    gpu: KernelConstants,
+    rows: FloatArray,
+    outputs: FloatArray,
+    inputs: FloatArray,
+    groups: FloatArray,
+    bandwidth: float,
 ) -> FloatArray:
     """`fc_s` of arrays [N], by the shapes [shapes, N]."""
     tile = _TILINGS
-    blocks = np.ceil(rows / tile.rows) * np.ceil(outputs / tile.outputs) * tile.splits
+    blocks = groups * np.ceil(rows / tile.rows) * np.ceil(outputs / tile.outputs) * tile.splits
     depth = np.ceil(inputs / (tile.splits * DEPTH)) * DEPTH
     waves = blocks / gpu.multiprocessors
     whole = gpu.whole_waves * np.ceil(waves) + (1 - gpu.whole_waves) * np.maximum(waves, 1)
@@ -205,14 +218,14 @@ def _fc_s(
     tensor_s = whole * tile_flops / (gpu.peak_flops / gpu.multiprocessors * gpu.peak_share)
     tile_bytes = ((tile.rows + tile.outputs) * depth + tile.rows * tile.outputs) * FP16_BYTES
     l2_s = blocks * tile_bytes / gpu.l2_bandwidth
-    size = (inputs * outputs + rows * (inputs + outputs)) * FP16_BYTES
+    size = groups * (inputs * outputs + rows * (inputs + outputs)) * FP16_BYTES
     dram_s = size / (bandwidth * gpu.bandwidth_share)
 
     # Taking the largest out keeps the powers from running over or under.
     largest = np.maximum(np.maximum(tensor_s, l2_s), dram_s)
     shares = sum((part / largest) ** gpu.overlap for part in (tensor_s, l2_s, dram_s))
     seconds = gpu.start_s + largest * shares ** (1 / gpu.overlap)
-    partial_s = gpu.split_s + tile.splits * rows * outputs * (PARTIAL_BYTES / gpu.l2_bandwidth)
+    partial_s = gpu.split_s + tile.splits * groups * rows * outputs * (PARTIAL_BYTES / gpu.l2_bandwidth)
     seconds = seconds + np.where(tile.splits > 1, partial_s, 0.0)
 
     fastest = seconds.min(axis=0)

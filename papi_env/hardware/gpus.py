@@ -6,16 +6,24 @@ from collections.abc import Mapping
 
 from papi_env.errors import lookup
 from papi_env.hardware import dram
-from papi_env.hardware.units import ProcessingUnit
+from papi_env.hardware.units import STACKS_PER_GPU, ProcessingUnit
 
-# An A100 or H100 carries five stacks of HBM (data sheets; PAPI, section 7.1).
-STACKS_PER_GPU = 5
+# Decode attention as measured: an RTX 4090 reads the KV caches of 64 requests of 512 tokens (134 MB) in 192 us, 0.69
+# of its 1008 GB/s. chosen: 0.67, range 0.65-0.70.
+ATTENTION_EFFICIENCY = 0.67
 _PLAIN_BYTES = STACKS_PER_GPU * dram.Stack().capacity_bytes
 
 GPUS: Mapping[str, ProcessingUnit] = {
-    # A100 data sheet: 312 TFLOP/s dense FP16, 1935 GB/s (80 GB PCIe, PAPI's roofline).
+    # A100 data sheet: 312 TFLOP/s dense FP16. PAPI, section 7.1: five stacks of HBM3 at 5.2 Gb/s (AttAcc's figure
+    # for them), where the card of the data sheet has 2039 GB/s (SXM) or 1935 (PCIe, PAPI's roofline).
     "a100": ProcessingUnit(
-        name="A100", count=1, peak_flops=312e12, memory_bandwidth=1935e9, memory_bytes=_PLAIN_BYTES
+        name="A100",
+        count=1,
+        peak_flops=312e12,
+        memory_bandwidth=3352e9,
+        memory_bytes=_PLAIN_BYTES,
+        kernels="a100",
+        attention_memory_efficiency=ATTENTION_EFFICIENCY,
     ),
     # H100 SXM data sheet: 989.4 TFLOP/s dense FP16, 3.35 TB/s, 700 W.
     "h100": ProcessingUnit(
@@ -24,6 +32,8 @@ GPUS: Mapping[str, ProcessingUnit] = {
         peak_flops=989.4e12,
         memory_bandwidth=3352e9,
         memory_bytes=_PLAIN_BYTES,
+        kernels="h100",
+        attention_memory_efficiency=ATTENTION_EFFICIENCY,
         board_power_w=700.0,
     ),
 }

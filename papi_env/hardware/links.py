@@ -1,24 +1,67 @@
-"""Links between units, and the all-reduce among GPUs."""
+"""Links between units: what they move in a second, and what a message pays besides."""
 
 from __future__ import annotations
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 
+from papi_env.definition import Definition
 from papi_env.kernel import FloatArray
+from papi_env.quantities import Count, JoulesPerByte, LatencySeconds, LinkBandwidth
+
+# Units wait for each other before they combine: measured all-reduces on 8 GPUs take 5.7-7.2 us however small the
+# message (SGLang on H100, MSCCL++ on A100), 2 us of it there and back over NVLink.
+SYNC_S = 4.5e-6
 
 
-class Link(BaseModel):
-    """A point-to-point link: `latency_s` one way, `bandwidth` B/s each way, `count` lanes bundles in parallel."""
+class Ring(Definition):
+    """A ring all-reduce of large messages: each rank sends 2 (ranks - 1) / ranks of the message.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    `start_s`, and `step_s` for each further rank; `bandwidth` B/s that a rank sends.
+    """
+
+    start_s: LatencySeconds = Field(ge=0, le=1e-2)
+    step_s: LatencySeconds = Field(ge=0, le=1e-2)
+    bandwidth: LinkBandwidth = Field(gt=0)
+
+    def seconds(self, size: FloatArray | float, ranks: int) -> FloatArray:
+        """Seconds to sum `size` bytes over `ranks` ranks (shape of `size`); nothing to sum takes no time."""
+        size = np.asarray(size, dtype=np.float64)
+        sent = 2 * (ranks - 1) / ranks * size
+        return np.where(size > 0, self.start_s + self.step_s * (ranks - 1) + sent / self.bandwidth, 0.0)
+
+
+class Link(Definition):
+    """A point-to-point link: `latency_s` one way, `bandwidth` B/s each way, `count` lanes bundles in parallel.
+
+    A fabric is such a link at each of its nodes. Two rates of combining outputs over it (`collectives`):
+    `exchange_bandwidth`, B/s of the message in one exchange (by default the link's), and `ring`, where it has
+    one. Both are of one link, as `bandwidth` is.
+    """
 
     name: str
-    bandwidth: float = Field(gt=0, description="B/s each way of one link")
-    latency_s: float = Field(ge=0, description="seconds one way")
-    count: int = Field(1, ge=1, le=65536)
-    j_per_byte: float = Field(ge=0)
-    max_devices: int | None = Field(None, ge=1, description="devices that one such fabric addresses")
+    bandwidth: LinkBandwidth = Field(gt=0, description="B/s each way of one link")
+    latency_s: LatencySeconds = Field(ge=0, description="seconds one way")
+    count: Count = Field(1, ge=1, le=65536)
+    j_per_byte: JoulesPerByte = Field(ge=0)
+    max_devices: Count | None = Field(None, ge=1, description="devices that one such fabric addresses")
+    sync_s: LatencySeconds = Field(
+        SYNC_S, ge=0, le=1e-2, description="seconds that units wait for each other"
+    )
+    exchange_bandwidth: LinkBandwidth | None = Field(None, gt=0)
+    ring: Ring | None = None
+
+    @model_validator(mode="after")
+    def _below_its_bandwidth(self) -> Link:
+        rates: dict[str, float | None] = {"exchange_bandwidth": self.exchange_bandwidth}
+        if self.ring is not None:
+            rates["ring.bandwidth"] = self.ring.bandwidth
+        for name, rate in rates.items():
+            if rate is not None and rate > self.bandwidth:
+                raise ValueError(
+                    f"{name} is {rate:g} B/s, expected at most the link's bandwidth, {self.bandwidth:g}"
+                )
+        return self
 
     @property
     def total_bandwidth(self) -> float:
@@ -30,43 +73,41 @@ class Link(BaseModel):
         size = np.asarray(size, dtype=np.float64)
         return np.where(size > 0, self.latency_s + size / self.total_bandwidth, 0.0)
 
+    def exchange_s(self, size: FloatArray | float) -> FloatArray:
+        """Seconds of one exchange of `size` bytes: wait, there, and back; nothing to exchange takes no time."""
+        size = np.asarray(size, dtype=np.float64)
+        rate = (self.exchange_bandwidth or self.bandwidth) * self.count
+        return np.where(size > 0, self.sync_s + 2 * self.latency_s + size / rate, 0.0)
+
 
 # NVIDIA data sheets: 600 and 900 GB/s in both directions per GPU. Latency: chosen, 1 us for a peer write;
 # range 0.5-2. Energy: 10.4 pJ/B (AttAcc's simulator).
-NVLINK3 = Link(name="NVLink 3", bandwidth=300e9, latency_s=1e-6, count=6, j_per_byte=10.4e-12)
-NVLINK4 = Link(name="NVLink 4", bandwidth=450e9, latency_s=1e-6, count=6, j_per_byte=10.4e-12)
+# Small messages: one kernel in which every GPU reads the others' partial sums. Measured on 8 GPUs: MSCCL++ 7.2, 8.3,
+# 13.0 us for 24, 96, 384 kB; SGLang (H100) 5.7, 7.8, 16.7, 33.8 us for 4 kB, 32 kB, 256 kB, 1 MB; vLLM's is slower.
+# Between them, and up to 1 MB: 6.5 us and 60 GB/s. Rings: fitted to NCCL's lowest times on A100 and H100
+# (`collectives.NCCL`).
+NVLINK3 = Link(
+    name="NVLink 3",
+    bandwidth=300e9,
+    latency_s=1e-6,
+    j_per_byte=10.4e-12,
+    exchange_bandwidth=60e9,
+    ring=Ring(start_s=41e-6, step_s=4.2e-6, bandwidth=179e9),
+)
+NVLINK4 = Link(
+    name="NVLink 4",
+    bandwidth=450e9,
+    latency_s=1e-6,
+    j_per_byte=10.4e-12,
+    exchange_bandwidth=60e9,
+    ring=Ring(start_s=22.6e-6, step_s=0.87e-6, bandwidth=346e9),
+)
 # x16 links, each way. PCIe: at most 32 devices (PAPI), and a DMA set-up of 5-10 us when the driver starts it.
 # chosen: 40 pJ/B (5 pJ/bit), range 20-60: published PCIe PHYs, no figure in either paper.
 PCIE4 = Link(name="PCIe 4 x16", bandwidth=32e9, latency_s=5e-6, j_per_byte=40e-12, max_devices=32)
 PCIE5 = Link(name="PCIe 5 x16", bandwidth=64e9, latency_s=5e-6, j_per_byte=40e-12, max_devices=32)
-# CXL on a PCIe 5 x16 link: one hop and back takes 180 ns in CENT's code; 4096 devices (PAPI).
-CXL = Link(name="CXL (PCIe 5 x16)", bandwidth=64e9, latency_s=90e-9, j_per_byte=40e-12, max_devices=4096)
+# CXL on a PCIe 5 x16 link; 4096 devices (PAPI). A load takes 250-400 ns there and back as published, and its host
+# works on what comes: chosen, 0.3 us one way; range 0.09 (half a round trip in CENT's code) to 0.4.
+CXL = Link(name="CXL (PCIe 5 x16)", bandwidth=64e9, latency_s=0.3e-6, j_per_byte=40e-12, max_devices=4096)
 
 LINKS: dict[str, Link] = {"nvlink3": NVLINK3, "nvlink4": NVLINK4, "pcie4": PCIE4, "pcie5": PCIE5, "cxl": CXL}
-
-# AttAcc's simulator: one hop of an all-reduce costs at least 6.06 us plus 0.009 ns per byte of a rank's
-# share on a 600 GB/s NVLink, in proportion on others.
-ALL_REDUCE_HOP_S = 6.06e-6
-ALL_REDUCE_S_PER_BYTE = 0.009e-9
-ALL_REDUCE_REFERENCE_BANDWIDTH = 600e9
-
-
-def all_reduce_s(
-    size: FloatArray | float, ranks: int, link: Link, hop_s: float = ALL_REDUCE_HOP_S
-) -> FloatArray:
-    """Seconds to sum `size` bytes over `ranks` GPUs joined by `link` (whose bandwidth is one GPU's, each way).
-
-    Source: AttAcc's simulator, a ring of ranks - 1 hops.
-    """
-    size = np.asarray(size, dtype=np.float64)
-    if ranks == 1:
-        return np.zeros_like(size)
-    share = size / ranks
-    both_ways = 2 * link.bandwidth
-    hop = hop_s + ALL_REDUCE_S_PER_BYTE * share * (ALL_REDUCE_REFERENCE_BANDWIDTH / both_ways)
-    return np.where(size > 0, (ranks - 1) * np.maximum(hop, share / link.bandwidth), 0.0)
-
-
-def gather_and_broadcast_s(size: FloatArray | float, link: Link) -> FloatArray:
-    """Seconds to collect `size` bytes of outputs from many stacks over `link` and send them to all again."""
-    return 2 * link.transfer_s(size)

@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.hardware import dram
-from papi_env.hardware.gpus import STACKS_PER_GPU, get_gpu
-from papi_env.hardware.links import (
-    ALL_REDUCE_HOP_S,
-    CXL,
-    LINKS,
-    NVLINK3,
-    NVLINK4,
-    Link,
+from papi_env.hardware.collectives import (
+    ATTACC_HOP_S,
     all_reduce_s,
+    attacc_all_reduce_s,
     gather_and_broadcast_s,
+    stack_sum_s,
 )
-from papi_env.hardware.units import UNIT_NAMES, KernelKind, PimUnit, ProcessingUnit, UnitName
-from papi_env.kernel import FloatArray
+from papi_env.hardware.gpus import get_gpu
+from papi_env.hardware.links import CXL, LINKS, NVLINK3, NVLINK4, Link
+from papi_env.hardware.units import (
+    STACKS_PER_GPU,
+    UNIT_NAMES,
+    KernelKind,
+    PimUnit,
+    ProcessingUnit,
+    UnitName,
+)
+from papi_env.kernel import FloatArray, Kernel, Rows
+from papi_env.quantities import Count, OverheadSeconds
 
 # PAPI's two readings of an A100's memory bandwidth (B/s), and of a bank's rate (clocks per command).
 GPU_BANDWIDTH_READINGS = {"roofline": 1935e9, "hbm3": 3352e9}
 BANK_RATE_READINGS = {"attacc-limit": 6.0, "attacc": 4.0, "papi": 2.0}
 
 
-class System(BaseModel):
+class System(Definition):
     """Processing units, FC-PIM and Attn-PIM stacks, any of them absent, and what joins them.
 
     Weights live in the FC-PIM stacks, which are the GPUs' own memory, else in plain GPU memory. KV
     caches live in the Attn-PIM stacks, else beside the weights. `attention_link` joins the Attn-PIM
-    stacks with the rest; `fabric` joins the GPUs, or the weight stacks where there are none, and carries
-    activations between a GPU and its FC-PIM.
+    stacks with the rest; `fabric` joins the GPUs, or groups of `node_stacks` weight stacks where there are
+    none, and carries activations between a GPU and its FC-PIM.
 
-    Projection and feed-forward leave outputs on all weight stacks that the next kernel needs whole, so
-    every layer combines them twice (`combine_s`): GPUs by an all-reduce, whichever unit ran the kernel;
-    weight stacks without GPUs by a gather and a broadcast over the fabric, or the attention link.
+    Weights are cut in 2D blocks, one per stack (PAPI, section 6.4), so that projection and feed-forward leave
+    partial sums which the next kernel needs whole: every layer combines them twice. Stacks of one GPU or group
+    are summed there (`stack_sum_s`, part of a kernel on FC-PIM). Then, by one rule (`collectives`): the nodes
+    of a fabric by an all-reduce, whichever unit ran the kernel; stacks without a fabric by their host, over
+    the attention link.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     description: str = ""
@@ -52,14 +60,22 @@ class System(BaseModel):
     attention_link: Link | None = CXL
     fabric: Link | None = None
     prefill_unit: Literal["pu", "fc-pim"] = "pu"
-    # AttAcc's simulator: what a hop of an all-reduce takes at least, the software's share included.
-    all_reduce_hop_s: float = Field(ALL_REDUCE_HOP_S, ge=0, le=1e-3)
+    # Weight stacks that share a node of the fabric where there are no GPUs: as many as a GPU would have.
+    node_stacks: Count = Field(STACKS_PER_GPU, ge=1, le=65536)
+    # How outputs are combined: `exchange` as said above; `attacc` as AttAcc's simulator, a ring among GPUs of at
+    # least so many seconds a hop, a gather and a broadcast of whole outputs without GPUs, and no sums in a node.
+    combining: Literal["exchange", "attacc"] = "exchange"
+    all_reduce_hop_s: OverheadSeconds = Field(ATTACC_HOP_S, ge=0, le=1e-3)
+    # A kernel on PIM: who starts it writes a register, and reads another when it is done.
+    # chosen: 1 us, of which 0.5 for each over the memory's own interface or CXL; range 0.2-10 us. A GPU's kernels
+    # pay theirs in `gpu_kernels`.
+    pim_start_s: OverheadSeconds = Field(1e-6, ge=0, le=1e-3)
     # Norms, residual additions and activation functions of one decoder layer, on whatever runs them. Left
     # out by default; AttAcc's simulator has 6.87 us for each of two norms and 8.29 us for the activation.
-    layer_overhead_s: float = Field(0.0, ge=0, le=1e-3)
+    layer_overhead_s: OverheadSeconds = Field(0.0, ge=0, le=1e-3)
     # Drain, close and reopen rows when a stack changes between GPU reads and PIM work.
     # chosen: 1 us; at least 29 ns (tRP + tRCD); range 0.03-10 us.
-    mode_switch_s: float = Field(1e-6, ge=0, le=1)
+    mode_switch_s: OverheadSeconds = Field(1e-6, ge=0, le=1)
 
     @field_validator("pu", "fc_pim", "attn_pim", "attention_link", "fabric", mode="before")
     @classmethod
@@ -96,6 +112,19 @@ class System(BaseModel):
                 )
         if self.pu is not None and self.pu.count > 1 and self.fabric is None:
             raise ValueError(f"{self.pu.count} GPUs need a fabric")
+        if self.pu is not None and self.fc_pim is not None:
+            beside = self.pu.count * self.pu.stacks
+            if self.fc_pim.stacks != beside:
+                raise ValueError(
+                    f"{self.fc_pim.stacks} FC-PIM stacks on {self.pu.count} GPUs of {self.pu.stacks} stacks each, "
+                    f"whose memory they are: expected fc_pim.stacks = {beside}, or pu.count = "
+                    f"{self.fc_pim.stacks / self.pu.stacks:g}"
+                )
+        if self.pu is None and self.fc_pim is not None and self.fc_pim.stacks > 1 and self._joined is None:
+            raise ValueError(
+                f"{self.fc_pim.stacks} weight stacks have nothing to combine their outputs over: expected a fabric, "
+                "or an attention_link"
+            )
         if self.prefill_unit == "pu" and self.pu is None:
             raise ValueError("prefill_unit is 'pu', but the system has none: expected 'fc-pim'")
         if self.prefill_unit == "fc-pim" and not self.can_run("fc-pim", "fc"):
@@ -112,9 +141,9 @@ class System(BaseModel):
         """Watts of one GPU when compute and memory both run at their sustained rates; 0 without GPUs."""
         if self.pu is None:
             return 0.0
-        compute = self.pu.peak_flops * self.pu.compute_efficiency / 2 * self.pu.mac_j
-        memory = self.pu.memory_bandwidth * self.pu.memory_efficiency * self.pu.memory_j_per_byte
-        return compute + memory + self.pu.idle_power_w
+        compute = self.pu.sustained_flops / 2 * self.pu.mac_j
+        memory = self.pu.streaming_bandwidth * self.pu.memory_j_per_byte
+        return compute + memory + self.pu.idle_power_w + self.pu.stacks * dram.IDLE_POWER_W
 
     def unit(self, name: UnitName) -> ProcessingUnit | PimUnit | None:
         """The unit of that name, or None where the system lacks it."""
@@ -147,32 +176,104 @@ class System(BaseModel):
 
     @property
     def static_power_w(self) -> float:
-        """Watts drawn whatever runs. A GPU's idle power includes its own stacks, which are not counted twice."""
+        """Watts drawn whatever runs: idle GPUs, and idle stacks, plain ones of GPUs too.
+
+        What stacks draw more while they work is part of a kernel's joules.
+        """
         power = 0.0
         if self.pu is not None:
             power += self.pu.count * self.pu.idle_power_w
-        elif self.fc_pim is not None:
-            power += self.fc_pim.stacks * self.fc_pim.background_power_w
-        if self.attn_pim is not None:
-            power += self.attn_pim.stacks * self.attn_pim.background_power_w
+            if self.fc_pim is None:
+                power += self.pu.count * self.pu.stacks * dram.IDLE_POWER_W
+        for unit in (self.fc_pim, self.attn_pim):
+            if unit is not None:
+                power += unit.stacks * unit.idle_power_w
         return power
 
-    def combine_s(self, size: FloatArray) -> FloatArray:
-        """Seconds to combine `size` bytes of outputs of one FC kernel over all weight stacks (same shape)."""
+    @property
+    def nodes(self) -> int:
+        """Nodes of the fabric: GPUs, or groups of weight stacks where there are none."""
         if self.pu is not None:
-            return (
-                np.zeros_like(size)
-                if self.fabric is None
-                else all_reduce_s(size, self.pu.count, self.fabric, self.all_reduce_hop_s)
-            )
-        link = self.fabric or self.attention_link
-        return np.zeros_like(size) if link is None else gather_and_broadcast_s(size, link)
+            return self.pu.count
+        assert self.fc_pim is not None
+        return math.ceil(self.fc_pim.stacks / self.node_stacks)
 
-    def combine_j(self, size: FloatArray) -> FloatArray:
+    @property
+    def _joined(self) -> Link | None:
+        """What outputs are combined over; None where one GPU or stack has them whole."""
+        return self.fabric if self.pu is not None else self.fabric or self.attention_link
+
+    @property
+    def partial_sums(self) -> int:
+        """Stacks that an output is summed over where a host does it: blocks as square as they come, 5 of 30."""
+        assert self.fc_pim is not None
+        return math.isqrt(self.fc_pim.stacks)
+
+    def stack_sum_s(self, kernel: Kernel, rows: Rows) -> FloatArray:
+        """Seconds in which a node sums its stacks' partial outputs of a kernel on FC-PIM (shape of `rows`)."""
+        size, stacks = self._node_outputs(kernel, rows)
+        bandwidth = dram.STACK_BANDWIDTH * stacks if self.pu is None else self.pu.memory_bandwidth
+        return stack_sum_s(size, stacks, bandwidth)
+
+    def stack_sum_j(self, kernel: Kernel, rows: Rows) -> FloatArray:
+        """Joules of `stack_sum_s` in all nodes."""
+        size, stacks = self._node_outputs(kernel, rows)
+        return size * (self.nodes * (stacks + 1) * dram.OFF_CHIP_J_PER_BYTE)
+
+    def _node_outputs(self, kernel: Kernel, rows: Rows) -> tuple[FloatArray, int]:
+        """Bytes of outputs that a node sums over its stacks, and how many stacks; none where a host sums."""
+        assert self.fc_pim is not None
+        stacks = self.pu.stacks if self.pu is not None else min(self.node_stacks, self.fc_pim.stacks)
+        width = 0.0
+        if self.combining == "exchange" and stacks > 1 and (self.pu is not None or self.fabric is not None):
+            shares = self.nodes if kernel.split == "outputs" else 1
+            width = kernel.groups * kernel.outer * kernel.element_bytes / shares
+        return np.asarray(rows, dtype=np.float64) * width, stacks
+
+    def combine_s(self, block: Sequence[Kernel], rows: Rows) -> FloatArray:
+        """Seconds to combine the outputs of a block over all weight stacks, once (shape of `rows`).
+
+        Args:
+            block: consecutive FC kernels, the last of which leaves a partial sum of all outputs on every node:
+                QKV and projection, or both parts of a feed-forward. Without nodes, each kernel's outputs are
+                partial sums; the host waits for all stacks once a block, and sums as they come in between.
+            rows: input vectors.
+        """
+        size, link = self._combined_bytes(block, rows), self._joined
+        if link is None:
+            return np.zeros_like(size)
+        if self.combining == "attacc":
+            if self.pu is None:
+                return gather_and_broadcast_s(size, link)
+            return attacc_all_reduce_s(size, self.pu.count, link, self.all_reduce_hop_s)
+        return link.exchange_s(size) if self._host_sums else all_reduce_s(size, self.nodes, link)
+
+    def combine_j(self, block: Sequence[Kernel], rows: Rows) -> FloatArray:
         """Joules that the links take for `combine_s`."""
-        link = self.fabric if self.pu is not None else (self.fabric or self.attention_link)
-        crossings = 2.0 if self.pu is None else self.pu.count - 1.0
-        return np.zeros_like(size) if link is None else crossings * size * link.j_per_byte
+        size, link = self._combined_bytes(block, rows), self._joined
+        if link is None:
+            return np.zeros_like(size)
+        if self.combining == "attacc":
+            crossings = 2.0 if self.pu is None else self.pu.count - 1.0
+        elif self._host_sums:
+            crossings = 1.0
+        else:
+            crossings = 2.0 * (self.nodes - 1)  # partial sums to where they are summed, and the sums back
+        return crossings * size * link.j_per_byte
+
+    @property
+    def _host_sums(self) -> bool:
+        return self.combining == "exchange" and self.pu is None and self.fabric is None
+
+    def _combined_bytes(self, block: Sequence[Kernel], rows: Rows) -> FloatArray:
+        """Bytes of a block's outputs; behind a host, those of all partial sums, and of inputs multicast."""
+        if self._host_sums:
+            width = sum(
+                (self.partial_sums * kernel.outer + kernel.inner) * kernel.element_bytes for kernel in block
+            )
+        else:
+            width = block[-1].outer * block[-1].element_bytes
+        return np.asarray(rows, dtype=np.float64) * width
 
     def check_capacity(self, weights: int, kv: int) -> None:
         """Refuse weights or KV caches that do not fit, with the sizes in GB."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from papi_env.hardware.costs import pim_fc_energy, pim_fc_s, pu_fc_energy, pu_fc_s
+from papi_env.hardware.energy import NUM_CAUSES, TRANSFER
 from papi_env.hardware.system import System
 from papi_env.hardware.threshold import least_time_threshold
 from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES, PimUnit, ProcessingUnit
@@ -45,6 +46,10 @@ class CostTable:
             seconds, energy = pu_fc_s(spec, kernel, rows), pu_fc_energy(spec, kernel, rows)
         elif isinstance(spec, PimUnit):
             seconds, energy = pim_fc_s(spec, kernel, rows), pim_fc_energy(spec, kernel, rows)
+            seconds = seconds + (self.system.pim_start_s + self.system.stack_sum_s(kernel, rows))
+            return kernel.count * seconds, kernel.count * (
+                energy.total + self.system.stack_sum_j(kernel, rows)
+            )
         else:
             infinite = np.full(np.shape(rows), np.inf)
             return infinite, infinite
@@ -59,6 +64,23 @@ class CostTable:
             return self.seconds[kernel, unit, rows], self.joules[kernel, unit, rows]
         seconds, joules = self._closed_form(self.kernels[kernel], unit, np.maximum(rows, 1))
         return np.where(rows > 0, seconds, 0.0), np.where(rows > 0, joules, 0.0)
+
+    def joules_by_cause(self, kernel: int, unit: int, rows: Rows) -> FloatArray:
+        """The joules of `cost` by cause, [*shape of rows, NUM_CAUSES] in the order of `energy.CAUSES`.
+
+        What a node sums over its stacks is a transfer. Infinite where the unit cannot run FC kernels.
+        """
+        rows, k = np.asarray(rows), self.kernels[kernel]
+        some = np.maximum(rows, 1)
+        spec = self.system.unit(UNIT_NAMES[unit]) if self.system.can_run(UNIT_NAMES[unit], "fc") else None
+        if isinstance(spec, ProcessingUnit):
+            joules = pu_fc_energy(spec, k, some).by_cause
+        elif isinstance(spec, PimUnit):
+            joules = pim_fc_energy(spec, k, some).by_cause
+            joules[..., TRANSFER] += self.system.stack_sum_j(k, some)
+        else:
+            joules = np.full((*rows.shape, NUM_CAUSES), np.inf)
+        return np.where(rows[..., None] > 0, k.count * joules, 0.0)
 
     def calibrate_alpha(self) -> float:
         """PAPI's threshold α by its offline sweep: FC kernels go to the PUs when n = RLP x TLP exceeds α.

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from papi_env.definition import Definition
+from papi_env.errors import lookup
 from papi_env.hardware import dram
+from papi_env.hardware.gpu_kernels import KERNEL_CONSTANTS, KernelConstants
+from papi_env.hardware.measured import MeasuredKernels, load_measured
+from papi_env.quantities import (
+    Clocks,
+    Count,
+    Efficiency,
+    FlopRate,
+    FpusPerBank,
+    JoulesPerByte,
+    JoulesPerMac,
+    MemoryBandwidth,
+    MemoryBytes,
+    PowerLimit,
+    Truth,
+    Watts,
+)
 
 UnitName = Literal["pu", "fc-pim", "attn-pim"]
 # The order is that of actions, tables and reports.
@@ -15,37 +35,65 @@ PU, FC_PIM, ATTN_PIM = range(3)
 
 KernelKind = Literal["fc", "attention"]
 
+# An A100 or H100 carries five stacks of HBM (data sheets; PAPI, section 7.1).
+STACKS_PER_GPU = 5
+ROOFLINE = "roofline"
+TABLE = "table"
+_KERNEL_TIMES: Mapping[str, str] = {name: name for name in (ROOFLINE, TABLE, *KERNEL_CONSTANTS)}
 
-class ProcessingUnit(BaseModel):
+
+class ProcessingUnit(Definition):
     """A GPU's tensor cores and memory interface; `count` of them share every kernel evenly.
 
     Tensor parallelism is an even split: six GPUs do not divide 64 heads, and the model does not
     charge for the remainder.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     name: str
-    count: int = Field(ge=1, le=4096)
-    peak_flops: float = Field(gt=0, description="FP16 FLOP/s of one GPU")
-    memory_bandwidth: float = Field(gt=0, description="B/s of one GPU")
-    memory_bytes: int = Field(
+    count: Count = Field(ge=1, le=4096)
+    peak_flops: FlopRate = Field(gt=0, description="FP16 FLOP/s of one GPU")
+    memory_bandwidth: MemoryBandwidth = Field(gt=0, description="B/s of one GPU")
+    memory_bytes: MemoryBytes = Field(
         gt=0, description="bytes of one GPU's plain memory; FC-PIM stacks take its place"
     )
+    # HBM stacks of one GPU. Where FC-PIM stacks take their place, there are as many.
+    stacks: Count = Field(STACKS_PER_GPU, ge=1, le=64)
+    # How FC kernels are timed: as measured on a GPU of that name, scaled to this one's peak and bandwidth
+    # (`gpu_kernels`), by the roofline of the two shares below, or as a file says (`table`: `measured`).
+    kernels: str = "roofline"
+    kernel_file: str | None = Field(None, description="measured kernels, of 1 to 1024 rows at least")
     # AttAcc's simulator: sustained shares of the peaks.
-    compute_efficiency: float = Field(0.80, gt=0, le=1)
-    memory_efficiency: float = Field(0.85, gt=0, le=1)
+    compute_efficiency: Efficiency = Field(0.80, gt=0, le=1)
+    memory_efficiency: Efficiency = Field(0.85, gt=0, le=1)
+    # Of decode attention; None: as FC kernels.
+    attention_memory_efficiency: Efficiency | None = Field(None, gt=0, le=1)
     # AttAcc's simulator. Per MAC: ALU 0.32 pJ, three register operands at 0.0675 pJ, and
     # L1 at 1.28 pJ/B x 2 B x (1/16 + 1/16) for 16x16x32 register tiles.
-    mac_j: float = Field(0.32e-12 + 3 * 0.0675e-12 + 1.28e-12 * 2 * (1 / 16 + 1 / 16), ge=0)
+    mac_j: JoulesPerMac = Field(0.32e-12 + 3 * 0.0675e-12 + 1.28e-12 * 2 * (1 / 16 + 1 / 16), ge=0)
     # Off-chip read plus one pass through L2 (28.72 + 2.4 pJ/B).
-    memory_j_per_byte: float = Field(
+    memory_j_per_byte: JoulesPerByte = Field(
         dram.OFF_CHIP_J_PER_BYTE + 2.4e-12, ge=dram.READ_WITH_ACTIVATION_J_PER_BYTE
     )
-    # chosen, from measurements: an A100 with a context and its own stacks idles near 100 W; range 63-120.
-    idle_power_w: float = Field(100.0, ge=0)
+    # Without its stacks. chosen, from measurements: an A100 with a context and five stacks draws 52-116 W,
+    # 100 with 4 W a stack; range 30-100.
+    idle_power_w: Watts = Field(80.0, ge=0)
     # 400 W (A100 SXM) and 700 W (H100 SXM) data sheets.
-    board_power_w: float = Field(400.0, gt=0)
+    board_power_w: PowerLimit = Field(400.0, gt=0)
+
+    @field_validator("kernels")
+    @classmethod
+    def _known_kernels(cls, value: str) -> str:
+        return lookup("kernel times", value, _KERNEL_TIMES)
+
+    @model_validator(mode="after")
+    def _readable_file(self) -> ProcessingUnit:
+        if (self.kernels == TABLE) != (self.kernel_file is not None):
+            raise ValueError(
+                f"kernels is {self.kernels!r} and kernel_file {self.kernel_file!r}: "
+                f"expected kernels = {TABLE!r} with a kernel_file, or neither"
+            )
+        _ = self.table
+        return self
 
     @model_validator(mode="after")
     def _idle_below_board(self) -> ProcessingUnit:
@@ -54,6 +102,41 @@ class ProcessingUnit(BaseModel):
                 f"idle_power_w {self.idle_power_w} exceeds board_power_w {self.board_power_w}: no power to work"
             )
         return self
+
+    @property
+    def table(self) -> MeasuredKernels | None:
+        """The measured kernels of `kernel_file`; None without."""
+        return None if self.kernel_file is None else load_measured(self.kernel_file)
+
+    @property
+    def measured(self) -> KernelConstants | None:
+        """The constants by which FC kernels are timed, at this GPU's peak and bandwidth; None otherwise."""
+        if self.kernels in (ROOFLINE, TABLE):
+            return None
+        card = KERNEL_CONSTANTS[self.kernels]
+        return replace(card, peak_flops=self.peak_flops, memory_bandwidth=self.memory_bandwidth)
+
+    @property
+    def kernel_start_s(self) -> float:
+        """Seconds that any kernel pays besides its work; 0 by the roofline."""
+        return 0.0 if self.measured is None else self.measured.start_s
+
+    @property
+    def streaming_bandwidth(self) -> float:
+        """B/s at which one GPU reads weights."""
+        share = self.memory_efficiency if self.measured is None else self.measured.bandwidth_share
+        return self.memory_bandwidth * share
+
+    @property
+    def attention_bandwidth(self) -> float:
+        """B/s at which one GPU reads keys and values."""
+        return self.memory_bandwidth * (self.attention_memory_efficiency or self.memory_efficiency)
+
+    @property
+    def sustained_flops(self) -> float:
+        """FLOP/s that one GPU's FC kernels reach at most."""
+        share = self.compute_efficiency if self.measured is None else self.measured.peak_share
+        return self.peak_flops * share
 
     @property
     def total_flops(self) -> float:
@@ -71,29 +154,34 @@ class ProcessingUnit(BaseModel):
         return self.count * self.memory_bytes
 
 
-class PimUnit(BaseModel):
+class PimUnit(Definition):
     """Stacks whose banks carry FPUs.
 
     `cadence_clocks` is the spacing of all-bank commands. AttAcc issues one every 6 clocks within
-    its power limit and every 4 without (6.9 and 10.4 GB/s per bank); PAPI's 20.8 GB/s per bank
-    is one every 2. Where the cadence would break the power budget, the commands are spread until
-    it holds (`costs.pim_cadence_clocks`).
+    its power limit and every 4 without (6.9 and 10.4 GB/s per bank); PAPI's evaluation runs at 333 MHz, about
+    4, and its 20.8 GB/s per bank is one every 2. Where the cadence would break the power budget, the commands
+    are spread until it holds (`costs.pim_cadence_clocks`).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     name: str
-    stacks: int = Field(ge=1, le=65536)
-    fpus_per_bank: float = Field(gt=0, le=64, description="0.5: two banks share an FPU (1P2B)")
+    stacks: Count = Field(ge=1, le=65536)
+    fpus_per_bank: FpusPerBank = Field(gt=0, le=64, description="0.5: two banks share an FPU (1P2B)")
     stack: dram.Stack = dram.Stack()
     runs: tuple[KernelKind, ...] = ("fc",)
-    cadence_clocks: float = Field(6.0, ge=2, le=1000)
+    cadence_clocks: Clocks = Field(4.0, ge=2, le=1000)
     # Whether a column is read once for all rows (PAPI's reuse of up to 64) or again for each slot.
     column_reads: Literal["once", "per-slot"] = "once"
+    # Rows that a column read serves at most where it is read once; PAPI names reuses of up to 64. None: all rows.
+    reuse_limit: Count | None = Field(None, ge=1, le=1 << 20)
+    # Whether channels share a context where pairs of a KV head and a request are few, and copies of KV heads serve
+    # parts of a group's query heads; or each context lies on one channel, as AttAcc's simulator has it.
+    split_contexts: Truth = True
     # Double buffering hides the GEMV-buffer writes and partial-sum moves behind the MACs.
-    double_buffered: bool = True
-    power_budget_w: float = Field(dram.CUBE_POWER_W, gt=0)
-    background_power_w: float = Field(dram.BACKGROUND_POWER_W, ge=0)
+    double_buffered: Truth = True
+    power_budget_w: PowerLimit = Field(dram.CUBE_POWER_W, gt=0)
+    # Of a stack whose banks work, and of one that waits.
+    background_power_w: Watts = Field(dram.BACKGROUND_POWER_W, ge=0)
+    idle_power_w: Watts = Field(dram.IDLE_POWER_W, ge=0)
 
     @model_validator(mode="after")
     def _fits(self) -> PimUnit:
@@ -114,7 +202,25 @@ class PimUnit(BaseModel):
             raise ValueError(
                 f"background_power_w {self.background_power_w} leaves nothing of power_budget_w {self.power_budget_w}"
             )
+        if self.idle_power_w > self.background_power_w:
+            raise ValueError(
+                f"idle_power_w {self.idle_power_w} exceeds background_power_w {self.background_power_w}: "
+                "a stack that waits draws no more than one that works"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What few systems say.
+        data: dict[str, Any] = write(self)
+        if data.get("split_contexts") is True:
+            del data["split_contexts"]
+        return data
+
+    @property
+    def active_power_w(self) -> float:
+        """Watts of background that a stack draws while its banks work, above its idle power."""
+        return self.background_power_w - self.idle_power_w
 
     @property
     def capacity_bytes(self) -> int:

@@ -31,6 +31,7 @@ _PACKAGE = _HERE.parent
 CONSTANT_SOURCES = (
     "hardware/attention.py",
     "hardware/dram.py",
+    "hardware/energy.py",
     "hardware/units.py",
     "kernel.py",
     "scenario.py",

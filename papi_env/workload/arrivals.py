@@ -21,10 +21,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.kernel import FloatArray
+from papi_env.quantities import Number, Ratio, RequestRate, Share, SpanSeconds, StartSeconds, Truth
 from papi_env.workload.lengths import whole_number
 from papi_env.workload.profiles import PROFILES, Profile, busiest_s, check_profile, operational_table
 from papi_env.workload.traces import Trace, read_trace
@@ -63,7 +65,7 @@ _BELONGS: dict[str, tuple[Process, ...]] = {
 }
 
 
-class Arrivals(BaseModel):
+class Arrivals(Definition):
     """How requests arrive; fields that do not belong to the process are refused.
 
     `poisson` and `gamma` are renewal processes of `rate_per_s` requests a second on average. Gamma gaps
@@ -85,15 +87,13 @@ class Arrivals(BaseModel):
     `together` lets all requests arrive at time 0.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     process: Process
-    rate_per_s: float | None = Field(None, ge=1e-6, le=1e6, description="mean requests per second")
+    rate_per_s: RequestRate | None = Field(None, ge=1e-6, le=1e6, description="mean requests per second")
     # Limits chosen beyond any service: the widest gaps have a CV of 32, the narrowest are all but equal.
-    shape: float | None = Field(None, ge=1e-3, le=1e4, description="gamma shape of the gaps")
-    profile: Profile | None = None
-    period_s: float = Field(60.0, ge=1e-3, le=1e9, description="the default is a day in a minute")
-    random_phase: bool = True
+    shape: Ratio | None = Field(None, ge=1e-3, le=1e4, description="gamma shape of the gaps")
+    profile: tuple[tuple[Number, Number], ...] | None = None
+    period_s: SpanSeconds = Field(60.0, ge=1e-3, le=1e9, description="the default is a day in a minute")
+    random_phase: Truth = True
 
     trace: str | None = Field(None, description="path of a CSV file")
     input_column: str | None = None
@@ -101,20 +101,11 @@ class Arrivals(BaseModel):
     time_column: str | None = None
     category_column: str | None = None
     categories: tuple[str, ...] | None = None
-    time_scale: float = Field(1.0, ge=1e-6, le=1e6)
-    window_s: float | None = Field(None, gt=0)
+    time_scale: Ratio = Field(1.0, ge=1e-6, le=1e6)
+    window_s: SpanSeconds | None = Field(None, gt=0)
     split: Split = "all"
-    split_at: float = Field(0.7, gt=0, lt=1)
-    start_s: float | None = Field(None, ge=0)
-
-    @field_validator(
-        "rate_per_s", "shape", "period_s", "time_scale", "window_s", "split_at", "start_s", mode="before"
-    )
-    @classmethod
-    def _no_truth_value(cls, value: Any) -> Any:
-        if isinstance(value, (bool, str)):
-            raise ValueError("expected a number")
-        return value
+    split_at: Share = Field(0.7, gt=0, lt=1)
+    start_s: StartSeconds | None = Field(None, ge=0)
 
     @field_validator("profile", mode="before")
     @classmethod

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from papi_env.definition import Definition
+from papi_env.quantities import Count, Truth, Whole
 from papi_env.registry import resolve
 from papi_env.workload.vision.network import REPMLPNETS, RepMLPNet, weight_bytes
 
@@ -13,7 +15,7 @@ MAX_IMAGES = 128  # of one encode: as many as requests in a batch
 MAX_STAGES = 4  # of a network that a scheduler meets: observations have a place for each
 
 
-class Images(BaseModel):
+class Images(Definition):
     """What a RepMLPNet encodes.
 
     Without a workload, an episode is a stream of `encodes` encodes, each of as many images as one of
@@ -24,14 +26,12 @@ class Images(BaseModel):
     form after Locality Injection, else the training form with its local perceptron.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     network: RepMLPNet
-    image_size: int | None = Field(None, ge=1, le=1 << 14)
-    batch_sizes: tuple[int, ...] | None = None
-    encodes: int | None = Field(None, ge=1, le=4096)
-    per_request: int | None = Field(None, ge=1, le=MAX_IMAGES)
-    reparameterized: bool = True
+    image_size: Count | None = Field(None, ge=1, le=1 << 14)
+    batch_sizes: tuple[Whole, ...] | None = None
+    encodes: Count | None = Field(None, ge=1, le=4096)
+    per_request: Count | None = Field(None, ge=1, le=MAX_IMAGES)
+    reparameterized: Truth = True
 
     @field_validator("network", mode="before")
     @classmethod

@@ -6,9 +6,11 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from papi_env.definition import Definition
 from papi_env.errors import lookup
+from papi_env.quantities import Tokens
 from papi_env.workload.lengths import (
     LENGTH_TABLES,
     ContextPolicy,
@@ -20,10 +22,8 @@ from papi_env.workload.lengths import (
 from papi_env.workload.traces import read_trace
 
 
-class Lengths(BaseModel):
+class Lengths(Definition):
     """Where request lengths come from: exactly one of `table`, `trace`, or `input` with `output`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     table: str | None = None
     trace: str | None = Field(None, description="path of a CSV file")
@@ -31,8 +31,8 @@ class Lengths(BaseModel):
     output_column: str | None = None
     category_column: str | None = None
     categories: tuple[str, ...] | None = None
-    input: int | None = Field(None, ge=1, le=1_000_000)
-    output: int | None = Field(None, ge=1, le=1_000_000)
+    input: Tokens | None = Field(None, ge=1, le=1_000_000)
+    output: Tokens | None = Field(None, ge=1, le=1_000_000)
 
     @model_validator(mode="after")
     def _one_source(self) -> Lengths:

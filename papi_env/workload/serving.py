@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     field_validator,
@@ -18,7 +16,18 @@ from pydantic import (
     model_validator,
 )
 
+from papi_env.definition import Definition
 from papi_env.errors import lookup
+from papi_env.quantities import (
+    Count,
+    Number,
+    ObjectiveSeconds,
+    OverheadSeconds,
+    Slowdown,
+    SpanSeconds,
+    Tokens,
+    Truth,
+)
 from papi_env.workload.arrivals import Arrivals
 from papi_env.workload.lengths import ContextPolicy
 from papi_env.workload.requests import Lengths
@@ -64,39 +73,26 @@ ACCEPTANCE = {
 REQUEST_CLASSES = tuple(ACCEPTANCE)
 
 
-def _number(value: Any) -> Any:
-    """Refuse a truth value or text where a number belongs, which would be taken for one."""
-    if isinstance(value, (bool, str)):
-        raise ValueError("expected a number")
-    return value
-
-
-class Objectives(BaseModel):
+class Objectives(Definition):
     """Latency objectives of a request: time to its first token, and mean time per output token after it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    ttft_s: float = Field(gt=0, le=1e6)
-    tpot_s: float = Field(gt=0, le=1e6)
-
-    _numbers = field_validator("ttft_s", "tpot_s", mode="before")(_number)
+    ttft_s: ObjectiveSeconds = Field(gt=0, le=1e6)
+    tpot_s: ObjectiveSeconds = Field(gt=0, le=1e6)
 
 
-class Speculation(BaseModel):
+class Speculation(Definition):
     """Drafting: who drafts, and how often drafted tokens are accepted.
 
     `classes` gives the shares of request classes (normalised); `acceptance` overrides the measured rates with
     one list per class, by draft position (the last value goes on). A policy sees what was accepted, no rates.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     draft: str = "llama-160m"
-    classes: dict[str, float] = {"writing": 1.0}
-    acceptance: dict[str, tuple[float, ...]] = {}
+    classes: dict[str, Number] = Field({"writing": 1.0})
+    acceptance: dict[str, tuple[Number, ...]] = Field({})
     # Kernel launches of one layer of the draft model. chosen: 10 us; range 0-30 (AttAcc has 22 us a layer for
     # norms and activations alone; CUDA graphs save most of the launches).
-    draft_layer_overhead_s: float = Field(10e-6, ge=0, le=1e-3)
+    draft_layer_overhead_s: OverheadSeconds = Field(10e-6, ge=0, le=1e-3)
 
     @model_validator(mode="after")
     def _known(self) -> Speculation:
@@ -124,7 +120,7 @@ class Speculation(BaseModel):
         }
 
 
-class Drift(BaseModel):
+class Drift(Definition):
     """True times over profiled ones: a factor per unit that wanders slowly between two bounds.
 
     The logarithm of the factor is a smooth noise with a new level every `period_s` of simulated time, uniform
@@ -133,17 +129,13 @@ class Drift(BaseModel):
     DRAM refresh doubles above 85 C); ranges 1-3 and 1-600 s.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    period_s: float = Field(20.0, gt=0, le=1e6)
-    pu: float = Field(1.6, ge=1, le=10)
-    fc_pim: float = Field(1.6, ge=1, le=10)
-    attn_pim: float = Field(1.6, ge=1, le=10)
-
-    _numbers = field_validator("period_s", "pu", "fc_pim", "attn_pim", mode="before")(_number)
+    period_s: SpanSeconds = Field(20.0, gt=0, le=1e6)
+    pu: Slowdown = Field(1.6, ge=1, le=10)
+    fc_pim: Slowdown = Field(1.6, ge=1, le=10)
+    attn_pim: Slowdown = Field(1.6, ge=1, le=10)
 
 
-class Serving(BaseModel):
+class Serving(Definition):
     """Continuous batching of one model on one system.
 
     Effects, each with its switch: `prefill` (prompts are processed in chunks before the first token; off:
@@ -152,8 +144,6 @@ class Serving(BaseModel):
     `dual_row_buffers` (PU reads and PIM work at once, NeuPIMs, ASPLOS 2024), `decision_s`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     arrivals: Arrivals
     lengths: Lengths
     beyond_context: ContextPolicy = "refuse"
@@ -161,26 +151,22 @@ class Serving(BaseModel):
     speculation: Speculation = Speculation()
     drift: Drift | None = None
     # An episode ends after so many requests, or after so much simulated time; exactly one is given.
-    requests: int | None = Field(None, ge=1, le=1_000_000)
-    horizon_s: float | None = Field(None, gt=0, le=1e6)
-    max_running: int = Field(128, ge=1, le=MAX_RUNNING)
-    chunk_tokens: int = Field(CHUNK_TOKENS, ge=1, le=CHUNK_TOKENS)
+    requests: Count | None = Field(None, ge=1, le=1_000_000)
+    horizon_s: SpanSeconds | None = Field(None, gt=0, le=1e6)
+    max_running: Count = Field(128, ge=1, le=MAX_RUNNING)
+    chunk_tokens: Tokens = Field(CHUNK_TOKENS, ge=1, le=CHUNK_TOKENS)
     # Take the lengths of a trace's own rows when the arrivals come from it.
-    paired: bool = True
-    prefill: bool = True
-    paging: bool = True
+    paired: Truth = True
+    prefill: Truth = True
+    paging: Truth = True
     # Tokens of a KV page. What attention costs is counted in the memory's own groups (`hardware.dram`), not in pages.
-    page_tokens: int = Field(PAGE_TOKENS, ge=1, le=MAX_PAGE_TOKENS)
-    draft_cost: bool = True
-    switching: bool = True
-    dual_row_buffers: bool = False
+    page_tokens: Tokens = Field(PAGE_TOKENS, ge=1, le=MAX_PAGE_TOKENS)
+    draft_cost: Truth = True
+    switching: Truth = True
+    dual_row_buffers: Truth = False
     # Time that a decision adds to every iteration.
-    decision_s: float = Field(0.0, ge=0, le=1)
+    decision_s: OverheadSeconds = Field(0.0, ge=0, le=1)
     reward: Literal["attained", "on-time"] = "attained"
-
-    _numbers = field_validator(
-        "requests", "horizon_s", "max_running", "chunk_tokens", "page_tokens", "decision_s", mode="before"
-    )(_number)
 
     @field_validator("page_tokens")
     @classmethod

@@ -8,33 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from papi_env.definition import Definition
 from papi_env.errors import lookup
-from papi_env.kernel import FP16_BYTES, AttentionKernel, Kernel, KernelClass
+from papi_env.kernel import FP16_BYTES, AttentionKernel, Kernel, KernelClass, Split
+from papi_env.quantities import Count, Tokens, Truth
 
 # The FC classes of a decoder layer, in the order of execution around attention.
 FC_CLASSES = (KernelClass.QKV, KernelClass.PROJECTION, KernelClass.FEED_FORWARD)
 
 
-class Transformer(BaseModel):
+class Transformer(Definition):
     """The shape of a decoder-only transformer in FP16.
 
     `gated` feed-forward layers have three matrices (LLaMA), others two.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     name: str
-    layers: int = Field(ge=1, le=1000)
-    hidden: int = Field(ge=1, le=1 << 17)
-    heads: int = Field(ge=1, le=1024)
-    kv_heads: int | None = Field(
+    layers: Count = Field(ge=1, le=1000)
+    hidden: Count = Field(ge=1, le=1 << 17)
+    heads: Count = Field(ge=1, le=1024)
+    kv_heads: Count | None = Field(
         None, ge=1, description="heads of keys and values; as many as heads if absent"
     )
-    feed_forward: int = Field(ge=1, le=1 << 20)
-    gated: bool = False
-    context_limit: int = Field(2048, ge=2, le=1 << 20)
+    feed_forward: Count = Field(ge=1, le=1 << 20)
+    gated: Truth = False
+    context_limit: Tokens = Field(2048, ge=2, le=1 << 20)
 
     @model_validator(mode="after")
     def _divides(self) -> Transformer:
@@ -56,13 +56,17 @@ class Transformer(BaseModel):
 
     def fc_kernels(self) -> tuple[Kernel, ...]:
         """The FC kernels of one decode iteration, each with `count` = layers, in order of execution."""
-        shapes = [
-            (KernelClass.QKV, self.hidden, self.hidden + 2 * self.kv_width),
-            (KernelClass.PROJECTION, self.hidden, self.hidden),
-            *[(KernelClass.FEED_FORWARD, self.hidden, self.feed_forward)] * (2 if self.gated else 1),
-            (KernelClass.FEED_FORWARD, self.feed_forward, self.hidden),
+        # Gate and up run as one kernel, as servers launch them.
+        up = self.feed_forward * (2 if self.gated else 1)
+        shapes: list[tuple[KernelClass, int, int, Split]] = [
+            (KernelClass.QKV, self.hidden, self.hidden + 2 * self.kv_width, "outputs"),
+            (KernelClass.PROJECTION, self.hidden, self.hidden, "inputs"),
+            (KernelClass.FEED_FORWARD, self.hidden, up, "outputs"),
+            (KernelClass.FEED_FORWARD, self.feed_forward, self.hidden, "inputs"),
         ]
-        return tuple(Kernel(kind, inner, outer, count=self.layers) for kind, inner, outer in shapes)
+        return tuple(
+            Kernel(kind, inner, outer, count=self.layers, split=split) for kind, inner, outer, split in shapes
+        )
 
     def attention_kernel(self) -> AttentionKernel:
         """Attention of one decode iteration, with `count` = layers."""

@@ -15,6 +15,7 @@ from rich.console import Console
 from experiments.arena import frame
 from experiments.arena.entries import default_entries, default_policies
 from experiments.arena.figures.speedup import figure
+from experiments.arena.measures import ENERGY_CAUSES
 from experiments.arena.tables.speedup import print_report
 from experiments.compare import Config, main, resolve
 from papi_env.errors import ConfigurationError
@@ -109,6 +110,29 @@ def test_the_baseline_has_a_speed_up_of_exactly_one_and_oracles_no_regret(finish
     assert baseline["speedup"] == {"value": 1, "low": 1, "high": 1}
 
 
+def test_energy_by_cause_are_shares_of_all_joules(finished):
+    _, out, rows, summary = finished
+    for row in summary["entries"]:
+        own = rows.filter(pl.col("entry") == row["entry"])
+        shares = row["energy_by_cause"]
+        assert tuple(shares) == ENERGY_CAUSES
+        assert sum(shares.values()) == pytest.approx(1, rel=1e-12)
+        for cause, share in shares.items():
+            assert share == pytest.approx((own[f"{cause}_j"] / own["total_j"]).mean(), rel=1e-12)
+    lines = out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("energy % by cause"))
+    assert lines[start].split()[-7:] == list(ENERGY_CAUSES)
+    for i, entry in enumerate([*ENTRIES[:3], "papi/oracle*"]):
+        cells = lines[start + 1 + i].split()
+        assert cells[0] == entry
+        shares = next(row for row in summary["entries"] if row["entry"] == entry.rstrip("*"))[
+            "energy_by_cause"
+        ]
+        assert [float(cell) for cell in cells[1:]] == pytest.approx(
+            [100 * share for share in shares.values()], abs=0.051
+        )
+
+
 def test_the_table_marks_privileged_entries_and_leaves_out_references(finished):
     _, out, rows, summary = finished
     lines = out.splitlines()
@@ -119,8 +143,8 @@ def test_the_table_marks_privileged_entries_and_leaves_out_references(finished):
     for said in (
         "privileged",
         "α of papi: opt-30b",
-        "roofline",
-        "attacc-limit",
+        "hbm3",
+        "command every 4 clocks (attacc)",
         "4 instances",
         "Fewer than 6",
     ):
@@ -327,7 +351,9 @@ def test_the_defaults_are_the_papers_models_data_and_grid():
     assert len(comparison.scenarios) == 54
     assert not any(cell.refusal for cell in comparison.cells)
     references = {str(cell.entry) for cell in comparison.cells if cell.reference}
-    assert references == {"a100-attacc/oracle", "a100-hbm-pim/oracle", "attacc-only/oracle"}
+    assert references == {
+        f"{name}/oracle" for name in ("a100-attacc", "a100-hbm-pim", "attacc-only", "papi-pim-only")
+    }
 
 
 def test_requests_play_each_model_once(tmp_path):

@@ -24,6 +24,7 @@ from experiments.arena import frame
 from experiments.arena.entries import default_policies
 from experiments.arena.estimators.seeds import position_estimate, ratio_of_means
 from experiments.arena.figures.goodput import figure
+from experiments.arena.measures import ENERGY_CAUSES
 from experiments.arena.summaries.goodput import MEASURES
 from experiments.arena.tables.goodput import print_report
 from experiments.compare import BATCH_OPTIONS, SERVING_SCENARIOS, Config, main, resolve
@@ -60,7 +61,7 @@ def command(*arguments):
     return called(main, "--env", SERVING, *arguments)
 
 
-def write_scenario(folder, name, rate=30.0, system='system = "papi"'):
+def write_scenario(folder, name, rate=20.0, system='system = "papi"'):
     path = folder / f"{name}.toml"
     path.write_text(TINY.format(rate=rate, system=system))
     return path
@@ -74,7 +75,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare") / "run"
-    busy = write_scenario(tiny.parent, "busy", rate=35.0)
+    busy = write_scenario(tiny.parent, "busy", rate=24.0)
     arguments = ["--scenario", tiny, busy, "--seed", 3, "--seeds", 3, "--jobs", 1, "--entries", *ENTRIES]
     status, out, err = command(*arguments, "--out", folder)
     assert status == 0, err
@@ -116,7 +117,7 @@ def test_the_folder_holds_what_ran_and_what_came_out(finished):
     assert record["configuration"]["entries"] == ENTRIES
     assert record["configuration"]["references"] == ["papi/threshold"]
     assert record["configuration"]["seeds"] == {"first": 3, "count": 3}
-    assert [s["serving"]["arrivals"]["rate_per_s"] for s in record["configuration"]["settings"]] == [30, 35]
+    assert [s["serving"]["arrivals"]["rate_per_s"] for s in record["configuration"]["settings"]] == [20, 24]
     assert record["sessions"][0]["jobs"] == 4 * 2
     assert rows.select("entry", "scenario", "seed").rows() == [
         (entry, scenario, seed)
@@ -157,6 +158,19 @@ def test_figures_can_be_recomputed_from_the_rows(finished):
     assert summary["entries"][-1]["ratio"] == {"value": 1, "low": 1, "high": 1}
     # Otherwise the scenarios would show nothing.
     assert summary["entries"][1]["ratio"]["low"] > 1.05
+
+
+def test_energy_by_cause_are_shares_of_all_joules(finished):
+    _, _, out, rows, summary = finished
+    row = summary["entries"][0]
+    own = rows.filter(pl.col("entry") == row["entry"])
+    shares = row["energy_by_cause"]
+    assert tuple(shares) == ENERGY_CAUSES
+    assert sum(shares.values()) == pytest.approx(1, rel=1e-12)
+    for cause, share in shares.items():
+        assert share == pytest.approx((own[f"{cause}_j"] / own["total_j"]).mean(), rel=1e-12)
+    (header,) = [line for line in out.splitlines() if line.startswith("energy % by cause")]
+    assert header.split()[-7:] == list(ENERGY_CAUSES)
 
 
 def test_the_tables_have_every_scenario_and_mark_privileged_entries(finished):

@@ -52,7 +52,7 @@ system = "papi"
 model = "llama-65b"
 [workload]
 batch_size = 64
-speculation = 2
+speculation = 4
 lengths = { table = "dolly-general-qa" }
 """
 

@@ -11,6 +11,7 @@ import pytest
 from agents.evaluate import evaluate
 from agents.registry import make_policy
 from experiments.arena.gantt import Recorder, check_window, gantt_figure, trace_events
+from experiments.arena.measures import ENERGY_CAUSES
 from experiments.arena.play import play
 from experiments.arena.settings import replay_scenario
 from experiments.serve import Config, main, resolve
@@ -74,6 +75,11 @@ def test_the_folder_holds_what_ran_and_what_came_out(served):
     assert set(session["replay_wall_s"]) == {"threshold", "oracle*"}
     assert "goodput (tokens/s)" in out
     assert "* privileged" in out
+    labels = [f"{cause} (% of joules)" for cause in ENERGY_CAUSES]
+    shares = [line.split() for line in out.splitlines() if line.strip().startswith(tuple(labels))]
+    assert [" ".join(cells[:4]) for cells in shares] == labels
+    for column in (4, 5):
+        assert sum(float(cells[column]) for cells in shares) == pytest.approx(100, abs=0.4)
     assert "wall time of the replay" in out
 
 

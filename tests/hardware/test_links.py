@@ -1,4 +1,4 @@
-"""Links take latency plus bytes over bandwidth; the all-reduce is AttAcc's."""
+"""Links take latency plus bytes over bandwidth, and an exchange its sync besides."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from papi_env.hardware.links import CXL, LINKS, NVLINK3, NVLINK4, PCIE4, PCIE5, Link, all_reduce_s
+from papi_env.hardware.links import CXL, LINKS, NVLINK3, NVLINK4, PCIE4, PCIE5, Link, Ring
 
 sizes = st.floats(1, 1e12)
 
@@ -20,14 +20,13 @@ def test_a_transfer_takes_latency_plus_bytes_over_bandwidth():
 
 def test_nothing_to_move_takes_no_time():
     assert CXL.transfer_s(np.array([0.0, 1.0])).tolist() == [0.0, CXL.latency_s + 1 / CXL.bandwidth]
-    assert all_reduce_s(0.0, 6, NVLINK3) == 0
 
 
 def test_the_published_rates_and_limits():
     assert (PCIE4.bandwidth, PCIE5.bandwidth, CXL.bandwidth) == (32e9, 64e9, 64e9)
     assert (NVLINK3.bandwidth, NVLINK4.bandwidth) == (300e9, 450e9)  # each way, one GPU
     assert (PCIE5.max_devices, CXL.max_devices) == (32, 4096)
-    assert 2 * CXL.latency_s == pytest.approx(180e-9)  # there and back
+    assert 180e-9 <= 2 * CXL.latency_s <= 800e-9  # there and back
     assert 5e-6 <= PCIE5.latency_s <= 10e-6
 
 
@@ -35,7 +34,7 @@ def test_one_pcie_5_link_carries_16_tokens_of_llama_65b_in_1_31_ms():
     # The domain notes' candidate for PAPI's communication share: q, k, v there and the output back.
     vector = 16 * 2 * 8192
     seconds = 80 * (CXL.transfer_s(3 * vector) + CXL.transfer_s(vector))
-    assert seconds == pytest.approx(1.31e-3, rel=0.02)  # the notes leave the latency out: 14 us of it
+    assert seconds == pytest.approx(1.31e-3 + 48e-6, rel=0.01)  # the notes leave the latency out: 48 us of it
 
 
 @given(st.sampled_from(sorted(LINKS)), sizes, sizes)
@@ -46,25 +45,26 @@ def test_no_link_beats_its_bandwidth_and_more_bytes_take_longer(name, a, b):
     assert link.transfer_s(low) <= link.transfer_s(high)
 
 
-@given(sizes, st.integers(2, 64), st.sampled_from([NVLINK3, NVLINK4, PCIE5]))
-def test_the_all_reduce_is_attaccs_formula(size, ranks, link):
-    both_ways = 2 * link.bandwidth
-    hop_ns = 6060 + 0.009 * (size / ranks) * (600e9 / both_ways)
-    expected = (ranks - 1) * max(hop_ns * 1e-9, size / ranks / (both_ways / 2))
-    assert all_reduce_s(size, ranks, link) == pytest.approx(expected, rel=1e-12)
+def test_an_exchange_takes_sync_two_latencies_and_the_bytes():
+    link = Link(name="test", bandwidth=2e9, latency_s=2e-6, j_per_byte=0, sync_s=3e-6, exchange_bandwidth=1e9)
+    assert link.exchange_s(np.array([0.0, 1e3, 1e6])) == pytest.approx([0, 8e-6, 1.007e-3])
+    assert link.model_copy(update={"count": 2}).exchange_s(1e6) == pytest.approx(507e-6)
+    assert link.model_copy(update={"exchange_bandwidth": None}).exchange_s(1e6) == pytest.approx(507e-6)
 
 
-def test_a_small_all_reduce_over_six_gpus_takes_five_hops_of_6_06_us():
-    assert all_reduce_s(1.0, 6, NVLINK3) == pytest.approx(5 * 6.06e-6, rel=1e-6)
+def test_a_ring_sends_the_message_almost_twice():
+    ring = Ring(start_s=1e-6, step_s=1e-6, bandwidth=1e9)
+    assert ring.seconds(np.array([0.0, 4e6]), 4) == pytest.approx([0, 4e-6 + 2 * 3 / 4 * 4e-3])
 
 
-def test_one_gpu_has_nothing_to_reduce():
-    assert all_reduce_s(np.array([0.0, 1e9]), 1, NVLINK3).tolist() == [0, 0]
-
-
-def test_a_faster_link_never_slows_the_all_reduce():
-    size = np.logspace(0, 12, 50)
-    assert (all_reduce_s(size, 6, NVLINK4) <= all_reduce_s(size, 6, NVLINK3)).all()
+@pytest.mark.parametrize(
+    "change", [{"exchange_bandwidth": 301e9}, {"ring": {"start_s": 0, "step_s": 0, "bandwidth": 301e9}}]
+)
+def test_nothing_is_combined_faster_than_the_link_moves_it(change):
+    with pytest.raises(
+        ValidationError, match=r"is 3.01e\+11 B/s, expected at most the link's bandwidth, 3e\+11"
+    ):
+        Link.model_validate(NVLINK3.model_dump() | change)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1, "fast", None])

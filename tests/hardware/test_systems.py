@@ -2,14 +2,17 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from papi_env.errors import ConfigurationError
-from papi_env.hardware.links import PCIE5, all_reduce_s
+from papi_env.hardware.collectives import all_reduce_s, attacc_all_reduce_s, gather_and_broadcast_s
+from papi_env.hardware.links import CXL, NVLINK3, PCIE5
 from papi_env.hardware.system import SYSTEMS, System, get_system
+from papi_env.kernel import blocks
 from papi_env.workload.transformer import TRANSFORMERS
 
 GIB = 2**30
@@ -134,23 +137,44 @@ def test_prefill_runs_on_the_gpus_where_there_are_any():
 
 @pytest.mark.parametrize(
     ("name", "watts"),
-    # 100 W a GPU with its own stacks, 20 W a stack that is no GPU's.
+    # 80 W a GPU, 4 W a stack, whoever's it is.
     [
-        ("a100", 600),
-        ("papi-1gpu", 100),
-        ("papi", 600 + 1200),
-        ("a100-attacc", 600 + 1200),
-        ("attacc-only", 90 * 20),
+        ("a100", 6 * 80 + 30 * 4),
+        ("papi-1gpu", 80 + 5 * 4),
+        ("papi", 6 * 80 + 90 * 4),
+        ("a100-attacc", 6 * 80 + 90 * 4),
+        ("attacc-only", 90 * 4),
     ],
 )
-def test_static_power_counts_every_gpu_and_every_other_stack_once(name, watts):
+def test_static_power_counts_every_gpu_and_every_stack_once(name, watts):
     assert SYSTEMS[name].static_power_w == watts
 
 
+def test_fc_pim_stacks_beside_gpus_pay_their_own_idle_power():
+    assert altered("papi", fc_pim={"idle_power_w": 10}).static_power_w == 6 * 80 + 30 * 10 + 60 * 4
+
+
 def test_static_power_can_be_left_out():
-    quiet = {"background_power_w": 0}
+    quiet = {"idle_power_w": 0}
     bare = altered("papi", pu={"idle_power_w": 0}, fc_pim=quiet, attn_pim=quiet)
     assert bare.static_power_w == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"fc_pim": {"stacks": 60}},
+            r"60 FC-PIM stacks on 6 GPUs of 5 .* fc_pim.stacks = 30, or pu.count = 12",
+        ),
+        ({"pu": {"count": 8}}, r"30 FC-PIM stacks on 8 GPUs of 5 .* fc_pim.stacks = 40, or pu.count = 6"),
+        ({"pu": {"stacks": 6}}, r"30 FC-PIM stacks on 6 GPUs of 6 .* fc_pim.stacks = 36, or pu.count = 5"),
+    ],
+)
+def test_stacks_and_gpus_follow_each_other(changes, words):
+    message = refusal("papi", **changes)
+    assert re.search(words, message), message
+    assert altered("papi", pu={"count": 12}, fc_pim={"stacks": 60}).nodes == 12
 
 
 @NAMES
@@ -162,41 +186,94 @@ def test_a_gpu_at_its_sustained_rates_is_inside_its_board_power(name):
 
 # --- combining outputs -----------------------------------------------------------------------------
 
-SIZES = np.array([0.0, 1.0, 2**18, 2**27])
+ROWS = np.array([0, 1, 2**5, 2**14])
+ATTENTION_BLOCK, FEED_FORWARD_BLOCK = blocks(TRANSFORMERS["llama-65b"].fc_kernels())
+HIDDEN_BYTES = 2 * 8192 * ROWS.astype(float)
+JOINED = pytest.mark.parametrize("name", ["papi", "a100", "h100-attacc", "papi-pim-only"])
 
 
-@pytest.mark.parametrize("name", ["papi", "a100", "h100-attacc"])
-def test_gpus_combine_outputs_by_an_all_reduce(name):
+def test_a_layers_outputs_are_combined_after_projection_and_feed_forward():
+    assert [kernel.kernel_class for kernel in ATTENTION_BLOCK] == ["qkv", "projection"]
+    assert [kernel.outer for kernel in FEED_FORWARD_BLOCK] == [2 * 22016, 8192]
+
+
+@JOINED
+def test_nodes_of_a_fabric_combine_outputs_by_an_all_reduce(name):
+    # Six GPUs, or six groups of five stacks.
     system = SYSTEMS[name]
-    assert (system.combine_s(SIZES) == all_reduce_s(SIZES, 6, system.fabric)).all()
-    assert system.combine_j(SIZES) == pytest.approx(5 * SIZES * 10.4e-12)
+    for block in (ATTENTION_BLOCK, FEED_FORWARD_BLOCK):
+        assert (system.combine_s(block, ROWS) == all_reduce_s(HIDDEN_BYTES, 6, system.fabric)).all()
+        assert system.combine_j(block, ROWS) == pytest.approx(2 * 5 * HIDDEN_BYTES * 10.4e-12)
+
+
+def test_a_host_sums_the_partial_outputs_of_all_stacks():
+    # 30 blocks of a matrix, 6 x 5: five partial sums of every output cross the link, and every input is multicast.
+    system = SYSTEMS["attacc-only"]
+    assert system.partial_sums == 5
+    widths = (5 * (3 * 8192 + 8192) + 2 * 8192, 5 * (2 * 22016 + 8192) + 8192 + 22016)
+    for block, width in zip((ATTENTION_BLOCK, FEED_FORWARD_BLOCK), widths, strict=True):
+        size = 2.0 * width * ROWS
+        assert system.combine_s(block, ROWS) == pytest.approx(np.where(ROWS > 0, 5.1e-6 + size / 64e9, 0))
+        assert system.combine_j(block, ROWS) == pytest.approx(size * 40e-12)
+
+
+def test_one_token_takes_every_system_between_one_and_three_times_as_long():
+    # What AttAcc's ring made 45 to 1.
+    seconds = [
+        sum(SYSTEMS[name].combine_s(block, 1) for block in (ATTENTION_BLOCK, FEED_FORWARD_BLOCK))
+        for name in ("papi", "a100-attacc", "papi-pim-only", "attacc-only")
+    ]
+    assert max(seconds) < 2 * min(seconds)
+
+
+def test_fabric_links_in_parallel_combine_faster():
+    double = altered("papi", fabric={"count": 2})
+    assert double.combine_s(ATTENTION_BLOCK, 10_000) < SYSTEMS["papi"].combine_s(ATTENTION_BLOCK, 10_000)
 
 
 def test_one_gpu_has_nothing_to_combine():
     alone = altered("a100", fabric=None, pu={"count": 1})
-    assert not alone.combine_s(SIZES).any()
-    assert not alone.combine_j(SIZES).any()
+    assert not alone.combine_s(ATTENTION_BLOCK, ROWS).any()
+    assert not alone.combine_j(ATTENTION_BLOCK, ROWS).any()
 
 
-@pytest.mark.parametrize(
-    ("name", "latency_s", "bandwidth", "j_per_byte"),
-    [("papi-pim-only", 1e-6, 6 * 300e9, 10.4e-12), ("attacc-only", 90e-9, 64e9, 40e-12)],
-)
-def test_stacks_without_gpus_gather_and_broadcast(name, latency_s, bandwidth, j_per_byte):
-    # Over their fabric, else over the link that joins all stacks.
-    seconds = np.where(SIZES > 0, 2 * (latency_s + SIZES / bandwidth), 0)
-    assert SYSTEMS[name].combine_s(SIZES) == pytest.approx(seconds)
-    assert SYSTEMS[name].combine_j(SIZES) == pytest.approx(2 * SIZES * j_per_byte)
+def test_a_node_sums_the_partial_outputs_of_its_stacks():
+    system = SYSTEMS["papi"]
+    qkv, projection = ATTENTION_BLOCK
+    # Of projection a GPU has partial sums of all outputs; of QKV a sixth of them, whole.
+    assert system.stack_sum_s(projection, ROWS) == pytest.approx(HIDDEN_BYTES * 6 / 3352e9)
+    assert system.stack_sum_s(qkv, ROWS) == pytest.approx(3 * HIDDEN_BYTES / 6 * 6 / 3352e9)
+    assert system.stack_sum_j(qkv, ROWS) == pytest.approx(3 * HIDDEN_BYTES * 6 * 28.72e-12)
+    # Without GPUs at the rate of the stacks; a host does it all at once.
+    assert SYSTEMS["papi-pim-only"].stack_sum_s(projection, ROWS) == pytest.approx(HIDDEN_BYTES * 6 / 3328e9)
+    assert not SYSTEMS["attacc-only"].stack_sum_s(projection, ROWS).any()
+
+
+def test_attaccs_way_of_combining_can_be_had():
+    ring = altered("papi", combining="attacc")
+    assert (ring.combine_s(ATTENTION_BLOCK, ROWS) == attacc_all_reduce_s(HIDDEN_BYTES, 6, NVLINK3)).all()
+    assert ring.combine_j(ATTENTION_BLOCK, ROWS) == pytest.approx(5 * HIDDEN_BYTES * 10.4e-12)
+    assert not ring.stack_sum_s(ATTENTION_BLOCK[1], ROWS).any()
+    alone = altered("attacc-only", combining="attacc")
+    assert (alone.combine_s(ATTENTION_BLOCK, ROWS) == gather_and_broadcast_s(HIDDEN_BYTES, CXL)).all()
+    assert alone.combine_j(ATTENTION_BLOCK, ROWS) == pytest.approx(2 * HIDDEN_BYTES * 40e-12)
+
+
+def test_weight_stacks_need_something_to_combine_over():
+    message = refusal(
+        "papi-pim-only", fabric=None, attn_pim=None, attention_link=None, fc_pim={"runs": ("fc", "attention")}
+    )
+    assert "30 weight stacks have nothing to combine their outputs over" in message
 
 
 # --- readings --------------------------------------------------------------------------------------
 
 
 def test_readings_change_the_gpus_bandwidth_and_the_banks_rate_and_nothing_else():
-    read = PAPI.with_readings(gpu_bandwidth="hbm3", bank_rate="papi")
-    assert read.pu.memory_bandwidth == 3352e9
+    read = PAPI.with_readings(gpu_bandwidth="roofline", bank_rate="papi")
+    assert read.pu.memory_bandwidth == 1935e9
     assert (read.fc_pim.cadence_clocks, read.attn_pim.cadence_clocks) == (2, 2)
-    assert read.with_readings(gpu_bandwidth="roofline", bank_rate="attacc-limit") == PAPI
+    assert read.with_readings(gpu_bandwidth="hbm3", bank_rate="attacc") == PAPI
 
 
 @NAMES

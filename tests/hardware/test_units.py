@@ -38,13 +38,15 @@ def test_the_published_units_have_the_papers_shapes():
     }
 
 
-def test_attacc_delivers_7_1_tb_per_s_and_stack_within_its_power_limit():
-    assert ATTACC_1P1B.cadence_clocks == 6
-    assert ATTACC_1P1B.peak_bandwidth / ATTACC_1P1B.stacks == pytest.approx(7.10e12, rel=1e-3)
+@pytest.mark.parametrize(("cadence", "bandwidth"), [(6, 7.10e12), (4, 10.65e12)])
+def test_attacc_delivers_7_1_tb_per_s_and_stack_within_its_power_limit_and_10_7_without(cadence, bandwidth):
+    assert ATTACC_1P1B.cadence_clocks == 4
+    unit = ATTACC_1P1B.model_copy(update={"cadence_clocks": cadence})
+    assert unit.peak_bandwidth / unit.stacks == pytest.approx(bandwidth, rel=1e-3)
 
 
 def test_peaks_count_every_bank_and_every_lane():
-    per_s = 30 * 768 / (6 * 0.769e-9)  # all-bank commands a second
+    per_s = 30 * 768 / (4 * 0.769e-9)  # all-bank commands a second
     assert FC_PIM_4P1B.peak_bandwidth == pytest.approx(per_s * 32)
     assert FC_PIM_4P1B.peak_flops == pytest.approx(per_s * 4 * 16 * 2)
 
@@ -80,6 +82,30 @@ def test_a_background_that_takes_the_whole_power_budget_is_refused(background):
         pim(background_power_w=background)
 
 
+def test_a_stack_that_waits_draws_no_more_than_one_that_works():
+    assert pim(background_power_w=10, idle_power_w=4).active_power_w == 6
+    with pytest.raises(ValidationError, match=r"idle_power_w 4\.0 exceeds background_power_w 3\.0"):
+        pim(background_power_w=3)
+
+
+def test_the_kernel_times_of_an_unknown_gpu_are_answered_with_the_known_ones():
+    with pytest.raises(ValidationError, match=r"Unknown kernel times 'a10'.*a100, h100, roofline"):
+        gpu(kernels="a10")
+
+
+def test_measured_kernels_scale_with_the_gpus_own_peak_and_bandwidth():
+    fast = gpu(kernels="a100", peak_flops=624e12, memory_bandwidth=3352e9)
+    assert (fast.measured.peak_flops, fast.measured.memory_bandwidth) == (624e12, 3352e9)
+    assert fast.sustained_flops == pytest.approx(624e12 * 0.8523)
+    assert fast.streaming_bandwidth == pytest.approx(3352e9 * 0.827)
+    assert fast.kernel_start_s == 4.08e-6
+    plain = gpu()
+    assert plain.measured is None
+    assert plain.kernel_start_s == 0
+    assert plain.sustained_flops == 0.8 * plain.peak_flops
+    assert plain.streaming_bandwidth == plain.attention_bandwidth == 0.85 * plain.memory_bandwidth
+
+
 def test_a_gpu_that_idles_above_its_board_power_is_refused():
     with pytest.raises(ValidationError, match=r"idle_power_w 500\.0 exceeds board_power_w 400\.0"):
         gpu(idle_power_w=500)
@@ -91,6 +117,7 @@ PIM_FIELDS = [
     "cadence_clocks",
     "power_budget_w",
     "background_power_w",
+    "idle_power_w",
 ]
 GPU_FIELDS = [
     "count",
@@ -157,5 +184,5 @@ def test_units_cannot_be_changed():
 
 def test_gpu_totals_are_those_of_all_gpus():
     assert A100.total_flops == 6 * 312e12
-    assert A100.total_bandwidth == 6 * 1935e9
+    assert A100.total_bandwidth == 6 * 3352e9
     assert A100.capacity_bytes == 6 * 60 * 2**30

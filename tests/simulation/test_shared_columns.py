@@ -56,8 +56,8 @@ def test_a_longer_context_costs_energy_by_whole_groups():
     """The serving tables and the hardware's functions charge the same for contexts of 1 to 48 tokens."""
     unit, model = get_system("papi").attn_pim, get_transformer("llama-65b")
     kernel = model.attention_kernel()
-    per_layer = [float(costs.pim_attention_energy(unit, kernel, groups, 1).total) for groups in (1, 2, 3)]
+    per_layer = [float(costs.pim_attention_energy(unit, kernel, groups, 1, 1).total) for groups in (1, 2, 3)]
     tables = build_serving_tables(get_scenario("light/llama-65b"))
-    per_group = tables.attention[1, layout.PER_GROUP_J]
+    per_group = tables.attention[1, 1, layout.PER_GROUP_J]
     for groups, joules in enumerate(per_layer, start=1):
         assert per_group * groups == pytest.approx(kernel.count * joules, rel=1e-9)

@@ -64,10 +64,13 @@ def test_kernels_come_in_order_once_a_layer_and_chain(model):
     kernels = model.fc_kernels()
     assert [k.kernel_class for k in kernels[:2]] == [KernelClass.QKV, KernelClass.PROJECTION]
     assert {k.kernel_class for k in kernels} == set(FC_CLASSES)
-    assert len(kernels) == (5 if model.gated else 4)
+    assert len(kernels) == 4
+    assert [k.split for k in kernels] == ["outputs", "inputs"] * 2
     assert all(k.count == model.layers and k.rows == 1 for k in kernels)
     assert kernels[0].inner == kernels[1].outer == kernels[2].inner == kernels[-1].outer == model.hidden
-    assert kernels[2].outer == kernels[-1].inner == model.feed_forward
+    # Gate and up run as one.
+    assert kernels[2].outer == model.feed_forward * (2 if model.gated else 1)
+    assert kernels[-1].inner == model.feed_forward
 
 
 @MODELS

@@ -15,6 +15,7 @@ import polars as pl
 
 from experiments.arena.estimators.seeds import known_mean, plain, ratio_of_means
 from experiments.arena.measures import measures
+from experiments.arena.summaries.energy import shares_of_energy
 from experiments.common.statistics import (
     mean_estimate,
 )
@@ -72,6 +73,7 @@ class Results:
             "scenarios_with_ratio": int(paired.sum()),
             "goodput": plain(mean_estimate(goodput[kept])),
             "ratio": plain(ratio_of_means(goodput[paired], base[paired])),
+            "energy_by_cause": shares_of_energy(lambda name: self.of(entry, name)[kept]),
             "means": {name: known_mean(self.of(entry, name)[kept]) for name in MEASURES},
         }
 

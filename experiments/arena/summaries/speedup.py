@@ -16,6 +16,7 @@ from experiments.arena.entries import (
 )
 from experiments.arena.estimators.seeds import number, plain
 from experiments.arena.measures import REGRET_PARTS, measures
+from experiments.arena.summaries.energy import shares_of_energy
 from experiments.common.statistics import (
     geometric_mean,
     mean_estimate,
@@ -130,6 +131,7 @@ class Results:
             "instances": int(kept.sum()) * len(self.seeds),
             **gains,
             **means,
+            "energy_by_cause": shares_of_energy(lambda name: self.of(entry, name)[kept]),
             "regret_percent": plain(mean_estimate(self.of(entry, "regret_percent")[kept])),
             **split,
             "invalid_actions": int(self.of(entry, "invalid_actions")[kept].sum()),

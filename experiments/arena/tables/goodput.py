@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.arena.tables.energy import LEGEND, causes_table
 from experiments.arena.tables.text import (
     bracketed,
     how_it_ran,
@@ -29,6 +30,7 @@ def print_report(console: Console, summary: Mapping[str, Any], wall_s: float, re
     if len(scenarios) > 1:
         for name in scenarios:
             console.print(_table(name, [{**row, **row["by_scenario"][name]} for row in rows]), "")
+    console.print(causes_table(rows), "")
     for line in legend(summary, wall_s, reused):
         console.print(line, style="dim", markup=False, highlight=False)
 
@@ -80,6 +82,7 @@ def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
         "Met: requests within both objectives, of those that finished or were rejected before the episode's end. "
         "Latencies: means of each episode's quantiles, over requests that got their first token (TTFT) or finished "
         "(TPOT). Joules of the whole machine, per token of any request.",
+        LEGEND,
     ]
     lines += notes_on_rows(rows, len(seeds), "what no scheduler can see", "scenarios", len(scenarios))
     own = of_baseline(summary)

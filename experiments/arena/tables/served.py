@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.arena.estimators.seeds import known_mean
-from experiments.arena.measures import SERVING_ROWS
+from experiments.arena.measures import ENERGY_CAUSES, SERVING_ROWS
+from experiments.arena.summaries.energy import shares_of_energy
 from experiments.arena.tables.text import scaled
 from papi_env.scenario import Scenario
 
@@ -43,5 +44,18 @@ def results_table(frame: pl.DataFrame, wall_s: Mapping[str, float]) -> Table:
     for column, label, factor, digits in SERVING_ROWS:
         means = (known_mean(frame.filter(pl.col("policy") == p)[column].to_numpy()) for p in wall_s)
         table.add_row(label, *(scaled(mean, factor, f".{digits}f") for mean in means))
+        if column == "j_per_token":
+            _add_causes(table, [frame.filter(pl.col("policy") == p) for p in wall_s])
     table.add_row("wall time of the replay (s)", *(f"{seconds:.2f}" for seconds in wall_s.values()))
     return table
+
+
+def _add_causes(table: Table, frames: Sequence[pl.DataFrame]) -> None:
+    """A row for each cause of energy: its percentage of all joules, by policy."""
+
+    def shares_of(rows: pl.DataFrame) -> dict[str, float | None]:
+        return shares_of_energy(lambda name: rows[name].to_numpy())
+
+    shares = [shares_of(rows) for rows in frames]
+    for cause in ENERGY_CAUSES:
+        table.add_row(f"  {cause} (% of joules)", *(scaled(share[cause], 100, ".1f") for share in shares))

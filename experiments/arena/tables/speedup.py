@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.arena.measures import REGRET_PARTS
+from experiments.arena.tables.energy import LEGEND, causes_table
 from experiments.arena.tables.text import (
     bracketed,
     how_it_ran,
@@ -139,6 +140,7 @@ def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
         f"Speed-up: end-to-end time of {summary['baseline']} / the entry's, prefill included; geometric means "
         f"over {instances} instances ({summary['settings']} settings x {len(summary['seeds'])} seeds), "
         "paired 95 % bootstrap intervals over seeds. Regret: cost without prefill above the oracle of the same system.",
+        LEGEND,
     ]
     seen = "true costs or lengths, which no scheduler can see"
     lines += notes_on_rows(rows, len(summary["seeds"]), seen, "settings", summary["settings"])
@@ -178,6 +180,7 @@ def print_report(console: Console, summary: Mapping[str, Any], wall_s: float, re
     console.print(main_table(rows), "")
     if summary["entries"] and "regret_by_class" in summary["entries"][0]:
         console.print(regret_table(rows), "")
+    console.print(causes_table(rows), "")
     if len(summary["scenarios"]) > 1:
         for table in scenario_tables(rows):
             console.print(table, "")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
+from papi_env.hardware.units import PU
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.draws import draw_gains, request_key, request_row
@@ -369,6 +370,39 @@ def close_up(rlp, slots, keys):
 
 
 @inlined
+def charge_causes(ahead, units, crossings, clocks, lookups, scalars):
+    """Charge an environment with the joules of an iteration by cause, if its clocks have columns for them.
+
+    For what is done only: `iteration_cost`, which is also asked about what might be done, has no part in it.
+    """
+    fc, other = lookups
+    if clocks.shape[0] < at.NUM_CLOCKS:
+        return
+    rlp, tlp, attention = ahead.rlp, ahead.tlp, units.attention
+    n = rlp * tlp
+    qkv, projection, feed_forward = units.qkv, units.projection, units.feed_forward
+    attended = float(ahead.context_sum if attention == PU else ahead.group_sum)
+    if qkv == projection and projection == feed_forward:
+        for k in range(at.LINK):
+            clocks[at.CAUSE_J + k] += (
+                fc[qkv, n, at.FC_CAUSES + k] + attended * other[attention, tlp, rlp, at.ATTENTION_CAUSES + k]
+            )
+    else:
+        for k in range(at.LINK):
+            clocks[at.CAUSE_J + k] += (
+                fc[qkv, n, at.QKV_CAUSES + k]
+                + fc[projection, n, at.PROJECTION_CAUSES + k]
+                + fc[feed_forward, n, at.FEED_FORWARD_CAUSES + k]
+                + attended * other[attention, tlp, rlp, at.ATTENTION_CAUSES + k]
+            )
+    link = ahead.context_sum * other[attention, tlp, rlp, at.ATTENTION_CAUSES + at.LINK]
+    link += other[attention, tlp, rlp, at.MOVES_J]
+    if scalars[at.SWITCH_S] > 0.0:
+        link += crossings * other[attention, tlp, rlp, at.CROSS_J]
+    clocks[at.CAUSE_J + at.LINK] += link
+
+
+@inlined
 def charge_iteration(units, counters, clocks, lookups, scalars, per_reference):
     """Charge an environment with an iteration on the given units. Returns the reward.
 
@@ -376,7 +410,8 @@ def charge_iteration(units, counters, clocks, lookups, scalars, per_reference):
     """
     rlp, tlp = counters[at.RLP], counters[at.TLP]
     qkv, attention, projection, feed_forward = units
-    cost = iteration_cost(ahead_of(counters), units, lookups, scalars)
+    ahead = ahead_of(counters)
+    cost = iteration_cost(ahead, units, lookups, scalars)
     (
         seconds,
         joules,
@@ -418,6 +453,7 @@ def charge_iteration(units, counters, clocks, lookups, scalars, per_reference):
     clocks[at.LAST_CLASS_S + at.FEED_FORWARD] = feed_forward_s
     clocks[at.LAST_REWARD_TIME] = reward_time
     clocks[at.LAST_REWARD_ENERGY] = reward_energy
+    charge_causes(ahead, units, crossings, clocks, lookups, scalars)
     counters[at.SWITCHES] += crossings
     counters[at.LAST_FC] = feed_forward
     counters[at.LAST_UNIT + at.QKV] = qkv

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.hardware import costs, dram
+from papi_env.hardware import costs, dram, energy
 from papi_env.hardware.system import System
 from papi_env.hardware.table import DENSE_ROWS
 from papi_env.hardware.units import UNIT_NAMES, PimUnit, ProcessingUnit, UnitName
-from papi_env.kernel import FloatArray
+from papi_env.kernel import AttentionKernel, FloatArray, blocks
 from papi_env.scenario import MAX_BATCH, MAX_SPECULATION
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.stages import crossing
@@ -35,45 +35,92 @@ def rate_descriptors(system: System) -> list[float]:
 def attention_tables(
     system: System, model: Transformer, most_requests: int = MAX_BATCH
 ) -> tuple[FloatArray, FloatArray]:
-    """Coefficients by unit and TLP, and rounds by unit and RLP, of the functions in `hardware.costs`."""
+    """What attention costs by unit, RLP and TLP, from the functions in `hardware.costs`.
+
+    Returns:
+        Coefficients [units, RLP, TLP, NUM_ATTENTION] and shares [units, RLP, TLP, NUM_SHARES]; see `state`.
+    """
     kernel = model.attention_kernel()
     columns = group_columns(system, model)
-    attention = np.zeros((at.NUM_UNITS, MAX_SPECULATION + 1, at.NUM_ATTENTION))
-    rounds = np.zeros((at.NUM_UNITS, most_requests + 1, 2))
+    shape = (at.NUM_UNITS, most_requests + 1, MAX_SPECULATION + 1)
+    attention = np.zeros((*shape, at.NUM_ATTENTION))
+    shares = np.zeros((*shape, at.NUM_SHARES))
     for u, name in enumerate(UNIT_NAMES):
         unit = system.unit(name)
         if unit is None or not system.can_run(name, "attention"):
             attention[u] = np.inf
-            rounds[u] = 1.0
+            shares[u] = 1.0
             continue
         link_s_per_token = _kv_link_s_per_token(system, model, name)
+        for rlp in range(1, most_requests + 1):
+            for tlp in range(1, MAX_SPECULATION + 1):
+                row = attention[u, rlp, tlp]
+                if isinstance(unit, PimUnit):
+                    _on_pim(unit, kernel, columns, rlp, tlp, row, shares[u, rlp, tlp])
+                    row[at.PER_START_S] += system.pim_start_s
+                elif rlp > 1:
+                    row[:] = attention[u, 1, tlp]
+                    continue
+                else:
+                    row[at.PER_TOKEN_S] = costs.pu_attention_s(unit, kernel, 1, tlp)
+                    row[at.PER_TOKEN_J] = costs.pu_attention_energy(unit, kernel, 1, tlp).total
+                row *= kernel.count
+                row[at.LINK_PER_TOKEN_S] = link_s_per_token
+                if link_s_per_token > 0:
+                    assert system.attention_link is not None
+                    row[at.PER_TOKEN_J] += model.kv_bytes_per_token * system.attention_link.j_per_byte
+    return attention, shares
+
+
+def _on_pim(
+    unit: PimUnit,
+    kernel: AttentionKernel,
+    columns: int,
+    rlp: int,
+    tlp: int,
+    row: FloatArray,
+    shares: FloatArray,
+) -> None:
+    """Write the coefficients of one layer and the shares of so many requests and tokens."""
+    mapping, work = costs.mapped_attention(unit, kernel, rlp, tlp)
+    # The engine counts key rows by the layout of the unit with the KV caches; a unit with another layout gets as many
+    # per group as it has, and half a key row more for the last one.
+    scale = work.group_columns / columns
+    row[at.PER_GROUP_S] = work.per_group
+    row[at.PER_KEY_ROW_S] = work.per_chunk * scale
+    row[at.PER_PAIR_S] = work.per_pair + (0.0 if scale == 1 else 0.5 * work.per_chunk)
+    row[at.PER_START_S] = work.per_start
+    row[at.UNPAIRED_S] = work.unpaired_per_chunk * scale
+    row[: at.PER_TOKEN_S] *= dram.CLOCK_S
+    row[at.PER_GROUP_J] = costs.pim_attention_energy(unit, kernel, 1, tlp, rlp).total
+    shares[at.SHARE], shares[at.SHARE_OF_ONE] = mapping.share, mapping.share_of_one
+    shares[at.PAIRS] = mapping.pairs
+    shares[at.UNPAIRED] = mapping.pairs % 2 / mapping.pairs
+
+
+def attention_causes(system: System, model: Transformer, most_requests: int = MAX_BATCH) -> FloatArray:
+    """The joules in `attention_tables` by cause, [units, RLP, TLP, causes], all layers together.
+
+    Per 16-token group on PIM and per token on PUs, as attention is counted there; on links per token. Nothing on units
+    that cannot attend.
+    """
+    kernel = model.attention_kernel()
+    table = np.zeros((at.NUM_UNITS, most_requests + 1, MAX_SPECULATION + 1, energy.NUM_CAUSES))
+    for u, name in enumerate(UNIT_NAMES):
+        unit = system.unit(name)
+        if unit is None or not system.can_run(name, "attention"):
+            continue
         for tlp in range(1, MAX_SPECULATION + 1):
-            row = attention[u, tlp]
             if isinstance(unit, PimUnit):
-                work = costs.pim_attention_coefficients(unit, kernel, tlp)
-                # The engine counts key rows by the layout of the unit with the KV caches; a unit with another
-                # layout gets as many per group as it has, and half a key row more for the last one.
-                scale = work.group_columns / columns
-                row[at.PER_GROUP_S] = work.per_group
-                row[at.PER_KEY_ROW_S] = work.per_chunk * scale
-                row[at.PER_PAIR_S] = work.per_pair + (0.0 if scale == 1 else 0.5 * work.per_chunk)
-                row[at.PER_START_S] = work.per_start
-                row[at.UNPAIRED_S] = work.unpaired_per_chunk * scale
-                row[: at.PER_TOKEN_S] *= dram.CLOCK_S
-                row[at.PER_GROUP_J] = costs.pim_attention_energy(unit, kernel, 1, tlp).total
-            elif isinstance(unit, ProcessingUnit):
-                row[at.PER_TOKEN_S] = costs.pu_attention_s(unit, kernel, 1, tlp)
-                row[at.PER_TOKEN_J] = costs.pu_attention_energy(unit, kernel, 1, tlp).total
-            row *= kernel.count
-            row[at.LINK_PER_TOKEN_S] = link_s_per_token
-            if link_s_per_token > 0:
+                for rlp in range(1, most_requests + 1):
+                    one = costs.pim_attention_energy(unit, kernel, 1, tlp, rlp)
+                    table[u, rlp, tlp] = kernel.count * one.by_cause
+            else:
+                table[u, :, tlp] = kernel.count * costs.pu_attention_energy(unit, kernel, 1, tlp).by_cause
+            if _kv_link_s_per_token(system, model, name) > 0:
                 assert system.attention_link is not None
-                row[at.PER_TOKEN_J] += model.kv_bytes_per_token * system.attention_link.j_per_byte
-        if isinstance(unit, PimUnit):
-            pairs = costs.attention_rounds(unit, kernel, np.arange(most_requests + 1))
-            rounds[u, :, at.ROUNDS] = pairs
-            rounds[u, :, at.UNPAIRED] = pairs % 2 / np.maximum(pairs, 1)
-    return attention, rounds
+                table[u, :, tlp, energy.LINK] += model.kv_bytes_per_token * system.attention_link.j_per_byte
+    return table
 
 
 def group_columns(system: System, model: Transformer) -> int:
@@ -117,8 +164,10 @@ def moves_table(system: System, model: Transformer, most_rows: int = DENSE_ROWS)
     stacks of a GPU hold its slice of the weights either way.
     """
     table = np.zeros((most_rows + 1, 4))
-    size = 2 * np.arange(most_rows + 1, dtype=np.float64) * model.hidden
-    table[:, at.COMBINE_S] = 2 * model.layers * system.combine_s(size)
-    table[:, at.COMBINE_J] = 2 * model.layers * system.combine_j(size)
+    n = np.arange(most_rows + 1)
+    for block in blocks(model.fc_kernels()):
+        table[:, at.COMBINE_S] += model.layers * system.combine_s(block, n)
+        table[:, at.COMBINE_J] += model.layers * system.combine_j(block, n)
+    size = 2 * model.hidden * n.astype(np.float64)
     table[:, at.CROSSING_S], table[:, at.CROSSING_J] = crossing(system, size)
     return table

@@ -53,7 +53,7 @@ def stage_cost(stage, images, last_fc, global_unit, fc3, ffn, stages, stage_move
 
     Returns:
         (seconds, dynamic joules, communication s, switching s, seconds of FC1 and FC2, FC3, FFN and
-        convolutions, mode switches). The first is the sum of the next six times.
+        convolutions, mode switches, joules of links). The first is the sum of the next six times.
     """
     convolution = int(scalars[at.CONVOLUTION_UNIT])
     global_s = stages[stage, 0, global_unit, images, at.COST_S]
@@ -67,7 +67,8 @@ def stage_cost(stage, images, last_fc, global_unit, fc3, ffn, stages, stage_move
         + stages[stage, 3, convolution, images, at.COST_J]
     )
     communication_s = stage_moves[stage, images, at.STAGE_COMBINE_S]
-    joules += stage_moves[stage, images, at.STAGE_COMBINE_J]
+    moved_j = stage_moves[stage, images, at.STAGE_COMBINE_J]
+    joules += moved_j
 
     merged = scalars[at.MERGED] > 0.0
     entered = int(last_fc >= 0 and last_fc != convolution)
@@ -85,11 +86,13 @@ def stage_cost(stage, images, last_fc, global_unit, fc3, ffn, stages, stage_move
             + pooled * stage_moves[stage, images, at.POOLED_S]
             + maps * stage_moves[stage, images, at.MAP_S]
         )
-        joules += (
+        crossing_j = (
             entered * stage_moves[stage, images, at.INPUT_J]
             + pooled * stage_moves[stage, images, at.POOLED_J]
             + maps * stage_moves[stage, images, at.MAP_J]
         )
+        joules += crossing_j
+        moved_j += crossing_j
 
     seconds = communication_s + switching_s + global_s + fc3_s + ffn_s + convolution_s
     return (
@@ -102,7 +105,24 @@ def stage_cost(stage, images, last_fc, global_unit, fc3, ffn, stages, stage_move
         ffn_s,
         convolution_s,
         switches,
+        moved_j,
     )
+
+
+@inlined
+def charge_stage_causes(stage, images, global_unit, fc3, ffn, moved_j, clocks, stages, scalars):
+    """Charge an environment with the joules of a stage by cause, if its clocks have columns for them."""
+    if clocks.shape[0] < at.NUM_CLOCKS:
+        return
+    convolution = int(scalars[at.CONVOLUTION_UNIT])
+    for k in range(at.LINK):
+        clocks[at.CAUSE_J + k] += (
+            stages[stage, 0, global_unit, images, at.COST_CAUSES + k]
+            + stages[stage, 1, fc3, images, at.COST_CAUSES + k]
+            + stages[stage, 2, ffn, images, at.COST_CAUSES + k]
+            + stages[stage, 3, convolution, images, at.COST_CAUSES + k]
+        )
+    clocks[at.CAUSE_J + at.LINK] += moved_j
 
 
 @lean
@@ -120,6 +140,7 @@ def encode_env(global_unit, fc3, ffn, counters, clocks, lookups, scalars):
         ffn_s,
         convolution_s,
         switches,
+        moved_j,
     ) = stage_cost(
         stage,
         images,
@@ -150,6 +171,7 @@ def encode_env(global_unit, fc3, ffn, counters, clocks, lookups, scalars):
         counters,
         clocks,
     )
+    charge_stage_causes(stage, images, global_unit, fc3, ffn, moved_j, clocks, stages, scalars)
     counters[at.SWITCHES] += switches
     counters[at.LAST_FC] = ffn
     counters[at.STAGES_RUN] += 1

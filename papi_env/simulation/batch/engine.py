@@ -27,7 +27,8 @@ class DecodeState(NamedTuple):
     """What changes in a step, row by row of an environment; columns in `batch.state`.
 
     Attributes:
-        counters: int64 [num_envs, NUM_COUNTERS]; clocks: float64 [num_envs, NUM_CLOCKS].
+        counters: int64 [num_envs, NUM_COUNTERS].
+        clocks: float64 [num_envs, NUM_CLOCKS], or CAUSE_J columns where joules by cause are not kept.
         slots: int32 [num_envs, 2 x width], tokens that each request holds, then those that it lacks.
         keys: uint64 [num_envs, width], of the requests' draws.
     """
@@ -58,6 +59,8 @@ class DecodeEngine(Engine[DecodeState]):
         num_envs, autoreset, max_steps: see `Engine`; steps are iterations and stages.
         choices: 1 (a unit for all FC kernels) or `NUM_CHOICES` (a unit for each kernel class).
         default_switch_s: seconds of a mode switch where the scenario does not say.
+        causes: keep joules by cause, for the metrics named so; they are NaN otherwise. Changes nothing else, but steps
+            take a few per cent longer.
         threads: see `Engine`. numba runs no more at a time than the process had cores when numba was imported, or
             NUMBA_NUM_THREADS.
 
@@ -81,6 +84,7 @@ class DecodeEngine(Engine[DecodeState]):
         autoreset: int = DISABLED,
         max_steps: int = 0,
         threads: int = 1,
+        causes: bool = True,
     ) -> None:
         observed = len(at.OBSERVATION_NAMES)
         super().__init__(
@@ -99,11 +103,12 @@ class DecodeEngine(Engine[DecodeState]):
         assert choices in (1, at.NUM_CHOICES)  # compiled code does not look
         self.tables, self.profile = build_profiled_tables(scenario, default_switch_s)
         self.prefill = None if scenario.model is None else Prefill(scenario.system, scenario.model)
+        causes = causes and self.tables.keeps_causes
         self._requests = int(self.tables.scalars[at.BATCH])
         width = -(-self._requests // at.SLOTS) * at.SLOTS
         self.state = DecodeState(
             aligned_zeros((num_envs, at.NUM_COUNTERS), np.int64),
-            aligned_zeros((num_envs, at.NUM_CLOCKS), np.float64),
+            aligned_zeros((num_envs, at.NUM_CLOCKS if causes else at.CAUSE_J), np.float64),
             aligned_zeros((num_envs, 2 * width), np.int32),
             aligned_zeros((num_envs, width), np.uint64),
         )
@@ -111,7 +116,7 @@ class DecodeEngine(Engine[DecodeState]):
             counters=np.zeros_like(self.counters), clocks=np.zeros_like(self.clocks)
         )
         self._gains = np.zeros((self.threads, at.SLOTS), dtype=np.int64)
-        self._lookups = join_lookups(self.tables)
+        self._lookups = join_lookups(self.tables, causes)
         self._units = resolved_units(self.tables)
         self._images = None if scenario.images is None else ImageLookups.of(self.tables)
         self.observations[:, at.NUM_STATE_FEATURES : observed] = self.tables.descriptors

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from papi_env.hardware.energy import CAUSE_WORDS, CAUSES
 from papi_env.hardware.units import UNIT_NAMES
 from papi_env.kernel import FloatArray
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.measures import Measure, names
-from papi_env.simulation.prefill import Prefill
+from papi_env.simulation.prefill import Counts, Prefill
 
 
 class Episodes:
@@ -59,9 +60,28 @@ class Episodes:
         if self._prefill is None:
             seconds, joules = np.zeros(len(self.clocks)), np.zeros(len(self.clocks))
         else:
-            tokens, pairs = self.counters[:, at.PREFILL_TOKENS], self.counters[:, at.PREFILL_PAIRS]
-            seconds, joules = self._prefill.cost(tokens, pairs, int(self.scalars[at.BATCH]))
+            seconds, joules = self._prefill.cost(*self._prompts)
         return seconds, joules + float(self.scalars[at.STATIC_W]) * seconds
+
+    def cause(self, k: int) -> FloatArray:
+        """Dynamic joules of everything of a cause; NaN where they are not kept."""
+        if self.clocks.shape[1] < at.NUM_CLOCKS:
+            return np.full(len(self.clocks), np.nan)
+        return np.asarray(self.causes[:, k])
+
+    @cached_property
+    def causes(self) -> FloatArray:
+        """Dynamic joules of everything by cause, [num_envs, causes], where they are kept."""
+        joules = self.clocks[:, at.CAUSE_J : at.CAUSE_J + at.NUM_CAUSES].copy()
+        if self._prefill is not None:
+            joules += self._prefill.causes(*self._prompts)
+        return joules
+
+    @property
+    def _prompts(self) -> tuple[Counts, Counts, int]:
+        """Tokens, pairs and requests of the prefill."""
+        tokens, pairs = self.counters[:, at.PREFILL_TOKENS], self.counters[:, at.PREFILL_PAIRS]
+        return tokens, pairs, int(self.scalars[at.BATCH])
 
     @cached_property
     def communication_share(self) -> FloatArray:
@@ -82,6 +102,10 @@ def _clock(column: int) -> Value:
     return lambda episodes: episodes.clock(column)
 
 
+def _cause(k: int) -> Value:
+    return lambda episodes: episodes.cause(k)
+
+
 def _class_times(first: int, last: int) -> tuple[Measure[Episodes], ...]:
     return tuple(
         Measure(f"{at.TIMED_CLASSES[k]}_s", _clock(at.CLASS_S + k), f"seconds of {at.TIMED_CLASSES[k]}")
@@ -98,6 +122,12 @@ MEASURES: tuple[Measure[Episodes], ...] = (
     Measure("prefill_j", lambda e: e.prefill[1], "dynamic and static joules of the prefill"),
     Measure(
         "total_j", lambda e: e.clocks[:, at.DYNAMIC_J] + e.static_j + e.prefill[1], "joules of everything"
+    ),
+    *(Measure(f"{cause}_j", _cause(k), CAUSE_WORDS[cause]) for k, cause in enumerate(CAUSES)),
+    Measure(
+        "idle_j",
+        lambda e: float(e.scalars[at.STATIC_W]) * (e.time_s + e.prefill[0]),
+        "static power over the time of everything; with the six before it, joules of everything",
     ),
     _count("tokens", at.DECODED, "output tokens"),
     _count("iterations", at.ITERATION, "decode iterations"),

@@ -32,6 +32,9 @@ _STAGE_CLASS = {
     KernelClass.REPMLP_FFN: 2,
     KernelClass.CONVOLUTION: 3,
 }
+# What is combined at once: the scales of the channels, and the map.
+_SCALES = (KernelClass.REPMLP_FC1, KernelClass.REPMLP_FC2)
+_MAPS = (KernelClass.REPMLP_FFN,)
 _COUNTS = np.arange(MAX_IMAGES + 1)
 # Image counts of the offline sweep; chosen: 1-64, as many as a batch of requests in the paper.
 SWEPT_IMAGES = 64
@@ -59,12 +62,12 @@ def convolution_unit(system: System) -> UnitName:
 
 
 def stage_costs(system: System, images: Images) -> FloatArray:
-    """Seconds and joules of a stage by class, float64 [stages, 4 classes, units, images = 0..128, (s, J)].
+    """Seconds and joules of a stage by class, float64 [stages, 4 classes, units, images = 0..128, (s, J, by cause)].
 
     All units of the stage together; infinite where a unit cannot run the class.
     """
     net = images.network
-    table = np.zeros((net.stages, at.NUM_STAGE_CLASSES + 1, at.NUM_UNITS, MAX_IMAGES + 1, 2))
+    table = np.zeros((net.stages, at.NUM_STAGE_CLASSES + 1, at.NUM_UNITS, MAX_IMAGES + 1, at.NUM_COSTS))
     home = UNIT_NAMES.index(convolution_unit(system))
     for stage in range(net.stages):
         kernels = stage_kernels(net, stage, 1, images.image_size, images.reparameterized)
@@ -79,6 +82,8 @@ def stage_costs(system: System, images: Images) -> FloatArray:
                 seconds, joules = costs.cost(i, unit, kernel.rows * _COUNTS)
                 table[stage, row, unit, :, at.COST_S] += seconds
                 table[stage, row, unit, :, at.COST_J] += joules
+                by_cause = costs.joules_by_cause(i, unit, kernel.rows * _COUNTS)
+                table[stage, row, unit, :, at.COST_CAUSES :] += by_cause
     return table
 
 
@@ -104,10 +109,12 @@ def stage_moves(system: System, images: Images) -> FloatArray:
             (at.MAP_S, at.MAP_J, feature_map),
         ):
             table[stage, :, seconds], table[stage, :, joules] = crossing(system, size)
-        blocks = net.blocks[stage]
-        for size in (pooled, feature_map):
-            table[stage, :, at.STAGE_COMBINE_S] += blocks * system.combine_s(size)
-            table[stage, :, at.STAGE_COMBINE_J] += blocks * system.combine_j(size)
+        kernels = stage_kernels(net, stage, 1, images.image_size, images.reparameterized)
+        for parts in (_SCALES, _MAPS):
+            block = [kernel for kernel in kernels if kernel.kernel_class in parts][:2]
+            rows, count = block[0].rows * _COUNTS, block[0].count
+            table[stage, :, at.STAGE_COMBINE_S] += count * system.combine_s(block, rows)
+            table[stage, :, at.STAGE_COMBINE_J] += count * system.combine_j(block, rows)
     return table
 
 
@@ -116,7 +123,7 @@ def crossing(system: System, size: FloatArray) -> tuple[FloatArray, FloatArray]:
     if system.pu is None or system.fc_pim is None or system.fabric is None:
         return np.zeros_like(size), np.zeros_like(size)
     # Every GPU has its own link to its own stacks.
-    links = system.fabric.model_copy(update={"count": system.pu.count})
+    links = system.fabric.model_copy(update={"count": system.pu.count * system.fabric.count})
     return links.transfer_s(size), size * system.fabric.j_per_byte
 
 

@@ -9,6 +9,7 @@ from collections import namedtuple
 from collections.abc import Iterable
 from typing import Any
 
+from papi_env.hardware import energy
 from papi_env.hardware.units import UNIT_NAMES
 from papi_env.kernel import KernelClass
 from papi_env.scenario import MAX_BATCH, MAX_SPECULATION
@@ -82,7 +83,9 @@ LAST_CLASS_S = 20  # .. +7
 LAST_REWARD_TIME = 28
 LAST_REWARD_ENERGY = 29
 SEEN_FC_S = 30  # .. +1: seconds of all FC kernels when they last ran on the PUs, on FC-PIM
-NUM_CLOCKS = 32
+# A line that an engine need not have: of 4096 environments, the steps take 7 % longer with it.
+CAUSE_J = 32  # .. +5: dynamic joules by cause, in the order of `energy.CAUSES`
+NUM_CLOCKS = 40
 
 # --- slots: int32 [num_envs, 2 x width] ----------------------------------------------------------------
 # Tokens held by the request in each slot, then tokens it still lacks; active requests first, 0 behind them. The
@@ -112,6 +115,12 @@ NUM_SCALARS = 15
 QKV_S, PROJECTION_S, FEED_FORWARD_S, QKV_J, PROJECTION_J, FEED_FORWARD_J = range(6)
 FC_S, FC_J = slice(QKV_S, QKV_J), slice(QKV_J, FEED_FORWARD_J + 1)
 NUM_FC = 8
+# Behind them, where causes are kept: joules by cause (see `energy`) of each class, and of all, a cache line each.
+NUM_CAUSES, LINK, CAUSE_COLUMNS = energy.NUM_CAUSES, energy.LINK, 8
+QKV_CAUSES, PROJECTION_CAUSES, FEED_FORWARD_CAUSES, FC_CAUSES = range(
+    NUM_FC, NUM_FC + 4 * CAUSE_COLUMNS, CAUSE_COLUMNS
+)
+NUM_FC_CAUSES = NUM_FC + 4 * CAUSE_COLUMNS
 # By unit of attention, TLP and RLP: everything else.
 (
     GROUPS_S,  # per group of all requests, if they spread evenly over the channels
@@ -129,9 +138,13 @@ NUM_FC = 8
     CROSS_J,
 ) = range(13)
 NUM_OTHER = 16
+# Behind them: joules of attention by cause, per group on PIM and per token on PUs; on links, per token everywhere.
+ATTENTION_CAUSES = NUM_OTHER
+NUM_OTHER_CAUSES = NUM_OTHER + CAUSE_COLUMNS
 
 # --- columns of the cost tables ---------------------------------------------------------------------
-COST_S, COST_J = 0, 1
+COST_S, COST_J, COST_CAUSES = 0, 1, 2  # the last where causes are kept, .. +5: joules by cause
+NUM_COSTS = COST_CAUSES + NUM_CAUSES
 (
     PER_GROUP_S,
     PER_KEY_ROW_S,
@@ -144,7 +157,13 @@ COST_S, COST_J = 0, 1
     PER_TOKEN_J,
 ) = range(9)
 NUM_ATTENTION = 9
-ROUNDS, UNPAIRED = 0, 1
+(
+    SHARE,  # contexts that the busiest channel works through (see `hardware.costs.AttentionMapping`)
+    SHARE_OF_ONE,
+    PAIRS,
+    UNPAIRED,  # 1 / pairs if they are odd, else 0
+) = range(4)
+NUM_SHARES = 4
 COMBINE_S, COMBINE_J, CROSSING_S, CROSSING_J = range(4)
 # Of a stage: combining outputs, and one crossing of its input, its pooled channels, its map.
 STAGE_COMBINE_S, INPUT_S, POOLED_S, MAP_S, STAGE_COMBINE_J, INPUT_J, POOLED_J, MAP_J = range(8)

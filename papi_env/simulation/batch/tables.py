@@ -18,6 +18,7 @@ from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.decode import Ahead, Units, iteration_cost
 from papi_env.simulation.batch.decode_tables import (
+    attention_causes,
     attention_link_table,
     attention_tables,
     decades,
@@ -44,17 +45,19 @@ class EngineTables(NamedTuple):
     """The look-ups of one scenario; shapes as given, seconds and joules unless said otherwise.
 
     Attributes:
-        fc: [3 FC classes, units, n = 0..1024, (s, J)], all layers together.
-        attention: [units, TLP = 0..8, coefficients], all layers together; see `layout`.
-        rounds: [units, RLP = 0..128, (pairs on the busiest channel, 1 / pairs if odd else 0)].
+        fc: [3 FC classes, units, n = 0..1024, (s, J, joules by cause)], all layers together; (s, J) where causes are
+            not kept. Causes as in `energy.CAUSES`.
+        attention: [units, RLP = 0..128, TLP = 0..8, coefficients], all layers together; see `state`.
+        attention_causes: [units, RLP, TLP, causes], their joules by cause; see `decode_tables.attention_causes`.
+        shares: [units, RLP, TLP, NUM_SHARES], what the busiest channel has of the contexts; see `state`.
         attention_link: [units, n, (s, J)], moving queries, keys, values and outputs in an iteration.
         moves: [n, (combining outputs s, J, one crossing between PUs and FC-PIM s, J)].
         schedule: int64 [k, (from iteration, TLP)].
         population: int32 [requests, (input, output)] tokens.
         allowed: bool [7 classes, units]; defaults: int64 [7 classes], the unit that replaces an invalid choice.
         scalars: see `layout`; descriptors: float32, the constant part of an observation.
-        stages: [stages, 4 classes, units, images = 0..128, (s, J)], see `stages.stage_costs`; no stages
-            without images, nor in what follows.
+        stages: [stages, 4 classes, units, images = 0..128, (s, J, joules by cause)], see `stages.stage_costs`; (s, J)
+            where causes are not kept. No stages without images, nor in what follows.
         stage_moves: [stages, images, columns], see `stages.stage_moves`.
         stage_features: [stages, images, 6], observed rows and intensities.
         blocks: int64 [stages], units of the network.
@@ -64,7 +67,8 @@ class EngineTables(NamedTuple):
 
     fc: FloatArray
     attention: FloatArray
-    rounds: FloatArray
+    attention_causes: FloatArray
+    shares: FloatArray
     attention_link: FloatArray
     moves: FloatArray
     schedule: npt.NDArray[np.int64]
@@ -79,6 +83,11 @@ class EngineTables(NamedTuple):
     blocks: npt.NDArray[np.int64]
     batches: npt.NDArray[np.int64]
     stage_descriptors: npt.NDArray[np.float32]
+
+    @property
+    def keeps_causes(self) -> bool:
+        """Whether joules by cause are tabulated."""
+        return self.fc.shape[-1] == at.NUM_COSTS
 
 
 @dataclass(frozen=True)
@@ -152,31 +161,37 @@ def _decoding_tables(scenario: Scenario, scalars: FloatArray) -> dict[str, npt.N
     if model is None or workload is None:
         scalars[at.CONTEXT_LIMIT] = 1  # what features of requests, all zero, are divided by
         return {
-            "fc": np.zeros((len(FC_CLASSES), at.NUM_UNITS, 1, 2)),
-            "attention": np.zeros((at.NUM_UNITS, 1, at.NUM_ATTENTION)),
-            "rounds": np.zeros((at.NUM_UNITS, 1, 2)),
+            "fc": np.zeros((len(FC_CLASSES), at.NUM_UNITS, 1, at.NUM_COSTS)),
+            "attention": np.zeros((at.NUM_UNITS, 1, 1, at.NUM_ATTENTION)),
+            "attention_causes": np.zeros((at.NUM_UNITS, 1, 1, at.NUM_CAUSES)),
+            "shares": np.zeros((at.NUM_UNITS, 1, 1, at.NUM_SHARES)),
             "attention_link": np.zeros((at.NUM_UNITS, 1, 2)),
             "moves": np.zeros((1, 4)),
             "schedule": np.zeros((1, 2), dtype=np.int64),
             "population": np.zeros((0, 2), dtype=np.int32),
         }
     costs_of_fc = CostTable(system, model.fc_kernels())
-    fc = np.zeros((len(FC_CLASSES), at.NUM_UNITS, DENSE_ROWS + 1, 2))
+    fc = np.zeros((len(FC_CLASSES), at.NUM_UNITS, DENSE_ROWS + 1, at.NUM_COSTS))
     for i, kernel in enumerate(costs_of_fc.kernels):
         row = FC_CLASSES.index(kernel.kernel_class)
         fc[row, :, :, at.COST_S] += costs_of_fc.seconds[i]
         fc[row, :, :, at.COST_J] += costs_of_fc.joules[i]
+        for unit in range(at.NUM_UNITS):
+            fc[row, unit, :, at.COST_CAUSES :] += costs_of_fc.joules_by_cause(
+                i, unit, np.arange(DENSE_ROWS + 1)
+            )
     scalars[at.LAYERS] = model.layers
     scalars[at.CONTEXT_LIMIT] = model.context_limit
     scalars[at.BATCH] = workload.batch_size
     scalars[at.ACCEPTANCE] = workload.acceptance_rate * 2.0**53
     scalars[at.GROUP_COLUMNS] = group_columns(system, model)
     scalars[at.OVERHEAD_S] = model.layers * system.layer_overhead_s
-    attention, rounds = attention_tables(system, model)
+    attention, shares = attention_tables(system, model)
     return {
         "fc": fc,
         "attention": attention,
-        "rounds": rounds,
+        "attention_causes": attention_causes(system, model),
+        "shares": shares,
         "attention_link": attention_link_table(system, model),
         "moves": moves_table(system, model),
         "schedule": np.array([(0, workload.speculation), *workload.speculation_schedule], dtype=np.int64),
@@ -192,7 +207,7 @@ def _encoding_tables(
     scalars[at.ENCODES] = 1
     scalars[at.IMAGE_TOKENS] = scenario.image_tokens
     tables: dict[str, npt.NDArray[Any]] = {
-        "stages": np.zeros((0, at.NUM_STAGE_CLASSES + 1, at.NUM_UNITS, 1, 2)),
+        "stages": np.zeros((0, at.NUM_STAGE_CLASSES + 1, at.NUM_UNITS, 1, at.NUM_COSTS)),
         "stage_moves": np.zeros((0, 1, at.NUM_STAGE_MOVES)),
         "stage_features": np.zeros((0, 1, 2 * at.NUM_STAGE_CLASSES)),
         "blocks": np.zeros(0, dtype=np.int64),
@@ -237,7 +252,7 @@ def _profile(scenario: Scenario, tables: EngineTables, stages: StageProfile | No
 def _check_finite(tables: EngineTables, system: str) -> None:
     """Refuse figures so extreme that a cost of a usable unit is no finite number."""
     usable = [tables.fc[:, unit] for unit in np.flatnonzero(tables.allowed[at.QKV])]
-    usable += [tables.attention[unit, 1:] for unit in np.flatnonzero(tables.allowed[at.ATTENTION])]
+    usable += [tables.attention[unit, 1:, 1:] for unit in np.flatnonzero(tables.allowed[at.ATTENTION])]
     usable += [
         tables.stages[:, : at.NUM_STAGE_CLASSES, u] for u in np.flatnonzero(tables.allowed[at.REPMLP_FC3])
     ]

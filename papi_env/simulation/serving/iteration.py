@@ -32,34 +32,35 @@ from papi_env.simulation.serving.terms import (
     Cost,
     HalfCost,
     PromptCost,
+    Ran,
 )
 
 # --- the parts of an iteration ------------------------------------------------------------------------------
 
 
 @inlined
-def attention_seconds(requests, decoding, row, rounds):
+def attention_seconds(requests, decoding, row, shares):
     """Profiled seconds of decode attention of so many of the decoding requests, as in `decode.iteration_cost`.
 
-    They attend to their share of the batch's sums, and one of them to the longest context. `row` are the
-    coefficients at this TLP, `rounds` [RLP, (pairs on the busiest channel, 1 / pairs if odd)].
+    They attend to their share of the batch's sums, and one of them to the longest context. `row` and
+    `shares` are the coefficients and the shares of so many at this TLP.
     """
     share = requests / decoding.rlp
     context_sum = share * decoding.context_sum
     group_sum = share * decoding.group_sum
     key_row_sum = share * decoding.key_row_sum
-    now = rounds[requests, layout.ROUNDS]
-    of_one = rounds[1, layout.ROUNDS]
     work = Work(
         row[layout.PER_GROUP_S],
-        row[layout.PER_KEY_ROW_S] + row[layout.UNPAIRED_S] * rounds[requests, layout.UNPAIRED],
+        row[layout.PER_KEY_ROW_S] + row[layout.UNPAIRED_S] * shares[layout.UNPAIRED],
         row[layout.PER_PAIR_S],
         row[layout.PER_START_S],
         row[layout.PER_TOKEN_S],
     )
     mean = Share(group_sum / requests, key_row_sum / requests)
     longest = Share(decoding.group_max, decoding.key_row_max)
-    return attention_time(work, now, of_one, mean, longest, context_sum)
+    now = shares[layout.SHARE]
+    of_one = shares[layout.SHARE_OF_ONE]
+    return attention_time(work, now, of_one, shares[layout.PAIRS], mean, longest, context_sum)
 
 
 @inlined
@@ -166,7 +167,10 @@ def half_batch(requests, prompt_rows, unit, decoding, slow, look):
     transfer_j = 0.0
     if requests > 0:
         attention_s = slow.attention * attention_seconds(
-            requests, decoding, look.attention[decoding.tlp], look.rounds
+            requests,
+            decoding,
+            look.attention[requests, decoding.tlp],
+            look.shares[requests, decoding.tlp],
         )
         transfer_s = look.link[rows, layout.COST_S]
         transfer_j = look.link[rows, layout.COST_J]
@@ -278,7 +282,7 @@ def mode_changes(last_mode, mode, drafted, no_pus):
 
 @inlined
 def decode_joules(decoding, row):
-    """Joules of decode attention."""
+    """Joules of decode attention; `row` is that of as many requests as attend at a time."""
     if decoding.rlp == 0:
         return 0.0
     return row[layout.PER_GROUP_J] * decoding.group_sum + row[layout.PER_TOKEN_J] * decoding.context_sum
@@ -326,7 +330,7 @@ def iteration(decoding, chunk, placement, slow, look, busy):
     joules += two.fc_j
     joules += two.combine_j
     joules += two.transfer_j
-    joules += decode_joules(decoding, look.attention[decoding.tlp])
+    joules += decode_joules(decoding, look.attention[first, decoding.tlp])
     joules += beside.joules
     link_s = prompt.link_s + one.transfer_s + two.transfer_s
     communication_s = one.combine_s + one.transfer_s + two.combine_s + two.transfer_s + beside.combine_s
@@ -385,4 +389,55 @@ def iteration(decoding, chunk, placement, slow, look, busy):
         changes + changes_within,
         mode,
         one.decode_on_pim + two.decode_on_pim,
+        Ran(
+            first,
+            rlp - first,
+            one.pu_rows,
+            one.pim_rows,
+            two.pu_rows,
+            two.pim_rows,
+            beside_rows,
+            np.int64(changes) if switch_s > 0.0 and not dual else np.int64(0),
+        ),
     )
+
+
+# --- what was run -------------------------------------------------------------------------------------------
+
+
+@lean
+def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
+    """Charge environment e, whose clocks have columns for them, with the joules of an iteration by cause.
+
+    Their sum is the `Cost`'s, but for rounding. For iterations that are run; `iteration`, which also says what one
+    would cost, has no part in it.
+
+    Args:
+        e, decoding, chunk, look, clocks: as elsewhere.
+        ran: `Ran`; causes: `Causes`.
+    """
+    rlp, tlp = decoding.rlp, decoding.tlp
+    attention = causes.attention[ran.first, tlp]
+    scalars, terms = look.scalars, causes.terms
+    attended = np.float64(decoding.context_sum if scalars[at.ATTENTION_UNIT] == 0.0 else decoding.group_sum)
+    drafts = np.float64(tlp - 1 if rlp > 0 else 0)
+    tokens = drafts * decoding.context_sum
+    for k in range(at.NUM_CAUSES):
+        joules = causes.fc[at.PU, ran.first_pu, k] + causes.fc[at.FC_PIM, ran.first_pim, k]
+        joules += causes.fc[at.PU, ran.second_pu, k] + causes.fc[at.FC_PIM, ran.second_pim, k]
+        joules += causes.fc[at.PU, ran.beside, k]
+        if k != at.LINK:
+            joules += attended * attention[k]
+        joules += chunk.pairs * terms[at.PAIR, k] + chunk.context * terms[at.CONTEXT, k]
+        joules += chunk.rows * terms[at.ROW, k]
+        joules += drafts * causes.draft[rlp, k] + tokens * terms[at.DRAFTED_CONTEXT, k]
+        clocks[e, at.CAUSE_J + k] += joules
+    link, moves = look.link, look.moves
+    moved = moves[ran.first_pu + ran.first_pim, layout.COMBINE_J]
+    moved += moves[ran.second_pu + ran.second_pim, layout.COMBINE_J]
+    moved += moves[ran.beside, layout.COMBINE_J]
+    # A link's joules are in proportion to bytes, and those of no rows are none.
+    moved += link[ran.first * tlp, layout.COST_J] + link[ran.second * tlp, layout.COST_J]
+    moved += ran.crossings * moves[rlp * tlp + chunk.rows, layout.CROSSING_J]
+    moved += decoding.context_sum * attention[at.LINK]
+    clocks[e, at.CAUSE_J + at.LINK] += moved

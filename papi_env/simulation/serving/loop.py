@@ -16,7 +16,7 @@ from papi_env.simulation.compiled import inlined, lean, njit, unlocked
 from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.drift import drift_factor
-from papi_env.simulation.serving.iteration import iteration
+from papi_env.simulation.serving.iteration import charge_causes, iteration
 from papi_env.simulation.serving.observe import observe_env
 from papi_env.simulation.serving.requests import (
     ServingState,
@@ -31,7 +31,16 @@ from papi_env.simulation.serving.requests import (
     wait,
 )
 from papi_env.simulation.serving.tables import ServingTables
-from papi_env.simulation.serving.terms import Cost, Decoding, Lookups, Placement, PromptChunk, Slowdowns
+from papi_env.simulation.serving.terms import (
+    Causes,
+    Cost,
+    Decoding,
+    Lookups,
+    Placement,
+    PromptChunk,
+    Ran,
+    Slowdowns,
+)
 from papi_env.simulation.serving.tokens import (
     decode_tokens,
     prefill_tokens,
@@ -187,7 +196,8 @@ def run(e, decoding, chunk, placement, state, look, busy):
     if decoding.rlp + chunk.rows == 0:
         counters[e, at.STALLS] += 1
         none = np.int64(0)
-        return Cost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, none, placement.last_mode, none)
+        ran = Ran(none, none, none, none, none, none, none, none)
+        return Cost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, none, placement.last_mode, none, ran)
     slow = slowdowns(e, counters, clocks, look.scalars)
     cost = iteration(decoding, chunk, placement, slow, look, busy)
     if busy[at.BUSY_PU] > 0.0:
@@ -251,7 +261,7 @@ def reward(e, good, joules, clocks, scalars):
 
 
 @inlined
-def advance_env(e, actions, state, look, thresholds, scratch):
+def advance_env(e, actions, state, look, causes, thresholds, scratch):
     """One iteration of environment e. Returns the reward."""
     counters, clocks, scalars = state.counters, state.clocks, look.scalars
     placement, admission, invalid = resolved(e, actions, counters, scalars)
@@ -266,6 +276,8 @@ def advance_env(e, actions, state, look, thresholds, scratch):
 
     cost = run(e, decoding, chunk, placement, state, look, scratch.busy)
     account(e, cost, pages, scratch.busy, counters, clocks)
+    if clocks.shape[1] == at.NUM_CLOCKS:
+        charge_causes(e, decoding, chunk, cost.ran, look, causes, clocks)
     counters[e, at.LAST_ACTION + at.FC] = placement.unit
     counters[e, at.LAST_ACTION + at.SPECULATION] = actions[e, at.SPECULATION]
     counters[e, at.LAST_ACTION + at.ADMISSION] = admission
@@ -349,12 +361,13 @@ def step_range(
         tables.fc_j,
         tables.bank_s,
         tables.attention,
-        tables.rounds,
+        tables.shares,
         tables.link,
         tables.moves,
         tables.draft,
         tables.scalars,
     )
+    causes = Causes(tables.fc_causes, tables.attention_causes, tables.draft_causes, tables.term_causes)
     scalars, thresholds = tables.scalars, tables.acceptance
     horizon = scalars[at.HORIZON_S]
     counters, clocks = state.counters, state.clocks
@@ -369,7 +382,7 @@ def step_range(
         elif counters[e, at.DONE] == 1:
             continue
         else:
-            rewards[e] = advance_env(e, actions, state, look, thresholds, scratch)
+            rewards[e] = advance_env(e, actions, state, look, causes, thresholds, scratch)
             over = counters[e, at.FINISHED] + counters[e, at.REJECTED] == counters[e, at.REQUESTS]
             terminated[e] = over and not np.isfinite(horizon)
             late = clocks[e, at.TIME_S] >= horizon

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from papi_env.hardware.energy import CAUSE_WORDS, CAUSES
 from papi_env.kernel import FloatArray
 from papi_env.simulation.measures import Measure, evaluate, names
 from papi_env.simulation.serving import state as at
@@ -45,6 +46,12 @@ class Episodes:
     def clock(self, column: int) -> FloatArray:
         """A clock, as of now."""
         return self.state.clocks[:, column].copy()
+
+    def cause(self, k: int) -> FloatArray:
+        """Dynamic joules of a cause, as of now; NaN where they are not kept."""
+        if self.state.clocks.shape[1] < at.NUM_CLOCKS:
+            return np.full(len(self.state.clocks), np.nan)
+        return self.clock(at.CAUSE_J + k)
 
     @cached_property
     def time_s(self) -> FloatArray:
@@ -104,6 +111,10 @@ def _clock(column: int) -> Value:
     return lambda episodes: episodes.clock(column)
 
 
+def _cause(k: int) -> Value:
+    return lambda episodes: episodes.cause(k)
+
+
 def _per_second(column: int) -> Value:
     """A counter over the time."""
     return lambda episodes: _ratio(episodes.counter(column), episodes.time_s)
@@ -150,6 +161,8 @@ MEASURES: tuple[Measure[Episodes], ...] = (
     Measure("dynamic_j", _clock(at.DYNAMIC_J)),
     Measure("static_j", lambda e: e.static_j),
     Measure("total_j", lambda e: e.total_j),
+    *(Measure(f"{cause}_j", _cause(k), CAUSE_WORDS[cause]) for k, cause in enumerate(CAUSES)),
+    Measure("idle_j", lambda e: e.static_j, "static power over the time; with the six before it, `total_j`"),
     Measure("j_per_token", lambda e: _ratio(e.total_j, e.counter(at.TOKENS))),
     *(
         Measure(f"utilisation_{resource}", _share_of_time(at.BUSY_S + k), "share of time in which it is busy")

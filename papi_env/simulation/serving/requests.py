@@ -27,7 +27,8 @@ class ServingState(NamedTuple):
     """State of `E` environments, `S` slots for running requests and `R` requests an episode.
 
     Attributes:
-        counters: int64 [E, NUM_COUNTERS]; clocks: float64 [E, NUM_CLOCKS].
+        counters: int64 [E, NUM_COUNTERS]; clocks: float64 [E, NUM_CLOCKS], or CAUSE_J columns where joules by cause
+            are not kept.
         moments: float64 [E, R, NUM_MOMENTS]; facts: int32 [E, R, NUM_FACTS]: the requests' records.
         requests, contexts, left, classes: int32 [E, S], of the decoding requests first: which request, tokens
             held, output tokens left, class. keys: uint64 [E, S], of acceptance draws. deadlines: float64 [E, S],

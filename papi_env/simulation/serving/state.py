@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import Any
 
+from papi_env.hardware import energy
 from papi_env.simulation import descriptors, engine
 from papi_env.simulation.features import SLOWDOWN, Feature, linear, names, signed, squash
 from papi_env.workload.serving import SPECULATION_LENGTHS
@@ -97,7 +98,10 @@ BEHIND = 39  # share of decoding requests whose slack is negative
 LOST = 40  # share of decoding requests that missed their first-token objective
 PAGES_USED_TIME = 41  # integral of pages in use over time
 LAST_START_S = 42  # when the last iteration began
-NUM_CLOCKS = 43
+# What an engine need not have.
+CAUSE_J = 43  # .. +5: dynamic joules by cause, in the order of `energy.CAUSES`
+NUM_CAUSES, LINK = energy.NUM_CAUSES, energy.LINK
+NUM_CLOCKS = CAUSE_J + NUM_CAUSES
 
 # --- a request's record -----------------------------------------------------------------------------
 # float64 [num_envs, requests, 4], seconds; NaN before it happens
@@ -154,6 +158,11 @@ ONLY_UNIT = 38  # the one unit that runs FC kernels, or -1 where there are both
 PREFILL_ROW_J = 39
 PAGE_LOG2 = 40  # of the tokens of a KV page
 NUM_SCALARS = 41
+
+# --- what else takes joules, by cause ----------------------------------------------------------------
+# Of a prompt: each (query, key) pair, each token read, each token processed; and each token that a draft attends to.
+PAIR, CONTEXT, ROW, DRAFTED_CONTEXT = range(4)
+NUM_TERMS = 4
 
 # --- observations: float32 --------------------------------------------------------------------------
 # Everything about a feature but how it is computed, which is in `observe` (or, of a descriptor, in `tables`).

@@ -9,13 +9,15 @@ import numpy.typing as npt
 
 from papi_env.errors import ConfigurationError
 from papi_env.hardware import costs, dram
+from papi_env.hardware.energy import ACTIVATION, NUM_CAUSES, READ
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
-from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES, PimUnit, ProcessingUnit
-from papi_env.kernel import FP16_BYTES, FloatArray, Kernel, activation_bytes
+from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES
+from papi_env.kernel import FloatArray, Kernel, activation_bytes
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.batch.decode_tables import (
+    attention_causes,
     attention_link_table,
     attention_tables,
     decades,
@@ -23,6 +25,7 @@ from papi_env.simulation.batch.decode_tables import (
     moves_table,
     rate_descriptors,
 )
+from papi_env.simulation.prefill import prompt_work
 from papi_env.simulation.serving import state as at
 from papi_env.workload.arrivals import ArrivalTables, build_arrivals
 from papi_env.workload.serving import (
@@ -50,9 +53,12 @@ class ServingTables(NamedTuple):
         fc_s, fc_j: [2 (PUs, FC-PIM), rows], all FC kernels of an iteration; zero on a unit that the system
             lacks, which `ONLY_UNIT` keeps from being used.
         bank_s: [rows], the part of the PUs' time in which they read the stacks.
-        attention: [TLP, coefficients]; rounds: [RLP, 2]: of the unit that runs attention (see `layout`).
+        attention: [RLP, TLP, coefficients]; shares: [RLP, TLP, NUM_SHARES]: of the unit that runs attention (see
+            `layout`).
         link: [rows, (s, J)]; moves: [rows, 4] (see `tables.EngineTables`).
         draft: [RLP, (s, J)], one step of the draft model without its attention.
+        fc_causes: [2, rows, causes]; attention_causes: [RLP, TLP, causes], see `decode_tables.attention_causes`;
+            draft_causes: [RLP, causes]; term_causes: [terms, causes], see `state.PAIR`: joules by cause.
         acceptance: uint64 [classes + 1, drafted], what 53-bit draws are compared with; the last class is
             there for look-aheads that know no rates. class_shares: cumulative.
         population: int32 [requests, 2]; trace_lengths, trace_refused: of the arrivals' own rows, if paired.
@@ -63,10 +69,14 @@ class ServingTables(NamedTuple):
     fc_j: FloatArray
     bank_s: FloatArray
     attention: FloatArray
-    rounds: FloatArray
+    shares: FloatArray
     link: FloatArray
     moves: FloatArray
     draft: FloatArray
+    fc_causes: FloatArray
+    attention_causes: FloatArray
+    draft_causes: FloatArray
+    term_causes: FloatArray
     acceptance: npt.NDArray[np.uint64]
     class_shares: FloatArray
     population: npt.NDArray[np.int32]
@@ -89,9 +99,10 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
     system = scenario.system
     rows = serving.max_running * SPECULATION_LENGTHS[-1] + CHUNK_TOKENS
     fc_s, fc_j, bank_s = _fc(system, model.fc_kernels(), rows)
+    draft_causes, drafted_context = _draft_causes(system, serving)
     home = system.unit_of("attention")
     assert home is not None
-    attention, rounds = attention_tables(system, model, serving.max_running)
+    attention, attention_shares = attention_tables(system, model, serving.max_running)
     unit = UNIT_NAMES.index(home)
     scalars = _scalars(scenario, serving, model)
     population = serving.lengths.population(model.context_limit, serving.beyond_context).lengths
@@ -116,10 +127,14 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         fc_j=fc_j,
         bank_s=bank_s,
         attention=np.ascontiguousarray(attention[unit]),
-        rounds=np.ascontiguousarray(rounds[unit]),
+        shares=np.ascontiguousarray(attention_shares[unit]),
         link=np.ascontiguousarray(attention_link_table(system, model, rows)[unit]),
         moves=moves_table(system, model, rows),
         draft=_draft(system, serving, scalars),
+        fc_causes=_fc_causes(system, model.fc_kernels(), rows),
+        attention_causes=np.ascontiguousarray(attention_causes(system, model, serving.max_running)[unit]),
+        draft_causes=draft_causes,
+        term_causes=np.stack([*prompt_work(system, model).causes, drafted_context]),
         acceptance=thresholds,
         class_shares=np.cumsum(shares / shares.sum()),
         population=np.ascontiguousarray(population, dtype=np.int32),
@@ -160,7 +175,7 @@ def _fc(system: System, kernels: tuple[Kernel, ...], rows: int) -> tuple[FloatAr
             seconds[unit] += s
             joules[unit] += j
     if system.pu is not None:
-        rate = system.pu.total_bandwidth * system.pu.memory_efficiency
+        rate = system.pu.count * system.pu.streaming_bandwidth
         for kernel in kernels:
             size = kernel.weight_bytes + activation_bytes(kernel, counts)
             reading += np.where(counts > 0, kernel.count * size / rate, 0.0)
@@ -202,6 +217,40 @@ def _draft(system: System, serving: Serving, scalars: FloatArray) -> FloatArray:
         scalars[at.DRAFT_CONTEXT_S] = size / system.fc_pim.peak_bandwidth
         scalars[at.DRAFT_CONTEXT_J] = size * dram.READ_WITH_ACTIVATION_J_PER_BYTE
     return table
+
+
+def _fc_causes(system: System, kernels: tuple[Kernel, ...], rows: int) -> FloatArray:
+    """The joules of `_fc` by cause, [2, rows, causes]."""
+    joules = np.zeros((2, rows + 1, NUM_CAUSES))
+    table = CostTable(system, kernels)
+    for unit in (PU, FC_PIM):
+        if system.can_run(UNIT_NAMES[unit], "fc"):
+            for i in range(len(kernels)):
+                joules[unit] += table.joules_by_cause(i, unit, np.arange(rows + 1))
+    return joules
+
+
+def _draft_causes(system: System, serving: Serving) -> tuple[FloatArray, FloatArray]:
+    """The joules of `_draft` by cause: [RLP, causes] of a step, and [causes] per context token of its attention."""
+    joules, per_token = np.zeros((serving.max_running + 1, NUM_CAUSES)), np.zeros(NUM_CAUSES)
+    if not serving.draft_cost:
+        return joules, per_token
+    draft = DRAFTS[serving.speculation.draft]
+    rlp = np.arange(serving.max_running + 1)
+    if system.pu is not None:
+        one = system.pu.model_copy(update={"count": 1})
+        share = np.maximum(-(-rlp // system.pu.count), 1)
+        busy = np.minimum(rlp, system.pu.count)[:, None]
+        for kernel in draft.fc_kernels():
+            joules += kernel.count * busy * costs.pu_fc_energy(one, kernel, share).by_cause
+        attention = costs.pu_attention_energy(system.pu, draft.attention_kernel(), 1, 1)
+        return joules, draft.layers * attention.by_cause
+    fc_pim = CostTable(system, draft.fc_kernels())
+    for i in range(len(fc_pim.kernels)):
+        joules += fc_pim.joules_by_cause(i, FC_PIM, rlp)
+    per_token[ACTIVATION] = draft.kv_bytes_per_token * dram.ACTIVATION_J / dram.ROW_BYTES
+    per_token[READ] = draft.kv_bytes_per_token * dram.READ_J_PER_BYTE
+    return joules, per_token
 
 
 def _scalars(scenario: Scenario, serving: Serving, model: Transformer) -> FloatArray:
@@ -253,44 +302,21 @@ def _pages(system: System, model: Transformer, page_tokens: int) -> int:
 
 
 def _prefill(system: System, model: Transformer, s: FloatArray) -> None:
-    """Attention of a chunk, and its keys and values on the link, in the terms of `simulation.prefill`."""
-    kernel = model.attention_kernel()
-    where = "pu" if system.prefill_unit == "pu" else system.unit_of("attention")
-    assert where is not None
-    unit = system.unit(where)
-    size = kernel.count * kernel.kv_bytes_per_token
-    multiplies = kernel.count * kernel.macs_per_context_token
-    if isinstance(unit, ProcessingUnit):
-        # A prompt's earlier keys and values stay in the GPUs' memory until it is done, and are read once a chunk.
-        s[at.PREFILL_PAIR_COMPUTE_S] = 2 * multiplies / (unit.total_flops * unit.compute_efficiency)
-        s[at.PREFILL_TOKEN_MEMORY_S] = size / (unit.total_bandwidth * unit.memory_efficiency)
-        s[at.PREFILL_PAIR_J] = multiplies * unit.mac_j
-        s[at.PREFILL_TOKEN_J] = size * unit.memory_j_per_byte
-    else:
-        assert isinstance(unit, PimUnit)
-        # Query by query through the keys before it, one request at a time on its share of the channels. Whole
-        # groups and DRAM rows of keys: half of one more each.
-        work = costs.pim_attention_coefficients(unit, kernel, 1)
-        share = kernel.count * float(costs.attention_rounds(unit, kernel, 1)) * dram.CLOCK_S
-        per_group = work.per_group + work.per_chunk * work.group_columns / dram.COLUMNS_PER_ROW
-        group_j = kernel.count * float(costs.pim_attention_energy(unit, kernel, 1, 1).total)
-        s[at.PREFILL_PAIR_S] = share * per_group / dram.GROUP_TOKENS
-        s[at.PREFILL_TOKEN_S] = share * (per_group / 2 + work.per_chunk / 2 + work.per_pair)
-        s[at.PREFILL_PAIR_J], s[at.PREFILL_ROW_J] = group_j / dram.GROUP_TOKENS, group_j / 2
-    if system.attn_pim is not None and system.attention_link is not None:
-        kv = model.kv_bytes_per_token
-        vectors = 0 if where == "pu" else model.layers * FP16_BYTES * model.hidden
-        s[at.KV_LINK_S_PER_TOKEN] = (kv + vectors) / system.attention_link.total_bandwidth
-        s[at.KV_LINK_J_PER_TOKEN] = (kv + 2 * vectors) * system.attention_link.j_per_byte
+    """What a chunk of prompts takes besides FC kernels, one prompt after the other."""
+    work = prompt_work(system, model)
+    s[at.PREFILL_PAIR_COMPUTE_S], s[at.PREFILL_TOKEN_MEMORY_S] = work.pair_compute_s, work.context_memory_s
+    s[at.PREFILL_PAIR_S], s[at.PREFILL_TOKEN_S] = work.pair_s, work.row_s
+    s[at.PREFILL_PAIR_J], s[at.PREFILL_TOKEN_J], s[at.PREFILL_ROW_J] = work.pair_j, work.context_j, work.row_j
+    s[at.KV_LINK_S_PER_TOKEN], s[at.KV_LINK_J_PER_TOKEN] = work.link_s, work.link_j
 
 
 def _reference_s(tables: ServingTables, serving: Serving) -> float:
     """FC kernels and attention of a quarter-full machine on its first unit: what observations divide times by."""
     rlp = max(serving.max_running // 4, 1)
     unit = max(int(tables.scalars[at.ONLY_UNIT]), 0)
-    row = tables.attention[1]
+    row = tables.attention[rlp, 1]
     mean = float(tables.population[:, 0].mean() + tables.population[:, 1].mean() / 2)
-    groups = np.ceil(mean / dram.GROUP_TOKENS) * tables.rounds[rlp, layout.ROUNDS]
+    groups = np.ceil(mean / dram.GROUP_TOKENS) * tables.shares[rlp, 1, layout.SHARE]
     attention = max(row[layout.PER_GROUP_S] * groups, row[layout.PER_TOKEN_S] * rlp * mean)
     return float(tables.fc_s[unit, rlp] + tables.moves[rlp, layout.COMBINE_S] + attention)
 

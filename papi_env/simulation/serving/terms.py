@@ -71,7 +71,7 @@ class Lookups(NamedTuple):
     fc_j: FloatArray
     bank_s: FloatArray
     attention: FloatArray
-    rounds: FloatArray
+    shares: FloatArray
     link: FloatArray
     moves: FloatArray
     draft: FloatArray
@@ -83,6 +83,35 @@ class Lookups(NamedTuple):
         return Lookups(*(getattr(tables, name) for name in Lookups._fields))
 
 
+class Causes(NamedTuple):
+    """The part of `ServingTables` that splits joules of an iteration that was run by cause."""
+
+    fc: FloatArray
+    attention: FloatArray
+    draft: FloatArray
+    terms: FloatArray
+
+
+class Ran(NamedTuple):
+    """What an iteration ran, for its joules by cause; int64.
+
+    Attributes:
+        first, second: decoding requests of either half-batch.
+        first_pu, first_pim, second_pu, second_pim: rows of their FC kernels by unit, with a prompt's.
+        beside: a prompt's rows on the PUs, beside decode rows on FC-PIM.
+        crossings: of all rows between PUs and FC-PIM.
+    """
+
+    first: Count
+    second: Count
+    first_pu: Count
+    first_pim: Count
+    second_pu: Count
+    second_pim: Count
+    beside: Count
+    crossings: Count
+
+
 class Cost(NamedTuple):
     """What an iteration takes.
 
@@ -92,6 +121,7 @@ class Cost(NamedTuple):
             `prompt_s` is the prompt's attention.
         switches: changes of the stacks' mode; mode: what they are left in.
         pim_rows: decode rows whose FC kernels ran on FC-PIM.
+        ran: what joules by cause follow from.
     """
 
     seconds: float
@@ -105,6 +135,7 @@ class Cost(NamedTuple):
     switches: int
     mode: int
     pim_rows: int
+    ran: Ran
 
 
 class PromptCost(NamedTuple):

@@ -15,16 +15,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.kernel import FP16_BYTES, Kernel, KernelClass
+from papi_env.quantities import Count, Whole
 
 PATCH = 4  # size and stride of the patch embedding
 STRIDE = 2  # size and stride of the convolution between stages
 
 
-class RepMLPNet(BaseModel):
+class RepMLPNet(Definition):
     """A hierarchical vision MLP: a patch embedding of stride 4, then stages of RepMLP and FFN units.
 
     Attributes:
@@ -35,19 +37,17 @@ class RepMLPNet(BaseModel):
         reduction: channels over neurons of the global perceptron; expansion: of the FFN.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str
-    channels: tuple[int, ...]
-    share_sets: tuple[int, ...]
-    blocks: tuple[int, ...]
-    partitions: tuple[int, ...]
-    image_size: int = Field(ge=1)
-    local_kernels: tuple[int, ...] = (1, 3)
-    image_channels: int = Field(3, ge=1)
-    classes: int = Field(1000, ge=1)
-    reduction: int = Field(4, ge=1)
-    expansion: int = Field(4, ge=1)
+    channels: tuple[Whole, ...]
+    share_sets: tuple[Whole, ...]
+    blocks: tuple[Whole, ...]
+    partitions: tuple[Whole, ...]
+    image_size: Count = Field(ge=1)
+    local_kernels: tuple[Whole, ...] = (1, 3)
+    image_channels: Count = Field(3, ge=1)
+    classes: Count = Field(1000, ge=1)
+    reduction: Count = Field(4, ge=1)
+    expansion: Count = Field(4, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> RepMLPNet:
@@ -159,7 +159,7 @@ def stage_kernels(
     kernels = [
         Kernel(convolution, window * window * inputs, channels, positions),
         Kernel(KernelClass.REPMLP_FC1, channels, neurons, images, count=blocks),
-        Kernel(KernelClass.REPMLP_FC2, neurons, channels, images, count=blocks),
+        Kernel(KernelClass.REPMLP_FC2, neurons, channels, images, count=blocks, split="inputs"),
     ]
     if not reparameterized:
         # A share-set is convolved with a single filter: one channel in, one out, at every position.
@@ -170,7 +170,7 @@ def stage_kernels(
     kernels += [
         Kernel(KernelClass.REPMLP_FC3, part, part, parts, groups=sets, count=blocks),
         Kernel(KernelClass.REPMLP_FFN, channels, hidden, positions, count=blocks),
-        Kernel(KernelClass.REPMLP_FFN, hidden, channels, positions, count=blocks),
+        Kernel(KernelClass.REPMLP_FFN, hidden, channels, positions, count=blocks, split="inputs"),
     ]
     if stage == net.stages - 1:
         kernels.append(Kernel(KernelClass.REPMLP_FFN, channels, net.classes, images))

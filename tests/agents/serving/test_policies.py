@@ -193,7 +193,7 @@ def test_the_threshold_is_papis(speculation):
 
 
 def test_beside_a_prompt_decoding_moves_to_fc_pim_where_the_profile_says_so():
-    env = make_env()
+    env = make_env(system="papi-h100")
     tables, scalars = env.engine.tables, env.engine.tables.scalars
     switching = scalars[at.SWITCHES_PER_SPLIT] * scalars[at.SWITCH_S]
     seen = set()

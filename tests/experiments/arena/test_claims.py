@@ -328,7 +328,7 @@ def test_look_aheads_alone_are_slow(tmp_path):
 
 
 def test_slow_references_are_judged_on_the_instances_that_they_play(monkeypatch, tmp_path):
-    scenario = get_scenario("saturated/llama-65b").replace(serving={"horizon_s": 1.5})
+    scenario = get_scenario("saturated/llama-65b").replace(serving={"horizon_s": 4.0})
     few = replace(load_split(SERVING, "test"), settings=(Setting(scenario.name, scenario),))
     monkeypatch.setattr(leaderboard, "load_split", lambda *_: few)
     slow, folder = "search-2x1x1", tmp_path / "board"

@@ -9,6 +9,7 @@ from experiments.gpus.validate_allreduce import validate_allreduce
 from experiments.validate import main
 from papi_env.errors import DataError
 from papi_env.hardware.collectives import all_reduce_s, nccl_s
+from papi_env.hardware.links import NVLINK3, NVLINK4
 
 HEADER = "gpu,gpus,bytes,min_us,median_us"
 # Made up.
@@ -29,7 +30,9 @@ def test_nccl_and_the_rule_are_compared_with_the_lowest_times(write):
     result = validate_allreduce(write(*ROWS))
     kinds = [("a100", 2, 2048), ("a100", 8, 33554432), ("h100", 8, 1000000), ("h100", 8, 67108864)]
     lowest, median = np.array([10, 400, 30, 400]) * 1e-6, np.array([11, 410, 32, 420]) * 1e-6
-    nccl, rule = (np.array([f(size, n, gpu) for gpu, n, size in kinds]) for f in (nccl_s, all_reduce_s))
+    links = {"a100": NVLINK3, "h100": NVLINK4}
+    nccl = np.array([nccl_s(size, n, gpu) for gpu, n, size in kinds])
+    rule = np.array([all_reduce_s(size, n, links[gpu]) for gpu, n, size in kinds])
     assert result["rows"] == 4
     assert result["mape"] == pytest.approx(np.abs(nccl / lowest - 1).mean())
     assert result["bias"] == pytest.approx(np.median(nccl / lowest - 1))

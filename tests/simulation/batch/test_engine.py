@@ -143,7 +143,8 @@ def test_engine_attention_is_the_hardware_function(system, model, tlp, contexts)
     engine.step()
     kernel = s.model.attention_kernel()
     unit = s.system.attn_pim
-    expected = kernel.count * costs.pim_attention_s(unit, kernel, np.array(contexts) + tlp, tlp)
+    work_s = costs.pim_attention_s(unit, kernel, np.array(contexts) + tlp, tlp)
+    expected = kernel.count * (work_s + s.system.pim_start_s)
     assert engine.counters[0, at.LAST_UNIT + at.ATTENTION] == ATTN_PIM
     assert engine.clocks[0, at.LAST_CLASS_S + at.ATTENTION] == pytest.approx(float(expected), rel=1e-12)
 
@@ -230,7 +231,9 @@ def test_state_of_a_full_batch_stays_under_4_kib():
 
 
 def test_figures_without_a_finite_cost_are_refused():
-    data = scenario().model_dump()
-    data["system"]["attention_link"]["bandwidth"] = 1e-300
+    # Past the checks of its fields.
+    s = scenario()
+    link = s.system.attention_link.model_copy(update={"bandwidth": 1e-305})
+    extreme = s.model_copy(update={"system": s.system.model_copy(update={"attention_link": link})})
     with pytest.raises(ConfigurationError, match="not a finite number of seconds"):
-        DecodeEngine(parse_scenario(data, "test"), 1)
+        DecodeEngine(extreme, 1)

@@ -55,7 +55,8 @@ def made_up_tables(requests, schedule, acceptance, switch_s, batches):
     attention = 1e-7 * (1 + u) * (1 + 0.125 * t) * (1 + c)
     attention[0, :, at.LINK_PER_TOKEN_S] = 3e-6
     r = np.arange(most)
-    rounds = np.stack([np.stack([-(-r // (4 << u)), 1.0 * (r % 2)], axis=-1) for u in range(units)])
+    rounds = [-(-r // (4 << u)) for u in range(units)]
+    shares = np.stack([np.stack([n, 0 * r + n[1], n, 1.0 * (r % 2)], axis=-1) for n in rounds])
     u, n = np.ogrid[:units, :rows]
     link = np.stack([1e-6 * (1 + u) * n, 0.5 * (1 + u) + 0 * n], axis=-1)
     n = np.arange(rows)
@@ -83,8 +84,9 @@ def made_up_tables(requests, schedule, acceptance, switch_s, batches):
     s, b, c = np.ogrid[:num_stages, :most, : 2 * at.NUM_STAGE_CLASSES]
     return EngineTables(
         fc=fc,
-        attention=attention,
-        rounds=rounds,
+        attention=np.repeat(attention[:, None], most, axis=1),
+        attention_causes=np.zeros((units, most, tlp, at.NUM_CAUSES)),
+        shares=np.repeat(shares[:, :, None], tlp, axis=2),
         attention_link=link,
         moves=moves,
         schedule=np.array(schedule, dtype=np.int64),

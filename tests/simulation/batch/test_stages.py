@@ -64,7 +64,8 @@ def priced(engine, stage, images, units, last=-1):
 def seconds_of(system, kernel, unit):
     if unit == PU:
         return kernel.count * float(costs.pu_fc_s(system.pu, kernel, kernel.rows))
-    return kernel.count * float(costs.pim_fc_s(system.fc_pim, kernel, kernel.rows))
+    seconds = costs.pim_fc_s(system.fc_pim, kernel, kernel.rows) + system.stack_sum_s(kernel, kernel.rows)
+    return kernel.count * (float(seconds) + system.pim_start_s)
 
 
 @pytest.mark.parametrize("reparameterized", [True, False])

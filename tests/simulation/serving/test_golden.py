@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from papi_env.hardware.energy import CAUSES
 from papi_env.scenario import parse_scenario
 from papi_env.simulation.batch import loop as batch
 from papi_env.simulation.batch import state as decode_at
@@ -114,6 +115,8 @@ def made_up_tables(scalars, arrivals):
     attention[:, decode_at.PER_TOKEN_S] = 3e-7
     attention[:, decode_at.PER_TOKEN_J] = 1e-3
     r = np.arange(RUNNING + 1)
+    rounds, unpaired = -(-r // 4), np.where(r % 2, 1 / np.maximum(r, 1), 0.0)
+    shares = np.stack([rounds, 0 * r + rounds[1], rounds, unpaired], axis=-1)
     numbers = np.zeros(at.NUM_SCALARS)
     for name, value in {**SCALARS, **scalars}.items():
         first = getattr(at, name)
@@ -124,11 +127,15 @@ def made_up_tables(scalars, arrivals):
         fc_s=fc_s,
         fc_j=fc_j,
         bank_s=some * (4e-5 + 1e-7 * n),
-        attention=attention,
-        rounds=np.stack([-(-r // 4), np.where(r % 2, 1 / np.maximum(r, 1), 0.0)], axis=-1),
+        attention=np.repeat(attention[None], RUNNING + 1, axis=0),
+        shares=np.repeat(shares[:, None], 9, axis=1),
         link=np.stack([2e-6 * n, 0.125 * n], axis=-1),
         moves=np.stack([2e-7 * n, 0.125 * n, 1e-7 * n, 0.0625 * n], axis=-1),
         draft=np.stack([(r > 0) * (2e-5 + 1e-6 * r), 0.25 * r], axis=-1),
+        fc_causes=np.zeros((2, rows, at.NUM_CAUSES)),
+        attention_causes=np.zeros((RUNNING + 1, 9, at.NUM_CAUSES)),
+        draft_causes=np.zeros((RUNNING + 1, at.NUM_CAUSES)),
+        term_causes=np.zeros((at.NUM_TERMS, at.NUM_CAUSES)),
         acceptance=np.array(
             [[int(p * 2.0**53)] * 7 for p in (0.6, 0.9, 0.0)],
             dtype=np.uint64,
@@ -339,7 +346,9 @@ def test_the_record_meets_every_effect(golden):
 @pytest.mark.parametrize("case", [case for case in CASES if CASES[case][3]["autoreset"] == batch.SAME_STEP])
 def test_the_last_state_of_an_episode_outlives_its_restart(case, golden):
     now, then = first_end(case), golden[case]["final"]
-    assert list(now) == list(then)
+    # Made-up tables have no causes of energy, which the record is without.
+    causes = {f"{cause}_j" for cause in (*CAUSES, "idle")}
+    assert [name for name in now if name not in causes] == list(then)
     for name, values in then.items():
         ours, theirs = (np.array(column, dtype=float) for column in (now[name], values))
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, err_msg=name)
