@@ -24,7 +24,7 @@ def make_env(num_envs=2):
             "system": "papi",
             "model": "llama-65b",
             "serving": {
-                "arrivals": {"process": "gamma", "rate_per_s": 24.0, "shape": 0.1},
+                "arrivals": {"process": "gamma", "rate_per_s": 8.0, "shape": 0.1},
                 "lengths": {"table": "azure-conversation"},
                 "objectives": {"ttft_s": 1.0, "tpot_s": 0.03},
                 "speculation": {"classes": {"writing": 0.5, "code": 0.5}},
