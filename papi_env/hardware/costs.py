@@ -53,14 +53,15 @@ def pu_fc_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     Raises:
         ConfigurationError: the unit's file does not have the kernel, or is faster than its peaks.
     """
-    inputs, outputs, groups = gpu_share(kernel, unit.count)
-    if unit.table is not None:
-        return _table_fc_s(unit, unit.table, kernel, rows)
+    table = unit.table
+    if table is not None:
+        return _table_fc_s(unit, table, kernel, rows)
     card = unit.measured
     if card is None or not _is_matrix(kernel):
         size = kernel.weight_bytes + activation_bytes(kernel, rows)
         compute = 2 * macs(kernel, rows) / (unit.count * unit.sustained_flops)
         return unit.kernel_start_s + np.maximum(compute, size / (unit.count * unit.streaming_bandwidth))
+    inputs, outputs, groups = gpu_share(kernel, unit.count)
     return fc_s(card, rows, outputs, inputs, groups=groups)
 
 
