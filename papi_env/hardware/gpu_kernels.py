@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.errors import ConfigurationError, lookup
+from papi_env.errors import ConfigurationError
 from papi_env.kernel import FP16_BYTES, FloatArray
 
 Sizes: TypeAlias = int | npt.NDArray[np.integer[Any]]
@@ -154,11 +154,6 @@ def tilings() -> Tilings:
 
 
 _TILINGS = tilings()
-
-
-def get_kernel_constants(gpu: str) -> KernelConstants:
-    """The constants of a GPU by name; an unknown one is answered with the known ones."""
-    return lookup("GPU", gpu, KERNEL_CONSTANTS)
 
 
 def fc_s(

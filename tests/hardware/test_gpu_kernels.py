@@ -17,7 +17,6 @@ from papi_env.hardware.gpu_kernels import (
     RANGES,
     KernelConstants,
     fc_s,
-    get_kernel_constants,
     tilings,
 )
 
@@ -148,9 +147,7 @@ def test_the_registry():
     assert set(KERNEL_CONSTANTS) == {"a100", "h100"}
     assert (*DATA_SHEET, *FITTED) == tuple(field.name for field in dataclasses.fields(KernelConstants))
     assert set(RANGES) == {field.name for field in dataclasses.fields(KernelConstants)}
-    assert get_kernel_constants("a100").multiprocessors == 108
-    with pytest.raises(ConfigurationError, match=r"Unknown GPU 'a10'\. Did you mean 'a100'"):
-        get_kernel_constants("a10")
+    assert KERNEL_CONSTANTS["a100"].multiprocessors == 108
 
 
 # --- what cannot be used ---------------------------------------------------------------------------
