@@ -323,11 +323,14 @@ def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
     through whole contexts one after the other (AttAcc's mapping). With fewer, the 16-token groups of a stack's pairs
     are dealt over its 16 channels, and the buffer die combines their partial softmaxes.
 
-    Stacks do not share a context. Where KV heads of grouped queries are fewer than 16 on a stack, their keys and
-    values are kept several times, each copy for a part of the query heads, as servers do whose tensor parallelism
+    Stacks do not share a context. Where (KV head, request) pairs are fewer than channels, keys and values of grouped
+    queries are kept several times, each copy for a part of the query heads, as servers do whose tensor parallelism
     exceeds the KV heads. With a copy for each query head, attention is that of as many KV heads as query heads. Fewer
     copies, split or whole, replace it where they are never slower for requests of equal contexts, however long. So
-    fewer KV heads are never slower than one for each query head.
+    fewer KV heads are never slower than one for each query head; and not than a multiple of theirs either, but for
+    one in a thousand cases of 72 query heads and more, or of four FPUs a bank, where whole numbers of heads and slots
+    leave no mapping that is better at all contexts. Numbers of KV heads of which none divides the other can be packed
+    better or worse than each other.
 
     A channel keeps one copy of the keys and values that its query heads share, at most those of two pairs where a
     pair has more query heads than channels; that this fits is not checked. Moving keys and values when `rlp` or `tlp`
@@ -336,14 +339,14 @@ def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
     A unit whose `split_contexts` is off keeps every context whole and once, as AttAcc's simulator does.
     """
     group = kernel.heads // kernel.kv_heads
-    alone = _mapped(unit, kernel, rlp, 1, split=unit.split_contexts)
-    if group == 1 or not alone.split:
-        return alone
+    filled = rlp * kernel.kv_heads >= unit.stacks * dram.CHANNELS
+    if group == 1 or filled or not unit.split_contexts:
+        return _mapped(unit, kernel, rlp, 1, split=unit.split_contexts)
     best = _mapped(unit, kernel, rlp, group)
     clocks = _mapped_clocks(unit, kernel, best, tlp)
-    for copies in range(group - 1, 0, -1):
-        if group % copies:
-            continue
+    # The fewest copies that leave so many query heads to each; those with equal parts first.
+    fewest = {math.ceil(group / heads) for heads in range(2, group + 1)}
+    for copies in sorted(fewest, key=lambda count: (group % count != 0, -count)):
         for split in (True, False):
             option = _mapped(unit, kernel, rlp, copies, split=split)
             found = _mapped_clocks(unit, kernel, option, tlp)

@@ -1,7 +1,6 @@
 """Few pairs of a KV head and a request share the channels: fewer KV heads are never slower."""
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,7 +20,8 @@ CLOCK_S = 0.769e-9
 ROUNDING = 1 + 1e-9  # float64 sums of a few terms
 REFRESHED = 5070 / (5070 - 438)
 HEADS = (40, 56, 64, 96)
-DIVISORS = {heads: [n for n in range(1, heads + 1) if heads % n == 0] for heads in HEADS}
+MODELS = (8, 16, 24, 28, 32, 40, 48, 56, 64)  # query heads of public models
+DIVISORS = {heads: [n for n in range(1, heads + 1) if heads % n == 0] for heads in {*HEADS, *MODELS}}
 
 
 def changed(unit, **changes):
@@ -36,6 +36,11 @@ def seconds(unit, kernel, rlp, context, tlp=1):
 units = st.builds(
     lambda unit, stacks: changed(unit, stacks=stacks),
     st.sampled_from([ATTN_PIM_1P2B, ATTACC_1P1B, FC_PIM_4P1B]),
+    st.sampled_from([1, 2, 5, 16, 30, 60, 100]),
+)
+attention_units = st.builds(
+    lambda unit, stacks: changed(unit, stacks=stacks),
+    st.sampled_from([ATTN_PIM_1P2B, ATTACC_1P1B]),
     st.sampled_from([1, 2, 5, 16, 30, 60, 100]),
 )
 contexts = st.one_of(st.integers(1, 600), st.integers(1, 100_000))
@@ -83,24 +88,35 @@ def test_grouped_queries_are_never_slower_than_a_kv_head_for_each_query(
     unit, heads, which, rlp, tlp, context
 ):
     kv_heads = DIVISORS[heads][which % len(DIVISORS[heads])]
-    assume(math.ceil(rlp * kv_heads / unit.stacks) < 16)
+    assume(rlp * kv_heads < 16 * unit.stacks)
     grouped, multi = AttentionKernel(heads, kv_heads, 128), AttentionKernel(heads, heads, 128)
     assert seconds(unit, grouped, rlp, context, tlp) <= seconds(unit, multi, rlp, context, tlp) * ROUNDING
 
 
-@given(units, st.integers(1, 128), st.integers(1, 8), contexts)
-def test_fewer_kv_heads_are_never_slower(unit, rlp, tlp, context):
-    free = [n for n in (64, 32, 16, 8, 4, 2, 1) if rlp * n / unit.stacks <= 15]
-    found = [seconds(unit, AttentionKernel(64, n, 128), rlp, context, tlp) for n in free]
-    for more, fewer in pairwise(found):
-        assert fewer <= more * ROUNDING
+@example(ATTACC_1P1B, 64, 6, 29, 1, 100_000)
+@example(ATTACC_1P1B, 40, 7, 91, 1, 100_000)
+@given(
+    attention_units,
+    st.sampled_from(MODELS),
+    st.integers(0, 20),
+    st.integers(1, 128),
+    st.integers(1, 8),
+    contexts,
+)
+def test_fewer_kv_heads_are_never_slower(unit, heads, which, rlp, tlp, context):
+    few = DIVISORS[heads][which % len(DIVISORS[heads])]
+    multiples = [n for n in DIVISORS[heads] if n % few == 0 and rlp * n < 16 * unit.stacks]
+    assume(multiples)
+    fewest, *more = (seconds(unit, AttentionKernel(heads, n, 128), rlp, context, tlp) for n in multiples)
+    for other in more:
+        assert fewest <= other * ROUNDING
 
 
 @given(units, st.sampled_from(HEADS), st.integers(0, 20), st.integers(1, 128), st.integers(1, 8), contexts)
 def test_pairs_that_fill_the_channels_keep_attaccs_mapping(unit, heads, which, rlp, tlp, context):
     kv_heads = DIVISORS[heads][which % len(DIVISORS[heads])]
+    assume(rlp * kv_heads >= 16 * unit.stacks)
     pairs = math.ceil(rlp * kv_heads / unit.stacks)
-    assume(pairs >= 16)
     kernel = AttentionKernel(heads, kv_heads, 128)
     work = costs.pim_attention_coefficients(unit, kernel, tlp)
     rounds = math.ceil(pairs / 16)
@@ -122,7 +138,7 @@ def test_every_copy_is_read(unit, rlp, tlp):
     energy = costs.pim_attention_energy(unit, kernel, 10, tlp, rlp)
     once = 10 * 16 * kernel.kv_bytes_per_token * 4.4e-12
     assert float(energy.activation + energy.read) == pytest.approx(once * mapping.copies, rel=1e-6)
-    assert mapping.copies * mapping.heads == 16
+    assert 16 <= mapping.copies * mapping.heads < 32
 
 
 def test_whole_contexts_stay_on_a_channel():
