@@ -7,17 +7,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.hardware import dram
 from papi_env.hardware.collectives import (
     ATTACC_HOP_S,
+    all_reduce_j,
     all_reduce_s,
     attacc_all_reduce_s,
+    full_nodes,
     gather_and_broadcast_s,
     stack_sum_s,
+)
+from papi_env.hardware.examples import (
+    AIM_CHIPS,
+    AIM_CHIPS_PER_CARD,
+    CXL_FABRIC,
+    NEUPIMS_PIM,
+    NEUPIMS_PU,
+    PNM_MODULE,
 )
 from papi_env.hardware.gpus import GPUS, get_gpu
 from papi_env.hardware.links import CXL, LINKS, NVLINK3, NVLINK4, Link
@@ -44,7 +61,8 @@ class System(Definition):
     Weights live in the FC-PIM stacks, which are the GPUs' own memory, else in plain GPU memory. KV
     caches live in the Attn-PIM stacks, else beside the weights. `attention_link` joins the Attn-PIM
     stacks with the rest; `fabric` joins the GPUs, or groups of `node_stacks` weight stacks where there are
-    none, and carries activations between a GPU and its FC-PIM.
+    none, and carries activations between a GPU and its FC-PIM. It may have two levels, nodes of several GPUs and links
+    between nodes (`Link.per_node`).
 
     Weights are cut in 2D blocks, one per stack (PAPI, section 6.4), so that projection and feed-forward leave
     partial sums which the next kernel needs whole: every layer combines them twice. Stacks of one GPU or group
@@ -61,6 +79,8 @@ class System(Definition):
     attention_link: Link | None = CXL
     fabric: Link | None = None
     prefill_unit: Literal["pu", "fc-pim"] = "pu"
+    # Where attention runs if no action says so; by default as `unit_of` has it.
+    attention_unit: UnitName | None = None
     # Weight stacks that share a node of the fabric where there are no GPUs: as many as a GPU would have.
     node_stacks: Count = Field(STACKS_PER_GPU, ge=1, le=65536)
     # How outputs are combined: `exchange` as said above; `attacc` as AttAcc's simulator, a ring among GPUs of at
@@ -81,19 +101,25 @@ class System(Definition):
     @field_validator("pu", "fc_pim", "attn_pim", "attention_link", "fabric", mode="before")
     @classmethod
     def _by_name(cls, value: Any, info: ValidationInfo) -> Any:
-        """A GPU or link by its name, a GPU that starts from one, and "none", since TOML has no null."""
+        """A GPU or link by its name, or by a table that starts from its `base`; and "none", as TOML has no null."""
         if value == "none":
             return None
         if info.field_name == "pu":
             return resolve(value, GPUS, "GPU")
-        if isinstance(value, str) and info.field_name in ("attention_link", "fabric"):
-            return lookup("link", value, LINKS)
+        if info.field_name in ("attention_link", "fabric"):
+            return resolve(value, LINKS, "link")
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> System:
         if self.unit_of("fc") is None:
             raise ValueError("no unit can run FC kernels: expected pu, or fc_pim whose runs name 'fc'")
+        if self.attention_unit is not None and not self.can_run(self.attention_unit, "attention"):
+            able = [name for name in UNIT_NAMES if self.can_run(name, "attention")]
+            raise ValueError(
+                f"attention_unit is {self.attention_unit!r}, which is not there or does not run attention: "
+                f"expected {' or '.join(map(repr, able)) or 'a unit that does'}"
+            )
         if self.unit_of("attention") is None:
             raise ValueError(
                 "no unit can run attention: expected pu, or a PIM unit whose runs name 'attention'"
@@ -128,6 +154,18 @@ class System(Definition):
                     f"whose memory they are: expected fc_pim.stacks = {beside}, or pu.count = "
                     f"{self.fc_pim.stacks / self.pu.stacks:g}"
                 )
+        if self.fabric is not None:
+            full_nodes(self.nodes, self.fabric)
+        for name, link in (("fabric", self.fabric), ("attention_link", self.attention_link)):
+            if (
+                link is not None
+                and link.between is not None
+                and (name != "fabric" or self.combining != "exchange")
+            ):
+                raise ValueError(
+                    f"{name} {link.name!r} has nodes and links between them: expected one level, or a fabric of a "
+                    "system whose combining is 'exchange'"
+                )
         if self.pu is None and self.fc_pim is not None and self.fc_pim.stacks > 1 and self._joined is None:
             raise ValueError(
                 f"{self.fc_pim.stacks} weight stacks have nothing to combine their outputs over: expected a fabric, "
@@ -143,6 +181,14 @@ class System(Definition):
                 f"of {self.pu.board_power_w:.0f} W"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What few systems say.
+        data: dict[str, Any] = write(self)
+        if self.attention_unit is None:
+            data.pop("attention_unit", None)
+        return data
 
     @property
     def pu_peak_power_w(self) -> float:
@@ -166,6 +212,8 @@ class System(Definition):
 
     def unit_of(self, kind: KernelKind) -> UnitName | None:
         """The documented default: FC on the PUs if there are any, attention where the KV caches are."""
+        if kind == "attention" and self.attention_unit is not None:
+            return self.attention_unit
         order: tuple[UnitName, ...] = UNIT_NAMES if kind == "fc" else ("attn-pim", "pu", "fc-pim")
         return next((name for name in order if self.can_run(name, kind)), None)
 
@@ -269,7 +317,7 @@ class System(Definition):
         elif self._host_sums:
             crossings = 1.0
         else:
-            crossings = 2.0 * (self.nodes - 1)  # partial sums to where they are summed, and the sums back
+            return all_reduce_j(size, self.nodes, link)
         return crossings * size * link.j_per_byte
 
     @property
@@ -410,6 +458,32 @@ _ALL = (
         pu=get_gpu("h100", _GPUS),
         attention_link=None,
         fabric=NVLINK4,
+    ),
+    # After other published machines; see `papi_env.hardware.examples` for sources and what is left out.
+    System(
+        name="neupims-like",
+        description="6 A100 whose 30 HBM2E stacks run attention only (NeuPIMs-like)",
+        pu=NEUPIMS_PU,
+        fc_pim=NEUPIMS_PIM,
+        attention_link=None,
+        fabric=NVLINK3,
+        attention_unit="fc-pim",
+    ),
+    System(
+        name="aim-like",
+        description="256 GDDR6-AiM chips on 16 CXL cards for FC and attention, no GPU; prefill on PIM (AiM-like)",
+        fc_pim=AIM_CHIPS,
+        attention_link=None,
+        fabric=CXL_FABRIC,
+        prefill_unit="fc-pim",
+        node_stacks=AIM_CHIPS_PER_CARD,
+    ),
+    System(
+        name="cxl-pnm-like",
+        description="8 CXL modules of LPDDR5X with arithmetic beside the controller, no GPU (CXL-PNM-like)",
+        pu=PNM_MODULE,
+        attention_link=None,
+        fabric=CXL_FABRIC,
     ),
 )
 SYSTEMS: Mapping[str, System] = {system.name: system for system in _ALL}
