@@ -7,19 +7,36 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.hardware import dram
 from papi_env.hardware.collectives import (
     ATTACC_HOP_S,
+    all_reduce_j,
     all_reduce_s,
     attacc_all_reduce_s,
+    full_nodes,
     gather_and_broadcast_s,
     stack_sum_s,
 )
-from papi_env.hardware.gpus import get_gpu
+from papi_env.hardware.examples import (
+    AIM_CHIPS,
+    AIM_CHIPS_PER_CARD,
+    CXL_FABRIC,
+    NEUPIMS_PIM,
+    NEUPIMS_PU,
+    PNM_MODULE,
+)
+from papi_env.hardware.gpus import GPUS, get_gpu
 from papi_env.hardware.links import CXL, LINKS, NVLINK3, NVLINK4, Link
 from papi_env.hardware.units import (
     STACKS_PER_GPU,
@@ -31,6 +48,7 @@ from papi_env.hardware.units import (
 )
 from papi_env.kernel import FloatArray, Kernel, Rows
 from papi_env.quantities import Count, OverheadSeconds
+from papi_env.registry import resolve
 
 # PAPI's two readings of an A100's memory bandwidth (B/s), and of a bank's rate (clocks per command).
 GPU_BANDWIDTH_READINGS = {"roofline": 1935e9, "hbm3": 3352e9}
@@ -43,7 +61,8 @@ class System(Definition):
     Weights live in the FC-PIM stacks, which are the GPUs' own memory, else in plain GPU memory. KV
     caches live in the Attn-PIM stacks, else beside the weights. `attention_link` joins the Attn-PIM
     stacks with the rest; `fabric` joins the GPUs, or groups of `node_stacks` weight stacks where there are
-    none, and carries activations between a GPU and its FC-PIM.
+    none, and carries activations between a GPU and its FC-PIM. It may have two levels, nodes of several GPUs and links
+    between nodes (`Link.per_node`).
 
     Weights are cut in 2D blocks, one per stack (PAPI, section 6.4), so that projection and feed-forward leave
     partial sums which the next kernel needs whole: every layer combines them twice. Stacks of one GPU or group
@@ -60,6 +79,8 @@ class System(Definition):
     attention_link: Link | None = CXL
     fabric: Link | None = None
     prefill_unit: Literal["pu", "fc-pim"] = "pu"
+    # Where attention runs if no action says so; by default as `unit_of` has it.
+    attention_unit: UnitName | None = None
     # Weight stacks that share a node of the fabric where there are no GPUs: as many as a GPU would have.
     node_stacks: Count = Field(STACKS_PER_GPU, ge=1, le=65536)
     # How outputs are combined: `exchange` as said above; `attacc` as AttAcc's simulator, a ring among GPUs of at
@@ -80,17 +101,25 @@ class System(Definition):
     @field_validator("pu", "fc_pim", "attn_pim", "attention_link", "fabric", mode="before")
     @classmethod
     def _by_name(cls, value: Any, info: ValidationInfo) -> Any:
-        """A link by its name, and "none", since TOML has no null."""
+        """A GPU or link by its name, or by a table that starts from its `base`; and "none", as TOML has no null."""
         if value == "none":
             return None
-        if isinstance(value, str) and info.field_name in ("attention_link", "fabric"):
-            return lookup("link", value, LINKS)
+        if info.field_name == "pu":
+            return resolve(value, GPUS, "GPU")
+        if info.field_name in ("attention_link", "fabric"):
+            return resolve(value, LINKS, "link")
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> System:
         if self.unit_of("fc") is None:
             raise ValueError("no unit can run FC kernels: expected pu, or fc_pim whose runs name 'fc'")
+        if self.attention_unit is not None and not self.can_run(self.attention_unit, "attention"):
+            able = [name for name in UNIT_NAMES if self.can_run(name, "attention")]
+            raise ValueError(
+                f"attention_unit is {self.attention_unit!r}, which is not there or does not run attention: "
+                f"expected {' or '.join(map(repr, able)) or 'a unit that does'}"
+            )
         if self.unit_of("attention") is None:
             raise ValueError(
                 "no unit can run attention: expected pu, or a PIM unit whose runs name 'attention'"
@@ -113,12 +142,29 @@ class System(Definition):
         if self.pu is not None and self.pu.count > 1 and self.fabric is None:
             raise ValueError(f"{self.pu.count} GPUs need a fabric")
         if self.pu is not None and self.fc_pim is not None:
+            if self.pu.stacks == 0:
+                raise ValueError(
+                    f"{self.fc_pim.stacks} FC-PIM stacks on {self.pu.name}, whose memory is no stacks (pu.stacks = 0): "
+                    "expected a GPU with HBM, or no fc_pim"
+                )
             beside = self.pu.count * self.pu.stacks
             if self.fc_pim.stacks != beside:
                 raise ValueError(
                     f"{self.fc_pim.stacks} FC-PIM stacks on {self.pu.count} GPUs of {self.pu.stacks} stacks each, "
                     f"whose memory they are: expected fc_pim.stacks = {beside}, or pu.count = "
                     f"{self.fc_pim.stacks / self.pu.stacks:g}"
+                )
+        if self.fabric is not None:
+            full_nodes(self.nodes, self.fabric)
+        for name, link in (("fabric", self.fabric), ("attention_link", self.attention_link)):
+            if (
+                link is not None
+                and link.between is not None
+                and (name != "fabric" or self.combining != "exchange")
+            ):
+                raise ValueError(
+                    f"{name} {link.name!r} has nodes and links between them: expected one level, or a fabric of a "
+                    "system whose combining is 'exchange'"
                 )
         if self.pu is None and self.fc_pim is not None and self.fc_pim.stacks > 1 and self._joined is None:
             raise ValueError(
@@ -135,6 +181,14 @@ class System(Definition):
                 f"of {self.pu.board_power_w:.0f} W"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What few systems say.
+        data: dict[str, Any] = write(self)
+        if self.attention_unit is None:
+            data.pop("attention_unit", None)
+        return data
 
     @property
     def pu_peak_power_w(self) -> float:
@@ -158,6 +212,8 @@ class System(Definition):
 
     def unit_of(self, kind: KernelKind) -> UnitName | None:
         """The documented default: FC on the PUs if there are any, attention where the KV caches are."""
+        if kind == "attention" and self.attention_unit is not None:
+            return self.attention_unit
         order: tuple[UnitName, ...] = UNIT_NAMES if kind == "fc" else ("attn-pim", "pu", "fc-pim")
         return next((name for name in order if self.can_run(name, kind)), None)
 
@@ -212,13 +268,16 @@ class System(Definition):
     def stack_sum_s(self, kernel: Kernel, rows: Rows) -> FloatArray:
         """Seconds in which a node sums its stacks' partial outputs of a kernel on FC-PIM (shape of `rows`)."""
         size, stacks = self._node_outputs(kernel, rows)
-        bandwidth = dram.STACK_BANDWIDTH * stacks if self.pu is None else self.pu.memory_bandwidth
+        assert self.fc_pim is not None
+        of_stack = self.fc_pim.stack.technology.interface_bandwidth
+        bandwidth = of_stack * stacks if self.pu is None else self.pu.memory_bandwidth
         return stack_sum_s(size, stacks, bandwidth)
 
     def stack_sum_j(self, kernel: Kernel, rows: Rows) -> FloatArray:
         """Joules of `stack_sum_s` in all nodes."""
         size, stacks = self._node_outputs(kernel, rows)
-        return size * (self.nodes * (stacks + 1) * dram.OFF_CHIP_J_PER_BYTE)
+        assert self.fc_pim is not None
+        return size * (self.nodes * (stacks + 1) * self.fc_pim.stack.technology.off_chip_j_per_byte)
 
     def _node_outputs(self, kernel: Kernel, rows: Rows) -> tuple[FloatArray, int]:
         """Bytes of outputs that a node sums over its stacks, and how many stacks; none where a host sums."""
@@ -258,7 +317,7 @@ class System(Definition):
         elif self._host_sums:
             crossings = 1.0
         else:
-            crossings = 2.0 * (self.nodes - 1)  # partial sums to where they are summed, and the sums back
+            return all_reduce_j(size, self.nodes, link)
         return crossings * size * link.j_per_byte
 
     @property
@@ -399,6 +458,32 @@ _ALL = (
         pu=get_gpu("h100", _GPUS),
         attention_link=None,
         fabric=NVLINK4,
+    ),
+    # After other published machines; see `papi_env.hardware.examples` for sources and what is left out.
+    System(
+        name="neupims-like",
+        description="6 A100 whose 30 HBM2E stacks run attention only (NeuPIMs-like)",
+        pu=NEUPIMS_PU,
+        fc_pim=NEUPIMS_PIM,
+        attention_link=None,
+        fabric=NVLINK3,
+        attention_unit="fc-pim",
+    ),
+    System(
+        name="aim-like",
+        description="256 GDDR6-AiM chips on 16 CXL cards for FC and attention, no GPU; prefill on PIM (AiM-like)",
+        fc_pim=AIM_CHIPS,
+        attention_link=None,
+        fabric=CXL_FABRIC,
+        prefill_unit="fc-pim",
+        node_stacks=AIM_CHIPS_PER_CARD,
+    ),
+    System(
+        name="cxl-pnm-like",
+        description="8 CXL modules of LPDDR5X with arithmetic beside the controller, no GPU (CXL-PNM-like)",
+        pu=PNM_MODULE,
+        attention_link=None,
+        fabric=CXL_FABRIC,
     ),
 )
 SYSTEMS: Mapping[str, System] = {system.name: system for system in _ALL}
