@@ -221,6 +221,21 @@ class AttentionKernel:
         return math.ceil(self.kv_heads * kept * self.bytes_per_kv)
 
     @property
+    def pim_bytes_per_token(self) -> int:
+        """Bytes that the banks read of one token in one run: keys, and values in a pass of their own."""
+        return math.ceil(self.kv_heads * (self.head_size + self.value_elements) * self.bytes_per_kv)
+
+    @property
+    def query_bytes(self) -> int:
+        """Bytes of the queries of one token in one run."""
+        return self.heads * self.head_size * self.element_bytes
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of the outputs of one token in one run."""
+        return self.heads * self.value_elements * self.element_bytes
+
+    @property
     def macs_per_context_token(self) -> int:
         """Multiply-accumulates (scores and weighted values) per context token and query token, one run."""
         return self.heads * (self.head_size + self.value_elements)

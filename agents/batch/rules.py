@@ -35,7 +35,7 @@ def calibrate_alpha(system: str | System, model: str | Transformer) -> float:
     """
     system = get_system(system) if isinstance(system, str) else system
     model = get_transformer(model) if isinstance(model, str) else model
-    return CostTable(system, model.fc_kernels()).calibrate_alpha()
+    return CostTable(system, model.decode_kernels()).calibrate_alpha()
 
 
 class Threshold(BatchRule):

@@ -254,10 +254,15 @@ class Transformer(Definition):
             return found
         return (*found, self.expert_kernels())
 
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of a token's activations between layers."""
+        return self._activation_bytes * self.hidden
+
     def attention_kernel(self) -> AttentionKernel:
         """Attention of one decode iteration over whole contexts, with `count` = layers, those with windows too."""
         element_bytes, kv = self._activation_bytes, self.kv_format.bytes_per_element
-        kv_bytes = None if kv == element_bytes else kv
+        kv_bytes = None if kv == element_bytes == FP16_BYTES else kv
         latent = self.latent
         if latent is not None:
             return AttentionKernel(

@@ -170,7 +170,7 @@ def _decoding_tables(scenario: Scenario, scalars: FloatArray) -> dict[str, npt.N
             "schedule": np.zeros((1, 2), dtype=np.int64),
             "population": np.zeros((0, 2), dtype=np.int32),
         }
-    costs_of_fc = CostTable(system, model.fc_kernels())
+    costs_of_fc = CostTable(system, model.decode_kernels())
     fc = np.zeros((len(FC_CLASSES), at.NUM_UNITS, DENSE_ROWS + 1, at.NUM_COSTS))
     for i, kernel in enumerate(costs_of_fc.kernels):
         row = FC_CLASSES.index(kernel.kernel_class)
@@ -244,7 +244,7 @@ def _profile(scenario: Scenario, tables: EngineTables, stages: StageProfile | No
     n = np.arange(1, DENSE_ROWS + 1)
     intensity = decode_intensity(model, n)
     pu, pim = (tables.fc[:, unit, 1:, at.COST_S].sum(axis=0) for unit in (PU, FC_PIM))
-    alpha = CostTable(system, model.fc_kernels()).calibrate_alpha()
+    alpha = CostTable(system, model.decode_kernels()).calibrate_alpha()
     alpha_intensity = least_time_threshold(system, intensity, pu, pim)
     return Profile(alpha, alpha_intensity, np.concatenate([[0.0], intensity]), stages)
 
