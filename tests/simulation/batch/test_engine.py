@@ -14,8 +14,8 @@ from papi_env.scenario import get_scenario, parse_scenario
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.decode import survey
 from papi_env.simulation.batch.engine import DecodeEngine
-from papi_env.workload.requests import Lengths
 from papi_env.workload.formats import ElementFormat
+from papi_env.workload.requests import Lengths
 from papi_env.workload.transformer import PRESET_MODELS, TRANSFORMERS
 
 
