@@ -26,12 +26,13 @@ FP16_BYTES = 2
 
 
 class KernelClass(StrEnum):
-    """The classes that a scheduler tells apart: those of a decoder layer, then those of RepMLPNet."""
+    """The classes that a scheduler tells apart: those of a decoder layer, experts last, then those of RepMLPNet."""
 
     QKV = "qkv"
     ATTENTION = "attention"
     PROJECTION = "projection"
     FEED_FORWARD = "feed_forward"
+    EXPERTS = "experts"
     REPMLP_FC1 = "repmlp_fc1"
     REPMLP_FC2 = "repmlp_fc2"
     REPMLP_FC3 = "repmlp_fc3"
