@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,11 @@ from papi_env.hardware.system import System
 from papi_env.hardware.table import DENSE_ROWS
 from papi_env.hardware.threshold import least_time_threshold
 from papi_env.hardware.units import PimUnit
-from papi_env.kernel import FloatArray
+from papi_env.kernel import FloatArray, KernelClass
+from papi_env.scenario import Scenario
 from papi_env.simulation.batch import routed
-from papi_env.workload.routing import Routing, tokens_per_active_expert
+from papi_env.simulation.batch import state as at
+from papi_env.workload.routing import Routing, active_experts, routing_of, tokens_per_active_expert
 
 # Routings of an iteration that are drawn in advance for each number of rows, and of which an iteration has one.
 # chosen: 16, range 8-64: each is a sum over all layers, whose times differ among samples by a few per cent.
@@ -183,3 +186,49 @@ def expert_profile(system: System, routing: Routing, placement: ExpertPlacement)
 def reachable_rows(requests: int, lengths: Iterable[int]) -> tuple[int, ...]:
     """All n = RLP x TLP that iterations of so many requests may have, with such speculation lengths."""
     return tuple(sorted({rlp * tlp for rlp in range(1, requests + 1) for tlp in lengths}))
+
+
+class ExpertParts(NamedTuple):
+    """What the experts of a scenario add to the engine's tables, and to its profile."""
+
+    tables: dict[str, npt.NDArray[Any]]
+    profile: ExpertProfile
+
+
+def expert_parts(scenario: Scenario, scalars: FloatArray) -> ExpertParts | None:
+    """The tables of experts by the names of `tables.EngineTables`; fills in their scalars. None without experts.
+
+    Raises:
+        ConfigurationError: the experts cannot be placed as the scenario says.
+    """
+    model, workload = scenario.model, scenario.workload
+    routing = None if model is None else routing_of(model)
+    if model is None or workload is None or routing is None:
+        return None
+    system, layer = scenario.system, routing.layer
+    placement = scenario.experts or ExpertPlacement()
+    placement.check(system, layer.experts)
+    fed = {kernel.count for kernel in model.fc_kernels() if kernel.kernel_class is KernelClass.FEED_FORWARD}
+    scalars[at.EXPERT_LAYERS] = layer.layers
+    scalars[at.EXPERTS_FED] = layer.layers in fed
+    scalars[at.ENDS_FED] = model.lm_head_kernel() is not None
+    lengths = {workload.speculation, *(length for _, length in workload.speculation_schedule)}
+    costs = expert_table(system, routing, placement, reachable_rows(workload.batch_size, lengths))
+    profile = expert_profile(system, routing, placement)
+    measure, finite = profile.tokens_per_active, np.isfinite(profile.alpha)
+    share = np.zeros_like(measure)
+    if finite:
+        np.divide(measure, measure + profile.alpha, out=share, where=measure > 0)
+    active = active_experts(routing.chance, np.arange(len(measure))) / layer.experts
+    descriptors = [
+        np.log2(1 + layer.experts) / 16,
+        layer.active / layer.experts,
+        np.log10(layer.expert_bytes) / 20,
+        routing.exponent / (1 + routing.exponent),
+    ]
+    tables = {
+        "experts": costs,
+        "expert_features": np.stack([measure / (measure + 16), share, active], axis=1),
+        "expert_descriptors": np.array(descriptors, dtype=np.float32),
+    }
+    return ExpertParts(tables, profile)
