@@ -13,10 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, DataError, lookup, unknown_name
+from papi_env.hardware.experts import ExpertPlacement
 from papi_env.hardware.system import SYSTEMS, System, get_system
 from papi_env.hardware.table import DENSE_ROWS
 from papi_env.quantities import Count, EnergyWeight, OverheadSeconds, Share, Tokens, Whole
@@ -117,6 +118,16 @@ class Scenario(Definition):
     # Seconds of a mode switch; 0 is free switching (nothing is charged, PAPI's assumption). Absent: the
     # problem's default, free in Decode-v0 and the system's `mode_switch_s` in Kernels-v0.
     switch_s: OverheadSeconds | None = Field(None, ge=0, le=1)
+    # How the experts of the model lie in the stacks; absent: slices of all in every bank.
+    experts: ExpertPlacement | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Stored scenarios are older than the field.
+        data: dict[str, Any] = write(self)
+        if data.get("experts", ...) is None:
+            del data["experts"]
+        return data
 
     @field_validator("system", mode="before")
     @classmethod
@@ -127,6 +138,13 @@ class Scenario(Definition):
     @classmethod
     def _model(cls, value: Any) -> Any:
         return resolve(value, TRANSFORMERS, "model")
+
+    @model_validator(mode="after")
+    def _experts_to_place(self) -> Scenario:
+        if self.experts is not None and (self.model is None or self.model.experts is None):
+            name = "none" if self.model is None else repr(self.model.name)
+            raise ValueError(f"experts: placed, but model {name} has no experts: expected none")
+        return self
 
     @model_validator(mode="after")
     def _something_to_run(self) -> Scenario:
@@ -265,9 +283,9 @@ class Scenario(Definition):
         size. The weights of all models count.
         """
         weights = kv = 0
-        if self.model is not None and self.model.experts is not None:
+        if self.serving is not None and self.model is not None and self.model.experts is not None:
             raise ConfigurationError(
-                f"Scenario {self.name!r}: {self.model.name} is a mixture of experts, whose costs are not simulated"
+                f"Scenario {self.name!r}: {self.model.name} is a mixture of experts, which static batches alone simulate"
             )
         if self.images is not None:
             weights += self.images.weight_bytes

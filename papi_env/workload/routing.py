@@ -127,5 +127,5 @@ def routing_of(model: Transformer) -> Routing | None:
     if experts is None:
         return None
     up, down = model.expert_kernels()
-    exponent = experts.exponent if experts.routing == "zipf" else 0.0
-    return Routing(ExpertLayer(experts.experts, experts.active, up, down), exponent, experts.draws == "keyed")
+    layer = ExpertLayer(experts.experts, experts.active, up, down)
+    return Routing(layer, experts.exponent or 0.0, experts.draws == "keyed")

@@ -8,7 +8,7 @@ from papi_env.hardware import costs, dram, energy
 from papi_env.hardware.system import System
 from papi_env.hardware.table import DENSE_ROWS
 from papi_env.hardware.units import UNIT_NAMES, PimUnit, ProcessingUnit, UnitName
-from papi_env.kernel import AttentionKernel, FloatArray, blocks
+from papi_env.kernel import AttentionKernel, FloatArray
 from papi_env.scenario import MAX_BATCH, MAX_SPECULATION
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.stages import crossing
@@ -165,9 +165,9 @@ def moves_table(system: System, model: Transformer, most_rows: int = DENSE_ROWS)
     """
     table = np.zeros((most_rows + 1, 4))
     n = np.arange(most_rows + 1)
-    for block in blocks(model.fc_kernels()):
-        table[:, at.COMBINE_S] += model.layers * system.combine_s(block, n)
-        table[:, at.COMBINE_J] += model.layers * system.combine_j(block, n)
+    for block in model.combined_blocks():
+        table[:, at.COMBINE_S] += block[-1].count * system.combine_s(block, n)
+        table[:, at.COMBINE_J] += block[-1].count * system.combine_j(block, n)
     size = 2 * model.hidden * n.astype(np.float64)
     table[:, at.CROSSING_S], table[:, at.CROSSING_J] = crossing(system, size)
     return table
