@@ -24,5 +24,7 @@ def _override(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        merged[key] = _override(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        # A part that starts from something registered starts from nothing else.
+        starts = isinstance(value, dict) and "base" not in value
+        merged[key] = _override(old, value) if starts and isinstance(old, dict) else value
     return merged

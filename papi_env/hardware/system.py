@@ -19,7 +19,7 @@ from papi_env.hardware.collectives import (
     gather_and_broadcast_s,
     stack_sum_s,
 )
-from papi_env.hardware.gpus import get_gpu
+from papi_env.hardware.gpus import GPUS, get_gpu
 from papi_env.hardware.links import CXL, LINKS, NVLINK3, NVLINK4, Link
 from papi_env.hardware.units import (
     STACKS_PER_GPU,
@@ -31,6 +31,7 @@ from papi_env.hardware.units import (
 )
 from papi_env.kernel import FloatArray, Kernel, Rows
 from papi_env.quantities import Count, OverheadSeconds
+from papi_env.registry import resolve
 
 # PAPI's two readings of an A100's memory bandwidth (B/s), and of a bank's rate (clocks per command).
 GPU_BANDWIDTH_READINGS = {"roofline": 1935e9, "hbm3": 3352e9}
@@ -80,9 +81,11 @@ class System(Definition):
     @field_validator("pu", "fc_pim", "attn_pim", "attention_link", "fabric", mode="before")
     @classmethod
     def _by_name(cls, value: Any, info: ValidationInfo) -> Any:
-        """A link by its name, and "none", since TOML has no null."""
+        """A GPU or link by its name, a GPU that starts from one, and "none", since TOML has no null."""
         if value == "none":
             return None
+        if info.field_name == "pu":
+            return resolve(value, GPUS, "GPU")
         if isinstance(value, str) and info.field_name in ("attention_link", "fabric"):
             return lookup("link", value, LINKS)
         return value
@@ -113,6 +116,11 @@ class System(Definition):
         if self.pu is not None and self.pu.count > 1 and self.fabric is None:
             raise ValueError(f"{self.pu.count} GPUs need a fabric")
         if self.pu is not None and self.fc_pim is not None:
+            if self.pu.stacks == 0:
+                raise ValueError(
+                    f"{self.fc_pim.stacks} FC-PIM stacks on {self.pu.name}, whose memory is no stacks (pu.stacks = 0): "
+                    "expected a GPU with HBM, or no fc_pim"
+                )
             beside = self.pu.count * self.pu.stacks
             if self.fc_pim.stacks != beside:
                 raise ValueError(

@@ -56,8 +56,8 @@ class ProcessingUnit(Definition):
     memory_bytes: MemoryBytes = Field(
         gt=0, description="bytes of one GPU's plain memory; FC-PIM stacks take its place"
     )
-    # HBM stacks of one GPU. Where FC-PIM stacks take their place, there are as many.
-    stacks: Count = Field(STACKS_PER_GPU, ge=1, le=64)
+    # HBM stacks of one GPU; 0 for other memory. Where FC-PIM stacks take their place, there are as many.
+    stacks: Count = Field(STACKS_PER_GPU, ge=0, le=64)
     # How FC kernels are timed: as measured on a GPU of that name, scaled to this one's peak and bandwidth
     # (`gpu_kernels`), by the roofline of the two shares below, or as a file says (`table`: `measured`).
     kernels: str = "roofline"
