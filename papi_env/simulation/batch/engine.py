@@ -107,7 +107,9 @@ class DecodeEngine(Engine[DecodeState]):
             # at the end of a step, which on a core that others use too takes longer than fifty steps.
             os.environ.setdefault("GOMP_SPINCOUNT", "5000")
         self.tables, self.profile = build_profiled_tables(scenario, default_switch_s)
-        self.prefill = None if scenario.model is None else Prefill(scenario.system, scenario.model)
+        self.prefill = None
+        if scenario.model is not None:
+            self.prefill = Prefill(scenario.system, scenario.model, scenario.experts)
         causes = (causes or self.tables.experts is not None) and self.tables.keeps_causes
         clocks = at.NUM_CLOCKS if causes else at.CAUSE_J
         if self.tables.experts is not None:
