@@ -8,7 +8,7 @@ one (`base = "papi"`) and overrides fields, or a whole definition.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -347,6 +347,53 @@ def _near() -> System:
     )
 
 
+def _sixth() -> System:
+    """A sixth of `papi`: a GPU with its weight stacks, and as many stacks for attention as come on one.
+
+    As in `_near`, activations cross no link between a GPU and its own memory; mode switches are the system's usual.
+    """
+    whole = get_system("papi")
+    assert whole.pu is not None
+    assert whole.fc_pim is not None
+    assert whole.attn_pim is not None
+    parts = whole.pu.count
+    return System.model_validate(
+        whole.model_copy(
+            update={
+                "name": "papi-sixth",
+                "description": "a sixth of papi: 1 A100 whose 5 stacks are FC-PIM, 10 Attn-PIM stacks",
+                "pu": whole.pu.model_copy(update={"count": 1}),
+                "fc_pim": whole.fc_pim.model_copy(update={"stacks": whole.fc_pim.stacks // parts}),
+                "attn_pim": whole.attn_pim.model_copy(update={"stacks": whole.attn_pim.stacks // parts}),
+                "fabric": None,
+            }
+        ).model_dump()
+    )
+
+
+def _mixtures() -> Iterator[Scenario]:
+    """Qwen3-30B-A3B, whose experts are many and small, on the least part of PAPI that holds its 61 GB.
+
+    On all of PAPI more than half of an iteration goes to all-reduces, which no choice changes.
+    """
+    model = get_transformer("qwen3-30b-a3b")
+    assert model.experts is not None
+    # chosen: Zipf with 0.7, range 0-1.5.
+    skewed = model.experts.model_copy(update={"routing": "zipf", "exponent": 0.7, "draws": "keyed"})
+    uniform = model.experts.model_copy(update={"draws": "keyed"})
+    for name, experts, words in (
+        ("mixture-of-experts", uniform, "evenly"),
+        ("mixture-of-experts-zipf", skewed, "by Zipf's law with exponent 0.7"),
+    ):
+        yield Scenario(
+            name=name,
+            description=f"{model.name} decodes static batches on a sixth of papi; a router sends tokens {words}",
+            system=_sixth(),
+            model=model.model_copy(update={"experts": experts}),
+            workload=Workload(lengths=Lengths(table="dolly-creative-writing")),
+        )
+
+
 def _presets() -> dict[str, Scenario]:
     presets = {}
     for dataset, table in _DATASETS.items():
@@ -375,6 +422,7 @@ def _presets() -> dict[str, Scenario]:
         workload=Workload(lengths=Lengths(table="dolly-general-qa")),
         images=Images(network=get_repmlpnet("repmlpnet-b256"), per_request=1),
     )
+    presets |= {scenario.name: scenario for scenario in _mixtures()}
     for name, preset in serving_presets().items():
         presets[name] = Scenario(
             name=name,

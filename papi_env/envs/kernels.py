@@ -17,7 +17,7 @@ from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.engine import DecodeEngine
-from papi_env.simulation.features import names, table
+from papi_env.simulation.features import names
 
 # The columns of an action that a step reads.
 ITERATION, STAGE = slice(0, at.NUM_CLASSES), slice(at.NUM_CLASSES, at.NUM_CHOICES)
@@ -199,10 +199,12 @@ class KernelsEnv(KernelsProblem, ProblemEnv[DecodeEngine]):
     """
 
 
-_DOCUMENTATION = KernelsEnv.__doc__ or ""  # None where Python runs without documentation
-KernelsEnv.__doc__ = _DOCUMENTATION.replace(
-    "{expert_features}", table(at.EXPERT_FEATURES, len(at.KERNELS_FEATURES))
-)
+if KernelsEnv.__doc__:  # None where Python runs without documentation
+    _EXPERT_LIST = "\n".join(
+        f"* {i}, `{f.name}`: {f.words}{f.unit and f', {f.unit}'}; {f.scale.formula}"
+        for i, f in enumerate(at.EXPERT_FEATURES, len(at.KERNELS_FEATURES))
+    )
+    KernelsEnv.__doc__ = KernelsEnv.__doc__.replace("{expert_features}", _EXPERT_LIST)
 
 
 class KernelsVectorEnv(KernelsProblem, ProblemVectorEnv[DecodeEngine]):

@@ -99,11 +99,11 @@ def names(features: Iterable[Feature]) -> tuple[str, ...]:
     return tuple(feature.name for feature in features)
 
 
-def table(features: Sequence[Feature], first: int = 0) -> str:
-    """Their documentation in Markdown: index from `first`, name, meaning, unit, scaling. All lie in [0, 1]."""
+def table(features: Sequence[Feature]) -> str:
+    """Their documentation in Markdown: index, name, meaning, unit, scaling. All lie in [0, 1]."""
     rows = [
         f"| {i} | `{f.name}` | {f.words} | {f.unit or '-'} | {f.scale.formula} |"
-        for i, f in enumerate(features, first)
+        for i, f in enumerate(features)
     ]
     return "\n".join(
         ("| index | name | what | unit of x | value, in [0, 1] |", "|---|---|---|---|---|", *rows)

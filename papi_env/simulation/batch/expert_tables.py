@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,14 +15,16 @@ from papi_env.hardware import experts as hardware
 from papi_env.hardware.energy import NUM_CAUSES, TRANSFER
 from papi_env.hardware.experts import ExpertLayer, ExpertPlacement
 from papi_env.hardware.system import System
-from papi_env.hardware.table import DENSE_ROWS
+from papi_env.hardware.table import DENSE_ROWS, CostTable
 from papi_env.hardware.threshold import least_time_threshold
-from papi_env.hardware.units import PimUnit
-from papi_env.kernel import FloatArray, KernelClass
+from papi_env.hardware.units import FC_PIM, PimUnit
+from papi_env.kernel import FP16_BYTES, FloatArray, KernelClass
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import routed
 from papi_env.simulation.batch import state as at
+from papi_env.simulation.batch.stages import crossing
 from papi_env.workload.routing import Routing, active_experts, routing_of, tokens_per_active_expert
+from papi_env.workload.transformer import Transformer
 
 # Routings of an iteration that are drawn in advance for each number of rows, and of which an iteration has one.
 # chosen: 16, range 8-64: each is a sum over all layers, whose times differ among samples by a few per cent.
@@ -38,13 +41,18 @@ class ExpertProfile:
     Attributes:
         tokens_per_active: tokens of an expert that has any, on average, by n = 0..1024.
         alpha: the threshold on it, from the same sweep as PAPI's, of the experts alone.
-        pu_s, pim_s: mean seconds of the experts of all layers by n; infinite on a unit that cannot run them.
+        seconds: of the experts of all layers on PUs, on FC-PIM and split, by n, the mean over routings, [3, n]; infinite
+            where they cannot run so.
+        split_alpha: the threshold on tokens per active expert above which a split, with its mode switches, takes less
+            than FC-PIM in the same sweep; NaN where switches are not known.
+        others_alpha: PAPI's threshold on n of all other FC kernels of the model; NaN where they are not looked at.
     """
 
     tokens_per_active: FloatArray
     alpha: float
-    pu_s: FloatArray
-    pim_s: FloatArray
+    seconds: FloatArray
+    split_alpha: float = math.nan
+    others_alpha: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,22 +178,36 @@ def _write_exact(
 def expert_profile(system: System, routing: Routing, placement: ExpertPlacement) -> ExpertProfile:
     """The offline sweep over n = 1..1024: each unit runs all experts by itself."""
     costs = _costs(system, routing.layer, placement, DENSE_ROWS)
+    asked = np.ones(DENSE_ROWS + 1, dtype=np.bool_)
+    swept = _sampled(routing, placement, costs, asked, 1, _SWEPT_LAYERS)[:, :, 0, routed.SECONDS]
+    means = swept * (routing.layer.layers / _SWEPT_LAYERS)
     if placement.groups == 1:
-        means = _exact(routing, costs, DENSE_ROWS)[..., routed.SECONDS]
-    else:
-        asked = np.ones(DENSE_ROWS + 1, dtype=np.bool_)
-        swept = _sampled(routing, placement, costs, asked, 1, _SWEPT_LAYERS)[:2, :, 0, routed.SECONDS]
-        means = swept * (routing.layer.layers / _SWEPT_LAYERS)
-    means = np.where(options_of(system)[:2, None], means, np.inf)
+        means[:2] = _exact(routing, costs, DENSE_ROWS)[..., routed.SECONDS]
+    means = np.where(options_of(system)[:, None], means, np.inf)
     n = np.arange(DENSE_ROWS + 1)
     measure = tokens_per_active_expert(routing.chance, n)
     alpha = least_time_threshold(system, measure[1:], means[0, 1:], means[1, 1:])
-    return ExpertProfile(measure, alpha, means[0], means[1])
+    return ExpertProfile(measure, alpha, means)
 
 
 def reachable_rows(requests: int, lengths: Iterable[int]) -> tuple[int, ...]:
     """All n = RLP x TLP that iterations of so many requests may have, with such speculation lengths."""
     return tuple(sorted({rlp * tlp for rlp in range(1, requests + 1) for tlp in lengths}))
+
+
+def _there_and_back_s(scenario: Scenario, model: Transformer, scalars: FloatArray) -> FloatArray:
+    """Seconds of a split's two changes of the stacks' mode in one layer, with activations that cross, by n."""
+    n = np.arange(DENSE_ROWS + 1, dtype=np.float64)
+    if scalars[at.SWITCH_S] == 0:
+        return np.zeros_like(n)
+    return 2 * (scalars[at.SWITCH_S] + crossing(scenario.system, FP16_BYTES * model.hidden * n)[0])
+
+
+def _split_alpha(system: System, profile: ExpertProfile, switching_s: FloatArray) -> float:
+    pim_s, split_s = profile.seconds[FC_PIM], profile.seconds[at.SPLIT] + switching_s
+    if not np.isfinite(split_s[1:]).all():
+        return math.inf
+    return least_time_threshold(system, profile.tokens_per_active[1:], split_s[1:], pim_s[1:])
 
 
 class ExpertParts(NamedTuple):
@@ -215,6 +237,11 @@ def expert_parts(scenario: Scenario, scalars: FloatArray) -> ExpertParts | None:
     lengths = {workload.speculation, *(length for _, length in workload.speculation_schedule)}
     costs = expert_table(system, routing, placement, reachable_rows(workload.batch_size, lengths))
     profile = expert_profile(system, routing, placement)
+    profile = replace(
+        profile,
+        split_alpha=_split_alpha(system, profile, layer.layers * _there_and_back_s(scenario, model, scalars)),
+        others_alpha=CostTable(system, model.fc_kernels()).calibrate_alpha(),
+    )
     measure, finite = profile.tokens_per_active, np.isfinite(profile.alpha)
     share = np.zeros_like(measure)
     if finite:

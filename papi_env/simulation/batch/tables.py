@@ -262,12 +262,10 @@ def _profile(
     n = np.arange(1, DENSE_ROWS + 1)
     intensity = decode_intensity(model, n)
     pu, pim = (tables.fc[:, unit, 1:, at.COST_S].sum(axis=0) for unit in (PU, FC_PIM))
-    if experts is None:
-        alpha = CostTable(system, model.fc_kernels()).calibrate_alpha()
-    else:
-        # One rule for all FC kernels, the experts among them.
-        pu, pim = pu + experts.pu_s[1:], pim + experts.pim_s[1:]
-        alpha = least_time_threshold(system, n, pu, pim)
+    beside = None if experts is None else experts.seconds
+    alpha = CostTable(system, model.fc_kernels()).calibrate_alpha(beside)
+    if beside is not None:
+        pu, pim = pu + beside[PU, 1:], pim + beside[FC_PIM, 1:]
     alpha_intensity = least_time_threshold(system, intensity, pu, pim)
     return Profile(alpha, alpha_intensity, np.concatenate([[0.0], intensity]), stages, experts)
 
