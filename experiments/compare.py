@@ -75,7 +75,8 @@ class Config:
     entries: Entries = (DEFAULT,)
     """Policies on systems, in the order of the table: a registered policy, a class of your own as MODULE:CLASS, or the
     folder of a learned one. Without SYSTEM/ it plays on papi; where nothing decodes, with mixtures of experts, and in
-    Serving-v0 on the scenario's own system. `default` (the default) stands for the policies that the project comes with."""
+    Serving-v0 on the scenario's own system. `default` (the default) stands for the policies that the project comes
+    with."""
     baseline: Annotated[str | None, words("[SYSTEM/]POLICY")] = None
     """What speed-up and goodput are measured against (default: a100-attacc/static; on the scenario's own system,
     static where nothing decodes and with mixtures of experts, and threshold in Serving-v0)."""

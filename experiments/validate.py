@@ -51,7 +51,8 @@ class Config:
     attacc_compatible: Annotated[bool, Flag] = False
     """Predict --grid by AttAcc's equations instead of papi_env's own model."""
     out: Annotated[Path | None, words("DIR")] = None
-    """Folder for cycles.json, grid.json, gpu_kernels.json, allreduce.json, moe.json or published.json (default: none)."""
+    """Folder for cycles.json, grid.json, gpu_kernels.json, allreduce.json, moe.json or published.json (default:
+    none)."""
 
 
 # Files to compare with, and which of them the other options are about.

@@ -285,7 +285,8 @@ class Scenario(Definition):
         weights = kv = 0
         if self.serving is not None and self.model is not None and self.model.experts is not None:
             raise ConfigurationError(
-                f"Scenario {self.name!r}: {self.model.name} is a mixture of experts, which static batches alone simulate"
+                f"Scenario {self.name!r}: {self.model.name} is a mixture of experts, for which there are static "
+                "batches alone"
             )
         if self.images is not None:
             weights += self.images.weight_bytes

@@ -150,7 +150,9 @@ class ThresholdExperts(Threshold):
         """The model has experts, whose unit is chosen, and both units run them."""
         _need_experts(env, "threshold-split" if self.split else "threshold-experts")
         if self.split and not env.valid_units()[at.EXPERTS, at.SPLIT]:
-            raise ConfigurationError(f"System {env.scenario.system.name!r} cannot split experts between two units")
+            raise ConfigurationError(
+                f"System {env.scenario.system.name!r} cannot split experts between two units"
+            )
 
     def act(self, observations: Observations, state: Any, episode_start: Any) -> tuple[Actions, Any]:
         """Compare n, and tokens per active expert, with their α."""

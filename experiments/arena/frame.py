@@ -58,7 +58,9 @@ class Match(Study):
                 path = folder.job_path(self.played[_key(cell)])
                 found = schema(self.problem, has_experts(cell.scenario))
                 rows = pl.read_csv(path, schema_overrides=found).select(*found)
-                lacking = [pl.lit(None, dtype=columns[name]).alias(name) for name in columns if name not in found]
+                lacking = [
+                    pl.lit(None, dtype=columns[name]).alias(name) for name in columns if name not in found
+                ]
                 rows = rows.with_columns(*lacking).select(*columns)
             else:
                 seeds: Sequence[int | None] = cell.seeds if cell.refusal else (None,)

@@ -46,7 +46,9 @@ def validate_moe(path: Path, *, refit: bool = False) -> dict[str, Any]:
     layer, unit = _layer(), get_gpu(GPU)
     header, rows = read_table(path)
     header.require(*FIELDS)
-    tokens, activated, measured = (np.array(column) for column in zip(*(_row(f, layer) for f in rows), strict=True))
+    tokens, activated, measured = (
+        np.array(column) for column in zip(*(_row(f, layer) for f in rows), strict=True)
+    )
     error = predict(unit, layer, tokens, activated) / measured - 1
     result = _errors(error)
     result["by"] = {
@@ -55,7 +57,9 @@ def validate_moe(path: Path, *, refit: bool = False) -> dict[str, Any]:
     if refit:
         fitted = min(
             (GroupedKernels(float(start), float(share)) for start in _STARTS for share in _SHARES),
-            key=lambda grouped: np.abs(predict(unit, layer, tokens, activated, grouped) / measured - 1).mean(),
+            key=lambda grouped: np.abs(
+                predict(unit, layer, tokens, activated, grouped) / measured - 1
+            ).mean(),
         )
         found = _errors(predict(unit, layer, tokens, activated, fitted) / measured - 1)
         result["constants"] = {"used": vars(GROUPED), "fitted": vars(fitted) | found}

@@ -175,7 +175,8 @@ class KernelsEnv(KernelsProblem, ProblemEnv[DecodeEngine]):
 
     {expert_features}
 
-    Exact rows and intensities by stage and image count are an offline profile: `env.unwrapped.profile`. Its `experts` has tokens per active expert by n, and their α.
+    Exact rows and intensities by stage and image count are an offline profile: `env.unwrapped.profile`. Its
+    `experts` has tokens per active expert by n, and their α.
 
     ## Rewards
     As in `papi_env/Decode-v0`. Where nothing decodes, the reference is the mean cost of a stage, over an encode

@@ -29,8 +29,8 @@ from papi_env.hardware.units import PimUnit, ProcessingUnit
 from papi_env.kernel import FloatArray, Kernel, Rows, activation_bytes, macs
 from papi_env.quantities import Count, Truth
 
-# Grouped kernels of a layer's experts on PUs, both together: seconds that they take besides their work, and the share of
-# the data sheet's peak and of its bandwidth that they reach. Fitted to vLLM's fused kernels of Qwen3-30B-A3B on an RTX
+# Grouped kernels of a layer's experts on PUs, both together: seconds that they take besides their work, and the share
+# of the data sheet's peak and of its bandwidth that they reach. Fitted to vLLM's fused kernels of Qwen3-30B-A3B on an RTX
 # PRO 6000, as LLMServingSim 2.0 publishes them (MIT licence): `experiments.validate --moe FILE --refit` gives these
 # values again. Every PU runs experts by them, at its own peak and bandwidth; only the one card was measured.
 EXPERT_START_S = 11e-6
@@ -158,9 +158,7 @@ def pim_expert_s(unit: PimUnit, layer: ExpertLayer, rows: Rows, groups: int = 1)
     return np.where(np.asarray(rows) > 0, costs.pim_mapped_s(part, _mapping(part, layer), some), 0.0)
 
 
-def pim_held_s(
-    unit: PimUnit, layer: ExpertLayer, rows: Rows, placement: ExpertPlacement
-) -> FloatArray:
+def pim_held_s(unit: PimUnit, layer: ExpertLayer, rows: Rows, placement: ExpertPlacement) -> FloatArray:
     """Seconds of `pim_expert_s` in which PUs cannot read from those stacks (shape of `rows`).
 
     All of them, or with dual row buffers those in which vectors take the channels.

@@ -100,9 +100,7 @@ def prompt_work(system: System, model: Transformer, prompts: int = 1) -> PromptW
 class Prefill:
     """Prefill costs of one system and model, for whole batches of prompts at once."""
 
-    def __init__(
-        self, system: System, model: Transformer, placement: ExpertPlacement | None = None
-    ) -> None:
+    def __init__(self, system: System, model: Transformer, placement: ExpertPlacement | None = None) -> None:
         self.system, self.model = system, model
         self._routing, self._placement = routing_of(model), placement or ExpertPlacement()
         self._table = CostTable(system, model.fc_kernels())

@@ -33,8 +33,10 @@ def prompt_experts(
     layer, groups = routing.layer, placement.groups
     n = np.asarray(tokens, dtype=np.float64)[..., None]
     active = -np.expm1(n * np.log1p(-np.minimum(routing.chance, 1 - 1e-16)))
-    rows = np.where(n > 0, np.maximum(np.rint(n * routing.chance / np.maximum(active, 1e-300)), 1), 0).astype(np.int64)
-    transfer_j = 0.0
+    rows = np.where(n > 0, np.maximum(np.rint(n * routing.chance / np.maximum(active, 1e-300)), 1), 0).astype(
+        np.int64
+    )
+    transfer_j: FloatArray | float = 0.0
     if system.prefill_unit == "pu":
         assert system.pu is not None
         # Of a group, whose stacks are a share of the GPUs.
@@ -46,11 +48,10 @@ def prompt_experts(
         assert isinstance(unit, PimUnit)
         one = hardware.pim_expert_s(unit, layer, rows, groups)
         causes = hardware.pim_expert_causes(unit, layer, rows, groups)
-        sent = n[..., 0] * layer.active
-        start = hardware.KERNELS_PER_LAYER * system.pim_start_s + sum(
-            system.stack_sum_s(kernel, sent) for kernel in layer.kernels
-        )
-        transfer_j = sum(system.stack_sum_j(kernel, sent) for kernel in layer.kernels)
+        sent = np.asarray(tokens) * layer.active
+        sums_s = np.sum([system.stack_sum_s(kernel, sent) for kernel in layer.kernels], axis=0)
+        start = hardware.KERNELS_PER_LAYER * system.pim_start_s + sums_s
+        transfer_j = np.sum([system.stack_sum_j(kernel, sent) for kernel in layer.kernels], axis=0)
     load = one * active
     busiest = np.max([load[..., group::groups].sum(axis=-1) for group in range(groups)], axis=0)
     joules = np.einsum("...e,...ec->...c", active, causes)

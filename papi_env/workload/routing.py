@@ -57,7 +57,9 @@ def chances(experts: int, active: int, exponent: float = 0.0) -> FloatArray:
 def active_experts(chance: FloatArray, rows: Rows) -> FloatArray:
     """Experts that get any of `rows` tokens, on average (shape of `rows`): the sum of 1 - (1 - chance)^rows."""
     rows = np.asarray(rows, dtype=np.float64)
-    return np.asarray(np.sum(-np.expm1(np.multiply.outer(rows, np.log1p(-np.minimum(chance, 1 - 1e-16)))), axis=-1))
+    return np.asarray(
+        np.sum(-np.expm1(np.multiply.outer(rows, np.log1p(-np.minimum(chance, 1 - 1e-16)))), axis=-1)
+    )
 
 
 def tokens_per_active_expert(chance: FloatArray, rows: Rows) -> FloatArray:

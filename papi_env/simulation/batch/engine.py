@@ -12,7 +12,13 @@ from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import loop as batch
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.batch.lookups import ExpertLookups, ImageLookups, Instances, join_lookups, resolved_units
+from papi_env.simulation.batch.lookups import (
+    ExpertLookups,
+    ImageLookups,
+    Instances,
+    join_lookups,
+    resolved_units,
+)
 from papi_env.simulation.batch.measures import EXPERT_MEASURES, MEASURES, Episodes
 from papi_env.simulation.batch.measures import METRIC_NAMES as METRIC_NAMES
 from papi_env.simulation.batch.tables import EngineTables, build_profiled_tables

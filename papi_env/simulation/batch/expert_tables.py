@@ -41,8 +41,8 @@ class ExpertProfile:
     Attributes:
         tokens_per_active: tokens of an expert that has any, on average, by n = 0..1024.
         alpha: the threshold on it, from the same sweep as PAPI's, of the experts alone.
-        seconds: of the experts of all layers on PUs, on FC-PIM and split, by n, the mean over routings, [3, n]; infinite
-            where they cannot run so.
+        seconds: of the experts of all layers on PUs, on FC-PIM and split, by n, the mean over routings, [3, n];
+            infinite where they cannot run so.
         split_alpha: the threshold on tokens per active expert above which a split, with its mode switches, takes less
             than FC-PIM in the same sweep; NaN where switches are not known.
         others_alpha: PAPI's threshold on n of all other FC kernels of the model; NaN where they are not looked at.
@@ -105,8 +105,8 @@ def expert_table(
     """What the experts of all layers cost, float64 [options, rows = 0..max(wanted), samples, NUM_COLUMNS].
 
     Options and columns as in `routed`; infinite seconds of options that the system lacks. Keyed routings have SAMPLES
-    samples; the mean over routings has one. That is exact on the PUs and on FC-PIM where all banks have all experts, and
-    else, for a split and for groups of stacks, the mean of SAMPLES x layers routings of a layer.
+    samples; the mean over routings has one. That is exact on the PUs and on FC-PIM where all banks have all experts,
+    and else, for a split and for groups of stacks, the mean of SAMPLES x layers routings of a layer.
 
     Args:
         wanted: the rows that an iteration may have; zeros for others.
@@ -166,9 +166,7 @@ def _exact(routing: Routing, costs: _Costs, rows: int) -> FloatArray:
     return exact * routing.layer.layers
 
 
-def _write_exact(
-    table: FloatArray, routing: Routing, costs: _Costs, asked: npt.NDArray[np.bool_]
-) -> None:
+def _write_exact(table: FloatArray, routing: Routing, costs: _Costs, asked: npt.NDArray[np.bool_]) -> None:
     exact = _exact(routing, costs, len(asked) - 1)
     for unit in (routed.ON_PU, routed.ON_PIM):
         table[unit, asked, 0] = exact[unit, asked]
@@ -253,7 +251,7 @@ def expert_parts(scenario: Scenario, scalars: FloatArray) -> ExpertParts | None:
         np.log10(layer.expert_bytes) / 20,
         routing.exponent / (1 + routing.exponent),
     ]
-    tables = {
+    tables: dict[str, npt.NDArray[Any]] = {
         "experts": costs,
         "expert_features": np.stack([measure / (measure + 16), share, active], axis=1),
         "expert_descriptors": np.array(descriptors, dtype=np.float32),

@@ -96,7 +96,9 @@ def reset_batch(mask, state, instances, images, experts, observations):
 
 
 @inlined
-def step_range(start, stop, endings, gains, actions, state, lookups, units, instances, images, experts, results):
+def step_range(
+    start, stop, endings, gains, actions, state, lookups, units, instances, images, experts, results
+):
     """Advance environments `start` to `stop` by one step each; see `step_batch`."""
     autoreset, max_steps = endings
     counters, clocks, slots, keys = state
@@ -153,7 +155,9 @@ def step_range(start, stop, endings, gains, actions, state, lookups, units, inst
 
 
 @lean
-def step_batch(autoreset, max_steps, gains, actions, state, lookups, units, instances, images, experts, results):
+def step_batch(
+    autoreset, max_steps, gains, actions, state, lookups, units, instances, images, experts, results
+):
     """Advance every environment by one step: an iteration, or a stage of an encode.
 
     Args:
@@ -165,17 +169,23 @@ def step_batch(autoreset, max_steps, gains, actions, state, lookups, units, inst
         state, lookups, instances, images, experts, results: see the module.
     """
     stop, endings = actions.shape[0], (autoreset, max_steps)
-    step_range(0, stop, endings, gains[0], actions, state, lookups, units, instances, images, experts, results)
+    step_range(
+        0, stop, endings, gains[0], actions, state, lookups, units, instances, images, experts, results
+    )
 
 
 @parallel
-def step_threads(autoreset, max_steps, gains, actions, state, lookups, units, instances, images, experts, results):
+def step_threads(
+    autoreset, max_steps, gains, actions, state, lookups, units, instances, images, experts, results
+):
     """`step_batch` with as many threads as `gains` has rows, each with its share of the environments."""
     threads, num_envs = gains.shape[0], actions.shape[0]
     for thread in nb.prange(threads):
         start, stop = num_envs * thread // threads, num_envs * (thread + 1) // threads
         own, endings = gains[thread], (autoreset, max_steps)
-        step_range(start, stop, endings, own, actions, state, lookups, units, instances, images, experts, results)
+        step_range(
+            start, stop, endings, own, actions, state, lookups, units, instances, images, experts, results
+        )
 
 
 @lean

@@ -144,7 +144,7 @@ def build_profiled_tables(scenario: Scenario, default_switch_s: float) -> tuple[
     experts = expert_parts(scenario, scalars)
     if experts is not None:
         allowed = np.vstack([allowed, options_of(system)])
-        defaults = np.append(defaults, UNIT_NAMES.index(system.unit_of("fc")))  # type: ignore[arg-type]
+        defaults = np.append(defaults, int(defaults[at.QKV]))
     decoding = _decoding_tables(scenario, scalars)
     encoding, stage_profile = _encoding_tables(scenario, scalars)
     tables = EngineTables(
