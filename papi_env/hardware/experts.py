@@ -30,7 +30,7 @@ from papi_env.kernel import FloatArray, Kernel, Rows, activation_bytes, macs
 from papi_env.quantities import Count, Truth
 
 # Grouped kernels of a layer's experts on PUs, both together: seconds that they take besides their work, and the share
-# of the data sheet's peak and of its bandwidth that they reach. Fitted to vLLM's fused kernels of Qwen3-30B-A3B on an RTX
+# of the data sheet's peak and bandwidth that they reach. Fitted to vLLM's fused kernels of Qwen3-30B-A3B on an RTX
 # PRO 6000, as LLMServingSim 2.0 publishes them (MIT licence): `experiments.validate --moe FILE --refit` gives these
 # values again. Every PU runs experts by them, at its own peak and bandwidth; only the one card was measured.
 EXPERT_START_S = 11e-6
