@@ -2,7 +2,8 @@
 
 What runs: a model that decodes a workload, an encoder of images, or both. Presets by name, files in TOML, or
 dictionaries; a system, model or network inside a scenario is a registered name, or a table that starts from
-one (`base = "papi"`) and overrides fields, or a whole definition.
+one (`base = "papi"`) and overrides fields, or a whole definition. A model may also start from a hub's description
+(`hf = "qwen3/config.json"`, see `Transformer.from_hf`).
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class Scenario(Definition):
     @field_validator("model", mode="before")
     @classmethod
     def _model(cls, value: Any) -> Any:
-        return resolve(value, TRANSFORMERS, "model")
+        return resolve(value, TRANSFORMERS, "model", {"hf": Transformer.from_hf})
 
     @model_validator(mode="after")
     def _experts_to_place(self) -> Scenario:
@@ -306,7 +307,7 @@ def parse_scenario(data: Mapping[str, Any], where: str) -> Scenario:
 
 
 def load_scenario(path: str | Path) -> Scenario:
-    """A scenario from a TOML file. A relative trace path is taken from the file's folder."""
+    """A scenario from a TOML file. Relative paths of traces and of a model's `hf` are taken from the file's folder."""
     path = Path(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -317,10 +318,15 @@ def load_scenario(path: str | Path) -> Scenario:
     data.setdefault("name", path.stem)
     for part, source in (("workload", "lengths"), ("serving", "lengths"), ("serving", "arrivals")):
         table = data.get(part)
-        named = table.get(source) if isinstance(table, dict) else None
-        if isinstance(named, dict) and isinstance(named.get("trace"), str):
-            named["trace"] = str(path.parent / named["trace"])
+        _from_folder(table.get(source) if isinstance(table, dict) else None, "trace", path.parent)
+    _from_folder(data.get("model"), "hf", path.parent)
     return parse_scenario(data, str(path))
+
+
+def _from_folder(table: Any, name: str, folder: Path) -> None:
+    """Make a path in a table one from the folder of its file."""
+    if isinstance(table, dict) and isinstance(table.get(name), str):
+        table[name] = str(folder / table[name])
 
 
 _DATASETS = {

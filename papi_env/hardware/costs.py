@@ -154,21 +154,21 @@ def pim_cadence_clocks(unit: PimUnit, rows: Rows) -> FloatArray:
     The budget bounds an average over many commands, so the spread need not be whole clocks.
     """
     rows = np.asarray(rows, dtype=np.float64)
-    slots = pim_slots(unit, rows)
-    column_j = dram.COLUMN_BYTES * dram.READ_WITH_ACTIVATION_J_PER_BYTE
+    slots, technology = pim_slots(unit, rows), unit.stack.technology
+    column_j = technology.column_bytes * technology.read_with_activation_j_per_byte
     slot_j = unit.stack.banks * (
-        pim_reads(unit, rows) / slots * column_j + rows / slots * dram.LANES * dram.MAC_J
+        pim_reads(unit, rows) / slots * column_j + rows / slots * technology.lanes * technology.mac_j
     )
     available_w = unit.power_budget_w - unit.background_power_w
-    return np.maximum(unit.cadence_clocks, slot_j / available_w / dram.CLOCK_S)
+    return np.maximum(unit.cadence_clocks, slot_j / available_w / technology.clock_s)
 
 
 class FcMapping(NamedTuple):
     """How the weights of an FC kernel lie in the stacks of a PIM unit; fixed when they are stored.
 
     Attributes:
-        columns: 32 B columns of weights in a bank, the fullest.
-        vector_commands: 32 B writes of inputs and moves of outputs on the busiest channel, per row.
+        columns: columns of weights in a bank, the fullest.
+        vector_commands: writes of columns of inputs and moves of outputs on the busiest channel, per row.
         input_copies: GEMV buffers, in whole vectors, that an input is written to.
         partial_sums: channels that give a partial sum of each output.
     """
@@ -182,25 +182,26 @@ class FcMapping(NamedTuple):
 def pim_fc_mapping(unit: PimUnit, kernel: Kernel) -> FcMapping:
     """The mapping of an FC kernel: the faster of two while the FPUs of a bank work through one row each.
 
-    *Spread*, as AttAcc maps GEMV: outputs over the stacks, inputs over the 16 channels of a stack, so a channel
-    gets a sixteenth of every input vector and gives a partial sum for each output of its stack. *By channel*,
+    *Spread*, as AttAcc maps GEMV: outputs over the stacks, inputs over the channels of a stack, so a channel of
+    16 gets a sixteenth of every input vector and gives a partial sum for each output of its stack. *By channel*,
     as AttAcc maps attention heads: independent matrices (`groups`) lie in channels of their own, several in
     one or one over several, which then divide its outputs; no partial sums, but channels may be left over.
     """
-    channels = unit.stacks * dram.CHANNELS
+    technology = unit.stack.technology
+    channels = unit.stacks * technology.channels
     size = kernel.element_bytes
 
     def commands(inputs: float, outputs: float) -> int:
-        return sum(math.ceil(vector * size / dram.COLUMN_BYTES) for vector in (inputs, outputs))
+        return sum(math.ceil(vector * size / technology.column_bytes) for vector in (inputs, outputs))
 
     spread = FcMapping(
-        columns=math.ceil(kernel.weight_bytes / (unit.stacks * unit.stack.banks * dram.COLUMN_BYTES)),
+        columns=math.ceil(kernel.weight_bytes / (unit.stacks * unit.stack.banks * technology.column_bytes)),
         vector_commands=commands(
-            kernel.inner * max(1.0, kernel.groups / unit.stacks) / dram.CHANNELS,
+            kernel.inner * max(1.0, kernel.groups / unit.stacks) / technology.channels,
             kernel.groups * kernel.outer / unit.stacks,
         ),
         input_copies=max(1.0, unit.stacks / kernel.groups),
-        partial_sums=dram.CHANNELS,
+        partial_sums=technology.channels,
     )
     if kernel.groups == 1:
         return spread
@@ -209,7 +210,7 @@ def pim_fc_mapping(unit: PimUnit, kernel: Kernel) -> FcMapping:
     outputs = math.ceil(kernel.outer / shared_by)
     banks = unit.stack.banks_per_channel
     by_channel = FcMapping(
-        columns=math.ceil(held * kernel.inner * outputs * size / (banks * dram.COLUMN_BYTES)),
+        columns=math.ceil(held * kernel.inner * outputs * size / (banks * technology.column_bytes)),
         vector_commands=commands(held * kernel.inner, held * outputs),
         input_copies=min(shared_by, kernel.outer),
         partial_sums=1,
@@ -229,12 +230,14 @@ def pim_fc_s(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
 
 def pim_mapped_s(unit: PimUnit, mapping: FcMapping, rows: Rows) -> FloatArray:
     """`pim_fc_s` of weights that lie as `mapping` says, whatever kernels they belong to."""
-    return _pim_fc_clocks(unit, mapping, rows) * dram.CLOCK_S
+    return _pim_fc_clocks(unit, mapping, rows) * unit.stack.technology.clock_s
 
 
 def _pim_fc_clocks(unit: PimUnit, mapping: FcMapping, rows: Rows) -> FloatArray:
     bank_clocks = _bank_clocks(unit, mapping.columns, rows)
-    vector_clocks = np.asarray(rows, dtype=np.float64) * (mapping.vector_commands * dram.WRITE_CLOCKS)
+    vector_clocks = np.asarray(rows, dtype=np.float64) * (
+        mapping.vector_commands * unit.stack.technology.write_clocks
+    )
     return np.maximum(bank_clocks, vector_clocks) if unit.double_buffered else bank_clocks + vector_clocks
 
 
@@ -242,7 +245,7 @@ def pim_fc_bank_clocks(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     """Clocks that the banks of a stack are busy with an FC kernel: commands, row changes and refreshes.
 
     All banks open rows together (`dram.row_clocks`). A row of weights stays open for all its slots if
-    columns are read once, and is opened again for each pass otherwise. Refreshes fall due every T_REFI
+    columns are read once, and is opened again for each pass otherwise. Refreshes fall due every t_refi
     whatever runs. Each waits until the banks are through with a row and takes the place of its change, as in
     attention (`papi_env.hardware.attention`), so that work takes longer by the same long-run share of its
     time. One that falls due while the banks wait for vectors is taken to cost nothing.
@@ -255,30 +258,32 @@ def pim_fc_bank_clocks(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
 
 def _bank_clocks(unit: PimUnit, columns: int, rows: Rows) -> FloatArray:
     slots, passes, cadence = pim_slots(unit, rows), pim_reads(unit, rows), pim_cadence_clocks(unit, rows)
-    full, rest = divmod(columns, dram.COLUMNS_PER_ROW)
+    technology = unit.stack.technology
+    full, rest = divmod(columns, technology.columns_per_row)
     per_column = slots / passes
-    busy = full * dram.row_clocks(cadence, dram.COLUMNS_PER_ROW * per_column)
+    busy = full * dram.row_clocks(cadence, technology.columns_per_row * per_column, technology)
     if rest:
-        busy = busy + dram.row_clocks(cadence, rest * per_column)
+        busy = busy + dram.row_clocks(cadence, rest * per_column, technology)
     # A refresh takes the place of the gap between two full rows, which is the change but at the slowest cadences.
-    gap = np.maximum(float(dram.ROW_CHANGE_CLOCKS), cadence)
-    refreshes = dram.refresh_factor(dram.refresh_stall_clocks(0.0, gap))
+    gap = np.maximum(float(technology.row_change_clocks), cadence)
+    refreshes = dram.refresh_factor(dram.refresh_stall_clocks(0.0, gap, technology), technology)
     return passes * busy * refreshes
 
 
 def pim_fc_energy(unit: PimUnit, kernel: Kernel, rows: Rows) -> Energy:
     """Joules of one FC kernel on all stacks: reads by reuse, vectors between buffer die and banks, MACs."""
-    mapping = pim_fc_mapping(unit, kernel)
+    mapping, technology = pim_fc_mapping(unit, kernel), unit.stack.technology
     read_bytes = kernel.weight_bytes * pim_reads(unit, rows)
     row_count = np.asarray(rows, dtype=np.float64)
     inputs = row_count * kernel.groups * kernel.inner * kernel.element_bytes * mapping.input_copies
     outputs = row_count * kernel.groups * kernel.outer * kernel.element_bytes * mapping.partial_sums
     return Energy(
-        activation=read_bytes * (dram.ACTIVATION_J / dram.ROW_BYTES),
-        read=read_bytes * dram.READ_J_PER_BYTE,
-        transfer=(inputs + outputs) * dram.TO_BUFFER_DIE_J_PER_BYTE,
-        compute=macs(kernel, rows) * dram.MAC_J,
-        background=_pim_fc_clocks(unit, mapping, rows) * (dram.CLOCK_S * unit.stacks * unit.active_power_w),
+        activation=read_bytes * (technology.activation_j / technology.row_bytes),
+        read=read_bytes * technology.read_j_per_byte,
+        transfer=(inputs + outputs) * technology.to_buffer_j_per_byte,
+        compute=macs(kernel, rows) * technology.mac_j,
+        background=_pim_fc_clocks(unit, mapping, rows)
+        * (technology.clock_s * unit.stacks * unit.active_power_w),
     )
 
 
@@ -307,28 +312,27 @@ def _mapped(
     unit: PimUnit, kernel: AttentionKernel, rlp: int, copies: int, *, split: bool = True
 ) -> AttentionMapping:
     heads = math.ceil(kernel.heads // kernel.kv_heads / copies)
+    channels = unit.stack.technology.channels
     on_stack = math.ceil(rlp * kernel.kv_heads * copies / unit.stacks)
     of_one = math.ceil(kernel.kv_heads * copies / unit.stacks)
-    if split and on_stack < dram.CHANNELS:
+    if split and on_stack < channels:
         # Channels that do not divide evenly among the pairs have some that work for two.
-        pairs = 1 if dram.CHANNELS % on_stack == 0 else 2
-        share, share_of_one = on_stack / dram.CHANNELS, of_one / dram.CHANNELS
+        pairs = 1 if channels % on_stack == 0 else 2
+        share, share_of_one = on_stack / channels, of_one / channels
         return AttentionMapping(copies, heads, pairs, share, share_of_one, split=True)
-    pairs = math.ceil(on_stack / dram.CHANNELS)
-    return AttentionMapping(
-        copies, heads, pairs, float(pairs), math.ceil(of_one / dram.CHANNELS), split=False
-    )
+    pairs = math.ceil(on_stack / channels)
+    return AttentionMapping(copies, heads, pairs, float(pairs), math.ceil(of_one / channels), split=False)
 
 
 @lru_cache(maxsize=65536)
 def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int) -> AttentionMapping:
     """The mapping of decode attention for `rlp` requests with `tlp` queries each.
 
-    Pairs of a KV head and a request are dealt evenly over the stacks. With 16 or more on a stack its channels work
-    through whole contexts one after the other (AttAcc's mapping). With fewer, the 16-token groups of a stack's pairs
-    are dealt over its 16 channels, and the buffer die combines their partial softmaxes.
+    Pairs of a KV head and a request are dealt evenly over the stacks. With as many on a stack as it has channels
+    (16 of HBM3), or more, they work through whole contexts one after the other (AttAcc's mapping). With fewer, the
+    16-token groups of a stack's pairs are dealt over its channels, and the buffer die combines their partial softmaxes.
 
-    Stacks do not share a context. Where KV heads of grouped queries are fewer than 16 on a stack, their keys and
+    Stacks do not share a context. Where KV heads of grouped queries are fewer than channels on a stack, their keys and
     values are kept several times, each copy for a part of the query heads, as servers do whose tensor parallelism
     exceeds the KV heads. With a copy for each query head, attention is that of as many KV heads as query heads. Fewer
     copies, split or whole, replace it where they are never slower for requests of equal contexts, however long. So
@@ -391,6 +395,7 @@ def pim_attention_coefficients(
         cadence_clocks=float(pim_cadence_clocks(unit, rows)),
         fpus=unit.fpus_per_bank,
         banks_per_channel=unit.stack.banks_per_channel,
+        technology=unit.stack.technology,
     )
     return attention_coefficients(placed, kernel.head_size, kernel.element_bytes, rows)
 
@@ -406,7 +411,7 @@ def mapped_attention(
 
     Dealt groups, and key rows, leave the busiest channel up to one more than its share: 1 - share. Every pair that it
     has a part of gives a partial output of its own for each query row, `head_size` elements with a maximum and a sum,
-    moved to the buffer die in 32 B commands that nothing hides. Adding them up there takes no time.
+    moved to the buffer die a column at a time, which nothing hides. Adding them up there takes no time.
     """
     mapping = attention_mapping(unit, kernel, rlp, tlp)
     return mapping, _with_splits(unit, kernel, mapping, tlp)
@@ -418,8 +423,9 @@ def _with_splits(
     work = _coefficients(unit, kernel, tlp, mapping.heads)
     if not mapping.split:
         return work
-    partial = math.ceil((kernel.head_size + 2) * kernel.element_bytes / dram.COLUMN_BYTES)
-    combining = mapping.pairs * mapping.heads * tlp * partial * dram.WRITE_CLOCKS
+    technology = unit.stack.technology
+    partial = math.ceil((kernel.head_size + 2) * kernel.element_bytes / technology.column_bytes)
+    combining = mapping.pairs * mapping.heads * tlp * partial * technology.write_clocks
     chunk = work.per_chunk + work.unpaired_per_chunk * (mapping.pairs % 2) / mapping.pairs
     more = (1 - mapping.share) * (work.per_group + chunk)
     return replace(work, per_start=work.per_start + more + combining)
@@ -468,7 +474,7 @@ def pim_attention_s(
         busiest_channel(mapping.share, rlp, parts.sum(axis=-1), parts.max(axis=-1), mapping.share_of_one)
         for parts in (work.groups(contexts), work.chunks(contexts))
     ]
-    return work.clocks(most[0], most[1], mapping.pairs) * dram.CLOCK_S
+    return work.clocks(most[0], most[1], mapping.pairs) * unit.stack.technology.clock_s
 
 
 def pim_attention_energy(
@@ -488,19 +494,19 @@ def pim_attention_energy(
 @lru_cache(maxsize=4096)
 def _group_energy(unit: PimUnit, kernel: AttentionKernel, tlp: int, copies: int, heads: int) -> Energy:
     """Joules of one 16-token group of a request, in all its KV heads and their copies."""
-    tokens = float(dram.GROUP_TOKENS)
+    tokens, technology = float(dram.GROUP_TOKENS), unit.stack.technology
     read_bytes = tokens * kernel.kv_bytes_per_token * copies * float(pim_reads(unit, heads * tlp))
     # Per group each channel takes the scores back and forth for the softmax: one element per token and row.
     scores = 2 * tokens * tlp * kernel.heads * kernel.element_bytes
     # A channel's part of its stack's power, while it multiplies and opens rows.
     work = pim_attention_coefficients(unit, kernel, tlp, heads)
     busy = work.per_group + work.per_chunk * work.group_columns / dram.COLUMNS_PER_ROW
-    busy_s = kernel.kv_heads * copies * busy * dram.CLOCK_S
+    busy_s = kernel.kv_heads * copies * busy * technology.clock_s
     parts = (
-        read_bytes * (dram.ACTIVATION_J / dram.ROW_BYTES),
-        read_bytes * dram.READ_J_PER_BYTE,
-        scores * dram.TO_BUFFER_DIE_J_PER_BYTE,
-        tokens * tlp * kernel.macs_per_context_token * dram.MAC_J,
-        busy_s * unit.active_power_w / dram.CHANNELS,
+        read_bytes * (technology.activation_j / technology.row_bytes),
+        read_bytes * technology.read_j_per_byte,
+        scores * technology.to_buffer_j_per_byte,
+        tokens * tlp * kernel.macs_per_context_token * technology.mac_j,
+        busy_s * unit.active_power_w / technology.channels,
     )
     return Energy(*(np.asarray(part) for part in parts))

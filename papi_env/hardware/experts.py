@@ -22,7 +22,7 @@ from pydantic import Field
 
 from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError
-from papi_env.hardware import costs, dram
+from papi_env.hardware import costs
 from papi_env.hardware.energy import BACKGROUND, NUM_CAUSES
 from papi_env.hardware.system import System
 from papi_env.hardware.units import PimUnit, ProcessingUnit
@@ -166,7 +166,8 @@ def pim_held_s(unit: PimUnit, layer: ExpertLayer, rows: Rows, placement: ExpertP
     if not placement.dual_row_buffers:
         return pim_expert_s(unit, layer, rows, placement.groups)
     commands = _mapping(_part(unit, placement.groups), layer).vector_commands
-    return np.asarray(rows, dtype=np.float64) * (commands * dram.WRITE_CLOCKS * dram.CLOCK_S)
+    technology = unit.stack.technology
+    return np.asarray(rows, dtype=np.float64) * (commands * technology.write_clocks * technology.clock_s)
 
 
 def pim_expert_causes(unit: PimUnit, layer: ExpertLayer, rows: Rows, groups: int = 1) -> FloatArray:
@@ -190,7 +191,7 @@ def _part(unit: PimUnit, groups: int) -> PimUnit:
 def _mapping(unit: PimUnit, layer: ExpertLayer) -> costs.FcMapping:
     """The matrices of an expert as one: columns that share rows, and the vectors of all."""
     parts = [costs.pim_fc_mapping(unit, kernel) for kernel in layer.kernels]
-    columns = layer.expert_bytes / (unit.stacks * unit.stack.banks * dram.COLUMN_BYTES)
+    columns = layer.expert_bytes / (unit.stacks * unit.stack.banks * unit.stack.technology.column_bytes)
     return costs.FcMapping(
         columns=math.ceil(columns),
         vector_commands=sum(part.vector_commands for part in parts),

@@ -220,13 +220,16 @@ class System(Definition):
     def stack_sum_s(self, kernel: Kernel, rows: Rows) -> FloatArray:
         """Seconds in which a node sums its stacks' partial outputs of a kernel on FC-PIM (shape of `rows`)."""
         size, stacks = self._node_outputs(kernel, rows)
-        bandwidth = dram.STACK_BANDWIDTH * stacks if self.pu is None else self.pu.memory_bandwidth
+        assert self.fc_pim is not None
+        of_stack = self.fc_pim.stack.technology.interface_bandwidth
+        bandwidth = of_stack * stacks if self.pu is None else self.pu.memory_bandwidth
         return stack_sum_s(size, stacks, bandwidth)
 
     def stack_sum_j(self, kernel: Kernel, rows: Rows) -> FloatArray:
         """Joules of `stack_sum_s` in all nodes."""
         size, stacks = self._node_outputs(kernel, rows)
-        return size * (self.nodes * (stacks + 1) * dram.OFF_CHIP_J_PER_BYTE)
+        assert self.fc_pim is not None
+        return size * (self.nodes * (stacks + 1) * self.fc_pim.stack.technology.off_chip_j_per_byte)
 
     def _node_outputs(self, kernel: Kernel, rows: Rows) -> tuple[FloatArray, int]:
         """Bytes of outputs that a node sums over its stacks, and how many stacks; none where a host sums."""

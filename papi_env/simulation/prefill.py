@@ -72,7 +72,7 @@ def prompt_work(system: System, model: Transformer, prompts: int = 1) -> PromptW
         assert isinstance(unit, PimUnit)
         # A query works through the keys before it, in whole groups and DRAM rows of keys: half of one more each.
         mapping, clocks = costs.prompt_attention(unit, kernel, prompts)
-        layers_s = kernel.count * dram.CLOCK_S / prompts
+        layers_s = kernel.count * unit.stack.technology.clock_s / prompts
         per_group = clocks.per_group + clocks.per_chunk * clocks.group_columns / dram.COLUMNS_PER_ROW
         fixed = mapping.pairs * clocks.per_pair + clocks.per_start
         group = costs.pim_attention_energy(unit, kernel, 1, 1, prompts)

@@ -20,7 +20,7 @@ from papi_env.quantities import Count, Tokens, Truth
 from papi_env.workload.attention import LatentAttention, SlidingWindows
 from papi_env.workload.experts import Experts
 from papi_env.workload.formats import FP16, ElementFormat
-from papi_env.workload.hub import read_config
+from papi_env.workload.hub.reader import read_config
 
 # The FC classes of a decoder layer, in the order of execution around attention.
 FC_CLASSES = (KernelClass.QKV, KernelClass.PROJECTION, KernelClass.FEED_FORWARD)
@@ -61,7 +61,7 @@ class Transformer(Definition):
 
     @classmethod
     def from_hf(cls, path: str | Path) -> Transformer:
-        """The model that a hub's `config.json` describes, or the one in the folder `path`; see `hub.read_config`.
+        """The model that a hub's `config.json` describes, or the one in the folder `path`; see `hub.reader`.
 
         Raises:
             DataError: the file is not such a description, or says something that is not understood; it names the field.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.hardware import costs, dram, energy
+from papi_env.hardware import costs, energy
 from papi_env.hardware.system import System
 from papi_env.hardware.table import DENSE_ROWS
 from papi_env.hardware.units import UNIT_NAMES, PimUnit, ProcessingUnit, UnitName
@@ -91,7 +91,7 @@ def _on_pim(
     row[at.PER_PAIR_S] = work.per_pair + (0.0 if scale == 1 else 0.5 * work.per_chunk)
     row[at.PER_START_S] = work.per_start
     row[at.UNPAIRED_S] = work.unpaired_per_chunk * scale
-    row[: at.PER_TOKEN_S] *= dram.CLOCK_S
+    row[: at.PER_TOKEN_S] *= unit.stack.technology.clock_s
     row[at.PER_GROUP_J] = costs.pim_attention_energy(unit, kernel, 1, tlp, rlp).total
     shares[at.SHARE], shares[at.SHARE_OF_ONE] = mapping.share, mapping.share_of_one
     shares[at.PAIRS] = mapping.pairs
