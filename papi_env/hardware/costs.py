@@ -254,7 +254,12 @@ def pim_fc_s(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     Vectors move on a channel while its banks multiply, open rows or refresh if the buffers are double, else
     before and after.
     """
-    return _pim_fc_clocks(unit, pim_fc_mapping(unit, kernel), rows) * unit.stack.technology.clock_s
+    return pim_mapped_s(unit, pim_fc_mapping(unit, kernel), rows)
+
+
+def pim_mapped_s(unit: PimUnit, mapping: FcMapping, rows: Rows) -> FloatArray:
+    """`pim_fc_s` of weights that lie as `mapping` says, whatever kernels they belong to."""
+    return _pim_fc_clocks(unit, mapping, rows) * unit.stack.technology.clock_s
 
 
 def _pim_fc_clocks(unit: PimUnit, mapping: FcMapping, rows: Rows) -> FloatArray:
