@@ -16,10 +16,13 @@ import numpy.typing as npt
 
 from papi_env.hardware import costs, dram
 from papi_env.hardware.energy import LINK, NUM_CAUSES
+from papi_env.hardware.experts import ExpertPlacement
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
 from papi_env.hardware.units import FC_PIM, PU, PimUnit, ProcessingUnit
-from papi_env.kernel import FP16_BYTES, FloatArray, blocks
+from papi_env.kernel import FP16_BYTES, FloatArray
+from papi_env.simulation.prompt_experts import prompt_experts
+from papi_env.workload.routing import routing_of
 from papi_env.workload.transformer import Transformer
 
 Counts = npt.NDArray[np.int64]
@@ -97,8 +100,9 @@ def prompt_work(system: System, model: Transformer, prompts: int = 1) -> PromptW
 class Prefill:
     """Prefill costs of one system and model, for whole batches of prompts at once."""
 
-    def __init__(self, system: System, model: Transformer) -> None:
+    def __init__(self, system: System, model: Transformer, placement: ExpertPlacement | None = None) -> None:
         self.system, self.model = system, model
+        self._routing, self._placement = routing_of(model), placement or ExpertPlacement()
         self._table = CostTable(system, model.fc_kernels())
         self._unit = PU if system.prefill_unit == "pu" else FC_PIM
         self._works: dict[int, PromptWork] = {}
@@ -119,9 +123,12 @@ class Prefill:
         for i in range(len(self._table.kernels)):
             s, j = self._table.cost(i, self._unit, tokens)
             seconds, joules = seconds + s, joules + j
-        for block in blocks(model.fc_kernels()):
-            seconds = seconds + model.layers * system.combine_s(block, tokens)
-            joules = joules + model.layers * system.combine_j(block, tokens)
+        if self._routing is not None:
+            s, by_cause = prompt_experts(system, self._routing, self._placement, tokens)
+            seconds, joules = seconds + s, joules + by_cause.sum(axis=-1)
+        for block in model.combined_blocks():
+            seconds = seconds + block[-1].count * system.combine_s(block, tokens)
+            joules = joules + block[-1].count * system.combine_j(block, tokens)
         seconds = np.maximum(seconds, work.link_s * tokens) + model.layers * system.layer_overhead_s
         return np.asarray(seconds), np.asarray(joules)
 
@@ -138,6 +145,8 @@ class Prefill:
         joules = of_pair * pairs[..., None] + (of_context + of_row) * tokens[..., None]
         for i in range(len(self._table.kernels)):
             joules = joules + self._table.joules_by_cause(i, self._unit, tokens)
-        for block in blocks(model.fc_kernels()):
-            joules[..., LINK] += model.layers * system.combine_j(block, tokens)
+        if self._routing is not None:
+            joules = joules + prompt_experts(system, self._routing, self._placement, tokens)[1]
+        for block in model.combined_blocks():
+            joules[..., LINK] += block[-1].count * system.combine_j(block, tokens)
         return np.asarray(joules)

@@ -8,7 +8,7 @@ from papi_env.hardware import costs, energy
 from papi_env.hardware.system import System
 from papi_env.hardware.table import DENSE_ROWS
 from papi_env.hardware.units import UNIT_NAMES, PimUnit, ProcessingUnit, UnitName
-from papi_env.kernel import AttentionKernel, FloatArray, blocks
+from papi_env.kernel import AttentionKernel, FloatArray
 from papi_env.scenario import MAX_BATCH, MAX_SPECULATION
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.stages import crossing
@@ -145,13 +145,13 @@ def attention_link_table(system: System, model: Transformer, most_rows: int = DE
     link = system.attention_link
     if system.attn_pim is None or link is None:
         return table
-    n = np.arange(most_rows + 1, dtype=np.float64)
-    kv = 2 * n * 2 * model.kv_width  # FP16 bytes of new keys and values in one layer
-    vector = 2 * n * model.hidden  # a query, or an output
+    n, kernel = np.arange(most_rows + 1, dtype=np.float64), model.attention_kernel()
+    kv = n * kernel.kv_bytes_per_token  # of new keys and values in one layer
+    queries, outputs = n * kernel.query_bytes, n * kernel.output_bytes
     for u, name in enumerate(UNIT_NAMES):
         # With attention where the KV caches are, queries go there too and outputs come back; else only
         # the new keys and values are written home (the old ones are counted per token).
-        there, back = (vector + kv, vector) if name == "attn-pim" else (kv, 0.0 * n)
+        there, back = (queries + kv, outputs) if name == "attn-pim" else (kv, 0.0 * n)
         table[u, :, at.COST_S] = model.layers * (link.transfer_s(there) + link.transfer_s(back))
         table[u, :, at.COST_J] = model.layers * (there + back) * link.j_per_byte
     return table
@@ -165,9 +165,9 @@ def moves_table(system: System, model: Transformer, most_rows: int = DENSE_ROWS)
     """
     table = np.zeros((most_rows + 1, 4))
     n = np.arange(most_rows + 1)
-    for block in blocks(model.fc_kernels()):
-        table[:, at.COMBINE_S] += model.layers * system.combine_s(block, n)
-        table[:, at.COMBINE_J] += model.layers * system.combine_j(block, n)
-    size = 2 * model.hidden * n.astype(np.float64)
+    for block in model.combined_blocks():
+        table[:, at.COMBINE_S] += block[-1].count * system.combine_s(block, n)
+        table[:, at.COMBINE_J] += block[-1].count * system.combine_j(block, n)
+    size = model.vector_bytes * n.astype(np.float64)
     table[:, at.CROSSING_S], table[:, at.CROSSING_J] = crossing(system, size)
     return table
