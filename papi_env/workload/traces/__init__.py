@@ -8,6 +8,7 @@ or refused: an error names its line or row, the field, what was found there and 
 
 from papi_env.workload.traces.columns import TIME_EXPECTED, TIME_UNITS, TimeUnit
 from papi_env.workload.traces.formats import FORMATS, Columns, Format
+from papi_env.workload.traces.named import TraceForm, cached_trace, version_of
 from papi_env.workload.traces.reading import read_trace
 from papi_env.workload.traces.tables import csv_rows, csv_text
 from papi_env.workload.traces.trace import ContextCounts, Trace, TraceLengths, trace_lengths
@@ -21,9 +22,12 @@ __all__ = [
     "Format",
     "TimeUnit",
     "Trace",
+    "TraceForm",
     "TraceLengths",
+    "cached_trace",
     "csv_rows",
     "csv_text",
     "read_trace",
     "trace_lengths",
+    "version_of",
 ]
