@@ -65,7 +65,14 @@ from papi_env.simulation.serving.tables import build_serving_tables
 
 DEFAULT_PRESET = "saturated/llama-65b"
 # Fields of the configuration that run.json leaves out or has by other names.
-SAID_OTHERWISE = ("out", "trace", "scenarios", "entries", "export", *(field.name for field in fields(Reading)))
+SAID_OTHERWISE = (
+    "out",
+    "trace",
+    "scenarios",
+    "entries",
+    "export",
+    *(field.name for field in fields(Reading)),
+)
 SPELLINGS = (Spelling("--preset", "--scenarios"), Spelling("--policies", "--entries"))
 
 

@@ -98,7 +98,9 @@ def both(*watches: Watch) -> Watch:
 def check_export(path: Path) -> None:
     """Raise ConfigurationError where no table can be written to `path`."""
     if path.suffix not in SUFFIXES:
-        raise ConfigurationError(f"--export is {str(path)!r}, expected a name that ends in {' or '.join(SUFFIXES)}")
+        raise ConfigurationError(
+            f"--export is {str(path)!r}, expected a name that ends in {' or '.join(SUFFIXES)}"
+        )
     if not path.parent.is_dir() or path.is_dir():
         raise ConfigurationError(f"--export is {str(path)!r}, expected a file in a folder that exists")
 

@@ -50,14 +50,16 @@ InputColumn = Annotated[
 OutputColumn = Annotated[str | None, words("NAME", "Column of output tokens, likewise.")]
 TimeColumn = Annotated[str | None, words("NAME", "Column of arrival times, likewise.")]
 Delimiter = Annotated[
-    str | None, words("CHARACTER", "Between the fields of a CSV file, \\t for a tab (default: a comma or tab).")
+    str | None,
+    words("CHARACTER", "Between the fields of a CSV file, \\t for a tab (default: a comma or tab)."),
 ]
 Unit = Annotated[
     TimeUnit | None,
     words("|".join(TIME_UNITS), "Of times that are numbers (default: as the format has them, else s)."),
 ]
 CharactersPerToken = Annotated[
-    float | None, words("FLOAT", "Estimates token counts of conversations that are text; English has about 4.")
+    float | None,
+    words("FLOAT", "Estimates token counts of conversations that are text; English has about 4."),
 ]
 Jobs = Annotated[int, tyro.conf.arg(metavar="INT", help="Processes; 0 uses all cores.")]
 Seed = Annotated[int, tyro.conf.arg(metavar="INT", help="First seed.")]

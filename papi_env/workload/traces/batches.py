@@ -33,13 +33,13 @@ class Batch:
 class Source(Protocol):
     """A file of rows.
 
-    `path` is the file's, `header` has the names of its columns and `head` the place of that; `rows` yields the named columns in batches
-    of bounded size, and can be called once.
+    `path` is the file's, `header` has the names of its columns and `head` the place of that; `rows` yields the named
+    columns in batches of bounded size, and can be called once.
     """
 
     path: Path
     head: Place
-    header: Sequence[str]
+    header: list[str]
 
     def rows(self, names: Sequence[str], lists: Sequence[str]) -> Iterator[Batch]:
         """The columns `names` and the columns of lists `lists`. Raises DataError."""

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from papi_env.errors import DataError
 from papi_env.workload.lengths import MAX_TOKENS
 from papi_env.workload.traces.batches import Batch, unexpected
 
@@ -58,6 +59,11 @@ def token_counts(batch: Batch, name: str, least: int = 1) -> npt.NDArray[np.int3
     if column.dtype.is_integer():
         counts = column.cast(pl.Int64, strict=False).fill_null(-1).to_numpy()
         texts = None
+    elif column.dtype != pl.String:
+        file = batch.place(0).rpartition(": ")[0]
+        raise DataError(
+            f"{file}: field {name!r}: found type {column.dtype}, expected whole numbers of tokens"
+        )
     else:
         texts = column.str.strip_chars()
         usual = texts.str.contains(r"^[0-9]{1,18}$").fill_null(False)
@@ -102,7 +108,9 @@ def times(batch: Batch, name: str, unit: TimeUnit, said: bool, kind: str = "") -
             text = (column[i] or "").strip()
             this, now = _instant(text, unit)
             if not this:
-                expected = number if said else TIME_EXPECTED if unit == "s" else f"{number}, or a date and time"
+                expected = (
+                    number if said else TIME_EXPECTED if unit == "s" else f"{number}, or a date and time"
+                )
                 raise unexpected(batch.place(i), name, text, expected)
             if this != (kind := kind or this):
                 raise unexpected(batch.place(i), name, text, f"{kind}, as in the first row")
@@ -145,14 +153,14 @@ def goes_back(found: Times, before: tuple[int, int] | None) -> int | None:
 
 def _of_moments(column: pl.Series) -> Times:
     """Times of a typed column of dates and times."""
-    if column.dtype != pl.Datetime:
+    kind = column.dtype
+    if not isinstance(kind, pl.Datetime):
         return Times("", np.full(len(column), MAX_SECONDS), np.zeros(len(column), dtype=np.int64))
-    digits = {"ms": 6, "us": 3, "ns": 0}[column.dtype.time_unit or "us"]
+    digits = {"ms": 6, "us": 3, "ns": 0}[kind.time_unit]
     ticks = column.to_physical().to_numpy().astype(np.int64)
     per_second = 10 ** (9 - digits)
     whole, rest = np.divmod(ticks, per_second)
-    zone = column.dtype.time_zone
-    return Times(_OFFSET if zone else _NO_OFFSET, whole, rest * 10**digits)
+    return Times(_OFFSET if kind.time_zone else _NO_OFFSET, whole, rest * 10**digits)
 
 
 def _of_numbers(column: pl.Series, kind: str, unit: TimeUnit) -> Times:

@@ -62,7 +62,9 @@ class Records:
             for place, record in some:
                 for name in (*names, *lists):
                     if name not in record:
-                        raise DataError(f"{place}: field {name!r}: found no such field, expected it in every row")
+                        raise DataError(
+                            f"{place}: field {name!r}: found no such field, expected it in every row"
+                        )
             columns = {name: _column([record[name] for _, record in some]) for name in names}
             yield Batch(places.__getitem__, columns, {name: [r[name] for _, r in some] for name in lists})
 
@@ -95,7 +97,9 @@ class Conversations:
         """Characters of the first two turns."""
         turns = record.get("conversations")
         if not isinstance(turns, list):
-            raise DataError(f"{place}: field 'conversations': found {_brief(turns)}, expected a list of turns")
+            raise DataError(
+                f"{place}: field 'conversations': found {_brief(turns)}, expected a list of turns"
+            )
         characters = [0, 0]
         for k, turn in enumerate(turns[:2]):
             text = turn.get("value") if isinstance(turn, dict) else None
@@ -198,7 +202,9 @@ def _document(path: Path, lines: Iterator[str]) -> Mapping[str, Any]:
         parts.append(line)
         size += len(line)
         if size > MAX_DOCUMENT:
-            raise DataError(f"{path}: found a JSON document above {MAX_DOCUMENT} bytes, expected a smaller one")
+            raise DataError(
+                f"{path}: found a JSON document above {MAX_DOCUMENT} bytes, expected a smaller one"
+            )
     try:
         document = _DECODER.decode("".join(parts))
     except (ValueError, RecursionError) as error:
@@ -241,7 +247,9 @@ def _items(path: Path, lines: Iterator[str]) -> Iterator[tuple[Place, Mapping[st
             break
         if count and not ended:
             if found != ",":
-                raise DataError(f"{place}: found {shown(found) if found else 'the end of the file'}, expected , or ]")
+                raise DataError(
+                    f"{place}: found {shown(found) if found else 'the end of the file'}, expected , or ]"
+                )
             at += 1
             skip()
         while True:
@@ -274,7 +282,9 @@ class _Numbered:
 
 def _column(values: Sequence[object]) -> pl.Series:
     """Values of JSON as text: numbers and strings as they stand, all else as JSON has it."""
-    return pl.Series([value if isinstance(value, str) else _brief(value) for value in values], dtype=pl.String)
+    return pl.Series(
+        [value if isinstance(value, str) else _brief(value) for value in values], dtype=pl.String
+    )
 
 
 def _brief(value: object) -> str:
@@ -287,5 +297,7 @@ def _refuse(place: Place, error: ValueError | RecursionError) -> NoReturn:
     if isinstance(error, json.JSONDecodeError):
         found = f"no valid JSON ({error.msg} at line {error.lineno}, column {error.colno})"
     else:
-        found = "no valid JSON (nested too deeply)" if isinstance(error, RecursionError) else f"no JSON ({error})"
+        found = (
+            "no valid JSON (nested too deeply)" if isinstance(error, RecursionError) else f"no JSON ({error})"
+        )
     raise DataError(f"{place}: found {found}, expected a JSON object") from error

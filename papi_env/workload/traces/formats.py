@@ -43,6 +43,8 @@ class Format:
         time_unit: of its times, where they are numbers.
         skips_empty: rows with zero tokens are failures, which are left out and counted; else they are errors.
         sorts: rows are in another order than that of their times, and are sorted.
+        one_of: columns that tell runs apart where the file has them; the first run is read, since all of them have
+            the same requests.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Format:
     time_unit: TimeUnit = "s"
     skips_empty: bool = False
     sorts: bool = False
+    one_of: tuple[str, ...] = ()
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -77,9 +80,7 @@ FORMATS = (
     # Lengths of databricks-dolly-15k by category.
     Format(name="dolly", columns=Columns(category="category", input="lin", output="lout")),
     # github.com/Azure/AzurePublicDataset, LLM inference traces of 2023 (no offset) and 2024 (with offset).
-    Format(
-        name="azure", columns=Columns(time="TIMESTAMP", input="ContextTokens", output="GeneratedTokens")
-    ),
+    Format(name="azure", columns=Columns(time="TIMESTAMP", input="ContextTokens", output="GeneratedTokens")),
     # github.com/HPMLL/BurstGPT: seconds; requests that failed have no response tokens.
     Format(
         name="burstgpt",
@@ -89,9 +90,7 @@ FORMATS = (
     # github.com/kvcache-ai/Mooncake, FAST 25: milliseconds; hashes of blocks of 512 tokens.
     Format(
         name="mooncake",
-        columns=Columns(
-            time="timestamp", input="input_length", output="output_length", hash_ids="hash_ids"
-        ),
+        columns=Columns(time="timestamp", input="input_length", output="output_length", hash_ids="hash_ids"),
         optional=("hash_ids",),
         time_unit="ms",
     ),
@@ -112,10 +111,11 @@ FORMATS = (
         columns=Columns(time="arrival_time_ns", input="input_toks", output="output_toks"),
         time_unit="ns",
     ),
-    # What `experiments.serve --requests` writes.
+    # What `experiments.serve --export` writes, with the rows of all policies and seeds one after the other.
     Format(
         name="requests",
         columns=Columns(time="arrival_s", input="input_tokens", output="output_tokens"),
+        one_of=("policy", "seed"),
     ),
 )
 # The JSON document of vLLM's `vllm bench serve --save-detailed` (vllm/benchmarks/serve.py): a list for each field.

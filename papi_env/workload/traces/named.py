@@ -22,7 +22,10 @@ class TraceForm(Definition):
     delimiter: str | None = Field(None, description="between the fields of a CSV file")
     time_unit: TimeUnit | None = Field(None, description="of times that are numbers")
     characters_per_token: Ratio | None = Field(
-        None, ge=CHARACTERS[0], le=CHARACTERS[1], description="to estimate lengths of conversations that are text"
+        None,
+        ge=CHARACTERS[0],
+        le=CHARACTERS[1],
+        description="to estimate lengths of conversations that are text",
     )
 
     # Fields that are not dumped where they are None: stored scenarios and their hashes are older.

@@ -43,7 +43,7 @@ class Parquet:
                 )
         for name in lists:
             kind = self.types[name]
-            if not isinstance(kind, pl.List) or not kind.inner.is_integer():  # type: ignore[union-attr]
+            if not isinstance(kind, pl.List) or not kind.inner.is_integer():
                 raise DataError(f"{self.path}: field {name!r}: found type {kind}, expected lists of integers")
         for start in range(0, self._count, ROWS):
             try:

@@ -69,7 +69,15 @@ def read_trace(
     """
     path = Path(path)
     asked = _Asked(
-        input_column, output_column, time_column, category_column, categories, delimiter, time_unit, start_s, window_s
+        input_column,
+        output_column,
+        time_column,
+        category_column,
+        categories,
+        delimiter,
+        time_unit,
+        start_s,
+        window_s,
     )
     asked.check(path)
     if is_parquet(path):
@@ -96,8 +104,10 @@ def _read(source: Source, known: Format | None, asked: _Asked) -> Trace:
         raise ConfigurationError(f"{path}: a window is asked for, and no time_column holds times")
     found = _Rows(path, columns, unit, known, asked)
     lists = () if columns.hash_ids is None else (columns.hash_ids,)
-    for batch in source.rows([name for name in columns.named if name not in lists], lists):
-        found.add(batch)
+    runs = () if known is None else tuple(name for name in known.one_of if name in source.header)
+    names = dict.fromkeys((*(name for name in columns.named if name not in lists), *runs))
+    for batch in source.rows(list(names), lists):
+        found.add(found.first_run(batch, runs))
         if found.beyond:
             break
     return found.trace(source)
@@ -243,6 +253,21 @@ class _Rows:
     before_text: str = ""
     last_s: float = 0.0
     seen: set[str] = field(default_factory=set)
+    run: tuple[str, ...] | None = None
+    note: str = ""
+
+    def first_run(self, batch: Batch, runs: Sequence[str]) -> Batch:
+        """The rows up to the first that is of another run than the first row of the file."""
+        if not runs:
+            return batch
+        labels = [batch.columns[name].cast(str).to_list() for name in runs]
+        self.run = self.run or tuple(str(column[0]) for column in labels)
+        for row, label in enumerate(zip(*labels, strict=True)):
+            if tuple(map(str, label)) != self.run:
+                of_these = ", ".join(f"{name} {value}" for name, value in zip(runs, self.run, strict=True))
+                self.beyond, self.note = True, f"the first of several runs: {of_these}"
+                return replace(batch, columns={name: column[:row] for name, column in batch.columns.items()})
+        return batch
 
     def add(self, batch: Batch) -> None:
         """Check a batch, and keep what is asked for of it."""
@@ -261,7 +286,8 @@ class _Rows:
                 inside = (seconds >= start) & (seconds < end)
                 empty &= inside
                 keep &= inside
-                self.beyond = not self._sorts and bool(len(seconds)) and bool(seconds[-1] >= end)
+                over = not self._sorts and bool(len(seconds)) and bool(seconds[-1] >= end)
+                self.beyond = self.beyond or over
             self.seconds.append(seconds[keep])
         self.skipped += int(empty.sum())
         keep = self._labelled(batch, keep)
@@ -338,6 +364,7 @@ class _Rows:
             None if self.columns.hash_ids is None else tuple(self.hash_ids),
             "columns" if self.known is None else self.known.name,
             self.skipped,
+            self.note,
         )
 
     def _refuse_none(self, source: Source) -> None:
@@ -347,7 +374,9 @@ class _Rows:
                 f"{self.path}: found no request from {start:g} to {end:g} s; the trace lasts {self.last_s:g} s"
                 + (" or longer" if self.beyond else "")
             )
-        raise DataError(f"{source.head}: found {self.skipped} rows without tokens, expected at least one request")
+        raise DataError(
+            f"{source.head}: found {self.skipped} rows without tokens, expected at least one request"
+        )
 
 
 __all__ = ["CHARACTERS", "FORMATS", "MAX_ROWS", "read_trace"]

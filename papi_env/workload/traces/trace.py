@@ -105,5 +105,3 @@ def trace_lengths(trace: Trace, context_limit: int, beyond: ContextPolicy = "ref
         array.setflags(write=False)
     counts = ContextCounts(int(refused.sum()), int(truncated.sum()), int(extrapolated.sum()))
     return TraceLengths(lengths, refused, counts)
-
-
