@@ -15,6 +15,7 @@ from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
+from papi_env.simulation.serving.measures import latencies
 
 SUFFIXES = (".parquet", ".csv")
 # Columns and what they hold; moments are seconds from the first arrival of the episode, empty where they never come.
@@ -61,26 +62,25 @@ class Ledger:
         serving = engine.scenario.serving
         assert serving is not None
         classes = list(serving.speculation.classes)
-        arrival, first, last = found["arrival_s"], found["first_token_s"], found["finish_s"]
-        more = np.where(found["output"] > 1, found["output"] - 1, np.nan)
-        count = len(arrival)
+        count = len(found["arrival_s"])
+        took = latencies(engine.state.moments[e, :count], engine.state.facts[e, :count])
         columns = {
             "policy": [self.policy] * count,
             "seed": np.full(count, seed),
             "request": np.arange(count),
-            "arrival_s": arrival,
+            "arrival_s": found["arrival_s"],
             "input_tokens": found["input"],
             "output_tokens": found["output"],
             "class": [classes[k] for k in found["class"]],
             "status": [at.STATUS_NAMES[k] for k in found["status"]],
             "refused": found["status"] == at.REFUSED,
             "admitted_s": found["admitted_s"],
-            "first_token_s": first,
-            "last_token_s": last,
+            "first_token_s": found["first_token_s"],
+            "last_token_s": found["finish_s"],
             "preemptions": found["preemptions"],
-            "ttft_s": first - arrival,
-            "tpot_s": (last - first) / more,
-            "latency_s": last - arrival,
+            "ttft_s": took["ttft"],
+            "tpot_s": took["tpot"],
+            "latency_s": took["e2e"],
         }
         return pl.DataFrame({name: columns[name] for name in COLUMNS}, nan_to_null=True)
 
