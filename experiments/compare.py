@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,10 +32,12 @@ from experiments.common.options import (
     Jobs,
     OneEnv,
     Out,
+    Reading,
     Scenarios,
     Seed,
     Spelling,
     check_counts,
+    reading,
     words,
 )
 from experiments.common.study import conduct
@@ -49,8 +51,7 @@ SERVING_SCENARIOS = ("saturated/llama-65b", "bursty/llama-65b", "drifting/llama-
 # Options that say what a static batch is made of; a serving scenario says that itself.
 BATCH_OPTIONS = (
     "requests",
-    "input_column",
-    "output_column",
+    *(field.name for field in fields(Reading)),
     "category_column",
     "categories",
     "beyond_context",
@@ -62,7 +63,7 @@ SPELLINGS = (Spelling("--scenario", "--scenarios"), Spelling("--policy", "--entr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Reading):
     """Compare entries (system/policy) on the same instances.
 
     Scenarios with images need --env papi_env/Kernels-v0, serving presets papi_env/Serving-v0.
@@ -84,11 +85,7 @@ class Config:
     """Presets by name, or .toml files (default: the paper's three models on its two datasets). In Serving-v0 also a
     family such as "saturated" (default: saturated, bursty and drifting on llama-65b)."""
     requests: Annotated[Path | None, words("FILE")] = None
-    """A CSV file of request lengths that replaces those of the scenarios."""
-    input_column: Annotated[str | None, words("NAME")] = None
-    """Column of input tokens in --requests (default: recognised by the header)."""
-    output_column: Annotated[str | None, words("NAME")] = None
-    """Column of output tokens in --requests."""
+    """A file of requests, a trace of any form, whose lengths replace those of the scenarios."""
     category_column: Annotated[str | None, words("NAME")] = None
     """Column of categories in --requests."""
     categories: Annotated[tuple[str, ...], words("NAME ...")] = ()
@@ -183,17 +180,16 @@ def _batches(config: Config) -> list[Scenario]:
 
 
 def _requests(config: Config) -> Lengths | None:
-    columns = (config.input_column, config.output_column, config.category_column)
+    how = reading(config)
     if config.requests is None:
-        if config.categories or any(column is not None for column in columns):
+        if config.categories or config.category_column is not None or how:
             raise ConfigurationError("Columns and categories belong to --requests, which is not given")
         return None
     return Lengths(
         trace=str(config.requests),
-        input_column=config.input_column,
-        output_column=config.output_column,
         category_column=config.category_column,
         categories=config.categories or None,
+        **how,
     )
 
 

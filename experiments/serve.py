@@ -3,18 +3,20 @@
 Every policy serves the same requests. Printed: what became of the requests, rates, latencies, energy and use of
 the machine, and how long the replay took. Written to the run folder: run.json (what ran), results.csv (a row per
 policy and seed), summary.json; with --gantt gantt.png, the work of every unit in a window; with --trace-json
-trace.json, the same for a trace viewer (Perfetto, chrome://tracing).
+trace.json, the same for a trace viewer (Perfetto, chrome://tracing). With --export FILE a row for each request
+(columns: `experiments.arena.requests.COLUMNS`), which is itself a trace that can be replayed.
 
-A trace is a CSV file with Azure's columns TIMESTAMP,ContextTokens,GeneratedTokens; its requests keep their own
-times and lengths, and a replay ends when all of them are served. Those that can never be are rejected as they
-arrive, counted, and shown with the reason.
+A trace is a file of any form that `papi_env.workload.traces` reads: Azure, BurstGPT, Mooncake, Vidur, splitwise-sim,
+LLMServingSim, results of vLLM's benchmark, ShareGPT, or any CSV, JSON lines or Parquet by column names. Its requests
+keep their own times and lengths, and a replay ends when all of them are served. Those that can never be are rejected
+as they arrive, counted, and shown with the reason.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +37,7 @@ from experiments.arena.entries import (
 from experiments.arena.frame import Match
 from experiments.arena.gantt import Recorder, check_window, gantt_figure, trace_events
 from experiments.arena.play import play, rehearse, timed_play
+from experiments.arena.requests import Ledger, both, check_export, export
 from experiments.arena.settings import replay_scenario, serving_scenarios
 from experiments.arena.summaries.served import as_written, summarize
 from experiments.arena.tables.served import heading, print_report
@@ -44,11 +47,13 @@ from experiments.common.options import (
     Entries,
     Flag,
     Out,
+    Reading,
     Scenarios,
     Seed,
     Spelling,
     Traces,
     check_counts,
+    reading,
     words,
 )
 from experiments.common.runner import Job, RunFolder, file_digest
@@ -60,12 +65,19 @@ from papi_env.simulation.serving.tables import build_serving_tables
 
 DEFAULT_PRESET = "saturated/llama-65b"
 # Fields of the configuration that run.json leaves out or has by other names.
-SAID_OTHERWISE = ("out", "trace", "scenarios", "entries")
+SAID_OTHERWISE = (
+    "out",
+    "trace",
+    "scenarios",
+    "entries",
+    "export",
+    *(field.name for field in fields(Reading)),
+)
 SPELLINGS = (Spelling("--preset", "--scenarios"), Spelling("--policies", "--entries"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Reading):
     """Serve a preset or replay a trace under named policies."""
 
     scenarios: Scenarios = ()
@@ -89,6 +101,8 @@ class Config:
     """Draw this window of the first seed, in simulated seconds."""
     trace_json: Annotated[bool, Flag] = False
     """Write the window of --gantt (default: the whole episode) for a trace viewer."""
+    export: Annotated[Path | None, words("FILE.parquet|FILE.csv")] = None
+    """Write a row for each request, policy and seed: lengths, class, status and moments, in seconds."""
     seed: Seed = 0
     seeds: Annotated[int, words("INT", "How many seeds; the table shows means (default: 1).")] = 1
     out: Out = None
@@ -113,13 +127,17 @@ def resolve(config: Config) -> Scenario:
         option, given = ("--trace", config.trace) if len(config.trace) > 1 else ("--scenarios", names)
         shown = ", ".join(map(str, given))
         raise ConfigurationError(f"{option}: {shown} are several, expected one, whose requests are served")
+    how = reading(config)
     if not config.trace:
+        if how:
+            name = next(iter(how)).replace("_", "-")
+            raise ConfigurationError(f"--{name} belongs to --trace, which is not given")
         if config.time_scale != 1 or config.start is not None or config.window is not None:
             raise ConfigurationError(
                 "--time-scale, --start and --window belong to --trace, which is not given"
             )
         return scenario
-    return replay_scenario(scenario, config.trace[0], config.time_scale, config.start, config.window)
+    return replay_scenario(scenario, config.trace[0], config.time_scale, config.start, config.window, how)
 
 
 class Serving(Match):
@@ -135,6 +153,8 @@ class Serving(Match):
     def __init__(self, config: Config) -> None:
         self.config = config
         self.seeds = check_counts(config.seed, config.seeds)
+        if config.export is not None:
+            check_export(config.export)
         self.scenario = scenario = resolve(config)
         self.entries = parse_all(config.entries, default_policies(self.name), known_systems([scenario]))
         for entry in self.entries:
@@ -162,6 +182,7 @@ class Serving(Match):
         asked = {key: value for key, value in asdict(self.config).items() if key not in SAID_OTHERWISE}
         return {
             **asked,
+            **reading(self.config),
             "preset": (self.config.scenarios or (DEFAULT_PRESET,))[0],
             "policies": [entry.label for entry in self.entries],
             "scenario": self.scenario.model_dump(mode="json"),
@@ -190,10 +211,7 @@ class Serving(Match):
         frame = as_written(self.collect(folder))
         folder.write("results.csv", frame.write_csv())
         folder.write("summary.json", json_text(summarize(frame, self.scenario.name)))
-        for recorder, cell in zip(self.recorders, self.cells, strict=False):
-            # Once more, with somebody who looks on and is not timed.
-            assert cell.policy is not None
-            play(self.problem, cell.scenario, cell.policy, cell.seeds, recorder)
+        self._look_on()
         if self.config.gantt is not None:
             for recorder in self.recorders:
                 check_window(recorder)
@@ -201,6 +219,20 @@ class Serving(Match):
         if self.config.trace_json:
             folder.write("trace.json", json_text(trace_events(self.recorders), indent=None))
         return {"frame": frame, "wall_s": self._wall_s(folder)}
+
+    def _look_on(self) -> None:
+        """Play once more, with those who look on and are not timed, and export what became of the requests."""
+        if not self.recorders and self.config.export is None:
+            return
+        tables = []
+        for k, cell in enumerate(self.cells):
+            assert cell.policy is not None
+            ledger = Ledger(cell.entry.label, cell.seeds)
+            watch = both(self.recorders[k], ledger) if self.recorders else ledger
+            play(self.problem, cell.scenario, cell.policy, cell.seeds, watch)
+            tables.append(ledger.frame() if self.config.export is not None else None)
+        if self.config.export is not None:
+            export(pl.concat(table for table in tables if table is not None), self.config.export)
 
     def _wall_s(self, folder: RunFolder) -> dict[str, float]:
         """Seconds of each entry's replay."""

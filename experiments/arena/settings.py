@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from experiments.common.runner import digest, file_digest
 from experiments.splitting.definition import Setting
@@ -13,9 +13,12 @@ from papi_env.envs.serving import build_serving_scenario
 from papi_env.errors import ConfigurationError, DataError, lookup
 from papi_env.scenario import SCENARIOS, Scenario, get_scenario, parse_scenario
 from papi_env.simulation.serving.tables import build_serving_tables
+from papi_env.workload.arrivals import file_window
 from papi_env.workload.lengths import ContextPolicy
 from papi_env.workload.requests import Lengths
 
+# Of windows, in seconds: more than any trace lasts.
+LONGEST_S = 1e9
 # The grid of the paper's evaluation (PAPI, section 7.1).
 PAPER_BATCH_SIZES = (4, 16, 64)
 PAPER_SPECULATION = (1, 2, 4)
@@ -147,25 +150,40 @@ def replay_scenario(
     time_scale: float = 1.0,
     start_s: float | None = None,
     window_s: float | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> Scenario:
     """`scenario` with the requests of a trace, until all of them are served.
 
+    Of a window at a given start no more than the window is read, and lengths are drawn from it alone.
+
     Args:
         scenario: with a serving part.
-        trace: a CSV file (see `papi_env.workload.traces.read_trace`).
+        trace: a file of requests (see `papi_env.workload.traces.read_trace`).
         time_scale: how many times as fast the requests arrive.
         start_s, window_s: which of them, in seconds after scaling; a window without a start is drawn by episode.
+        reading: columns, delimiter and units of the file, where its content does not say them.
 
     Raises:
         DataError: the trace cannot be read. ConfigurationError: it has no such window.
     """
-    if start_s is not None and window_s is None:
-        window_s = 1e9  # longer than any trace: a window at a given start may outlast it
-    arrivals = {"process": "trace", "trace": str(trace), "time_scale": time_scale}
+    part: dict[str, float] = {}
+    if start_s is not None:
+        # Longer than any trace: a window at a given start may outlast it.
+        window_s = LONGEST_S if window_s is None else window_s
+        part = file_window(start_s, window_s, time_scale)
+        part["window_s"] = min(part["window_s"], LONGEST_S)
+    said = dict(reading or {})
     replaced = scenario.replace(
         serving={
-            "arrivals": {**arrivals, "start_s": start_s, "window_s": window_s},
-            "lengths": {"trace": str(trace)},
+            "arrivals": {
+                **said,
+                "process": "trace",
+                "trace": str(trace),
+                "time_scale": time_scale,
+                "start_s": start_s,
+                "window_s": window_s,
+            },
+            "lengths": {**said, **part, "trace": str(trace)},
             "requests": 1,
         }
     )

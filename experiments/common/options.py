@@ -7,7 +7,7 @@ under the field only what is particular to it. Spellings of earlier versions are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ import tyro
 
 from papi_env.envs.registration import ENV_IDS
 from papi_env.errors import ConfigurationError
+from papi_env.workload.traces import TIME_UNITS, TimeUnit
 
 # Seeds are int64 in the engines, and what is chosen on seeds of its own has those from 2**61 on.
 MAX_SEED = 2**62
@@ -42,10 +43,48 @@ Traces = Annotated[
         help="Files of traces whose requests are used; published ones are recognised by content.",
     ),
 ]
+# How a file of requests is read, where its content does not say it: see `papi_env.workload.traces.read_trace`.
+InputColumn = Annotated[
+    str | None, words("NAME", "Column of input tokens, for other formats (default: recognised by the names).")
+]
+OutputColumn = Annotated[str | None, words("NAME", "Column of output tokens, likewise.")]
+TimeColumn = Annotated[str | None, words("NAME", "Column of arrival times, likewise.")]
+Delimiter = Annotated[
+    str | None,
+    words("CHARACTER", "Between the fields of a CSV file, \\t for a tab (default: a comma or tab)."),
+]
+Unit = Annotated[
+    TimeUnit | None,
+    words("|".join(TIME_UNITS), "Of times that are numbers (default: as the format has them, else s)."),
+]
+CharactersPerToken = Annotated[
+    float | None,
+    words("FLOAT", "Estimates token counts of conversations that are text; English has about 4."),
+]
 Jobs = Annotated[int, tyro.conf.arg(metavar="INT", help="Processes; 0 uses all cores.")]
 Seed = Annotated[int, tyro.conf.arg(metavar="INT", help="First seed.")]
 Out = Annotated[Path | None, words("DIR", "Run folder, new or to go on in (default: runs/COMMAND-TIME).")]
 Flag = tyro.conf.FlagCreatePairsOff
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a file of requests is read; commands that take one inherit these options."""
+
+    input_column: InputColumn = None
+    output_column: OutputColumn = None
+    time_column: TimeColumn = None
+    delimiter: Delimiter = None
+    time_unit: Unit = None
+    characters_per_token: CharactersPerToken = None
+
+
+def reading(config: Reading) -> dict[str, Any]:
+    """What of `Reading` is said, as arguments of `read_trace` and fields of `Lengths` and `Arrivals`."""
+    said = {field.name: getattr(config, field.name) for field in fields(Reading)}
+    if said["delimiter"] == "\\t":
+        said["delimiter"] = "\t"
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def check_counts(seed: int, seeds: int, jobs: int = 0, limit: int = MAX_SEED) -> tuple[int, ...]:

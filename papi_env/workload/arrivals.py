@@ -13,23 +13,19 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
-from functools import lru_cache
 from numbers import Real
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator, model_validator
 
-from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.kernel import FloatArray
 from papi_env.quantities import Number, Ratio, RequestRate, Share, SpanSeconds, StartSeconds, Truth
 from papi_env.workload.lengths import whole_number
 from papi_env.workload.profiles import PROFILES, Profile, busiest_s, check_profile, operational_table
-from papi_env.workload.traces import Trace, read_trace
+from papi_env.workload.traces import Trace, TraceForm, cached_trace
 
 Process = Literal["poisson", "gamma", "trace", "together"]
 Split = Literal["all", "train", "test"]
@@ -57,6 +53,9 @@ _BELONGS: dict[str, tuple[Process, ...]] = {
     "time_column": ("trace",),
     "category_column": ("trace",),
     "categories": ("trace",),
+    "delimiter": ("trace",),
+    "time_unit": ("trace",),
+    "characters_per_token": ("trace",),
     "time_scale": ("trace",),
     "window_s": ("trace",),
     "split": ("trace",),
@@ -65,7 +64,7 @@ _BELONGS: dict[str, tuple[Process, ...]] = {
 }
 
 
-class Arrivals(Definition):
+class Arrivals(TraceForm):
     """How requests arrive; fields that do not belong to the process are refused.
 
     `poisson` and `gamma` are renewal processes of `rate_per_s` requests a second on average. Gamma gaps
@@ -75,7 +74,8 @@ class Arrivals(Definition):
     normalised, so that a whole period still has the mean `rate_per_s`. An episode starts anywhere in the
     period (`random_phase`, drawn by episode), or at its start.
 
-    `trace` replays a CSV file (see `traces.read_trace`, also for the columns and categories).
+    `trace` replays a file of any form that `traces.read_trace` reads (see there, also for columns and
+    categories). Of a file that is played from `start_s` for `window_s` seconds no more than that window is read.
     `time_scale` 2 lets requests arrive twice as fast. All other times are in seconds after this scaling.
     `split` takes the requests before the share `split_at` of the file's duration (`train`), those from
     there on (`test`), or both. An episode is a window of `window_s` seconds of that part, which never
@@ -95,7 +95,7 @@ class Arrivals(Definition):
     period_s: SpanSeconds = Field(60.0, ge=1e-3, le=1e9, description="the default is a day in a minute")
     random_phase: Truth = True
 
-    trace: str | None = Field(None, description="path of a CSV file")
+    trace: str | None = Field(None, description="path of a file of requests")
     input_column: str | None = None
     output_column: str | None = None
     time_column: str | None = None
@@ -145,15 +145,37 @@ class Arrivals(Definition):
         """
         if self.trace is None:
             raise ConfigurationError(f"{self.process!r} arrivals have no trace to read")
-        version = (0, 0)
-        with suppress(OSError):  # the reader says what is wrong with the file
-            stat = Path(self.trace).stat()
-            version = (stat.st_mtime_ns, stat.st_size)
-        columns = (self.input_column, self.output_column, self.time_column, self.category_column)
-        trace = _read(self.trace, columns, self.categories, version)
+        trace = cached_trace(
+            self.trace,
+            input_column=self.input_column,
+            output_column=self.output_column,
+            time_column=self.time_column,
+            category_column=self.category_column,
+            categories=self.categories,
+            delimiter=self.delimiter,
+            time_unit=self.time_unit,
+            characters_per_token=self.characters_per_token,
+            **self._part(),
+        )
         if trace.timestamps_s is None:
             raise ConfigurationError(f"{self.trace}: no column is known to hold times, expected time_column")
         return trace
+
+    def _part(self) -> dict[str, float]:
+        """The part of the file that is read, in its own seconds; nothing where all of it is."""
+        if self.start_s is None or self.window_s is None or self.split != "all":
+            return {}
+        return file_window(self.start_s, self.window_s, self.time_scale)
+
+
+def file_window(start_s: float, window_s: float, time_scale: float = 1.0) -> dict[str, float]:
+    """`start_s` and `window_s` of `read_trace` for a window in seconds after scaling.
+
+    Somewhat wider, by a billionth and a second: where a window ends is decided after scaling, in `build_arrivals`.
+    """
+    start, end = start_s * time_scale, (start_s + window_s) * time_scale
+    first = max(start * (1 - 1e-9) - 1, 0.0)
+    return {"start_s": first, "window_s": end * (1 + 1e-9) + 1 - first}
 
 
 # Fitted by maximum likelihood to the gaps of the Azure Public Dataset, LLM inference traces of November 2023.
@@ -370,22 +392,3 @@ def _most_rows(rows: npt.NDArray[np.float64], low: float, high: float, window_s:
             end += 1
         most = max(most, end - i)
     return most
-
-
-@lru_cache(maxsize=8)
-def _read(
-    path: str,
-    columns: tuple[str | None, str | None, str | None, str | None],
-    categories: tuple[str, ...] | None,
-    version: tuple[int, int],
-) -> Trace:
-    """Cached; `version` changes with the file."""
-    input_column, output_column, time_column, category_column = columns
-    return read_trace(
-        path,
-        input_column=input_column,
-        output_column=output_column,
-        time_column=time_column,
-        category_column=category_column,
-        categories=categories,
-    )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from papi_env.definition import Definition
 from papi_env.errors import lookup
-from papi_env.quantities import Tokens
+from papi_env.quantities import SpanSeconds, StartSeconds, Tokens
 from papi_env.workload.lengths import (
     LENGTH_TABLES,
     ContextPolicy,
@@ -19,20 +17,29 @@ from papi_env.workload.lengths import (
     sample_table,
     within_context,
 )
-from papi_env.workload.traces import read_trace
+from papi_env.workload.traces import TraceForm, cached_trace, version_of
 
 
-class Lengths(Definition):
-    """Where request lengths come from: exactly one of `table`, `trace`, or `input` with `output`."""
+class Lengths(TraceForm):
+    """Where request lengths come from: exactly one of `table`, `trace`, or `input` with `output`.
+
+    A trace is a file of any form that `traces.read_trace` reads. Its times matter only where a part of it is asked
+    for, the requests from `start_s` on for `window_s` seconds, in seconds of the file.
+    """
 
     table: str | None = None
-    trace: str | None = Field(None, description="path of a CSV file")
+    trace: str | None = Field(None, description="path of a file of requests")
     input_column: str | None = None
     output_column: str | None = None
     category_column: str | None = None
     categories: tuple[str, ...] | None = None
     input: Tokens | None = Field(None, ge=1, le=1_000_000)
     output: Tokens | None = Field(None, ge=1, le=1_000_000)
+    time_column: str | None = None
+    start_s: StartSeconds | None = Field(None, ge=0)
+    window_s: SpanSeconds | None = Field(None, gt=0)
+
+    _younger: ClassVar[tuple[str, ...]] = (*TraceForm._younger, "time_column", "start_s", "window_s")
 
     @model_validator(mode="after")
     def _one_source(self) -> Lengths:
@@ -43,18 +50,15 @@ class Lengths(Definition):
             raise ValueError("fixed lengths need both input and output")
         if self.table is not None:
             lookup("length table", self.table, LENGTH_TABLES)
-        columns = (self.input_column, self.output_column, self.category_column, self.categories)
-        if self.trace is None and any(value is not None for value in columns):
-            raise ValueError("columns and categories belong to a trace")
+        older = (self.input_column, self.output_column, self.category_column, self.categories)
+        said = (*older, *(getattr(self, name) for name in self._younger))
+        if self.trace is None and any(value is not None for value in said):
+            raise ValueError("columns, categories, windows and how a file is written belong to a trace")
         return self
 
     def population(self, context_limit: int, beyond: ContextPolicy) -> RequestPopulation:
         """The requests to draw from, those beyond the context treated as asked and counted."""
-        version = (0, 0)
-        if self.trace is not None:
-            with suppress(OSError):  # the reader says what is wrong with the file
-                stat = Path(self.trace).stat()
-                version = (stat.st_mtime_ns, stat.st_size)
+        version = (0, 0) if self.trace is None else version_of(self.trace)
         return _population(self, context_limit, beyond, version)
 
 
@@ -66,12 +70,18 @@ def _population(
     if lengths.table is not None:
         population = sample_table(lookup("length table", lengths.table, LENGTH_TABLES))
     elif lengths.trace is not None:
-        population = read_trace(
+        population = cached_trace(
             lengths.trace,
             input_column=lengths.input_column,
             output_column=lengths.output_column,
+            time_column=lengths.time_column,
             category_column=lengths.category_column,
             categories=lengths.categories,
+            delimiter=lengths.delimiter,
+            time_unit=lengths.time_unit,
+            characters_per_token=lengths.characters_per_token,
+            start_s=lengths.start_s,
+            window_s=lengths.window_s,
         ).population()
     else:
         assert lengths.input is not None

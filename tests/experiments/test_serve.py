@@ -13,6 +13,7 @@ from agents.registry import make_policy
 from experiments.arena.gantt import Recorder, check_window, gantt_figure, trace_events
 from experiments.arena.measures import ENERGY_CAUSES
 from experiments.arena.play import play
+from experiments.arena.requests import COLUMNS
 from experiments.arena.settings import replay_scenario
 from experiments.serve import Config, main, resolve
 from experiments.splitting.definition import SERVING
@@ -20,6 +21,7 @@ from papi_env.envs.serving import ServingVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import get_scenario
 from papi_env.simulation.serving import state as at
+from papi_env.workload.traces import read_trace
 from tests.experiments.commands import called
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -326,3 +328,100 @@ def test_the_picture_shows_both_policies(tiny):
     assert both.startswith(b"\x89PNG")
     height = {len(image): int.from_bytes(image[20:24], "big") for image in (one, both)}
     assert height[len(both)] > 1.5 * height[len(one)]
+
+
+# --- the export -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_every_request_has_a_row_that_agrees_with_the_results_and_can_be_replayed(trace, tmp_path, suffix):
+    path = tmp_path / f"served{suffix}"
+    status, _, err = command(
+        *("--trace", trace, "--policies", "threshold", "static", "--export", path, "--out", tmp_path / "run")
+    )
+    assert status == 0, err
+    frame = pl.read_csv(path) if suffix == ".csv" else pl.read_parquet(path)
+    assert frame.columns == list(COLUMNS)
+    assert frame["policy"].to_list() == ["threshold"] * 5 + ["static"] * 5
+    for policy in ("threshold", "static"):
+        rows = frame.filter(pl.col("policy") == policy)
+        result = (
+            pl.read_csv(tmp_path / "run" / "results.csv")
+            .filter(pl.col("policy") == policy)
+            .row(0, named=True)
+        )
+        assert rows["arrival_s"].to_list() == pytest.approx([t for t, _, _ in ROWS])
+        assert rows["input_tokens"].to_list() == [i for _, i, _ in ROWS]
+        assert rows["output_tokens"].to_list() == [o for _, _, o in ROWS]
+        assert rows["refused"].to_list() == [False, True, False, False, False]
+        assert rows["status"][1] == "rejected"
+        assert set(rows["status"]) <= {"attained", "late", "rejected"}
+        served = rows.filter(~pl.col("refused"))
+        assert (
+            rows.filter("refused")
+            .select(pl.col("^(admitted|first|last|ttft|tpot|latency).*$"))
+            .null_count()
+            .sum_horizontal()[0]
+            == 6
+        )
+        assert np.quantile(served["ttft_s"], 0.5) == pytest.approx(result["ttft_p50_s"], rel=1e-9)
+        assert (served["status"] == "attained").sum() == result["attained"]
+        assert (served["arrival_s"] <= served["admitted_s"]).all()
+        assert (served["admitted_s"] < served["first_token_s"]).all()
+        assert served["tpot_s"].null_count() == (served["output_tokens"] == 1).sum() == 1
+        again = served["ttft_s"] + served["tpot_s"].fill_null(0) * (served["output_tokens"] - 1)
+        assert again.to_list() == pytest.approx(served["latency_s"].to_list(), abs=1e-9)
+    replayed = read_trace(path)
+    assert (replayed.format, replayed.note) == (
+        "requests",
+        "the first of several runs: policy threshold, seed 0",
+    )
+    assert replayed.timestamps_s.tolist() == pytest.approx([t for t, _, _ in ROWS])
+    assert replayed.population().lengths.tolist() == [[i, o] for _, i, o in ROWS]
+    status, _, err = command("--trace", path, "--policies", "threshold", "--out", tmp_path / "again")
+    assert status == 0, err
+    before, after = (pl.read_csv(tmp_path / run / "results.csv") for run in ("run", "again"))
+    assert after["j_per_token"][0] == pytest.approx(before["j_per_token"][0], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--export", "served.txt"],
+            "--export is 'served.txt', expected a name that ends in .parquet or .csv",
+        ),
+        (["--export", "none/served.csv"], "expected a file in a folder that exists"),
+        (["--delimiter", ";"], "--delimiter belongs to --trace, which is not given"),
+    ],
+)
+def test_an_export_that_cannot_be_written_is_refused_before_anything_is_played(arguments, message, tmp_path):
+    status, out, err = command(*arguments, "--out", tmp_path / "run")
+    assert (status, out) == (2, "")
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trace_of_any_columns_is_served(tmp_path):
+    path = tmp_path / "own.txt"
+    path.write_text("when\tprompt\tanswer\n" + "".join(f"{1000 * t:.0f}\t{i}\t{o}\n" for t, i, o in ROWS))
+    columns = ("--input-column", "prompt", "--output-column", "answer", "--time-column", "when")
+    status, _, err = command(
+        *(
+            "--trace",
+            path,
+            *columns,
+            "--delimiter",
+            "\\t",
+            "--time-unit",
+            "ms",
+            "--start",
+            0.5,
+            "--window",
+            2,
+        ),
+        *("--policies", "threshold", "--out", tmp_path / "run"),
+    )
+    assert status == 0, err
+    row = pl.read_csv(tmp_path / "run" / "results.csv").row(0, named=True)
+    assert [row[name] for name in ("arrived", "finished", "rejected_context")] == [3, 2, 1]
