@@ -27,7 +27,7 @@ from papi_env.workload.presets import serving_presets
 from papi_env.workload.requests import Lengths
 from papi_env.workload.serving import Serving
 from papi_env.workload.transformer import TRANSFORMERS, Transformer, get_transformer
-from papi_env.workload.vision.network import RepMLPNet, get_repmlpnet
+from papi_env.workload.vision.network import RepMLPNet, get_repmlpnet, names_a_file
 
 MAX_BATCH = 128
 MAX_SPECULATION = 8
@@ -283,7 +283,7 @@ def parse_scenario(data: Mapping[str, Any], where: str) -> Scenario:
 
 
 def load_scenario(path: str | Path) -> Scenario:
-    """A scenario from a TOML file. A relative trace path is taken from the file's folder."""
+    """A scenario from a TOML file. A relative path of a trace or a network is taken from the file's folder."""
     path = Path(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -297,6 +297,9 @@ def load_scenario(path: str | Path) -> Scenario:
         named = table.get(source) if isinstance(table, dict) else None
         if isinstance(named, dict) and isinstance(named.get("trace"), str):
             named["trace"] = str(path.parent / named["trace"])
+    images = data.get("images")
+    if isinstance(images, dict) and names_a_file(images.get("network")):
+        images["network"] = str(path.parent / images["network"])
     return parse_scenario(data, str(path))
 
 
