@@ -28,6 +28,7 @@ from papi_env.workload.requests import Lengths
 from papi_env.workload.serving import Serving
 from papi_env.workload.transformer import TRANSFORMERS, Transformer, get_transformer
 from papi_env.workload.vision.network import RepMLPNet, get_repmlpnet, names_a_file
+from papi_env.workload.vision.presets import IMAGE_PRESETS
 
 MAX_BATCH = 128
 MAX_SPECULATION = 8
@@ -348,14 +349,20 @@ def _presets() -> dict[str, Scenario]:
         # every size. FC3 of the third stage has 12 rows an image: up to three are on FC-PIM's side.
         images=Images(network=get_repmlpnet("repmlpnet-b256"), batch_sizes=(1, 1, 2, 4, 8), encodes=16),
     )
-    presets["vision-language"] = Scenario(
-        name="vision-language",
-        description="RepMLPNet-B256 encodes an image of each request, then LLaMA-65B answers in static batches",
-        system=get_system("papi"),
-        model=get_transformer("llama-65b"),
-        workload=Workload(lengths=Lengths(table="dolly-general-qa")),
-        images=Images(network=get_repmlpnet("repmlpnet-b256"), per_request=1),
-    )
+    for name, seen in IMAGE_PRESETS.items():
+        workload = None
+        if seen.lengths is not None:
+            workload = Workload(
+                lengths=seen.lengths, batch_size=seen.batch_size, speculation=seen.speculation
+            )
+        presets[name] = Scenario(
+            name=name,
+            description=seen.description,
+            system=get_system(seen.system),
+            model=None if seen.model is None else get_transformer(seen.model),
+            workload=workload,
+            images=seen.images,
+        )
     for name, preset in serving_presets().items():
         presets[name] = Scenario(
             name=name,
