@@ -29,7 +29,8 @@ from papi_env.workload.presets import serving_presets
 from papi_env.workload.requests import Lengths
 from papi_env.workload.serving import Serving
 from papi_env.workload.transformer import PRESET_MODELS, TRANSFORMERS, Transformer, get_transformer
-from papi_env.workload.vision.network import RepMLPNet, get_repmlpnet
+from papi_env.workload.vision.network import RepMLPNet, get_repmlpnet, names_a_file
+from papi_env.workload.vision.presets import IMAGE_PRESETS
 
 MAX_BATCH = 128
 MAX_SPECULATION = 8
@@ -307,7 +308,7 @@ def parse_scenario(data: Mapping[str, Any], where: str) -> Scenario:
 
 
 def load_scenario(path: str | Path) -> Scenario:
-    """A scenario from a TOML file. Relative paths of traces and of a model's `hf` are taken from the file's folder."""
+    """A scenario from a TOML file. Relative paths of traces, networks and a model's `hf` are taken from its folder."""
     path = Path(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -320,6 +321,9 @@ def load_scenario(path: str | Path) -> Scenario:
         table = data.get(part)
         _from_folder(table.get(source) if isinstance(table, dict) else None, "trace", path.parent)
     _from_folder(data.get("model"), "hf", path.parent)
+    images = data.get("images")
+    if isinstance(images, dict) and names_a_file(images.get("network")):
+        images["network"] = str(path.parent / images["network"])
     return parse_scenario(data, str(path))
 
 
@@ -421,14 +425,20 @@ def _presets() -> dict[str, Scenario]:
         # every size. FC3 of the third stage has 12 rows an image: up to three are on FC-PIM's side.
         images=Images(network=get_repmlpnet("repmlpnet-b256"), batch_sizes=(1, 1, 2, 4, 8), encodes=16),
     )
-    presets["vision-language"] = Scenario(
-        name="vision-language",
-        description="RepMLPNet-B256 encodes an image of each request, then LLaMA-65B answers in static batches",
-        system=get_system("papi"),
-        model=get_transformer("llama-65b"),
-        workload=Workload(lengths=Lengths(table="dolly-general-qa")),
-        images=Images(network=get_repmlpnet("repmlpnet-b256"), per_request=1),
-    )
+    for name, seen in IMAGE_PRESETS.items():
+        workload = None
+        if seen.lengths is not None:
+            workload = Workload(
+                lengths=seen.lengths, batch_size=seen.batch_size, speculation=seen.speculation
+            )
+        presets[name] = Scenario(
+            name=name,
+            description=seen.description,
+            system=get_system(seen.system),
+            model=None if seen.model is None else get_transformer(seen.model),
+            workload=workload,
+            images=seen.images,
+        )
     presets |= {scenario.name: scenario for scenario in _mixtures()}
     for name, preset in serving_presets().items():
         presets[name] = Scenario(

@@ -36,7 +36,7 @@ from papi_env.hardware.examples import (
     NEUPIMS_PU,
     PNM_MODULE,
 )
-from papi_env.hardware.gpus import GPUS, get_gpu
+from papi_env.hardware.gpus import ATTENTION_EFFICIENCY, GPUS, get_gpu
 from papi_env.hardware.links import CXL, LINKS, NVLINK3, NVLINK4, Link
 from papi_env.hardware.units import (
     STACKS_PER_GPU,
@@ -383,6 +383,23 @@ ATTN_PIM_1P2B = PimUnit(name="Attn-PIM (1P2B)", stacks=60, fpus_per_bank=0.5, ru
 ATTACC_1P1B = PimUnit(name="AttAcc (1P1B)", stacks=60, fpus_per_bank=1, runs=("attention",))
 HBM_PIM_1P2B = PimUnit(name="HBM-PIM (1P2B)", stacks=60, fpus_per_bank=0.5, runs=("attention",))
 
+# NVIDIA, Jetson AGX Orin 64 GB data sheet: 64 tensor cores of the Ampere generation (256 FP16 MACs a clock each, as
+# an A100's) at 1.3 GHz, 42.5 TFLOP/s dense FP16; 204.8 GB/s; 60 W at most. The stack's interface is as slow as its
+# LPDDR5: chosen: 204.8 GB/s, range up to the 665.6 of a stack's own. Kernels as measured on the A100, whose L2 and
+# 108 multiprocessors (Orin has 16) it does not have. chosen: 8 W idle without the stack, range 5-15.
+_EDGE_GPU = ProcessingUnit(
+    name="Orin",
+    count=1,
+    peak_flops=42.5e12,
+    memory_bandwidth=204.8e9,
+    memory_bytes=_FC_STACK.capacity_bytes,
+    stacks=1,
+    kernels="a100",
+    attention_memory_efficiency=ATTENTION_EFFICIENCY,
+    idle_power_w=8.0,
+    board_power_w=60.0,
+)
+
 _PAPI = System(
     name="papi",
     description="6 A100 whose 30 stacks are FC-PIM, 60 Attn-PIM stacks (PAPI)",
@@ -436,6 +453,14 @@ _ALL = (
         fc_pim=FC_PIM_4P1B.model_copy(update={"stacks": STACKS_PER_GPU}),
         attention_link=None,
         fabric=NVLINK3,
+    ),
+    System(
+        name="papi-edge",
+        description="1 GPU with the rates of a Jetson AGX Orin whose memory is an FC-PIM stack, no Attn-PIM: weights "
+        "and KV caches share it",
+        pu=_EDGE_GPU,
+        fc_pim=FC_PIM_4P1B.model_copy(update={"stacks": 1, "power_budget_w": _EDGE_GPU.board_power_w}),
+        attention_link=None,
     ),
     System(
         name="papi-h100",

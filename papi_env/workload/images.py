@@ -9,7 +9,13 @@ from pydantic import Field, field_validator, model_validator
 from papi_env.definition import Definition
 from papi_env.quantities import Count, Truth, Whole
 from papi_env.registry import resolve
-from papi_env.workload.vision.network import REPMLPNETS, RepMLPNet, weight_bytes
+from papi_env.workload.vision.network import (
+    REPMLPNETS,
+    RepMLPNet,
+    get_repmlpnet,
+    names_a_file,
+    weight_bytes,
+)
 
 MAX_IMAGES = 128  # of one encode: as many as requests in a batch
 MAX_STAGES = 4  # of a network that a scheduler meets: observations have a place for each
@@ -22,6 +28,7 @@ class Images(Definition):
     `batch_sizes`, drawn evenly (a size named twice comes twice as often). With a workload, each request of
     the batch brings `per_request` images; they are encoded together before decoding, and the positions of
     the last stage join the request's prompt (the projection between the two models is left out).
+    `network` is a registered name, the path of a .toml file (`load_repmlpnet`), or a table of its fields.
     `image_size` is the side of an image in pixels, the network's own if absent; `reparameterized` is the
     form after Locality Injection, else the training form with its local perceptron.
     """
@@ -36,7 +43,7 @@ class Images(Definition):
     @field_validator("network", mode="before")
     @classmethod
     def _network(cls, value: Any) -> Any:
-        return resolve(value, REPMLPNETS, "RepMLPNet")
+        return get_repmlpnet(value) if names_a_file(value) else resolve(value, REPMLPNETS, "RepMLPNet")
 
     @model_validator(mode="after")
     def _usable(self) -> Images:

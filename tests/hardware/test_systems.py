@@ -45,6 +45,7 @@ def test_the_registry_holds_the_named_systems():
         "papi-pim-only",
         "a100",
         "papi-1gpu",
+        "papi-edge",
         "papi-h100",
         "h100-attacc",
         "h100",
@@ -91,6 +92,7 @@ def test_the_nearest_system_is_offered():
         ("a100", 6 * 80 * GIB, None),
         ("h100", 6 * 80 * GIB, None),
         ("papi-1gpu", 5 * 12 * GIB, None),
+        ("papi-edge", 12 * GIB, None),
     ],
 )
 def test_capacities_are_those_of_30_weight_and_60_kv_stacks(name, weights, kv):
@@ -99,7 +101,7 @@ def test_capacities_are_those_of_30_weight_and_60_kv_stacks(name, weights, kv):
 
 
 def test_fc_pim_is_the_gpus_own_memory():
-    for name in ("papi", "papi-h100", "papi-1gpu"):
+    for name in ("papi", "papi-h100", "papi-1gpu", "papi-edge"):
         assert SYSTEMS[name].pu.capacity_bytes == SYSTEMS[name].fc_pim.capacity_bytes
 
 
@@ -144,6 +146,7 @@ def test_prefill_runs_on_the_gpus_where_there_are_any():
     [
         ("a100", 6 * 80 + 30 * 4),
         ("papi-1gpu", 80 + 5 * 4),
+        ("papi-edge", 8 + 4),
         ("papi", 6 * 80 + 90 * 4),
         ("a100-attacc", 6 * 80 + 90 * 4),
         ("attacc-only", 90 * 4),

@@ -13,17 +13,25 @@ Source: RepMLPNet (Ding et al., CVPR 2022, sections 3 and 4) and its released mo
 from __future__ import annotations
 
 import math
+import os
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from papi_env.definition import Definition
-from papi_env.errors import ConfigurationError, lookup
+from papi_env.errors import ConfigurationError, DataError, lookup
 from papi_env.kernel import FP16_BYTES, Kernel, KernelClass
 from papi_env.quantities import Count, Whole
+from papi_env.registry import resolve
 
 PATCH = 4  # size and stride of the patch embedding
 STRIDE = 2  # size and stride of the convolution between stages
+# Beyond what anyone builds, so that a mistake in a file is an error and not a computer out of memory.
+MOST_STAGES = 8
+LARGEST = 1 << 20
 
 
 class RepMLPNet(Definition):
@@ -31,8 +39,9 @@ class RepMLPNet(Definition):
 
     Attributes:
         channels, share_sets, blocks: by stage; share-sets divide channels.
-        partitions: h = w of a partition by stage; FC3 of a share-set is (h*w) x (h*w).
-        image_size: native resolution, at which one partition covers the map.
+        partitions: h = w of a partition by stage; FC3 of a share-set is (h*w) x (h*w). If not given, one partition
+            covers the map of every stage at the native resolution.
+        image_size: native resolution, whose maps the partitions divide.
         local_kernels: odd sizes of the local perceptron's convolutions, which deploy form has merged away.
         reduction: channels over neurons of the global perceptron; expansion: of the FFN.
     """
@@ -49,24 +58,62 @@ class RepMLPNet(Definition):
     reduction: Count = Field(4, ge=1)
     expansion: Count = Field(4, ge=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_partition(cls, data: Any) -> Any:
+        """Partitions that cover the maps, where none are given and the rest tells how many pixels those have."""
+        if not isinstance(data, dict) or data.get("partitions") is not None:
+            return data
+        size, channels = data.get("image_size"), data.get("channels")
+        if not isinstance(size, int) or not isinstance(channels, list | tuple) or not channels:
+            return {**data, "partitions": ()}  # refused for the others
+        stages = min(len(channels), MOST_STAGES)
+        step = PATCH * STRIDE ** (stages - 1)
+        if isinstance(size, bool) or size < 1 or size % step:
+            raise ValueError(
+                f"image_size: found {size}, expected a multiple of {step} ({PATCH} pixels a patch, {stages} stages, "
+                f"each of half the sides), such as {_nearest_multiple(size, step)}, or partitions of one's own"
+            )
+        return {
+            **data,
+            "partitions": tuple(size // (PATCH * STRIDE**stage) for stage in range(len(channels))),
+        }
+
     @model_validator(mode="after")
     def _consistent(self) -> RepMLPNet:
-        stages = {len(part) for part in (self.channels, self.share_sets, self.blocks, self.partitions)}
-        if len(stages) != 1 or 0 in stages:
+        parts = {
+            name: len(getattr(self, name)) for name in ("channels", "share_sets", "blocks", "partitions")
+        }
+        if len(set(parts.values())) != 1 or not 0 < len(self.channels) <= MOST_STAGES:
             raise ValueError(
-                "channels, share_sets, blocks and partitions must name the same stages, at least one"
+                "channels, share_sets, blocks and partitions must name the same stages, at least one and at most "
+                f"{MOST_STAGES}: found {', '.join(f'{count} {name}' for name, count in parts.items())}"
             )
-        for name in ("channels", "blocks", "partitions"):
-            if min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: expected numbers >= 1")
-        for channels, sets in zip(self.channels, self.share_sets, strict=True):
-            if sets < 1 or channels % sets:
-                raise ValueError(f"{sets} share-sets do not divide {channels} channels")
+        for name in parts:
+            if min(getattr(self, name)) < 1 or max(getattr(self, name)) > LARGEST:
+                raise ValueError(f"{name} {getattr(self, name)}: expected numbers >= 1, at most {LARGEST}")
+        for stage, (channels, sets) in enumerate(zip(self.channels, self.share_sets, strict=True), start=1):
+            if channels % sets:
+                raise ValueError(
+                    f"stage {stage}: {sets} share-sets do not divide {channels} channels, expected a divisor such as "
+                    f"{nearest_divisor(channels, sets)}"
+                )
             if channels < self.reduction:
-                raise ValueError(f"reduction {self.reduction} leaves no neuron of {channels} channels")
+                raise ValueError(
+                    f"stage {stage}: reduction {self.reduction} leaves no neuron of {channels} channels, expected at "
+                    f"most {channels}"
+                )
         for size in self.local_kernels:
             if size < 1 or size % 2 == 0:
-                raise ValueError(f"local kernel {size}: expected an odd size")
+                raise ValueError(f"local kernel {size}: expected an odd size such as {max(size - 1, 1)}")
+        if len(set(self.local_kernels)) < len(self.local_kernels):
+            raise ValueError(f"local_kernels {self.local_kernels}: expected each size once")
+        if self.image_size % self.resolution_step:
+            raise ValueError(
+                f"image_size: found {self.image_size}, whose maps partitions of {_listed(self.partitions)} do not "
+                f"divide: expected a multiple of {self.resolution_step}, such as "
+                f"{_nearest_multiple(self.image_size, self.resolution_step)}, or no partitions, one then covers a map"
+            )
         return self
 
     @property
@@ -88,10 +135,9 @@ class RepMLPNet(Definition):
         size = self.image_size if image_size is None else image_size
         step = self.resolution_step
         if isinstance(size, bool) or size < 1 or size % step:
-            nearest = max(round(size / step), 1) * step
             raise ConfigurationError(
-                f"{self.name}: partitions of {', '.join(map(str, self.partitions))} do not divide the maps of "
-                f"{size} x {size} images; expected a multiple of {step}, such as {nearest}"
+                f"{self.name}: partitions of {_listed(self.partitions)} do not divide the maps of "
+                f"{size} x {size} images; expected a multiple of {step}, such as {_nearest_multiple(size, step)}"
             )
         return size // (PATCH * STRIDE**stage)
 
@@ -120,9 +166,70 @@ _ALL = (
 REPMLPNETS: Mapping[str, RepMLPNet] = {net.name: net for net in _ALL}
 
 
-def get_repmlpnet(name: str) -> RepMLPNet:
-    """The registered network of that name; an unknown name is answered with the known ones."""
-    return lookup("RepMLPNet", name, REPMLPNETS)
+def get_repmlpnet(network: str | Path | Mapping[str, Any] | RepMLPNet) -> RepMLPNet:
+    """A network from a registered name, a path that ends in .toml, a table as in such a file, or itself.
+
+    Raises:
+        ConfigurationError: an unknown name, which is answered with the known ones, or sizes that do not fit together.
+        DataError: a file that cannot be read.
+    """
+    if isinstance(network, RepMLPNet):
+        return network
+    if isinstance(network, Mapping):
+        return _define(network, "RepMLPNet")
+    if isinstance(network, Path) or names_a_file(network):
+        return load_repmlpnet(network)
+    return lookup("RepMLPNet", network, REPMLPNETS)
+
+
+def names_a_file(network: object) -> bool:
+    """Whether a text names a network by its file, not as it is registered."""
+    return isinstance(network, str) and network.endswith(".toml")
+
+
+def load_repmlpnet(path: str | os.PathLike[str]) -> RepMLPNet:
+    """A network from a TOML file with the fields of `RepMLPNet`, all of them or those that change its `base`.
+
+        name = "three-stages"      # of the file, if not given
+        channels = [48, 96, 192]
+        share_sets = [2, 8, 48]
+        blocks = [2, 4, 2]
+        image_size = 128
+
+    Raises:
+        DataError: a file that cannot be read, or is no TOML.
+        ConfigurationError: sizes that do not fit together, fields that do not exist.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a TOML file: {error}") from None
+    return _define({"name": path.stem, **data}, str(path))
+
+
+def _define(data: Mapping[str, Any], where: str) -> RepMLPNet:
+    try:
+        whole = resolve(dict(data), REPMLPNETS, "RepMLPNet")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: base: {error}") from None
+    return RepMLPNet.define(whole, where)
+
+
+def nearest_divisor(number: int, wanted: int) -> int:
+    """The divisor of `number` that is nearest to `wanted`, the smaller of two."""
+    pairs = ((small, number // small) for small in range(1, math.isqrt(number) + 1) if number % small == 0)
+    return min((part for pair in pairs for part in pair), key=lambda part: (abs(part - wanted), part))
+
+
+def _nearest_multiple(number: int, step: int) -> int:
+    return max(round(number / step), 1) * step
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def stage_kernels(

@@ -16,6 +16,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from papi_env.errors import ConfigurationError
 from papi_env.workload.vision.injection import BatchNorm, merged_fc3
-from papi_env.workload.vision.network import PATCH, STRIDE, RepMLPNet, get_repmlpnet
+from papi_env.workload.vision.network import PATCH, STRIDE, RepMLPNet, get_repmlpnet, names_a_file
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -274,20 +275,21 @@ class RepMLPNetwork(nn.Module):
         inject_locality(self)
 
 
-def create_repmlpnet(network: str | RepMLPNet, deploy: bool = False) -> RepMLPNetwork:
+def create_repmlpnet(network: str | Path | RepMLPNet, deploy: bool = False) -> RepMLPNetwork:
     """A RepMLPNet with fresh weights.
 
     Args:
-        network: a registered name, in any case ("repmlpnet-t224", "RepMLPNet-T224"), or a spec of one's own.
+        network: a registered name, in any case ("repmlpnet-t224", "RepMLPNet-T224"), the path of a .toml file, or a
+            spec of one's own.
         deploy: build the deploy form: FC3 with a bias, no batch norm after it and no local perceptron.
 
-    Raises ConfigurationError for an unknown name, which is answered with the known ones.
+    Raises:
+        ConfigurationError: an unknown name, which is answered with the known ones, or a file of no network.
+        DataError: a file that cannot be read.
     """
-    if isinstance(network, RepMLPNet):
-        spec = network
-    else:
-        spec = get_repmlpnet(network.lower() if isinstance(network, str) else network)
-    return RepMLPNetwork(spec, deploy)
+    if isinstance(network, str) and not names_a_file(network):
+        network = network.lower()
+    return RepMLPNetwork(get_repmlpnet(network), deploy)
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ from papi_env.workload.transformer import get_transformer
 
 SEEDS = (0, 1, 7)
 BASE = get_scenario("creative-writing/llama-65b").replace(batch_size=8, speculation=2)
-# A quarter of the layers, so that it fits the smallest system.
-SMALL = get_transformer("llama-65b").model_copy(update={"layers": 20})
+# A twentieth of the layers, so that it fits the smallest system.
+SMALL = get_transformer("llama-65b").model_copy(update={"layers": 4})
 
 
 @pytest.mark.parametrize("policy", ["static", "threshold", "oracle"])

@@ -6,14 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from papi_env.errors import ConfigurationError
+from papi_env.errors import ConfigurationError, DataError
 from papi_env.kernel import KernelClass
+from papi_env.scenario import get_scenario, parse_scenario
 from papi_env.workload.vision.network import (
     REPMLPNETS,
     RepMLPNet,
     encode_kernels,
     get_repmlpnet,
     macs,
+    nearest_divisor,
     parameters,
     stage_kernels,
     weight_bytes,
@@ -216,7 +218,17 @@ def test_exactly_the_multiples_of_the_step_are_accepted(net, size):
     [
         ({"share_sets": (1, 5, 16, 128)}, "5 share-sets do not divide 128 channels"),
         ({"local_kernels": (1, 2)}, "local kernel 2: expected an odd size"),
-        ({"blocks": (2, 2, 6)}, "the same stages"),
+        ({"share_sets": (1, 5, 16, 128)}, "stage 2: .* expected a divisor such as 4"),
+        (
+            {"blocks": (2, 2, 6)},
+            "the same stages, .*: found 4 channels, 4 share_sets, 3 blocks, 4 partitions",
+        ),
+        ({"channels": (64,) * 9, "blocks": (1,) * 9}, "at most 8"),
+        ({"share_sets": (1, 0, 16, 128)}, "share_sets .* expected numbers >= 1"),
+        ({"blocks": (2, 2, 10**9, 2)}, "blocks .* at most 1048576"),
+        ({"image_size": 260}, "image_size: found 260, .* expected a multiple of 256, such as 256"),
+        ({"image_size": 100, "partitions": None}, "expected a multiple of 32 .* such as 96"),
+        ({"local_kernels": (3, 3)}, "each size once"),
         ({"blocks": (2, 2, 0, 2)}, "blocks .* expected numbers >= 1"),
         ({"partitions": (64, 32, 16, -8)}, "partitions .* expected numbers >= 1"),
         ({"reduction": 100}, "reduction 100 leaves no neuron of 64 channels"),
@@ -226,6 +238,83 @@ def test_a_network_that_cannot_be_built_is_refused(changes, message):
     data = get_repmlpnet("repmlpnet-t256").model_dump() | changes
     with pytest.raises(ValidationError, match=message):
         RepMLPNet(**data)
+
+
+FILE = """
+channels = [48, 96, 192]
+share_sets = [2, 8, 48]
+blocks = [2, 4, 2]
+image_size = 128
+"""
+
+
+def test_a_file_makes_a_network_of_its_name_with_one_partition_a_map(tmp_path):
+    path = tmp_path / "three-stages.toml"
+    path.write_text(FILE)
+    net = get_repmlpnet(path)
+    assert net == get_repmlpnet(str(path)) == get_repmlpnet({"name": "three-stages", **net.model_dump()})
+    assert (net.name, net.partitions, net.positions()) == ("three-stages", (32, 16, 8), 64)
+    assert_torch_agrees(net, True, 2)
+    assert_torch_agrees(net, False)
+
+
+def test_a_file_changes_what_it_names_of_its_base(tmp_path):
+    path = tmp_path / "shares.toml"
+    path.write_text('base = "repmlpnet-b256"\nshare_sets = [4, 16, 128, 384]\n')
+    own, base = get_repmlpnet(path), get_repmlpnet("repmlpnet-b256")
+    assert own == base.model_copy(update={"name": "shares", "share_sets": (4, 16, 128, 384)})
+    # FC3 of four times the share-sets: as many MACs, four times the weights.
+    for stage, times in enumerate((4, 4, 4, 3)):
+        (mine,), (theirs,) = (
+            [k for k in stage_kernels(net, stage) if k.kernel_class is KernelClass.REPMLP_FC3]
+            for net in (own, base)
+        )
+        assert (mine.macs, mine.weight_bytes) == (theirs.macs, times * theirs.weight_bytes)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "said"),
+    [
+        (None, DataError, "mine.toml: cannot be read: No such file"),
+        ("channels = [", DataError, "mine.toml: not a TOML file"),
+        (b"\xff\xfe", DataError, "mine.toml: not a TOML file"),
+        ('base = "repmlpnet-b25"', ConfigurationError, "mine.toml: base: .* Did you mean 'repmlpnet-b256'"),
+        (FILE + "chanels = [3]", ConfigurationError, "chanels: not a known field; did you mean 'channels'"),
+        (FILE.replace("48", "50"), ConfigurationError, "mine.toml: .*stage 3: 50 share-sets .* such as 48"),
+        (FILE.replace("128", '"128"'), ConfigurationError, "mine.toml: image_size: found the text '128'"),
+        ("", ConfigurationError, "mine.toml: channels: Field required"),
+    ],
+)
+def test_a_file_that_is_no_network_is_refused_with_its_path(tmp_path, content, error, said):
+    path = tmp_path / "mine.toml"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(error, match=said) as caught:
+        get_repmlpnet(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_scenario_takes_its_network_from_a_file_beside_it(tmp_path):
+    (tmp_path / "mine.toml").write_text(FILE)
+    (tmp_path / "stream.toml").write_text(
+        'system = "papi-1gpu"\n[images]\nnetwork = "mine.toml"\nbatch_sizes = [1]\nencodes = 2\n'
+    )
+    scenario = get_scenario(tmp_path / "stream.toml")
+    assert scenario.images.network.share_sets == (2, 8, 48)
+    replaced = get_scenario("vision-stream").replace(network=str(tmp_path / "mine.toml"))
+    assert replaced.images.network == scenario.images.network
+    with pytest.raises(ConfigurationError, match=r"images.network: .*nowhere.toml: cannot be read"):
+        parse_scenario(
+            {**scenario.model_dump(), "images": {**scenario.images.model_dump(), "network": "nowhere.toml"}},
+            "x",
+        )
+
+
+@given(st.integers(1, 300), st.integers(1, 400))
+def test_the_nearest_divisor_is_the_nearest(number, wanted):
+    found = nearest_divisor(number, wanted)
+    assert number % found == 0
+    assert all(number % other or abs(other - wanted) >= abs(found - wanted) for other in range(1, number + 1))
 
 
 def test_an_unknown_network_is_answered_with_the_nearest():
