@@ -26,7 +26,7 @@ NEUPIMS_PIM = PimUnit(
     runs=("attention",),
 )
 NEUPIMS_PU = get_gpu("a100", NEUPIMS_GPUS, _CUBES * NEUPIMS_PIM.stack.capacity_bytes).model_copy(
-    update={"memory_bandwidth": 2039e9}
+    update={"name": "A100 80GB", "memory_bandwidth": 2039e9}
 )
 
 # SK hynix's AiM (ISSCC 2022; Hot Chips 2022), 16 chips a card as on AiMX: one unit a bank at 1 GHz. All banks of a

@@ -38,6 +38,7 @@ from papi_env.hardware.examples import (
 )
 from papi_env.hardware.gpus import ATTENTION_EFFICIENCY, GPUS, get_gpu
 from papi_env.hardware.links import CXL, LINKS, NVLINK3, NVLINK4, Link
+from papi_env.hardware.technology import HBM3
 from papi_env.hardware.units import (
     STACKS_PER_GPU,
     UNIT_NAMES,
@@ -154,6 +155,7 @@ class System(Definition):
                     f"whose memory they are: expected fc_pim.stacks = {beside}, or pu.count = "
                     f"{self.fc_pim.stacks / self.pu.stacks:g}"
                 )
+        self._check_pins()
         if self.fabric is not None:
             full_nodes(self.nodes, self.fabric)
         for name, link in (("fabric", self.fabric), ("attention_link", self.attention_link)):
@@ -181,6 +183,21 @@ class System(Definition):
                 f"of {self.pu.board_power_w:.0f} W"
             )
         return self
+
+    def _check_pins(self) -> None:
+        """Refuse a GPU that reads more than its FC-PIM stacks deliver, where they name a technology.
+
+        HBM3 by default stands for whatever HBM a GPU has: AttAcc's 3352 GB/s are 0.7 % more than five stacks give.
+        """
+        if self.pu is None or self.fc_pim is None or self.fc_pim.stack.technology == HBM3:
+            return
+        technology = self.fc_pim.stack.technology
+        delivered = self.pu.stacks * technology.interface_bandwidth
+        if self.pu.memory_bandwidth > delivered:
+            raise ValueError(
+                f"{self.pu.name} reads {self.pu.memory_bandwidth / 1e9:.0f} GB/s from {self.pu.stacks} FC-PIM stacks "
+                f"of {technology.name}, whose pins give {delivered / 1e9:.0f} GB/s"
+            )
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -352,7 +369,7 @@ class System(Definition):
             )
 
     def with_readings(self, gpu_bandwidth: str | None = None, bank_rate: str | None = None) -> System:
-        """The system under other readings of PAPI's ambiguous figures.
+        """The system under other readings of PAPI's ambiguous figures, where it has an A100 and stacks of HBM3.
 
         Args:
             gpu_bandwidth: `roofline` (1935 GB/s, PAPI's figure 2) or `hbm3` (3352 GB/s: five HBM3 stacks).
@@ -367,7 +384,7 @@ class System(Definition):
             cadence = {"cadence_clocks": lookup("bank-rate reading", bank_rate, BANK_RATE_READINGS)}
             for field in ("fc_pim", "attn_pim"):
                 unit = getattr(self, field)
-                if unit is not None:
+                if unit is not None and unit.stack.technology == HBM3:
                     changes[field] = unit.model_copy(update=cadence)
         return System.model_validate(self.model_copy(update=changes).model_dump())
 

@@ -447,3 +447,17 @@ def test_attention_runs_where_the_system_says():
     assert "attention_unit is 'fc-pim', which is not there or does not run attention" in message
     assert "expected 'pu' or 'attn-pim'" in message
     assert "attention_unit" not in SYSTEMS["papi"].model_dump()
+
+
+def test_a_gpu_reads_no_more_than_its_stacks_of_another_technology_deliver():
+    stack = {"technology": "hbm2e", "banks_per_die": 48}
+    assert "A100 reads 3352 GB/s from 5 FC-PIM stacks of hbm2e, whose pins give 2304 GB/s" in refusal(
+        "papi", fc_pim={"stack": stack}
+    )
+    slower = altered("papi", fc_pim={"stack": stack}, pu={"memory_bandwidth": 2.3e12})
+    assert slower.weight_capacity_bytes == 30 * 8 * 48 * 32 * 2**20
+
+
+def test_readings_of_papis_figures_are_of_its_hbm3_alone():
+    for name in ("neupims-like", "aim-like", "cxl-pnm-like"):
+        assert SYSTEMS[name].with_readings("roofline", "papi") == SYSTEMS[name]
