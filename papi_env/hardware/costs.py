@@ -180,7 +180,8 @@ def pim_cadence_clocks(unit: PimUnit, rows: Rows, per_column: float = 1.0) -> Fl
     slots, technology = pim_slots(unit, rows), unit.stack.technology
     column_j = technology.column_bytes * technology.read_with_activation_j_per_byte
     slot_j = unit.stack.banks * (
-        pim_reads(unit, rows) / (slots * per_column) * column_j + rows / slots * technology.lanes * technology.mac_j
+        pim_reads(unit, rows) / (slots * per_column) * column_j
+        + rows / slots * technology.lanes * technology.mac_j
     )
     available_w = unit.power_budget_w - unit.background_power_w
     return np.maximum(unit.cadence_clocks, slot_j / available_w / technology.clock_s)
@@ -368,8 +369,8 @@ def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
     fewer KV heads are never slower than one for each query head.
 
     A channel keeps one copy of the keys and values that its query heads share, at most those of two pairs where a
-    pair has more query heads than channels; that this fits is not checked. Moving keys and values when `rlp` or `tlp`
-    changes is not charged.
+    pair has more query heads than channels; that this fits is not checked but where a kernel has `most_copies`. Moving
+    keys and values when `rlp` or `tlp` changes is not charged.
 
     A unit whose `split_contexts` is off keeps every context whole and once, as AttAcc's simulator does.
     """
@@ -377,11 +378,11 @@ def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
     alone = _mapped(unit, kernel, rlp, 1, split=unit.split_contexts)
     if group == 1 or not alone.split:
         return alone
-    best = _mapped(unit, kernel, rlp, group)
+    most = group if kernel.most_copies is None else min(kernel.most_copies, group)
+    choices = [copies for copies in range(most, 0, -1) if group % copies == 0]
+    best = _mapped(unit, kernel, rlp, choices[0])
     clocks = _mapped_clocks(unit, kernel, best, tlp)
-    for copies in range(group - 1, 0, -1):
-        if group % copies:
-            continue
+    for copies in choices[1:]:
         for split in (True, False):
             option = _mapped(unit, kernel, rlp, copies, split=split)
             found = _mapped_clocks(unit, kernel, option, tlp)
