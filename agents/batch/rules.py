@@ -40,7 +40,7 @@ def calibrate_alpha(system: str | System, model: str | Transformer) -> float:
     """
     system = get_system(system) if isinstance(system, str) else system
     model = get_transformer(model) if isinstance(model, str) else model
-    table, routing = CostTable(system, model.fc_kernels()), routing_of(model)
+    table, routing = CostTable(system, model.decode_kernels()), routing_of(model)
     if routing is None:
         return table.calibrate_alpha()
     return table.calibrate_alpha(beside=expert_profile(system, routing, ExpertPlacement()).seconds)

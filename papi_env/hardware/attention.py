@@ -33,12 +33,13 @@ import numpy.typing as npt
 from papi_env.hardware import dram
 from papi_env.hardware.dram import COLUMNS_PER_ROW
 from papi_env.hardware.technology import HBM3, Technology
-from papi_env.kernel import FloatArray
+from papi_env.kernel import FP16_BYTES, FloatArray
 
 Level = Literal["bank", "bank-group", "buffer"]
 Refresh = Literal["mean", "counted"]
 Counts: TypeAlias = int | npt.NDArray[np.integer] | npt.NDArray[np.floating]
 
+OUTPUT_BYTES = 256
 STEPS_PER_PHASE = 16  # AttAcc's mapping: partial scores are moved out after 16 steps
 
 
@@ -140,7 +141,7 @@ class AttentionPim:
     def _layout(self) -> _Layout:
         return _LAYOUTS[self.level]
 
-    def columns(self, head_size: int, element_bytes: int) -> int:
+    def columns(self, head_size: int, element_bytes: float) -> int:
         """Columns of keys, or of values, that a unit reads in a step."""
         units = self.banks_per_channel // self._layout.banks_per_unit
         return math.ceil(
@@ -273,6 +274,8 @@ def attention_coefficients(
     element_bytes: int,
     rows: int = 1,
     *,
+    value_size: int | None = None,
+    kv_element_bytes: float | None = None,
     revision: Revision = REBUILT,
     refresh: bool = True,
 ) -> AttentionCoefficients:
@@ -281,11 +284,17 @@ def attention_coefficients(
     A column read serves `pim.fpus` rows at once, so a step takes ceil(rows / fpus) slots; vectors are written
     and moved for each row, and count instead where that takes longer than the slots.
 
+    Keys and values of other widths than the vectors are widened as they are read, to what the units multiply: a column
+    of 8-bit ones takes as many slots as the two columns of FP16 in its place, but opens half the rows.
+
     Args:
         pim: the units.
-        head_size: elements of a head.
-        element_bytes: bytes of an element.
+        head_size: elements of a head's query and key.
+        element_bytes: bytes of an element of queries, scores and outputs, and of keys and values if they have none of
+            their own.
         rows: query heads of a group times tokens verified together.
+        value_size: elements of a head's value; as many as of its key if None.
+        kv_element_bytes: of keys and values.
         revision: of AttAcc's cycle-level model.
         refresh: multiply all by the mean share of refreshes.
     """
@@ -293,13 +302,24 @@ def attention_coefficients(
         if value != int(value) or value < 1:
             raise ValueError(f"{name} is {value!r}, expected a whole number >= 1")
     layout = pim._layout
-    columns = pim.columns(head_size, element_bytes)
+    kv_bytes = element_bytes if kv_element_bytes is None else kv_element_bytes
+    value_elements = head_size if value_size is None else value_size
+    columns, value_columns = pim.columns(head_size, kv_bytes), pim.columns(value_elements, kv_bytes)
+    # Columns that their elements would take in FP16 where they are narrower: 16 of them are multiplied in a slot.
+    steps = columns + value_columns
+    if kv_element_bytes is not None:
+        widened = pim.columns(head_size, FP16_BYTES) + pim.columns(value_elements, FP16_BYTES)
+        steps = max(steps, widened)
+    # A layout's count is for outputs of 128 FP16 elements, as all that AttAcc traces.
+    outputs = layout.outputs
+    if value_size is not None:
+        outputs *= math.ceil(value_size * element_bytes / OUTPUT_BYTES)
     column_elements = pim.technology.column_bytes / element_bytes
 
     slots = math.ceil(rows / pim.fpus)
     # Partial scores go out after 16 steps, softmax weights come in for as many steps as a column has elements.
     moves_per_group = layout.targets * pim.move_clocks * (1 / STEPS_PER_PHASE + 1 / column_elements)
-    per_group = max(2 * columns * slots * pim.cadence_clocks, rows * moves_per_group)
+    per_group = max(steps * slots * pim.cadence_clocks, rows * moves_per_group)
 
     # Weights of a pair are moved a GEMV-buffer column at a time; at bank level they are counted by the row.
     of_row = math.ceil(columns * COLUMNS_PER_ROW / pim.technology.columns_per_row)
@@ -307,8 +327,8 @@ def attention_coefficients(
     unpaired = rows * layout.targets * pim.move_clocks * element_bytes / group_columns
 
     vectors = (
-        layout.query_copies * columns * pim.technology.t_ccd_l
-        + layout.outputs * pim.move_clocks
+        layout.query_copies * pim.columns(head_size, element_bytes) * pim.technology.t_ccd_l
+        + outputs * pim.move_clocks
         + pim.softmax_clocks
     )
     hides = pim.level == "bank" and revision.overlaps_row_changes
@@ -317,7 +337,7 @@ def attention_coefficients(
     f = float(dram.refresh_factor(pim.refresh_clocks(revision), pim.technology)) if refresh else 1.0
     return AttentionCoefficients(
         per_group=f * per_group,
-        per_chunk=f * 2 * pim.row_change_clocks(),
+        per_chunk=f * (1 + value_columns / columns) * pim.row_change_clocks(),
         per_pair=f * (exposed - revision.open_rows * pim.row_change_clocks()),
         per_start=f * exposed,
         unpaired_per_chunk=f * unpaired,

@@ -46,7 +46,9 @@ def pu_fc_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
 
     As measured, FP16 FC kernels take what `gpu_kernels.fc_s` says of a GPU's share. Convolutions with one filter, or
     whose windows overlap, do not run as tiles of a matrix, and other elements were not measured: they take a start
-    and the roofline of the measured shares.
+    and the roofline of the measured shares. Narrower weights alone save what the roofline says that they save of the
+    measured time in FP16, but for the start: the tensor cores multiply FP16 numbers, to which weights are widened, at
+    the unit's FP16 peak.
     By the roofline, the larger of compute and memory time (AttAcc's simulator without its wave quantisation).
     By table, what the unit's file says of a GPU's share.
 
@@ -58,11 +60,21 @@ def pu_fc_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
         return _table_fc_s(unit, table, kernel, rows)
     card = unit.measured
     if card is None or not _is_matrix(kernel):
-        size = kernel.weight_bytes + activation_bytes(kernel, rows)
-        compute = 2 * macs(kernel, rows) / (unit.count * unit.sustained_flops)
-        return unit.kernel_start_s + np.maximum(compute, size / (unit.count * unit.streaming_bandwidth))
+        return unit.kernel_start_s + _roofline_s(unit, kernel, rows)
     inputs, outputs, groups = gpu_share(kernel, unit.count)
-    return fc_s(card, rows, outputs, inputs, groups=groups)
+    seconds = fc_s(card, rows, outputs, inputs, groups=groups)
+    if kernel.bytes_per_weight == FP16_BYTES:
+        return seconds
+    in_fp16 = replace(kernel, weight_element_bytes=None)
+    saved = 1 - _roofline_s(unit, kernel, rows) / _roofline_s(unit, in_fp16, rows)
+    return np.asarray(seconds - saved * np.maximum(seconds - unit.kernel_start_s, 0.0))
+
+
+def _roofline_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
+    """The larger of compute and memory time at the unit's sustained rates."""
+    size = kernel.weight_bytes + activation_bytes(kernel, rows)
+    compute = 2 * macs(kernel, rows) / (unit.count * unit.sustained_flops)
+    return np.maximum(compute, size / (unit.count * unit.streaming_bandwidth))
 
 
 def _is_matrix(kernel: Kernel) -> bool:
@@ -72,7 +84,7 @@ def _is_matrix(kernel: Kernel) -> bool:
 
 
 def _table_fc_s(unit: ProcessingUnit, table: MeasuredKernels, kernel: Kernel, rows: Rows) -> FloatArray:
-    if not _is_matrix(kernel):
+    if not _is_matrix(kernel) or kernel.bytes_per_weight != FP16_BYTES:
         raise ConfigurationError(
             f"{table.path}: {kernel.kernel_class} kernels with overlapping windows or other elements than FP16 are "
             "not FC kernels as measured, expected a unit with kernels = 'roofline'"
@@ -148,16 +160,28 @@ def pim_reads(unit: PimUnit, rows: Rows) -> FloatArray:
     return np.ceil(rows / max(unit.fpus_per_bank, 1.0))
 
 
-def pim_cadence_clocks(unit: PimUnit, rows: Rows) -> FloatArray:
+def slots_per_column(bytes_per_weight: float) -> float:
+    """Slots in which an FPU multiplies a column of weights with a row; 1 in FP16.
+
+    chosen: the FPUs keep their FP16 lanes, one 32 B column of FP16 weights wide, and narrower weights are widened on
+    their way from the column. So a column of 8-bit weights has twice as many and takes two slots: narrower weights save
+    columns to read, rows to open, energy and capacity, not slots.
+    """
+    return max(FP16_BYTES / bytes_per_weight, 1.0)
+
+
+def pim_cadence_clocks(unit: PimUnit, rows: Rows, per_column: float = 1.0) -> FloatArray:
     """Clocks between all-bank commands: the unit's cadence, or more where the power budget needs it.
 
-    The budget bounds an average over many commands, so the spread need not be whole clocks.
+    The budget bounds an average over many commands, so the spread need not be whole clocks. `per_column` is
+    `slots_per_column`.
     """
     rows = np.asarray(rows, dtype=np.float64)
     slots, technology = pim_slots(unit, rows), unit.stack.technology
     column_j = technology.column_bytes * technology.read_with_activation_j_per_byte
     slot_j = unit.stack.banks * (
-        pim_reads(unit, rows) / slots * column_j + rows / slots * technology.lanes * technology.mac_j
+        pim_reads(unit, rows) / (slots * per_column) * column_j
+        + rows / slots * technology.lanes * technology.mac_j
     )
     available_w = unit.power_budget_w - unit.background_power_w
     return np.maximum(unit.cadence_clocks, slot_j / available_w / technology.clock_s)
@@ -171,12 +195,14 @@ class FcMapping(NamedTuple):
         vector_commands: writes of columns of inputs and moves of outputs on the busiest channel, per row.
         input_copies: GEMV buffers, in whole vectors, that an input is written to.
         partial_sums: channels that give a partial sum of each output.
+        slots_per_column: see the function of that name.
     """
 
     columns: int
     vector_commands: int
     input_copies: float
     partial_sums: float
+    slots_per_column: float = 1.0
 
 
 def pim_fc_mapping(unit: PimUnit, kernel: Kernel) -> FcMapping:
@@ -189,7 +215,7 @@ def pim_fc_mapping(unit: PimUnit, kernel: Kernel) -> FcMapping:
     """
     technology = unit.stack.technology
     channels = unit.stacks * technology.channels
-    size = kernel.element_bytes
+    size, per_column = kernel.element_bytes, slots_per_column(kernel.bytes_per_weight)
 
     def commands(inputs: float, outputs: float) -> int:
         return sum(math.ceil(vector * size / technology.column_bytes) for vector in (inputs, outputs))
@@ -202,6 +228,7 @@ def pim_fc_mapping(unit: PimUnit, kernel: Kernel) -> FcMapping:
         ),
         input_copies=max(1.0, unit.stacks / kernel.groups),
         partial_sums=technology.channels,
+        slots_per_column=per_column,
     )
     if kernel.groups == 1:
         return spread
@@ -210,10 +237,13 @@ def pim_fc_mapping(unit: PimUnit, kernel: Kernel) -> FcMapping:
     outputs = math.ceil(kernel.outer / shared_by)
     banks = unit.stack.banks_per_channel
     by_channel = FcMapping(
-        columns=math.ceil(held * kernel.inner * outputs * size / (banks * technology.column_bytes)),
+        columns=math.ceil(
+            held * kernel.inner * outputs * kernel.bytes_per_weight / (banks * technology.column_bytes)
+        ),
         vector_commands=commands(held * kernel.inner, held * outputs),
         input_copies=min(shared_by, kernel.outer),
         partial_sums=1,
+        slots_per_column=per_column,
     )
     rows = max(1, round(unit.fpus_per_bank))
     return min(spread, by_channel, key=lambda mapping: float(_pim_fc_clocks(unit, mapping, rows)))
@@ -234,7 +264,7 @@ def pim_mapped_s(unit: PimUnit, mapping: FcMapping, rows: Rows) -> FloatArray:
 
 
 def _pim_fc_clocks(unit: PimUnit, mapping: FcMapping, rows: Rows) -> FloatArray:
-    bank_clocks = _bank_clocks(unit, mapping.columns, rows)
+    bank_clocks = _bank_clocks(unit, mapping, rows)
     vector_clocks = np.asarray(rows, dtype=np.float64) * (
         mapping.vector_commands * unit.stack.technology.write_clocks
     )
@@ -253,14 +283,14 @@ def pim_fc_bank_clocks(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     Returns:
         Clocks of one run, float64 of the shape of `rows`.
     """
-    return _bank_clocks(unit, pim_fc_mapping(unit, kernel).columns, rows)
+    return _bank_clocks(unit, pim_fc_mapping(unit, kernel), rows)
 
 
-def _bank_clocks(unit: PimUnit, columns: int, rows: Rows) -> FloatArray:
-    slots, passes, cadence = pim_slots(unit, rows), pim_reads(unit, rows), pim_cadence_clocks(unit, rows)
+def _bank_clocks(unit: PimUnit, mapping: FcMapping, rows: Rows) -> FloatArray:
+    passes, cadence = pim_reads(unit, rows), pim_cadence_clocks(unit, rows, mapping.slots_per_column)
     technology = unit.stack.technology
-    full, rest = divmod(columns, technology.columns_per_row)
-    per_column = slots / passes
+    full, rest = divmod(mapping.columns, technology.columns_per_row)
+    per_column = pim_slots(unit, rows) * mapping.slots_per_column / passes
     busy = full * dram.row_clocks(cadence, technology.columns_per_row * per_column, technology)
     if rest:
         busy = busy + dram.row_clocks(cadence, rest * per_column, technology)
@@ -339,8 +369,8 @@ def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
     fewer KV heads are never slower than one for each query head.
 
     A channel keeps one copy of the keys and values that its query heads share, at most those of two pairs where a
-    pair has more query heads than channels; that this fits is not checked. Moving keys and values when `rlp` or `tlp`
-    changes is not charged.
+    pair has more query heads than channels; that this fits is not checked but where a kernel has `most_copies`. Moving
+    keys and values when `rlp` or `tlp` changes is not charged.
 
     A unit whose `split_contexts` is off keeps every context whole and once, as AttAcc's simulator does.
     """
@@ -348,11 +378,11 @@ def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
     alone = _mapped(unit, kernel, rlp, 1, split=unit.split_contexts)
     if group == 1 or not alone.split:
         return alone
-    best = _mapped(unit, kernel, rlp, group)
+    most = group if kernel.most_copies is None else min(kernel.most_copies, group)
+    choices = [copies for copies in range(most, 0, -1) if group % copies == 0]
+    best = _mapped(unit, kernel, rlp, choices[0])
     clocks = _mapped_clocks(unit, kernel, best, tlp)
-    for copies in range(group - 1, 0, -1):
-        if group % copies:
-            continue
+    for copies in choices[1:]:
         for split in (True, False):
             option = _mapped(unit, kernel, rlp, copies, split=split)
             found = _mapped_clocks(unit, kernel, option, tlp)
@@ -392,12 +422,19 @@ def pim_attention_coefficients(
     rows = kernel.rows_per_kv_head(tlp) if heads is None else heads * tlp
     placed = AttentionPim(
         level="bank",
-        cadence_clocks=float(pim_cadence_clocks(unit, rows)),
+        cadence_clocks=float(pim_cadence_clocks(unit, rows, slots_per_column(kernel.bytes_per_kv))),
         fpus=unit.fpus_per_bank,
         banks_per_channel=unit.stack.banks_per_channel,
         technology=unit.stack.technology,
     )
-    return attention_coefficients(placed, kernel.head_size, kernel.element_bytes, rows)
+    return attention_coefficients(
+        placed,
+        kernel.head_size,
+        kernel.element_bytes,
+        rows,
+        value_size=kernel.value_size,
+        kv_element_bytes=kernel.kv_element_bytes,
+    )
 
 
 # Mappings are compared for every number of requests, by few different coefficients.
@@ -410,7 +447,7 @@ def mapped_attention(
     """The mapping, and its coefficients with what splitting contexts adds in `per_start`.
 
     Dealt groups, and key rows, leave the busiest channel up to one more than its share: 1 - share. Every pair that it
-    has a part of gives a partial output of its own for each query row, `head_size` elements with a maximum and a sum,
+    has a part of gives a partial output of its own for each query row, those of a value with a maximum and a sum,
     moved to the buffer die a column at a time, which nothing hides. Adding them up there takes no time.
     """
     mapping = attention_mapping(unit, kernel, rlp, tlp)
@@ -424,7 +461,7 @@ def _with_splits(
     if not mapping.split:
         return work
     technology = unit.stack.technology
-    partial = math.ceil((kernel.head_size + 2) * kernel.element_bytes / technology.column_bytes)
+    partial = math.ceil((kernel.value_elements + 2) * kernel.element_bytes / technology.column_bytes)
     combining = mapping.pairs * mapping.heads * tlp * partial * technology.write_clocks
     chunk = work.per_chunk + work.unpaired_per_chunk * (mapping.pairs % 2) / mapping.pairs
     more = (1 - mapping.share) * (work.per_group + chunk)
@@ -495,7 +532,7 @@ def pim_attention_energy(
 def _group_energy(unit: PimUnit, kernel: AttentionKernel, tlp: int, copies: int, heads: int) -> Energy:
     """Joules of one 16-token group of a request, in all its KV heads and their copies."""
     tokens, technology = float(dram.GROUP_TOKENS), unit.stack.technology
-    read_bytes = tokens * kernel.kv_bytes_per_token * copies * float(pim_reads(unit, heads * tlp))
+    read_bytes = tokens * kernel.pim_bytes_per_token * copies * float(pim_reads(unit, heads * tlp))
     # Per group each channel takes the scores back and forth for the softmax: one element per token and row.
     scores = 2 * tokens * tlp * kernel.heads * kernel.element_bytes
     # A channel's part of its stack's power, while it multiplies and opens rows.
