@@ -27,7 +27,9 @@ def test_experts_are_a_choice_of_their_own():
     assert env.single_space() == env.action_space
     assert env.observation_space.shape == (len(env.observation_names),)
     assert env.observation_names[: len(at.KERNELS_FEATURES)] == KernelsEnv.observation_names
-    assert set(env.observation_names) - set(KernelsEnv.observation_names) == {f.name for f in at.EXPERT_FEATURES}
+    assert set(env.observation_names) - set(KernelsEnv.observation_names) == {
+        f.name for f in at.EXPERT_FEATURES
+    }
     assert "24" in KernelsEnv.__doc__
     assert all(f"`{feature.name}`" in KernelsEnv.__doc__ for feature in at.EXPERT_FEATURES)
 

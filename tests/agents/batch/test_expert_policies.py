@@ -70,7 +70,11 @@ def test_static_mappings_and_the_order_of_policies():
     assert (split[[0, 2, 3]] == FC_PIM).all()
     assert split[at.EXPERTS] == at.SPLIT
     times = {name: seconds_of(name) for name in ("static-pu", "threshold", "threshold-split", "oracle")}
-    for worse, better in (("static-pu", "threshold"), ("threshold", "threshold-split"), ("threshold-split", "oracle")):
+    for worse, better in (
+        ("static-pu", "threshold"),
+        ("threshold", "threshold-split"),
+        ("threshold-split", "oracle"),
+    ):
         assert (times[better] < times[worse]).all()
 
 
@@ -79,17 +83,22 @@ def test_random_and_adaptive_choose_among_what_there_is():
         assert (seconds_of(name, batch_size=4) > 0).all()
 
 
-@pytest.mark.parametrize("name", ["threshold-experts", "threshold-split", "static-split"])
-def test_rules_of_experts_need_them(name):
-    with pytest.raises(ConfigurationError, match=f"policy '{name}' plays papi_env/Kernels-v0 with a mixture"):
-        bound(name, scenario="creative-writing/llama-65b")
-    with pytest.raises(ConfigurationError, match=f"policy '{name}' plays papi_env/Kernels-v0 with a mixture"):
-        bound(name, make=DecodeVectorEnv)
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [("threshold-experts", "threshold"), ("threshold-split", "threshold"), ("static-split", "static-fc-pim")],
+)
+@pytest.mark.parametrize(
+    ("make", "changes"), [(KernelsVectorEnv, {"scenario": "general-qa/opt-30b"}), (DecodeVectorEnv, {})]
+)
+def test_where_no_experts_choose_they_are_the_rules_they_come_from(name, same, make, changes):
+    policies = [bound(policy, make, **changes) for policy in (name, same)]
+    found = [policy.predict(env.reset(seed=0)[0])[0] for policy, env in policies]
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("name", ["threshold-split", "static-split"])
 def test_a_split_needs_two_units(name):
-    with pytest.raises(ConfigurationError, match="'a100' cannot split experts between two units"):
+    with pytest.raises(ConfigurationError, match="'a100' cannot split experts between two units: it has one"):
         bound(name, system="a100")
 
 

@@ -203,10 +203,14 @@ def test_totals_add_up():
     made = engine()
     times = play(made, at.SPLIT)
     m = made.metrics()
-    parts = sum(m[f"{kind}_s"] for kind in (*at.KERNEL_CLASSES, "experts", "communication", "switching", "other"))
+    parts = sum(
+        m[f"{kind}_s"] for kind in (*at.KERNEL_CLASSES, "experts", "communication", "switching", "other")
+    )
     np.testing.assert_allclose(parts, m["time_s"], rtol=1e-12)
     np.testing.assert_allclose(times.sum(axis=0), m["experts_s"], rtol=1e-12)
-    causes = sum(m[f"{cause}_j"] for cause in ("activation", "read", "transfer", "compute", "background", "link"))
+    causes = sum(
+        m[f"{cause}_j"] for cause in ("activation", "read", "transfer", "compute", "background", "link")
+    )
     np.testing.assert_allclose(causes + m["idle_j"], m["total_j"], rtol=1e-12)
     assert (m["hot_experts"] > 0).all()
     assert (m["busy_pu_s"] > 0).all()
