@@ -294,7 +294,9 @@ def test_experts_of_a_model_without_any_cannot_be_placed():
 
 
 def test_serving_refuses_experts():
-    with pytest.raises(ConfigurationError, match="qwen3-30b-a3b has experts, which static batches alone have"):
+    with pytest.raises(
+        ConfigurationError, match="qwen3-30b-a3b has experts, which static batches alone have"
+    ):
         get_scenario("light/llama-65b").replace(model="qwen3-30b-a3b")
 
 
