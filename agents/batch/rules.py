@@ -176,7 +176,8 @@ class Static(BatchRule):
 
     Args:
         unit: of all of them.
-        split: split experts, where they choose, between the PUs and FC-PIM instead.
+        split: split experts, where they choose, between the PUs and FC-PIM; the others go to `unit`, or FC-PIM if there
+            is any.
     """
 
     def __init__(self, unit: UnitName | None = None, split: bool = False) -> None:
@@ -197,6 +198,8 @@ class Static(BatchRule):
     def act(self, observations: Observations, state: Any, episode_start: Any) -> tuple[Actions, Any]:
         """Always the same."""
         unit = int(self._defaults[0]) if self.unit is None else UNIT_NAMES.index(self.unit)
+        if self.split and self.unit is None and self._valid[at.QKV][FC_PIM]:
+            unit = FC_PIM
         actions = self.with_fc_on(np.full(len(observations), unit))
         if self.split and _experts(self.env) is not None:
             actions[:, at.EXPERTS] = at.SPLIT

@@ -46,7 +46,7 @@ def test_the_two_rules_differ_where_n_is_large_and_tokens_per_expert_are_few():
     n, tokens = 256, profile.tokens_per_active[256]
     assert profile.others_alpha < n < env.alpha
     assert tokens < profile.alpha
-    # One threshold for all kernels keeps them on FC-PIM, since most of the time is the experts'; with two the others go.
+    # One threshold keeps all kernels on FC-PIM, since most of the time is the experts'; with two, the others go.
     assert by_n.tolist() == [FC_PIM, 2, FC_PIM, FC_PIM, FC_PIM, FC_PIM, FC_PIM, FC_PIM]
     assert by_tokens[[at.QKV, at.PROJECTION, at.EXPERTS]].tolist() == [PU, PU, FC_PIM]
     more, _ = first_action("threshold-experts", batch_size=64, speculation=8)

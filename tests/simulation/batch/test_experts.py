@@ -1,5 +1,7 @@
 """Experts in an engine: tabulated costs against brute force, draws, crossings, and sums."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -168,7 +170,7 @@ def chain(layers, dense, fed, ends_fed, units, last):
             path += [path[-1], 1 - path[-1]] if experts == at.SPLIT else [experts]
     if ends_fed:
         path.append(feed_forward)
-    return sum(a != b for a, b in zip(path, path[1:], strict=False)), path[-1]
+    return sum(a != b for a, b in pairwise(path)), path[-1]
 
 
 @pytest.mark.parametrize("dense", [0, 2])
