@@ -174,6 +174,7 @@ class AttentionKernel:
         value_size: elements of a head's value; as `head_size` if None.
         shared_values: values are the first elements of the keys, and stored once (latent attention).
         kv_element_bytes: bytes of an element of keys and values; as `element_bytes` if None.
+        most_copies: places that there is room to keep a KV head's keys and values in; any number if None.
     """
 
     heads: int
@@ -185,6 +186,7 @@ class AttentionKernel:
     value_size: int | None = None
     shared_values: bool = False
     kv_element_bytes: float | None = None
+    most_copies: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("heads", "kv_heads", "head_size", "count", "element_bytes"):
@@ -199,6 +201,8 @@ class AttentionKernel:
             most = f" to {self.head_size}, of which they are a part" if self.shared_values else ""
             raise ValueError(f"AttentionKernel: value_size is {self.value_size}, expected 1 or more{most}")
         _check_width("AttentionKernel", "kv_element_bytes", self.kv_element_bytes)
+        if self.most_copies is not None and self.most_copies < 1:
+            raise ValueError(f"AttentionKernel: most_copies is {self.most_copies}, expected at least 1")
 
     @property
     def value_elements(self) -> int:

@@ -158,6 +158,15 @@ class Scenario(Definition):
             ):
                 if (value is not None) != there:
                     raise ValueError(f"{name}: {'required' if there else 'not used'} with serving")
+            assert self.model is not None
+            for part, instead in (
+                ("windows", 'windows = "none", with which all layers attend to everything'),
+                ("experts", "a model without"),
+            ):
+                if getattr(self.model, part) is not None:
+                    raise ValueError(
+                        f"model: {self.model.name} has {part}, which static batches alone have; expected {instead}"
+                    )
             return self
         if self.images is None or self.model is not None or self.workload is not None:
             for name, value, other in (
@@ -277,28 +286,32 @@ class Scenario(Definition):
         """Positions that images add to every prompt."""
         return 0 if self.images is None else self.images.tokens_per_request
 
-    def check(self) -> Scenario:
-        """Refuse a scenario that the system cannot hold. Returns itself.
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights of all models."""
+        images = 0 if self.images is None else self.images.weight_bytes
+        return images + (0 if self.model is None else self.model.weight_bytes)
 
-        Every batch that can be drawn fits: the KV caches are reserved for the longest request
-        (input with its images, all of its output, and the drafted tokens being verified) times the batch
-        size. The weights of all models count.
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV caches of the longest batch that can be drawn; 0 where none is decoded.
+
+        They are those of its longest request (input with its images, all of its output, and the drafted tokens being
+        verified) times the batch size.
         """
-        weights = kv = 0
-        if self.serving is not None and self.model is not None and self.model.experts is not None:
-            raise ConfigurationError(
-                f"Scenario {self.name!r}: {self.model.name} is a mixture of experts, for which there are static "
-                "batches alone"
-            )
-        if self.images is not None:
-            weights += self.images.weight_bytes
-        if self.model is not None and self.workload is not None:
-            schedule = self.workload.speculation_schedule
-            tlp = max([self.workload.speculation, *(length for _, length in schedule)])
-            longest = self.population().max_total + self.image_tokens + tlp - 1
-            kv = self.workload.batch_size * self.model.kv_bytes(longest)
-            weights += self.model.weight_bytes
-        self.system.check_capacity(weights, kv)
+        if self.model is None or self.workload is None:
+            return 0
+        tlp = max([self.workload.speculation, *(length for _, length in self.workload.speculation_schedule)])
+        longest = self.population().max_total + self.image_tokens + tlp - 1
+        return self.workload.batch_size * self.model.kv_bytes(longest)
+
+    def check(self) -> Scenario:
+        """Refuse a scenario that the system cannot hold, with the sizes. Returns itself.
+
+        Every batch that can be drawn fits (`kv_bytes`), beside the weights of all models. Of a scenario that serves,
+        the weights alone are looked at.
+        """
+        self.system.check_capacity(self.weight_bytes, self.kv_bytes)
         return self
 
 

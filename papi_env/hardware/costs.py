@@ -180,7 +180,8 @@ def pim_cadence_clocks(unit: PimUnit, rows: Rows, per_column: float = 1.0) -> Fl
     slots, technology = pim_slots(unit, rows), unit.stack.technology
     column_j = technology.column_bytes * technology.read_with_activation_j_per_byte
     slot_j = unit.stack.banks * (
-        pim_reads(unit, rows) / (slots * per_column) * column_j + rows / slots * technology.lanes * technology.mac_j
+        pim_reads(unit, rows) / (slots * per_column) * column_j
+        + rows / slots * technology.lanes * technology.mac_j
     )
     available_w = unit.power_budget_w - unit.background_power_w
     return np.maximum(unit.cadence_clocks, slot_j / available_w / technology.clock_s)
@@ -371,8 +372,8 @@ def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
     better or worse than each other.
 
     A channel keeps one copy of the keys and values that its query heads share, at most those of two pairs where a
-    pair has more query heads than channels; that this fits is not checked. Moving keys and values when `rlp` or `tlp`
-    changes is not charged.
+    pair has more query heads than channels; that this fits is not checked but where a kernel has `most_copies`. Moving
+    keys and values when `rlp` or `tlp` changes is not charged.
 
     A unit whose `split_contexts` is off keeps every context whole and once, as AttAcc's simulator does.
     """
@@ -380,11 +381,13 @@ def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
     filled = rlp * kernel.kv_heads >= unit.stacks * unit.stack.technology.channels
     if group == 1 or filled or not unit.split_contexts:
         return _mapped(unit, kernel, rlp, 1, split=unit.split_contexts)
-    best = _mapped(unit, kernel, rlp, group)
-    clocks = _mapped_clocks(unit, kernel, best, tlp)
+    most = group if kernel.most_copies is None else min(kernel.most_copies, group)
     # The fewest copies that leave so many query heads to each; those with equal parts first.
-    fewest = {math.ceil(group / heads) for heads in range(2, group + 1)}
-    for copies in sorted(fewest, key=lambda count: (group % count != 0, -count)):
+    fewest = {math.ceil(group / heads) for heads in range(1, group + 1)}
+    choices = sorted((c for c in fewest if c <= most), key=lambda count: (group % count != 0, -count))
+    best = _mapped(unit, kernel, rlp, choices[0])
+    clocks = _mapped_clocks(unit, kernel, best, tlp)
+    for copies in choices[1:]:
         for split in (True, False):
             option = _mapped(unit, kernel, rlp, copies, split=split)
             found = _mapped_clocks(unit, kernel, option, tlp)

@@ -197,4 +197,5 @@ def _mapping(unit: PimUnit, layer: ExpertLayer) -> costs.FcMapping:
         vector_commands=sum(part.vector_commands for part in parts),
         input_copies=parts[0].input_copies,
         partial_sums=parts[0].partial_sums,
+        slots_per_column=parts[0].slots_per_column,
     )

@@ -247,6 +247,11 @@ class System(Definition):
         """Bytes for KV caches in stacks of their own; None where they share the weights' memory."""
         return None if self.attn_pim is None else self.attn_pim.capacity_bytes
 
+    def kv_room(self, weights: int) -> int:
+        """Bytes for KV caches beside so many bytes of weights; below 0 where those do not fit."""
+        own = self.kv_capacity_bytes
+        return self.weight_capacity_bytes - weights if own is None else own
+
     @property
     def static_power_w(self) -> float:
         """Watts drawn whatever runs: idle GPUs, and idle stacks, plain ones of GPUs too.

@@ -20,7 +20,7 @@ from papi_env.hardware.experts import ExpertPlacement
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
 from papi_env.hardware.units import FC_PIM, PU, PimUnit, ProcessingUnit
-from papi_env.kernel import FP16_BYTES, FloatArray
+from papi_env.kernel import FloatArray
 from papi_env.simulation.prompt_experts import prompt_experts
 from papi_env.workload.routing import routing_of
 from papi_env.workload.transformer import Transformer
@@ -56,10 +56,12 @@ def prompt_work(system: System, model: Transformer, prompts: int = 1) -> PromptW
     assert where is not None
     unit = system.unit(where)
     size = kernel.count * kernel.kv_bytes_per_token
-    multiplies = kernel.count * kernel.macs_per_context_token
+    # On PUs, in numbers of the kernel's own pairs (see `Transformer.prompt_macs_per_pair`).
+    pair = model.prompt_macs_per_pair / kernel.macs_per_context_token
+    multiplies = kernel.count * model.prompt_macs_per_pair
     causes = np.zeros((3, NUM_CAUSES))
     if isinstance(unit, ProcessingUnit):
-        causes[0] = kernel.count * costs.pu_prompt_energy(unit, kernel, 0, 1).by_cause
+        causes[0] = kernel.count * costs.pu_prompt_energy(unit, kernel, 0, pair).by_cause
         causes[1] = kernel.count * costs.pu_prompt_energy(unit, kernel, 1, 0).by_cause
         work = PromptWork(
             causes,
@@ -90,11 +92,12 @@ def prompt_work(system: System, model: Transformer, prompts: int = 1) -> PromptW
         return work
     # There go keys and values, and queries where PIM attends; outputs come back at the same time.
     kv = model.kv_bytes_per_token
-    vectors = 0 if where == "pu" else model.layers * FP16_BYTES * model.hidden
+    on_pim = 0 if where == "pu" else kernel.count
+    there, back = kv + on_pim * kernel.query_bytes, on_pim * kernel.output_bytes
     link = system.attention_link
-    link_j = (kv + 2 * vectors) * link.j_per_byte
+    link_j = (there + back) * link.j_per_byte
     causes[2, LINK] = link_j
-    return work._replace(link_s=(kv + vectors) / link.total_bandwidth, link_j=link_j)
+    return work._replace(link_s=max(there, back) / link.total_bandwidth, link_j=link_j)
 
 
 class Prefill:
@@ -104,6 +107,8 @@ class Prefill:
         self.system, self.model = system, model
         self._routing, self._placement = routing_of(model), placement or ExpertPlacement()
         self._table = CostTable(system, model.fc_kernels())
+        head = model.lm_head_kernel()
+        self._head = None if head is None else CostTable(system, [head])
         self._unit = PU if system.prefill_unit == "pu" else FC_PIM
         self._works: dict[int, PromptWork] = {}
 
@@ -122,6 +127,9 @@ class Prefill:
         joules = work.pair_j * pairs + (work.context_j + work.row_j + work.link_j) * tokens
         for i in range(len(self._table.kernels)):
             s, j = self._table.cost(i, self._unit, tokens)
+            seconds, joules = seconds + s, joules + j
+        if self._head is not None:  # of each prompt, the last token
+            s, j = self._head.cost(0, self._unit, np.where(tokens > 0, batch, 0))
             seconds, joules = seconds + s, joules + j
         if self._routing is not None:
             s, by_cause = prompt_experts(system, self._routing, self._placement, tokens)
@@ -145,6 +153,8 @@ class Prefill:
         joules = of_pair * pairs[..., None] + (of_context + of_row) * tokens[..., None]
         for i in range(len(self._table.kernels)):
             joules = joules + self._table.joules_by_cause(i, self._unit, tokens)
+        if self._head is not None:
+            joules = joules + self._head.joules_by_cause(0, self._unit, np.where(tokens > 0, batch, 0))
         if self._routing is not None:
             joules = joules + prompt_experts(system, self._routing, self._placement, tokens)[1]
         for block in model.combined_blocks():

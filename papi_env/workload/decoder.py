@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, DataError
@@ -71,6 +71,12 @@ class Transformer(Definition):
             return cls.define(fields, where)
         except ConfigurationError as error:
             raise DataError(str(error)) from None
+
+    @field_validator("windows", "experts", "latent", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        """A part that a base has and this model lacks; TOML has no null."""
+        return None if value == "none" else value
 
     @model_validator(mode="after")
     def _divides(self) -> Transformer:
@@ -260,7 +266,10 @@ class Transformer(Definition):
         return self._activation_bytes * self.hidden
 
     def attention_kernel(self) -> AttentionKernel:
-        """Attention of one decode iteration over whole contexts, with `count` = layers, those with windows too."""
+        """Attention of one decode iteration over whole contexts, with `count` = layers, those with windows too.
+
+        Latent keys and values are stored once: who has room for copies says so (`AttentionKernel.most_copies`).
+        """
         element_bytes, kv = self._activation_bytes, self.kv_format.bytes_per_element
         kv_bytes = None if kv == element_bytes == FP16_BYTES else kv
         latent = self.latent
@@ -274,6 +283,7 @@ class Transformer(Definition):
                 value_size=latent.kv_lora_rank,
                 shared_values=True,
                 kv_element_bytes=kv_bytes,
+                most_copies=1,
             )
         return AttentionKernel(
             self.heads,

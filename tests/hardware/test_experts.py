@@ -48,7 +48,9 @@ def mean_us(layer, cost, n):
     [(LARGE, 16, 31, 284), (LARGE, 256, 321, 291), (SMALL, 16, 9.1, 90), (SMALL, 256, 156 * 25 / 33, 115)],
 )
 def test_known_shapes_take_what_they_should(layer, n, pim_us, pu_us):
-    assert mean_us(layer, lambda j: pim_expert_s(PAPER.fc_pim, layer, j), n) == pytest.approx(pim_us, rel=0.03)
+    assert mean_us(layer, lambda j: pim_expert_s(PAPER.fc_pim, layer, j), n) == pytest.approx(
+        pim_us, rel=0.03
+    )
     assert mean_us(layer, lambda j: pu_expert_s(PAPER.pu, layer, j), n) == pytest.approx(pu_us, rel=0.03)
 
 
@@ -128,8 +130,18 @@ def test_weights_are_those_of_all_experts():
 @pytest.mark.parametrize(
     ("system", "groups", "experts", "message"),
     [
-        ("papi", 4, 8, r"30 FC-PIM stacks do not divide into 4 groups of experts; expected one of \[1, 2, 3, 5, 6"),
-        ("papi", 10, 8, "10 groups of stacks for 8 experts a layer leave groups without any; expected at most 8"),
+        (
+            "papi",
+            4,
+            8,
+            r"30 FC-PIM stacks do not divide into 4 groups of experts; expected one of \[1, 2, 3, 5, 6",
+        ),
+        (
+            "papi",
+            10,
+            8,
+            "10 groups of stacks for 8 experts a layer leave groups without any; expected at most 8",
+        ),
         ("a100-attacc", 2, 8, "no FC-PIM stacks to put experts in 2 groups of; expected groups = 1"),
     ],
 )

@@ -30,7 +30,9 @@ def drawn_in_turn(weights, active):
     return found
 
 
-@pytest.mark.parametrize(("experts", "active", "exponent"), [(3, 1, 1.0), (4, 2, 0.7), (6, 3, 1.5), (5, 5, 1.0)])
+@pytest.mark.parametrize(
+    ("experts", "active", "exponent"), [(3, 1, 1.0), (4, 2, 0.7), (6, 3, 1.5), (5, 5, 1.0)]
+)
 def test_chances_are_those_of_draws_without_replacement(experts, active, exponent):
     found = chances(experts, active, exponent)
     np.testing.assert_allclose(found, drawn_in_turn(popularity(experts, exponent), active), atol=1e-5)
@@ -52,7 +54,10 @@ def test_loads_are_those_of_every_routing():
     weights = popularity(3, 1.0)
     pairs = [(0, 1), (0, 2), (1, 2)]
     chance = {
-        pair: sum(weights[a] / weights.sum() * weights[b] / (weights.sum() - weights[a]) for a, b in permutations(pair))
+        pair: sum(
+            weights[a] / weights.sum() * weights[b] / (weights.sum() - weights[a])
+            for a, b in permutations(pair)
+        )
         for pair in pairs
     }
     expected = np.zeros(4)

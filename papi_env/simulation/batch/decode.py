@@ -28,16 +28,23 @@ _PACKED = np.int32(2**_PACKED_BITS)
 _ROUTINGS, _32 = np.uint64(0x9FB21C651E98DF25), np.uint64(32)
 
 
-class Ahead(NamedTuple):
-    """What the next iteration works on, as the counters of `state` have it."""
+class Attended(NamedTuple):
+    """What attention works on, as the counters of `state` have it."""
 
-    rlp: int
-    tlp: int
     context_sum: int
     group_sum: int
     group_max: int
     key_row_sum: int
     key_row_max: int
+
+
+class Ahead(NamedTuple):
+    """What the next iteration works on; `near` is what is inside the windows of layers that have any, else 0."""
+
+    rlp: int
+    tlp: int
+    whole: Attended
+    near: Attended
     last_fc: int
 
 
@@ -98,16 +105,24 @@ def resolve(e, actions, units, experts):
 @inlined
 def ahead_of(counters):
     """What the next iteration of an environment works on."""
-    return Ahead(
-        counters[at.RLP],
-        counters[at.TLP],
+    zero = np.int64(0)
+    near = Attended(zero, zero, zero, zero, zero)
+    if counters.shape[0] > at.NUM_COUNTERS:
+        near = Attended(
+            counters[at.NEAR_CONTEXT_SUM],
+            counters[at.NEAR_GROUP_SUM],
+            counters[at.NEAR_GROUP_MAX],
+            counters[at.NEAR_KEY_ROW_SUM],
+            counters[at.NEAR_KEY_ROW_MAX],
+        )
+    whole = Attended(
         counters[at.CONTEXT_SUM],
         counters[at.GROUP_SUM],
         counters[at.GROUP_MAX],
         counters[at.KEY_ROW_SUM],
         counters[at.KEY_ROW_MAX],
-        counters[at.LAST_FC],
     )
+    return Ahead(counters[at.RLP], counters[at.TLP], whole, near, counters[at.LAST_FC])
 
 
 @inlined
@@ -152,13 +167,39 @@ def crossings_with_experts(last_fc, units, scalars):
 
 
 @inlined
+def attention_time(attended, rlp, tlp, unit, other):
+    """Seconds of attention if all layers attend to this.
+
+    The same formulas as `hardware.costs.busiest_channel` and `AttentionCoefficients.clocks`, tabulated.
+    """
+    busiest_groups = max(
+        other[unit, tlp, rlp, at.GROUPS_S] * attended.group_sum,
+        other[unit, tlp, rlp, at.LONGEST_GROUPS_S] * attended.group_max,
+    )
+    busiest_key_rows = max(
+        other[unit, tlp, rlp, at.KEY_ROWS_S] * attended.key_row_sum,
+        other[unit, tlp, rlp, at.LONGEST_KEY_ROWS_S] * attended.key_row_max,
+    )
+    return max(
+        busiest_groups + busiest_key_rows + other[unit, tlp, rlp, at.FIXED_S],
+        other[unit, tlp, rlp, at.TOKENS_S] * attended.context_sum,
+    )
+
+
+@inlined
+def of_layers(whole, near, scalars):
+    """The mean of a quantity over layers that attend to everything and those with windows."""
+    return whole + scalars[at.WINDOW_SHARE] * (near - whole)
+
+
+@inlined
 def iteration_cost(ahead, units, lookups, scalars, experts, routing):
     """Cost of one iteration, `IterationCost`.
 
     Args: `Ahead`, `Units`, `lookups.Lookups`, the scenario's scalars, `lookups.ExpertLookups` or None, and
     `drawn_routing`.
     """
-    rlp, tlp, context_sum, group_sum, group_max, key_row_sum, key_row_max, last_fc = ahead
+    rlp, tlp, whole, near, last_fc = ahead
     qkv, attention, projection, feed_forward, option = units
     fc, other = lookups
     n = rlp * tlp
@@ -167,19 +208,11 @@ def iteration_cost(ahead, units, lookups, scalars, experts, routing):
     feed_forward_s = fc[feed_forward, n, at.FEED_FORWARD_S]
     fc_j = fc[qkv, n, at.QKV_J] + fc[projection, n, at.PROJECTION_J] + fc[feed_forward, n, at.FEED_FORWARD_J]
 
-    # The same formulas as `hardware.costs.busiest_channel` and `AttentionCoefficients.clocks`, tabulated.
-    busiest_groups = max(
-        other[attention, tlp, rlp, at.GROUPS_S] * group_sum,
-        other[attention, tlp, rlp, at.LONGEST_GROUPS_S] * group_max,
-    )
-    busiest_key_rows = max(
-        other[attention, tlp, rlp, at.KEY_ROWS_S] * key_row_sum,
-        other[attention, tlp, rlp, at.LONGEST_KEY_ROWS_S] * key_row_max,
-    )
-    attention_s = max(
-        busiest_groups + busiest_key_rows + other[attention, tlp, rlp, at.FIXED_S],
-        other[attention, tlp, rlp, at.TOKENS_S] * context_sum,
-    )
+    attention_s = attention_time(whole, rlp, tlp, attention, other)
+    if scalars[at.WINDOW] > 0.0:
+        attention_s = of_layers(attention_s, attention_time(near, rlp, tlp, attention, other), scalars)
+    context_sum = of_layers(whole.context_sum, near.context_sum, scalars)
+    group_sum = of_layers(whole.group_sum, near.group_sum, scalars)
     attention_j = (
         other[attention, tlp, rlp, at.GROUPS_J] * group_sum
         + other[attention, tlp, rlp, at.TOKENS_J] * context_sum
@@ -266,6 +299,36 @@ def survey(e, counters, contexts, scalars):
     counters[e, at.GROUP_MAX] = group_max
     counters[e, at.KEY_ROW_SUM] = key_row_sum
     counters[e, at.KEY_ROW_MAX] = key_rows_of(group_max, group_columns)
+    survey_windows(counters[e], contexts[e], scalars)
+
+
+@lean
+def survey_windows(counters, contexts, scalars):
+    """Sum up what is inside the windows of an environment's requests in the next iteration, if layers have any.
+
+    Tokens verified together share a read of all that one of them sees.
+    """
+    if counters.shape[0] == at.NUM_COUNTERS:
+        return
+    tlp = counters[at.TLP]
+    most = np.int64(scalars[at.WINDOW]) + tlp - 1
+    group_columns = np.int64(scalars[at.GROUP_COLUMNS])
+    context_sum = 0
+    group_sum = 0
+    group_max = 0
+    key_row_sum = 0
+    for i in range(counters[at.RLP]):
+        context = min(contexts[i] + tlp, most)
+        groups = (context + GROUP_TOKENS - 1) // GROUP_TOKENS
+        context_sum += context
+        group_sum += groups
+        group_max = max(group_max, groups)
+        key_row_sum += key_rows_of(groups, group_columns)
+    counters[at.NEAR_CONTEXT_SUM] = context_sum
+    counters[at.NEAR_GROUP_SUM] = group_sum
+    counters[at.NEAR_GROUP_MAX] = group_max
+    counters[at.NEAR_KEY_ROW_SUM] = key_row_sum
+    counters[at.NEAR_KEY_ROW_MAX] = key_rows_of(group_max, group_columns)
 
 
 @lean
@@ -283,6 +346,8 @@ def reset_env(e, state, instances):
     image_tokens = int(scalars[at.IMAGE_TOKENS])
     prefill_tokens = 0
     prefill_pairs = 0
+    window = np.int64(scalars[at.WINDOW])
+    outside_pairs = 0
     for i in range(batch):
         key = request_key(seed, episode, i)
         row = request_row(key, population.shape[0])
@@ -292,8 +357,11 @@ def reset_env(e, state, instances):
         slots[e, width + i] = population[row, 1]
         prefill_tokens += length
         prefill_pairs += np.int64(length) * (np.int64(length) + 1) // 2
+        outside = max(np.int64(length) - window, 0)
+        outside_pairs += outside * (outside + 1) // 2
     counters[e, at.PREFILL_TOKENS] = prefill_tokens
-    counters[e, at.PREFILL_PAIRS] = prefill_pairs
+    # The mean over layers: queries do not meet keys that have left their window.
+    counters[e, at.PREFILL_PAIRS] = prefill_pairs - np.int64(scalars[at.WINDOW_SHARE] * outside_pairs)
     counters[e, at.RLP] = batch
     counters[e, at.TLP] = scheduled_tlp(0, schedule)
     counters[e, at.LAST_FC] = -1
@@ -409,6 +477,7 @@ def decode_tokens(counters, slots, keys, gains, schedule, scalars):
     counters[at.GROUP_MAX] = group_max
     counters[at.KEY_ROW_SUM] = key_row_sum
     counters[at.KEY_ROW_MAX] = key_rows_of(np.int64(group_max), np.int64(group_columns))
+    survey_windows(counters, slots, scalars)
     counters[at.LAST_N] = rlp * tlp
     counters[at.LAST_FINISHED] = rlp - active
     counters[at.LAST_DECODED] = decoded
@@ -445,7 +514,9 @@ def charge_causes(ahead, units, crossings, clocks, lookups, scalars, experts, ro
     rlp, tlp, attention = ahead.rlp, ahead.tlp, units.attention
     n = rlp * tlp
     qkv, projection, feed_forward = units.qkv, units.projection, units.feed_forward
-    attended = float(ahead.context_sum if attention == PU else ahead.group_sum)
+    context_sum = of_layers(ahead.whole.context_sum, ahead.near.context_sum, scalars)
+    group_sum = of_layers(ahead.whole.group_sum, ahead.near.group_sum, scalars)
+    attended = context_sum if attention == PU else group_sum
     if qkv == projection and projection == feed_forward:
         for k in range(at.LINK):
             clocks[at.CAUSE_J + k] += (
@@ -462,7 +533,7 @@ def charge_causes(ahead, units, crossings, clocks, lookups, scalars, experts, ro
     if experts is not None:
         for k in range(at.LINK):
             clocks[at.CAUSE_J + k] += experts[0][units.experts, n, routing, CAUSES + k]
-    link = ahead.context_sum * other[attention, tlp, rlp, at.ATTENTION_CAUSES + at.LINK]
+    link = context_sum * other[attention, tlp, rlp, at.ATTENTION_CAUSES + at.LINK]
     link += other[attention, tlp, rlp, at.MOVES_J]
     if scalars[at.SWITCH_S] > 0.0:
         link += crossings * other[attention, tlp, rlp, at.CROSS_J]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from papi_env.hardware import costs, energy
@@ -9,7 +11,7 @@ from papi_env.hardware.system import System
 from papi_env.hardware.table import DENSE_ROWS
 from papi_env.hardware.units import UNIT_NAMES, PimUnit, ProcessingUnit, UnitName
 from papi_env.kernel import AttentionKernel, FloatArray
-from papi_env.scenario import MAX_BATCH, MAX_SPECULATION
+from papi_env.scenario import MAX_BATCH, MAX_SPECULATION, Scenario
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.stages import crossing
 from papi_env.workload.transformer import Transformer
@@ -32,15 +34,30 @@ def rate_descriptors(system: System) -> list[float]:
     return [decades(rate) for rate in rates]
 
 
+def attention_with_room(scenario: Scenario) -> AttentionKernel:
+    """Attention of a static batch; latent keys and values are kept as often as the longest batch has room for."""
+    model, _ = scenario.decoding()
+    kernel = model.attention_kernel()
+    if kernel.most_copies is None:
+        return kernel
+    room = scenario.system.kv_room(scenario.weight_bytes)
+    return replace(kernel, most_copies=max(room // scenario.kv_bytes, 1))
+
+
 def attention_tables(
-    system: System, model: Transformer, most_requests: int = MAX_BATCH
+    system: System,
+    model: Transformer,
+    most_requests: int = MAX_BATCH,
+    kernel: AttentionKernel | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """What attention costs by unit, RLP and TLP, from the functions in `hardware.costs`.
+
+    `kernel` is the model's own if not given.
 
     Returns:
         Coefficients [units, RLP, TLP, NUM_ATTENTION] and shares [units, RLP, TLP, NUM_SHARES]; see `state`.
     """
-    kernel = model.attention_kernel()
+    kernel = kernel or model.attention_kernel()
     columns = group_columns(system, model)
     shape = (at.NUM_UNITS, most_requests + 1, MAX_SPECULATION + 1)
     attention = np.zeros((*shape, at.NUM_ATTENTION))
@@ -98,13 +115,18 @@ def _on_pim(
     shares[at.UNPAIRED] = mapping.pairs % 2 / mapping.pairs
 
 
-def attention_causes(system: System, model: Transformer, most_requests: int = MAX_BATCH) -> FloatArray:
+def attention_causes(
+    system: System,
+    model: Transformer,
+    most_requests: int = MAX_BATCH,
+    kernel: AttentionKernel | None = None,
+) -> FloatArray:
     """The joules in `attention_tables` by cause, [units, RLP, TLP, causes], all layers together.
 
     Per 16-token group on PIM and per token on PUs, as attention is counted there; on links per token. Nothing on units
-    that cannot attend.
+    that cannot attend. `kernel` as in `attention_tables`.
     """
-    kernel = model.attention_kernel()
+    kernel = kernel or model.attention_kernel()
     table = np.zeros((at.NUM_UNITS, most_requests + 1, MAX_SPECULATION + 1, energy.NUM_CAUSES))
     for u, name in enumerate(UNIT_NAMES):
         unit = system.unit(name)

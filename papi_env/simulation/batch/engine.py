@@ -33,7 +33,7 @@ class DecodeState(NamedTuple):
     """What changes in a step, row by row of an environment; columns in `batch.state`.
 
     Attributes:
-        counters: int64 [num_envs, NUM_COUNTERS].
+        counters: int64 [num_envs, NUM_COUNTERS], or NUM_WINDOW_COUNTERS columns where layers have windows.
         clocks: float64 [num_envs, NUM_CLOCKS], or CAUSE_J columns where joules by cause are not kept.
         slots: int32 [num_envs, 2 x width], tokens that each request holds, then those that it lacks.
         keys: uint64 [num_envs, width], of the requests' draws.
@@ -120,10 +120,12 @@ class DecodeEngine(Engine[DecodeState]):
         clocks = at.NUM_CLOCKS if causes else at.CAUSE_J
         if self.tables.experts is not None:
             clocks = at.NUM_EXPERT_CLOCKS
+        windows = self.tables.scalars[at.WINDOW] > 0
+        counters = at.NUM_WINDOW_COUNTERS if windows else at.NUM_COUNTERS
         self._requests = int(self.tables.scalars[at.BATCH])
         width = -(-self._requests // at.SLOTS) * at.SLOTS
         self.state = DecodeState(
-            aligned_zeros((num_envs, at.NUM_COUNTERS), np.int64),
+            aligned_zeros((num_envs, counters), np.int64),
             aligned_zeros((num_envs, clocks), np.float64),
             aligned_zeros((num_envs, 2 * width), np.int32),
             aligned_zeros((num_envs, width), np.uint64),

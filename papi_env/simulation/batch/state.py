@@ -41,7 +41,7 @@ SPLIT = EXPERT_OPTIONS.index("split")
 TIMED_CLASSES = (*CHOICE_CLASSES, str(KernelClass.CONVOLUTION))
 CONVOLUTION, NUM_TIMED = NUM_CHOICES, len(TIMED_CLASSES)
 
-# --- counters: int64 [num_envs, NUM_COUNTERS] -------------------------------------------------------
+# --- counters: int64 [num_envs, NUM_COUNTERS or NUM_WINDOW_COUNTERS] --------------------------------
 SEED, EPISODE, DONE = engine.SEED, engine.EPISODE, engine.DONE  # the columns that all engines share
 RLP = 3
 TLP = 4
@@ -71,6 +71,9 @@ PREFILL_TOKENS = 35
 PREFILL_PAIRS = 36  # (query, key) pairs of causal attention in the prefill
 LAST_EXPERTS = 37  # where the experts ran last, of EXPERT_OPTIONS, or -1
 NUM_COUNTERS = 40  # whole cache lines
+# A line that is there where layers have windows: CONTEXT_SUM to KEY_ROW_MAX of what is inside.
+NEAR_CONTEXT_SUM, NEAR_GROUP_SUM, NEAR_GROUP_MAX, NEAR_KEY_ROW_SUM, NEAR_KEY_ROW_MAX = range(40, 45)
+NUM_WINDOW_COUNTERS = 48
 
 # --- clocks: float64 [num_envs, NUM_CLOCKS] ---------------------------------------------------------
 # A cache line of totals of an iteration, then what else is summed; two lines of the last step.
@@ -124,7 +127,9 @@ MERGED = 14  # 1 after Locality Injection, else 0
 EXPERT_LAYERS = 15
 EXPERTS_FED = 16  # 1 where layers with experts have a feed-forward kernel too
 ENDS_FED = 17  # 1 where a feed-forward kernel, the LM head, follows the last layer
-NUM_SCALARS = 18
+WINDOW = 18  # tokens that a query sees in layers with windows; 0 without
+WINDOW_SHARE = 19  # of the layers that have them
+NUM_SCALARS = 20
 
 # --- columns of the look-ups of an iteration (see `lookups`) ------------------------------------------
 # By unit and n: all FC kernels, seconds and then joules in the order of `workload.transformer.FC_CLASSES`.

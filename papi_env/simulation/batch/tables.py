@@ -16,11 +16,12 @@ from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.batch.decode import Ahead, Units, iteration_cost
+from papi_env.simulation.batch.decode import Ahead, Attended, Units, iteration_cost
 from papi_env.simulation.batch.decode_tables import (
     attention_causes,
     attention_link_table,
     attention_tables,
+    attention_with_room,
     decades,
     group_columns,
     moves_table,
@@ -202,11 +203,15 @@ def _decoding_tables(scenario: Scenario, scalars: FloatArray) -> dict[str, npt.N
     scalars[at.ACCEPTANCE] = workload.acceptance_rate * 2.0**53
     scalars[at.GROUP_COLUMNS] = group_columns(system, model)
     scalars[at.OVERHEAD_S] = model.layers * system.layer_overhead_s
-    attention, shares = attention_tables(system, model)
+    if model.windows is not None:
+        scalars[at.WINDOW] = model.windows.tokens
+        scalars[at.WINDOW_SHARE] = model.windowed_layers / model.layers
+    attending = attention_with_room(scenario)
+    attention, shares = attention_tables(system, model, kernel=attending)
     return {
         "fc": fc,
         "attention": attention,
-        "attention_causes": attention_causes(system, model),
+        "attention_causes": attention_causes(system, model, kernel=attending),
         "shares": shares,
         "attention_link": attention_link_table(system, model),
         "moves": moves_table(system, model),
@@ -291,11 +296,14 @@ def _reference(tables: EngineTables, mean_input: float) -> float:
     """What one iteration of the full batch at the mean input costs on the default units: time + weight x energy."""
     rlp = int(tables.scalars[at.BATCH])
     tlp = int(tables.schedule[0, 1])
-    groups = int(np.ceil((mean_input + tlp) / dram.GROUP_TOKENS))
-    key_rows = int(np.ceil(groups * tables.scalars[at.GROUP_COLUMNS] / dram.COLUMNS_PER_ROW))
-    ahead = Ahead(
-        rlp, tlp, rlp * round(mean_input + tlp), rlp * groups, groups, rlp * key_rows, key_rows, last_fc=-1
-    )
+
+    def attended(tokens: float) -> Attended:
+        groups = int(np.ceil(tokens / dram.GROUP_TOKENS))
+        key_rows = int(np.ceil(groups * tables.scalars[at.GROUP_COLUMNS] / dram.COLUMNS_PER_ROW))
+        return Attended(rlp * round(tokens), rlp * groups, groups, rlp * key_rows, key_rows)
+
+    near = min(mean_input + tlp, float(tables.scalars[at.WINDOW]) + tlp - 1)
+    ahead = Ahead(rlp, tlp, attended(mean_input + tlp), attended(near), last_fc=-1)
     qkv, attention, projection, feed_forward = (int(unit) for unit in tables.defaults[: at.NUM_CLASSES])
     units = Units(qkv, attention, projection, feed_forward, -1 if tables.experts is None else qkv)
     experts = ExpertLookups.of(tables)

@@ -68,7 +68,10 @@ def test_the_formula_by_hand():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([(1, 8, 50), (1, 16, 50)], r"moe\.csv:3: field 'activated_experts': found 16 experts for 1 tokens, expected at most 8"),
+        (
+            [(1, 8, 50), (1, 16, 50)],
+            r"moe\.csv:3: field 'activated_experts': found 16 experts for 1 tokens, expected at most 8",
+        ),
         ([(1, 7, 50)], r":2: field 'activated_experts': found '7', expected a whole number from 8 to 128"),
         ([(64, 129, 50)], r"found '129', expected a whole number from 8 to 128"),
         ([(0, 8, 50)], r"field 'tokens': found '0', expected a whole number from 1"),
@@ -86,7 +89,9 @@ def test_what_is_not_such_a_file_is_refused(tmp_path, rows, message):
 def test_a_missing_column_is_named_with_the_nearest(tmp_path):
     path = tmp_path / "moe.csv"
     path.write_text("token,activated_experts,time_us\n1,8,50\n")
-    with pytest.raises(DataError, match=r"field 'tokens': found no such column, expected one \(did you mean 'token'\?\)"):
+    with pytest.raises(
+        DataError, match=r"field 'tokens': found no such column, expected one \(did you mean 'token'\?\)"
+    ):
         validate_moe(path)
 
 

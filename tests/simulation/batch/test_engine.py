@@ -13,7 +13,9 @@ from papi_env.hardware.units import ATTN_PIM, FC_PIM, PU
 from papi_env.scenario import get_scenario, parse_scenario
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.decode import survey
+from papi_env.simulation.batch.decode_tables import attention_with_room
 from papi_env.simulation.batch.engine import DecodeEngine
+from papi_env.workload.attention import SlidingWindows
 from papi_env.workload.formats import ElementFormat
 from papi_env.workload.requests import Lengths
 from papi_env.workload.transformer import PRESET_MODELS, TRANSFORMERS
@@ -134,6 +136,8 @@ MODELS = [
     TRANSFORMERS["qwen3-32b"],
     _GROUPED.model_copy(update={"kv_format": ElementFormat(elements="fp8")}),
     _GROUPED.model_copy(update={"kv_format": ElementFormat(elements="int4"), "head_dim": 256}),
+    _GROUPED.model_copy(update={"windows": SlidingWindows(tokens=200, full_every=6)}),
+    _GROUPED.model_copy(update={"windows": SlidingWindows(tokens=33)}),
     TRANSFORMERS["deepseek-v3"].model_copy(update={"experts": None, "layers": 4}),
 ]
 
@@ -158,10 +162,12 @@ def test_engine_attention_is_the_hardware_function(system, model, tlp, contexts)
     survey(0, engine.counters, engine.contexts, engine.tables.scalars)
     engine.actions[:] = int(engine.tables.defaults[0])
     engine.step()
-    kernel = s.model.attention_kernel()
-    unit = s.system.attn_pim
-    work_s = costs.pim_attention_s(unit, kernel, np.array(contexts) + tlp, tlp)
-    expected = kernel.count * (work_s + s.system.pim_start_s)
+    kernel, unit, attended = attention_with_room(s), s.system.attn_pim, np.array(contexts) + tlp
+    seconds = [costs.pim_attention_s(unit, kernel, attended, tlp)] * kernel.count
+    if model.windows is not None:
+        near = costs.pim_attention_s(unit, kernel, np.minimum(attended, model.windows.tokens + tlp - 1), tlp)
+        seconds[: model.windowed_layers] = [near] * model.windowed_layers
+    expected = sum(seconds) + kernel.count * s.system.pim_start_s
     assert engine.counters[0, at.LAST_UNIT + at.ATTENTION] == ATTN_PIM
     assert engine.clocks[0, at.LAST_CLASS_S + at.ATTENTION] == pytest.approx(float(expected), rel=1e-12)
 
