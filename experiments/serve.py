@@ -194,6 +194,16 @@ class Serving(Match):
             **({"trace_digest": file_digest(self.config.trace[0])} if self.config.trace else {}),
         }
 
+    def remarks(self) -> list[str]:
+        """What the trace was read as, and what was left out of it."""
+        if not self.config.trace:
+            return []
+        assert self.scenario.serving is not None
+        trace = self.scenario.serving.arrivals.read()
+        skipped = f"; left out {trace.skipped} rows without tokens" if trace.skipped else ""
+        note = f"; {trace.note}" if trace.note else ""
+        return [f"{trace.path.name}: {len(trace)} requests, format {trace.format}{skipped}{note}"]
+
     def rehearse(self) -> None:
         """See `Study`."""
         rehearse(self.problem, self.cells)

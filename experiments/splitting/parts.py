@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from papi_env.workload.arrivals import Arrivals
 from papi_env.workload.lengths import LENGTH_TABLES
 from papi_env.workload.requests import Lengths
 from papi_env.workload.serving import Serving
-from papi_env.workload.traces import read_trace
+from papi_env.workload.traces import TraceForm, cached_trace
 
 # Words for people, not what is simulated.
 _WORDS = frozenset(("name", "description", "source"))
@@ -40,39 +39,55 @@ class Part(NamedTuple):
 
 def trace_paths(scenario: Scenario) -> tuple[str, ...]:
     """The files that a scenario reads requests from, each once."""
-    found = []
-    if scenario.workload is not None:
-        found.append(scenario.workload.lengths.trace)
-    if scenario.serving is not None:
-        found += [scenario.serving.lengths.trace, scenario.serving.arrivals.trace]
-    return tuple(dict.fromkeys(path for path in found if path is not None))
+    return tuple(_trace_sources(scenario))
 
 
-def trace_content(path: str | Path) -> tuple[str, int]:
+def trace_contents(scenario: Scenario) -> dict[str, str]:
+    """A hash of the requests of each file that a scenario reads, by path, read as the scenario says.
+
+    Raises:
+        DataError: a file cannot be read as a trace.
+    """
+    return {path: trace_content(path, how)[0] for path, how in _trace_sources(scenario).items()}
+
+
+def trace_content(path: str | Path, how: Mapping[str, Any] | None = None) -> tuple[str, int]:
     """A hash of a trace's requests, and how many there are.
 
-    It does not depend on the file's name, line ends or notation of times: hashed are int64 rows of microseconds since
-    the first request (0 where there are no times), input and output tokens.
+    It does not depend on the file's name, line ends, columns or notation of times: hashed are int64 rows of
+    microseconds since the first request (0 where there are no times), input and output tokens.
+
+    Args:
+        path: of the file.
+        how: it is read, as arguments of `read_trace`.
 
     Raises:
         DataError: the file cannot be read as a trace.
     """
     try:
-        stat = Path(path).stat()
+        Path(path).stat()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    return _content(str(path), (stat.st_mtime_ns, stat.st_size))
-
-
-@lru_cache(maxsize=16)
-def _content(path: str, version: tuple[int, int]) -> tuple[str, int]:
-    """Cached; `version` changes with the file."""
-    trace = read_trace(path)
+    trace = cached_trace(str(path), **(how or {}))
     count = len(trace.input_lengths)
     times = np.zeros(count) if trace.timestamps_s is None else trace.timestamps_s
     columns = (np.rint(1e6 * times), trace.input_lengths, trace.output_lengths)
     rows = np.stack([np.asarray(column, dtype="<i8") for column in columns], axis=1)
     return digest(rows.tobytes()), count
+
+
+def _trace_sources(scenario: Scenario) -> dict[str, dict[str, Any]]:
+    """The files that a scenario reads requests from, and how: columns and how the file is written."""
+    parts: list[Lengths | Arrivals] = []
+    if scenario.workload is not None:
+        parts.append(scenario.workload.lengths)
+    if scenario.serving is not None:
+        parts += [scenario.serving.lengths, scenario.serving.arrivals]
+    fields = ("input_column", "output_column", "time_column", *TraceForm.model_fields)
+    # Of a file that both name, arrivals know the times.
+    return {
+        part.trace: {name: getattr(part, name) for name in fields} for part in parts if part.trace is not None
+    }
 
 
 def parts_of(scenario: Scenario, traces: Mapping[str, str]) -> tuple[Part, ...]:

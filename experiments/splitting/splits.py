@@ -28,7 +28,14 @@ from experiments.splitting.definition import (
     SplitName,
     define,
 )
-from experiments.splitting.parts import DIGITS, fingerprint, parts_of, trace_content, trace_paths
+from experiments.splitting.parts import (
+    DIGITS,
+    fingerprint,
+    parts_of,
+    trace_content,
+    trace_contents,
+    trace_paths,
+)
 from papi_env.errors import ConfigurationError, DataError, lookup, unknown_name
 from papi_env.scenario import Scenario, parse_scenario
 
@@ -151,7 +158,7 @@ def load_split(env_id: str, name: str, traces: Sequence[str | Path] = (), pins: 
 
 def trace_records(scenarios: Sequence[Scenario]) -> dict[str, str]:
     """What a policy records of the traces that it was trained on: their content by path, as `check_unseen` reads it."""
-    return {path: trace_content(path)[0] for scenario in scenarios for path in trace_paths(scenario)}
+    return {path: content for scenario in scenarios for path, content in trace_contents(scenario).items()}
 
 
 def read_pins(path: str | Path = PINS) -> dict[str, Any]:

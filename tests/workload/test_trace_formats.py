@@ -449,7 +449,7 @@ def test_a_bomb_of_gzip_stops_at_a_line_that_is_none(write, monkeypatch):
 
 
 def test_more_requests_than_fit_are_refused_but_for_a_window_of_them(write, monkeypatch):
-    monkeypatch.setattr("papi_env.workload.traces.reading.MAX_ROWS", 2)
+    monkeypatch.setattr("papi_env.workload.traces.gather.MAX_ROWS", 2)
     with pytest.raises(ConfigurationError, match=r"holds more than 2 requests, expected a window"):
         read_trace(write(VIDUR))
     assert len(read_trace(write(VIDUR), window_s=1)) == 2

@@ -193,7 +193,15 @@ def _of_text(column: pl.Series, kind: str, unit: TimeUnit) -> tuple[npt.NDArray[
         if kind == _OFFSET:
             zones = column.str.extract(_ZONE)
             known = {zone: _offset_s(zone) for zone in zones.unique().drop_nulls()}
-            seconds = seconds - zones.replace_strict(known, return_dtype=pl.Int64)
+            # A row without an offset that there is becomes null, and is no usual one.
+            known[""] = None
+            offsets = zones.replace_strict(
+                pl.Series(list(known), dtype=pl.String),
+                pl.Series(list(known.values()), dtype=pl.Int64),
+                default=None,
+                return_dtype=pl.Int64,
+            )
+            seconds = seconds - offsets
         decimals = column.str.extract(r"\.([0-9]{1,9})").fill_null("")
         nanoseconds = decimals.str.pad_end(9, "0").cast(pl.Int64)
     else:

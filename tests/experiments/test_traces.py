@@ -1,0 +1,34 @@
+"""What a trace holds is said in a line of JSON; made-up traces are read back as what they are."""
+
+import json
+from functools import partial
+
+import pytest
+
+from experiments.traces import main
+from tests.experiments.commands import called
+
+command = partial(called, main)
+
+
+def test_a_made_up_trace_is_read_in_part(tmp_path):
+    path = tmp_path / "made.csv.gz"
+    status, out, err = command("--trace", path, "--make", 3000, "--start", 10, "--window", 20)
+    assert status == 0, err
+    found = json.loads(out)
+    assert (found["format"], found["without_tokens"]) == ("azure", 0)
+    assert 10 <= found["first_s"] <= found["last_s"] < 30
+    # 73 requests a second, and five standard deviations.
+    assert found["requests"] == pytest.approx(20 * 73, abs=5 * (20 * 73) ** 0.5)
+    assert 0 < found["before_mib"] <= found["peak_mib"]
+    status, _, err = command("--trace", path, "--make", 5)
+    assert (status, "cannot be made: File exists" in err) == (2, True)
+
+
+def test_what_cannot_be_read_is_refused_in_a_line(tmp_path):
+    path = tmp_path / "bad.csv"
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n5,1,0\n")
+    status, out, err = command("--trace", path)
+    assert (status, out) == (2, "")
+    assert "bad.csv:2: field 'GeneratedTokens': found '0', expected a whole number" in err
+    assert command()[0] == 2
