@@ -127,6 +127,7 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
         parts.append(f"{most[0]} and {most[1]} of {len(own)} ({starts})")
     return (
         "Seconds of the better single unit / best plan, then of the best unit for each class / best plan, by images "
-        f"at once, merged form. Gains of a tenth and more: {'; '.join(parts)}. Machine: peak, bandwidth, stacks x FPUs a bank. Starts of kernels: as registered, "
+        f"at once, merged form. Gains of a tenth and more: {'; '.join(parts)}. "
+        "Machine: peak, bandwidth, stacks x FPUs a bank. Starts of kernels: as registered, "
         "equal on both units, or none with the GPU by the roofline. More images are more rows, which are the PUs'."
     )
