@@ -92,7 +92,7 @@ def test_a_preset_on_another_system_fits_or_is_refused_with_both_sizes(system):
         kv = weights = 0
         if scenario.model is not None:
             longest = scenario.population().max_total + scenario.image_tokens
-            kv = 64 * longest * scenario.model.kv_bytes_per_token
+            kv = scenario.workload.batch_size * longest * scenario.model.kv_bytes_per_token
             weights = scenario.model.weight_bytes
         if scenario.images is not None:
             weights += scenario.images.weight_bytes

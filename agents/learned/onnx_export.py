@@ -10,6 +10,7 @@ A tree is a `TreeEnsembleRegressor` (ai.onnx.ml) that says the number of the lea
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from papi_env.errors import ConfigurationError
 _OPSET, _ML_OPSET, _IR_VERSION = 17, 3, 8
 
 
-def _onnx() -> Any:
+def onnx_package() -> Any:
+    """The package onnx; ConfigurationError where it is not installed."""
     try:
         import onnx
         import onnx.helper
@@ -41,7 +43,7 @@ def tree_to_onnx(description: TreeDescription) -> bytes:
     Raises:
         ConfigurationError: the package onnx is not installed.
     """
-    onnx = _onnx()
+    onnx = onnx_package()
     helper = onnx.helper
     tree = description.tree
     count = len(tree.feature)
@@ -84,7 +86,7 @@ def tree_to_onnx(description: TreeDescription) -> bytes:
         "features": json.dumps(list(description.observation.names)),
         "options": json.dumps(list(description.action.options)),
     }
-    return _model(
+    return model_bytes(
         nodes, tables, [_value("observation", onnx.TensorProto.FLOAT, features)], outputs, properties
     )
 
@@ -96,7 +98,7 @@ def network_to_onnx(checkpoint: Checkpoint) -> bytes:
         ConfigurationError: the package onnx is not installed, or the network is recurrent: its state would be part of
             the model's interface.
     """
-    onnx = _onnx()
+    onnx = onnx_package()
     helper = onnx.helper
     description = checkpoint.description
     architecture = description.architecture
@@ -145,28 +147,29 @@ def network_to_onnx(checkpoint: Checkpoint) -> bytes:
         "features": json.dumps(list(description.observation.names)),
         "options": json.dumps(list(description.action.options)),
     }
-    return _model(nodes, tables, inputs, outputs, properties)
+    return model_bytes(nodes, tables, inputs, outputs, properties)
 
 
 def _value(name: str, kind: int, width: int) -> Any:
-    return _onnx().helper.make_tensor_value_info(name, kind, ["N", width])
+    return onnx_package().helper.make_tensor_value_info(name, kind, ["N", width])
 
 
-def _model(
+def model_bytes(
     nodes: list[Any],
-    tables: dict[str, npt.NDArray[Any]],
+    tables: Mapping[str, npt.NDArray[Any]],
     inputs: list[Any],
     outputs: list[Any],
     properties: dict[str, str],
+    name: str = "policy",
 ) -> bytes:
-    """A checked model with one graph, as bytes."""
-    onnx = _onnx()
+    """A checked model with one graph of that name, as bytes."""
+    onnx = onnx_package()
     graph = onnx.helper.make_graph(
         nodes,
-        "policy",
+        name,
         inputs,
         outputs,
-        [onnx.numpy_helper.from_array(array, name) for name, array in tables.items()],
+        [onnx.numpy_helper.from_array(array, table) for table, array in tables.items()],
     )
     model = onnx.helper.make_model(
         graph,

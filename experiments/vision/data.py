@@ -81,12 +81,12 @@ def find_system(name: str | None, gpu_bandwidth: str | None = None, bank_rate: s
     return system.with_readings(gpu_bandwidth, bank_rate)
 
 
-def tabulate(name: str, system: System) -> Network:
-    """A registered network on a system, in both forms.
+def tabulate(network: str | RepMLPNet, system: System) -> Network:
+    """A network, as `get_repmlpnet` takes it, on a system, in both forms.
 
     Raises ConfigurationError for an unknown name, or weights that do not fit.
     """
-    net = get_repmlpnet(name)
+    net = get_repmlpnet(network)
     scenarios, tables, profiles = {}, {}, {}
     for form, merged in FORMS.items():
         scenario = get_scenario(SCENARIO).replace(system=system, network=net, reparameterized=merged)
@@ -285,14 +285,14 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def output_difference(name: str, dtype: str, images: int, seed: int) -> dict[str, list[Any]]:
+def output_difference(network: str | RepMLPNet, dtype: str, images: int, seed: int) -> dict[str, list[Any]]:
     """How far a network's output moves when it is merged: a column for each field of a table of one row.
 
     Fresh weights, statistics as after training (`randomize_statistics`) and normal images, all drawn from `seed`.
     The largest difference of a logit is relative to the largest logit. Needs torch.
 
     Args:
-        name: of a registered network.
+        network: a registered name, or a network of one's own.
         dtype: "float32" or "float64", of the network before and after; the merge itself is done in float64.
         images: in the batch, of the network's own size.
         seed: of all draws.
@@ -304,10 +304,10 @@ def output_difference(name: str, dtype: str, images: int, seed: int) -> dict[str
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        before = create_repmlpnet(name)
+        before = create_repmlpnet(network)
         size = (images, before.spec.image_channels, before.spec.image_size, before.spec.image_size)
         batch = torch.randn(size)
     kind = getattr(torch, dtype)
     before = randomize_statistics(before, seed).to(kind).eval()
     difference = relative_difference(before, locality_injected(before), batch.to(kind))
-    return {"network": [name], "dtype": [dtype], "relative_difference": [difference]}
+    return {"network": [before.spec.name], "dtype": [dtype], "relative_difference": [difference]}

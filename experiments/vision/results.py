@@ -20,12 +20,13 @@ from experiments.vision.data import (
     stage_rows,
 )
 from papi_env.errors import DataError
+from papi_env.workload.vision.network import REPMLPNETS, RepMLPNet
 
 # chosen: 2000 logits to find the largest difference among (range: any); more images take as much longer.
 DIFFERENCE_IMAGES = 2
 
 
-def difference_jobs(networks: Sequence[str], seed: int, float64: bool) -> list[Job]:
+def difference_jobs(networks: Sequence[RepMLPNet], seed: int, float64: bool) -> list[Job]:
     """A job for each network and precision whose output's difference is measured; none without torch."""
     if importlib.util.find_spec("torch") is None:
         return []
@@ -33,15 +34,19 @@ def difference_jobs(networks: Sequence[str], seed: int, float64: bool) -> list[J
 
     return [
         Job(
-            f"{name} · output in {dtype}",
-            {"call": call, "torch": version("torch")},
+            f"{net.name} · output in {dtype}",
+            {"call": (named(net), dtype, DIFFERENCE_IMAGES, seed), "torch": version("torch")},
             output_difference,
-            call,
+            (net, dtype, DIFFERENCE_IMAGES, seed),
         )
         for dtype in ("float32", "float64")[: 1 + float64]
-        for name in networks
-        for call in [(name, dtype, DIFFERENCE_IMAGES, seed)]
+        for net in networks
     ]
+
+
+def named(net: RepMLPNet) -> str | dict[str, Any]:
+    """A network as plain data: its name where that says all, since it is registered."""
+    return net.name if REPMLPNETS.get(net.name) == net else net.model_dump(mode="json")
 
 
 def write_results(

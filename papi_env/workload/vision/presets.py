@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from papi_env.workload.images import Images
 from papi_env.workload.requests import Lengths
-from papi_env.workload.vision.network import RepMLPNet, get_repmlpnet
+from papi_env.workload.vision.network import RepMLPNet, get_repmlpnet, nearest_divisor
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,16 @@ class ImagePreset:
     speculation: int = 2
 
 
-def _shares(network: str, times: int, most: int) -> RepMLPNet:
-    """A registered network with more share-sets: as many MACs, more weights, fewer rows for each."""
+def with_shares(network: str, times: int) -> RepMLPNet:
+    """A registered network with so many times the share-sets: as many MACs, more weights, fewer rows for each.
+
+    Where that many do not divide the channels, the nearest that do: three times in the last stage of RepMLPNet-B256.
+    """
     base = get_repmlpnet(network)
-    sets = tuple(min(times * sets, most) for sets in base.share_sets)
+    sets = tuple(
+        nearest_divisor(channels, times * sets)
+        for channels, sets in zip(base.channels, base.share_sets, strict=True)
+    )
     return get_repmlpnet({**base.model_dump(), "name": f"{network}-shares-x{times}", "share_sets": sets})
 
 
@@ -56,7 +62,7 @@ IMAGE_PRESETS: Mapping[str, ImagePreset] = {
     "vision-edge-shares": ImagePreset(
         description="The same with four times the share-sets, so that FC3 has more weights and fewer rows",
         system="papi-edge",
-        images=Images(network=_shares("repmlpnet-b256", 4, 384), batch_sizes=_CAMERAS, encodes=16),
+        images=Images(network=with_shares("repmlpnet-b256", 4), batch_sizes=_CAMERAS, encodes=16),
     ),
     # chosen: answers of 8 tokens, a label or a count (range 1-64: the longer, the less the encode matters), questions
     # of 32, 8 requests at once (range 1-16: more, and the PUs decode about as well), and 2 images a request, which
