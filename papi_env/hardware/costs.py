@@ -135,6 +135,7 @@ def pu_prompt_energy(
 
 
 def _pu_energy(unit: ProcessingUnit, size: FloatArray, multiplies: FloatArray) -> Energy:
+    # What opening rows and reading them take in HBM, whatever a GPU's memory: it moves joules between causes alone.
     activation = size * (dram.ACTIVATION_J / dram.ROW_BYTES)
     read = size * dram.READ_J_PER_BYTE
     transfer = size * unit.memory_j_per_byte - activation - read
