@@ -36,7 +36,7 @@ class Experts(Definition):
     )
     routing: Literal["uniform", "zipf"] = "uniform"
     # chosen where asked for: 0.7, range 0-1.5; measured routings lie between uniform and that.
-    exponent: Number | None = Field(None, gt=0, le=4, description="of Zipf's law")
+    exponent: Number | None = Field(None, ge=1e-3, le=4, description="of Zipf's law")
     draws: Literal["expectation", "keyed"] = "expectation"
 
     @model_validator(mode="after")
