@@ -73,8 +73,9 @@ class DecodeEnv(DecodeProblem, ProblemEnv[DecodeEngine]):
     follows n = RLP x TLP, which falls as requests finish. PAPI (ASPLOS 2025) sends them to the GPUs'
     processing units (PUs) when n exceeds a threshold α, else to FC-PIM. Switching is free by default, so
     the one-step oracle is optimal and PAPI's calibrated threshold nearly so: the anchor that checks
-    everything else. With `switch_s > 0` each change between PUs and FC-PIM costs that long, plus the
-    activations that cross.
+    everything else. Experts of a mixture are FC kernels like the others here, with fewer rows each; in
+    `papi_env/Kernels-v0` they choose for themselves. With `switch_s > 0` each change between PUs and FC-PIM costs
+    that long, plus the activations that cross.
 
     ## Action space
     `Discrete(2)`: 0 runs the FC kernels on the PUs, 1 on FC-PIM. A choice that the system lacks

@@ -98,7 +98,7 @@ def _costs(system: System, layer: ExpertLayer, placement: ExpertPlacement, rows:
     return _Costs(one, causes, fixed, row_transfer_j)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def expert_table(
     system: System, routing: Routing, placement: ExpertPlacement, wanted: tuple[int, ...]
 ) -> FloatArray:
