@@ -26,6 +26,23 @@ _DEEPEST = 50
 _DOTTED = re.compile(rf"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){{{_DEEPEST}}}""")
 
 
+def check_regular(path: str | os.PathLike[str], limit: int) -> None:
+    """Raise DataError where there is no regular file of at most `limit` bytes, for those who read it by themselves."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    _check(path, found, limit)
+
+
+def _check(path: str | os.PathLike[str], found: os.stat_result, limit: int) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a directory" if stat.S_ISDIR(found.st_mode) else "a device or pipe"
+        raise DataError(f"{path}: cannot be read: found {kind}, expected a regular file")
+    if found.st_size > limit:
+        raise DataError(f"{path}: found {found.st_size} bytes, expected at most {limit}")
+
+
 def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     """The content of a regular file of at most `limit` bytes.
 
@@ -36,12 +53,7 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
     try:
         # Without waiting for the other end of a pipe.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            kind = "a directory" if stat.S_ISDIR(found.st_mode) else "a device or pipe"
-            raise DataError(f"{path}: cannot be read: found {kind}, expected a regular file")
-        if found.st_size > limit:
-            raise DataError(f"{path}: found {found.st_size} bytes, expected at most {limit}")
+        _check(path, os.fstat(handle), limit)
         with open(handle, "rb", closefd=False) as file:
             # A file may grow in between, and those of some systems have no size at all.
             data = file.read(limit + 1)

@@ -54,8 +54,8 @@ class Match(Study):
         columns = schema(self.problem)
         for cell in self.cells:
             if _is_played(cell):
-                path = folder.job_path(self.played[_key(cell)])
-                rows = pl.read_csv(path, schema_overrides=columns).select(*columns)
+                text = folder.result(self.played[_key(cell)])
+                rows = pl.read_csv(text, schema_overrides=columns).select(*columns)
             else:
                 seeds: Sequence[int | None] = cell.seeds if cell.refusal else (None,)
                 run = cell.entry.runs[cell.run] if cell.entry.runs else None

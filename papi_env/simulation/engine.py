@@ -96,7 +96,7 @@ class Engine(ABC, Generic[State]):
     """
 
     # Attributes that copies share: what no step changes.
-    shared: ClassVar[frozenset[str]] = frozenset(("scenario", "tables"))
+    shared: ClassVar[frozenset[str]] = frozenset(("scenario", "tables", "_limits_of_actions"))
     # Attributes that are made of the others by `_bind`, and so are neither pickled nor copied.
     bound: ClassVar[frozenset[str]] = frozenset()
     state: State
