@@ -12,7 +12,7 @@ from typing import TypeVar
 import tyro
 from rich.console import Console
 
-from experiments.common.guards import Terminated, terminable
+from experiments.common.ending import Terminated, terminable
 from experiments.common.options import Spelling, respell
 from papi_env.errors import ConfigurationError, DataError
 

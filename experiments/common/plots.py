@@ -48,4 +48,4 @@ def _as_written(figure: Figure) -> None:
                     own.add(axis.get_offset_text())
     for text in figure.findobj(Text):
         if text not in own:
-            text.set_parse_math(False)  # type: ignore[attr-defined] # findobj says Artist
+            text.set_parse_math(False)

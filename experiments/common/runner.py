@@ -41,10 +41,14 @@ from rich.progress import (
 )
 
 import papi_env
-from experiments.common.guards import alone_in
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.files import JSON_BYTES, read_bounded, read_json
 from papi_env.hardware.unused import kept_quiet, warn_once
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where folders have no such locks
+    fcntl = None  # type: ignore[assignment]
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = Path("runs")
@@ -315,6 +319,31 @@ def _csv(columns: Columns) -> str:
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
     return text.getvalue()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder: nobody else can at the same time. The lock ends with the process, however that ends.
+
+    Raises:
+        ConfigurationError: another run holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"{folder}: another run works in it; wait for its end, or choose another folder"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
