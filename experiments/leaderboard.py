@@ -231,7 +231,7 @@ class Contest(Match):
         frame = self.collect(folder)
         settings, count = self.split.settings, len(self.seeds)
         latencies = {
-            policy: pl.read_csv(folder.job_path(job)).cast(pl.Float64).row(0, named=True)
+            policy: pl.read_csv(folder.result(job)).cast(pl.Float64).row(0, named=True)
             for policy, job in self.timings.items()
         }
         ceiling, baseline = CEILINGS[self.problem], self.config.baseline

@@ -247,7 +247,7 @@ class Serving(Match):
     def _wall_s(self, folder: RunFolder) -> dict[str, float]:
         """Seconds of each entry's replay."""
         return {
-            cell.entry.label + cell.entry.marks: pl.read_csv(folder.job_path(job))["wall_s"][0]
+            cell.entry.label + cell.entry.marks: pl.read_csv(folder.result(job))["wall_s"][0]
             for cell, job in zip(self.cells, self.played.values(), strict=True)
         }
 

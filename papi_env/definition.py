@@ -11,6 +11,9 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from papi_env.errors import describe_validation, unknown_field
 from papi_env.quantities import LIMIT_ERRORS, SAYS_ALL, Quantity
 
+# chosen: more fields than any definition has (range 100-1e4).
+_MOST_FIELDS = 1000
+
 
 class Definition(BaseModel):
     """A part of what users define: cannot be changed, holds no unknown fields, no infinities.
@@ -36,6 +39,9 @@ class Definition(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _explained(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(data, Mapping) and len(data) > _MOST_FIELDS:
+            # Each would be looked for among the fields.
+            raise ValueError(f"found {len(data)} fields, expected some of {', '.join(cls.model_fields)}")
         try:
             return handler(data)
         except ValidationError as error:

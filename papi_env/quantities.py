@@ -69,6 +69,8 @@ class Quantity:
 
     def hint(self, value: float) -> str:
         """What may have been meant by a number out of range, or nothing: that nearest to the typical value."""
+        if abs(value) > 1e200:  # beyond what a unit explains, and an integer of any length
+            return ""
         sizes = [(value * size, name) for name, size in self.mistakes]
         meant = [(right, name) for right, name in sizes if right > 0 and self.holds(right)]
         if not meant:
@@ -168,7 +170,10 @@ def _shown(value: float) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # more digits than Python writes
+        return "an integer of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -8,7 +8,6 @@ one (`base = "papi"`) and overrides fields, or a whole definition. A model may a
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any, TypedDict, Unpack
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from papi_env.definition import Definition
-from papi_env.errors import ConfigurationError, DataError, lookup, unknown_name
+from papi_env.errors import ConfigurationError, lookup, unknown_name
+from papi_env.files import read_toml
 from papi_env.hardware.experts import ExpertPlacement
 from papi_env.hardware.system import SYSTEMS, System, get_system
 from papi_env.hardware.table import DENSE_ROWS
@@ -323,12 +323,7 @@ def parse_scenario(data: Mapping[str, Any], where: str) -> Scenario:
 def load_scenario(path: str | Path) -> Scenario:
     """A scenario from a TOML file. Relative paths of traces, networks and a model's `hf` are taken from its folder."""
     path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a TOML file: {error}") from None
+    data = read_toml(path)
     data.setdefault("name", path.stem)
     for part, source in (("workload", "lengths"), ("serving", "lengths"), ("serving", "arrivals")):
         table = data.get(part)

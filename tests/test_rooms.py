@@ -11,7 +11,14 @@ from experiments.__main__ import commands
 ROOT = Path(__file__).resolve().parents[1]
 # From left to right: a room imports from itself and from those to its left.
 ORDER = (
-    ("papi_env.definition", "papi_env.errors", "papi_env.kernel", "papi_env.quantities", "papi_env.registry"),
+    (
+        "papi_env.definition",
+        "papi_env.errors",
+        "papi_env.files",
+        "papi_env.kernel",
+        "papi_env.quantities",
+        "papi_env.registry",
+    ),
     ("papi_env.hardware",),
     ("papi_env.workload",),
     ("papi_env.scenario",),

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from agents.learned.networks import Architecture, Float32Array
 from papi_env.errors import ConfigurationError, DataError, describe_validation, nearest
+from papi_env.files import read_bounded
 
 DESCRIPTION, WEIGHTS = "policy.json", "policy.safetensors"
 # The only tensor that is no weight: what each flat action does, int64 [actions, choices].
@@ -212,7 +213,10 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        kind = _executable(folder) if folder.is_file() else None
+        kind = None
+        if folder.is_file():
+            with folder.open("rb") as file:
+                kind = _executable(file.read(9))
         found = f"is {kind}: loading it would run code" if kind else "is no folder"
         raise ConfigurationError(f"{folder}: {found}; expected a folder with {DESCRIPTION} and {WEIGHTS}")
     if not (folder / DESCRIPTION).is_file():
@@ -284,22 +288,15 @@ def _read_weights(path: Path, expected: Any) -> dict[str, Any]:
 
 def _bytes(path: Path, limit: int) -> bytes:
     """Content of a file that is no longer than `limit` and of no kind that executes."""
-    try:
-        size = path.stat().st_size
-        if size > limit:
-            raise DataError(f"{path}: {size} bytes, expected at most {limit}")
-        kind = _executable(path)
-        if kind is not None:
-            raise DataError(f"{path}: is {kind}; loading it would run code from the file, so it is refused")
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    data = read_bounded(path, limit)
+    kind = _executable(data[:9])
+    if kind is not None:
+        raise DataError(f"{path}: is {kind}; loading it would run code from the file, so it is refused")
+    return data
 
 
-def _executable(path: Path) -> str | None:
-    """What kind of file that executes this one is, by how it begins."""
-    with path.open("rb") as file:
-        start = file.read(9)
+def _executable(start: bytes) -> str | None:
+    """What kind of file that executes this one is, by the nine bytes that it begins with."""
     # A safetensors file begins with the length of its header, then a brace: a first byte 0x80 proves nothing.
     if start[8:] == b"{":
         return None

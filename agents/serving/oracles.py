@@ -145,7 +145,7 @@ def token_rates(
     """
     twin = engine.fork(env, len(options), scratch)
     twin.actions[:] = options
-    twin.step()
+    twin.advance()
     gained = twin.counters - engine.counters[env]
     tokens = gained[:, at.TOKENS].astype(np.float64)
     if expected and engine.counters[env, at.RLP] > 0:

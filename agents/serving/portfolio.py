@@ -104,7 +104,7 @@ class ServingPortfolio(ServingRule):
         total = np.zeros(copies)
         while (going := twin.counters[:, at.DONE] == 0).any():
             twin.actions[:], known = self._tried.act(twin.observations, known, first)
-            twin.step()
+            twin.advance()
             total[going] += twin.rewards[going]
             first = np.zeros(copies, dtype=np.bool_)
         return total

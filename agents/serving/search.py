@@ -75,11 +75,11 @@ class ServingSearch(LookAhead):
         before = worth(twin, self._prompt_weight)
         start = twin.clocks[:, at.TIME_S] - twin.clocks[:, at.IDLE_S]
         for _ in range(min(HOLD, iterations)):
-            twin.step()
+            twin.advance()
         for _ in range(iterations - HOLD):  # none where the look is shorter
             view = ServingView(twin.observations, self.tables.scalars)
             twin.actions[:] = self._base.mended(self._base.rule(view, acceptance), view)
-            twin.step()
+            twin.advance()
         gain = worth(twin, self._prompt_weight) - before
         work = twin.clocks[:, at.TIME_S] - twin.clocks[:, at.IDLE_S] - start
         return gain.reshape(-1, samples).sum(axis=1) / np.maximum(

@@ -55,9 +55,9 @@ class Match(Study):
         columns = schema(self.problem, any(has_experts(cell.scenario) for cell in self.cells))
         for cell in self.cells:
             if _is_played(cell):
-                path = folder.job_path(self.played[_key(cell)])
+                text = folder.result(self.played[_key(cell)])
                 found = schema(self.problem, has_experts(cell.scenario))
-                rows = pl.read_csv(path, schema_overrides=found).select(*found)
+                rows = pl.read_csv(text, schema_overrides=found).select(*found)
                 lacking = [
                     pl.lit(None, dtype=columns[name]).alias(name) for name in columns if name not in found
                 ]

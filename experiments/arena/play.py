@@ -232,7 +232,7 @@ def best_fixed(scenario: Scenario, seeds: Sequence[int] = SELECTION_SEEDS) -> st
     engine = _engine_of(scenario, np.repeat(seeds, count).tolist())
     engine.actions[:] = np.tile(JOINT_ACTIONS, (len(seeds), 1))
     while (engine.counters[:, at.DONE] == 0).any():
-        engine.step()
+        engine.advance()
     returns = engine.clocks[:, at.RETURN].reshape(len(seeds), count).mean(axis=0)
     scalars = engine.tables.scalars
     has = np.ones(count, dtype=np.bool_)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 from agents.learned.checkpoint import DESCRIPTION
 from agents.learned.distilled import holds_tree
+from experiments.common.runner import read_record
 from experiments.distilling.files import POLICY
-from papi_env.errors import ConfigurationError, DataError
+from papi_env.errors import ConfigurationError
 
 # Where `experiments.train` leaves its policy; `experiments.distill` has a name of its own.
 BEST_FOLDER = "best"
@@ -65,13 +65,7 @@ def _record(folder: Path) -> dict[str, Any] | None:
     path = folder / "run.json"
     if not path.is_file():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        list(record["sessions"])
-        str(record["experiment"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not the record of a run ({error!r})") from None
-    return dict(record)
+    return read_record(path)
 
 
 def _from_record(folder: Path, record: Mapping[str, Any] | None) -> TrainingRun:

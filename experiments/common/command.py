@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import TypeVar
 import tyro
 from rich.console import Console
 
+from experiments.common.ending import Terminated, terminable
 from experiments.common.options import Spelling, respell
 from papi_env.errors import ConfigurationError, DataError
 
@@ -34,6 +36,10 @@ def command_line(
         arguments: without the program's name (default: those of this process).
         spellings: options of earlier versions that are still understood.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # An encoding without the signs of a table loses those, not the table.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     program = f"python -m experiments.{name}"
     asked = tyro.cli(config, args=respell(arguments, spellings), prog=program)
@@ -42,12 +48,25 @@ def command_line(
 
 
 def exit_status(run: Callable[[], object]) -> int:
-    """Run a command: 0, 2 with one line on standard error for what cannot be used as asked, 130 if interrupted."""
+    """Run a command: 0, 2 with one line on standard error for what cannot be used as asked or written.
+
+    130 if interrupted, 143 if asked to end (SIGTERM).
+    """
     try:
-        run()
+        with terminable():
+            run()
     except (ConfigurationError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        # A full disk, one that takes no changes, a name that is too long: whatever was being written.
+        if error.errno is None:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
+        return 2
+    except Terminated:
+        return 143
     except KeyboardInterrupt:
         return 130
     return 0

@@ -6,6 +6,8 @@ import io
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 # Okabe and Ito's colour-blind-safe palette ("Color Universal Design", 2008) without its yellow, which is
 # too pale on white. Systems with a single entry are greys: the eye goes to what competes on one machine.
@@ -26,6 +28,24 @@ STYLE: dict[Any, Any] = {
 
 def png(figure: Figure) -> bytes:
     """A figure as a PNG file."""
+    _as_written(figure)
     image = io.BytesIO()
     figure.savefig(image, format="png")
     return image.getvalue()
+
+
+def _as_written(figure: Figure) -> None:
+    """Let texts be what they are: a scenario may be named `$\\frac{$`, which is a formula, and a wrong one.
+
+    What matplotlib writes itself beside ticks, such as powers of ten, is formulas.
+    """
+    own = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            for formatter, minor in ((axis.get_major_formatter(), False), (axis.get_minor_formatter(), True)):
+                if not isinstance(formatter, (FixedFormatter, FuncFormatter)):
+                    own.update(axis.get_ticklabels(minor=minor))
+                    own.add(axis.get_offset_text())
+    for text in figure.findobj(Text):
+        if text not in own:
+            text.set_parse_math(False)

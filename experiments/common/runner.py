@@ -3,7 +3,8 @@
 A run folder holds `run.json` (what was asked, and every session that worked on it), one file per finished
 job under `jobs/`, and the results. Files appear whole or not at all. A job's file is named by a hash of
 everything that its result depends on, code and versions included: an interrupted run goes on where it
-stopped, and a job whose inputs have changed since is run again.
+stopped, and a job whose inputs have changed since is run again. So is one whose file is damaged: its last line is a
+digest of the others.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+from joblib.externals.loky import get_reusable_executor
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -40,7 +42,13 @@ from rich.progress import (
 
 import papi_env
 from papi_env.errors import ConfigurationError, DataError
+from papi_env.files import JSON_BYTES, read_bounded, read_json
 from papi_env.hardware.unused import kept_quiet, warn_once
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where folders have no such locks
+    fcntl = None  # type: ignore[assignment]
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = Path("runs")
@@ -48,6 +56,8 @@ RUNS = Path("runs")
 _SOURCES = (Path(papi_env.__file__).parent, ROOT / "agents")
 _SOURCE_SUFFIXES = (".py", ".json", ".safetensors")
 _PACKAGES = ("numpy", "numba", "gymnasium")
+# Before the digest in the last line of a job's file.
+_DIGEST = b"# sha256 "
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -94,12 +104,15 @@ class RunFolder:
         if path is None:
             path = RUNS / f"{experiment}-{datetime.now():%Y%m%d-%H%M%S}"
         run = cls(path, experiment, json.loads(canonical(configuration)))
-        if path.exists():
-            run._go_on()
         try:
+            if path.exists():
+                run._go_on()
             (path / "jobs").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(f"{path}: cannot be made: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            if isinstance(error, (ConfigurationError, DataError)):
+                raise
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigurationError(f"{path}: cannot be made: {reason}") from None
         return run
 
     def _go_on(self) -> None:
@@ -110,11 +123,10 @@ class RunFolder:
                 raise ConfigurationError(f"{self.path}: exists and holds no run; choose another folder")
             return
         try:
-            old = json.loads(record.read_text(encoding="utf-8"))
-            asked, self.sessions = old["configuration"], old["sessions"]
-            experiment = old["experiment"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{record}: not the record of a run ({error}); choose another folder") from None
+            old = read_record(record)
+        except DataError as error:
+            raise DataError(f"{error}; choose another folder") from None
+        asked, self.sessions, experiment = old["configuration"], old["sessions"], old["experiment"]
         if experiment != self.experiment:
             raise ConfigurationError(
                 f"{self.path}: holds a run of {experiment!r}, not of {self.experiment!r}; choose another folder"
@@ -130,13 +142,32 @@ class RunFolder:
         """Where a job's result is, once it has one."""
         return self.path / "jobs" / f"{job.key}.csv"
 
+    def result(self, job: Job) -> bytes:
+        """The CSV text of a finished job.
+
+        Raises:
+            DataError: the file is not there, or is damaged.
+        """
+        return read_result(self.job_path(job))
+
     def write(self, name: str, content: str | bytes) -> None:
         """Write a result file, whole or not at all."""
         write_whole(self.path / name, content)
 
     @contextmanager
     def session(self, command: str, cores: int) -> Iterator[dict[str, Any]]:
-        """Record a session in run.json: when it starts, and how it ends. Yields its entry, to add to."""
+        """Record a session in run.json: when it starts, and how it ends. Yields its entry, to add to.
+
+        Raises:
+            ConfigurationError: another run works in the folder.
+            DataError: the folder cannot be written to.
+        """
+        with alone_in(self.path):
+            if (self.path / "run.json").exists():
+                self._go_on()  # once more: another run may have ended since
+            yield from self._session(command, cores)
+
+    def _session(self, command: str, cores: int) -> Iterator[dict[str, Any]]:
         entry: dict[str, Any] = {
             "status": "running",
             "command": command,
@@ -154,11 +185,15 @@ class RunFolder:
             entry["status"] = "finished"
         except BaseException as error:
             entry["status"] = "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {error}"
+            with suppress(DataError):  # which would hide the error that came first
+                self._end(entry, start)
             raise
-        finally:
-            entry["finished"] = _now()
-            entry["wall_s"] = round(time.perf_counter() - start, 2)
-            self._record()
+        self._end(entry, start)
+
+    def _end(self, entry: dict[str, Any], start: float) -> None:
+        entry["finished"] = _now()
+        entry["wall_s"] = round(time.perf_counter() - start, 2)
+        self._record()
 
     def _record(self) -> None:
         record = {
@@ -167,6 +202,43 @@ class RunFolder:
             "sessions": self.sessions,
         }
         self.write("run.json", json.dumps(record, indent=1) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What `run.json` says: `experiment`, `configuration` and `sessions`, each of its own type.
+
+    Raises:
+        DataError: it cannot be read, or is no such record.
+    """
+    try:
+        found = read_json(path)
+    except DataError as error:
+        raise DataError(f"{error} (not the record of a run)") from None
+    for name, kind in (("experiment", str), ("configuration", dict), ("sessions", list)):
+        if not isinstance(found.get(name), kind):
+            raise DataError(
+                f"{path}: not the record of a run: {name} is {type(found.get(name)).__name__}, "
+                f"expected {kind.__name__}"
+            )
+    for k, session in enumerate(found["sessions"]):
+        if not isinstance(session, dict):
+            raise DataError(
+                f"{path}: not the record of a run: sessions.{k} is {type(session).__name__}, expected fields by name"
+            )
+    return found
+
+
+def read_result(path: Path) -> bytes:
+    """The CSV text of a job's file, checked against the digest in its last line.
+
+    Raises:
+        DataError: the file is not there, is cut off, or has changed since it was written.
+    """
+    data = read_bounded(path, JSON_BYTES)
+    text, mark, found = data.rpartition(_DIGEST)
+    if not mark or found != digest(text).encode() + b"\n":
+        raise DataError(f"{path}: cut off, or changed since it was written (its digest is another)")
+    return text
 
 
 def run_jobs(folder: RunFolder, jobs: Sequence[Job], cores: int, console: Console) -> int:
@@ -181,7 +253,18 @@ def run_jobs(folder: RunFolder, jobs: Sequence[Job], cores: int, console: Consol
     Returns:
         How many jobs had a result already.
     """
-    todo = [job for job in jobs if not folder.job_path(job).exists()]
+    todo, damaged = [], []
+    for job in jobs:
+        if not folder.job_path(job).exists():
+            todo.append(job)
+            continue
+        try:
+            folder.result(job)
+        except DataError as error:
+            todo.append(job)
+            damaged.append(f"{error}: {job.label} is run again")
+    if damaged:
+        console.print(f"warning: {listed(damaged)}", markup=False, highlight=False, soft_wrap=True)
     reused = len(jobs) - len(todo)
     if not todo:
         return reused
@@ -200,7 +283,7 @@ def run_jobs(folder: RunFolder, jobs: Sequence[Job], cores: int, console: Consol
             for job in todo
         )
         parallel = joblib.Parallel(n_jobs=min(cores, len(todo)), return_as="generator_unordered")
-        for done, (label, unused) in enumerate(parallel(calls), start=reused + 1):
+        for done, (label, unused) in enumerate(_ended_with(parallel(calls)), start=reused + 1):
             for message in unused:
                 warn_once(message)
             bars.update(bar, completed=done, description=label)
@@ -210,12 +293,22 @@ def run_jobs(folder: RunFolder, jobs: Sequence[Job], cores: int, console: Consol
     return reused
 
 
+def _ended_with(results: Iterator[Any]) -> Iterator[Any]:
+    """The results; the processes that make them end where this one is interrupted."""
+    try:
+        yield from results
+    except BaseException:
+        get_reusable_executor().shutdown(wait=False, kill_workers=True)
+        raise
+
+
 def _run_one(
     function: Callable[..., Columns], arguments: tuple[Any, ...], path: Path, label: str
 ) -> tuple[str, list[str]]:
     """The label of the job, and the units that it found never chosen: the command says so once, not each process."""
     with kept_quiet() as unused:
-        write_whole(path, _csv(function(*arguments)))
+        text = _csv(function(*arguments)).encode()
+        write_whole(path, text + _DIGEST + digest(text).encode() + b"\n")
     return label, unused
 
 
@@ -228,9 +321,45 @@ def _csv(columns: Columns) -> str:
     return text.getvalue()
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder: nobody else can at the same time. The lock ends with the process, however that ends.
+
+    Raises:
+        ConfigurationError: another run holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"{folder}: another run works in it; wait for its end, or choose another folder"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that, whatever happens, it is there with all its content or unchanged."""
+    """Write a file so that, whatever happens, it is there with all its content or unchanged.
+
+    Raises:
+        DataError: it cannot be written: a full disk, a folder that takes no changes, a name that is too long.
+    """
     data = content.encode() if isinstance(content, str) else content
+    try:
+        _write_whole(path, data)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _write_whole(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

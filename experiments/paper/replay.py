@@ -96,7 +96,7 @@ def record(scenario: Scenario, seeds: Sequence[int]) -> Trajectory:
     states = []
     while (engine.counters[:, at.DONE] == 0).any():
         states.append(engine.counters[:, kept])
-        engine.step()
+        engine.advance()
     # [seeds, iterations, columns]; a finished batch waits with RLP 0 for the longest.
     stacked = np.stack(states, axis=1)
     alive = stacked[:, :, 0] > 0

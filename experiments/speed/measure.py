@@ -218,7 +218,7 @@ class BatchLoop:
     def timed_engine(self, name: str) -> Timed:
         """The compiled step alone: without checks of the actions, infos and copies."""
         engine = self.env.unwrapped.engine  # type: ignore[attr-defined]
-        return Timed(name, lambda: engine.step(), self.num_envs)
+        return Timed(name, lambda: engine.advance(), self.num_envs)
 
     def spread(self, calls: int = SPREAD_CALLS) -> BatchLoop:
         """Step until the environments are at all points of their episodes, as in training. Returns itself.

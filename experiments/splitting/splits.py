@@ -11,11 +11,12 @@ differ by their seeds, whose ranges are disjoint.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from pydantic import BaseModel, ValidationError
 
 from experiments.common.runner import canonical, digest, write_whole
 from experiments.common.study import json_text
@@ -36,7 +37,8 @@ from experiments.splitting.parts import (
     trace_contents,
     trace_paths,
 )
-from papi_env.errors import ConfigurationError, DataError, lookup, unknown_name
+from papi_env.errors import ConfigurationError, DataError, describe_validation, lookup, unknown_name
+from papi_env.files import read_json
 from papi_env.scenario import Scenario, parse_scenario
 
 PINS = Path(__file__).with_name("splits.json")
@@ -161,25 +163,48 @@ def trace_records(scenarios: Sequence[Scenario]) -> dict[str, str]:
     return {path: content for scenario in scenarios for path, content in trace_contents(scenario).items()}
 
 
+class _Trace(BaseModel):
+    sha256: str
+    requests: int
+
+
+class _Setting(BaseModel):
+    sha256: str
+    parts: dict[str, str]
+
+
+class _Split(BaseModel):
+    settings: dict[str, _Setting]
+
+
+class _Pins(BaseModel):
+    """What is read of a file of pins; the rest is compared as it is."""
+
+    traces: dict[str, _Trace]
+    problems: dict[str, dict[str, _Split]]
+
+
 def read_pins(path: str | Path = PINS) -> dict[str, Any]:
     """The file of pins as plain data.
 
     Raises:
         DataError: it cannot be read, or is no such file.
     """
+    document = read_json(Path(path))
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
         form = (document["format"], document["version"])
         traces, problems = document["traces"], document["problems"]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
         raise DataError(f"{path}: not a file of splits ({error!r})") from None
     if form != (_FORMAT, _VERSION) or not isinstance(traces, dict) or not isinstance(problems, dict):
         raise DataError(f"{path}: found format {form}, expected {(_FORMAT, _VERSION)}")
     missing = [name for name in TRACES if name not in traces]
     if missing:
         raise DataError(f"{path}: pins no content of the trace {missing[0]}")
+    try:
+        _Pins.model_validate(document, strict=True)
+    except ValidationError as error:
+        raise DataError(str(describe_validation(str(path), error))) from None
     return document
 
 

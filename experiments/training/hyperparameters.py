@@ -7,7 +7,6 @@ training. `tuned` says where a block's values come from.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from experiments.common.runner import ROOT
 from papi_env.envs.registration import ENV_IDS
-from papi_env.errors import ConfigurationError, DataError, describe_validation, lookup, unknown_name
+from papi_env.errors import ConfigurationError, describe_validation, lookup, unknown_name
+from papi_env.files import parse_toml, read_toml
 
 FOLDER = ROOT / "agents" / "hyperparameters"
 DEFAULT = "default"
@@ -245,12 +245,7 @@ def load_hyperparameters(
 
 def _blocks(path: Path) -> dict[str, dict[str, Any]]:
     """The tables of a file, whose names are ids or `default`."""
-    try:
-        blocks = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a TOML file: {error}") from None
+    blocks = read_toml(path)
     for name, block in blocks.items():
         if not isinstance(block, dict) or name not in (DEFAULT, *ENV_IDS):
             error_ = unknown_name("block", name, (DEFAULT, *ENV_IDS))
@@ -266,7 +261,7 @@ def _overrides(texts: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any
         try:
             if not equals:
                 raise ValueError
-            found[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+            found[name.strip()] = parse_toml(f"value = {value}")["value"]
         except ValueError:
             raise ConfigurationError(
                 f"Hyper-parameter {text!r}: expected NAME=VALUE with a TOML value, such as gamma=0.9 or "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import shlex
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import tyro
 from pydantic import TypeAdapter, ValidationError
 
 from experiments.common.options import Env, Out, Scenarios, Spelling, Traces, respell, words
+from experiments.common.runner import read_record
 from experiments.training.hyperparameters import KINDS
 from papi_env.envs.registration import DECODE
 from papi_env.errors import ConfigurationError, DataError, describe_validation
@@ -147,15 +147,13 @@ def resumed(config: Config) -> Config:
         )
     assert config.resume is not None
     record = config.resume / "run.json"
+    if not record.is_file():
+        raise ConfigurationError(f"{record}: cannot be read: no such file; expected the folder of a training")
     try:
-        data = json.loads(record.read_text(encoding="utf-8"))
+        data = read_record(record)
         experiment, asked = data["experiment"], data["configuration"]["asked"]
-    except OSError as error:
-        raise ConfigurationError(
-            f"{record}: cannot be read ({error.strerror}); expected the folder of a training"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{record}: not the record of a training ({error!r})") from None
+    except KeyError as error:
+        raise DataError(f"{record}: not the record of a training: configuration has no {error}") from None
     if experiment != "train":
         raise ConfigurationError(f"{config.resume}: holds a run of {experiment!r}, not of 'train'")
     try:

@@ -7,11 +7,16 @@
 Training that goes on from here does what it would have done without the interruption, bit for bit, as long as code,
 versions and the number of threads stay the same: weights, optimizer, every random generator, the environments in the
 middle of their episodes, and of the off-policy algorithms the replay buffer are all there. Nothing is pickled and
-nothing in the file is executed. What is left out moves no weight: the logger, and clocks of wall time.
+nothing in the file is executed. What is left out moves no weight: the logger, and clocks of wall time; and what an
+engine makes from its scenario, its cost tables first, is made again.
+
+A digest finds a file that has changed by a bit. It is no signature: counters that count or choose rows of tables are
+checked besides, for compiled code does not look.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections import deque
@@ -31,9 +36,15 @@ from agents.learned.policy import problems_of
 from experiments.common.runner import write_whole
 from experiments.training.rewards import TrainingReward
 from papi_env.errors import DataError
+from papi_env.files import check_regular
 from papi_env.sb3 import BatchVecEnv
 from papi_env.sb3_mixture import MixtureVecEnv
+from papi_env.scenario import MAX_SPECULATION
+from papi_env.simulation.batch import state as batch
 from papi_env.simulation.batch.engine import DecodeEngine
+from papi_env.simulation.engine import Engine
+from papi_env.simulation.serving import state as serving
+from papi_env.workload.images import MAX_IMAGES, MAX_STAGES
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -48,8 +59,11 @@ _NUMBERS = (
 )
 _ARRAYS = ("_last_obs", "_last_episode_starts", "_last_original_obs")
 _REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-# Of an engine: what is made from the scenario, and never changes.
-_CONSTANTS = frozenset(("tables", "profile", "prefill"))
+# chosen: a hundred times the largest replay buffer of the shipped settings (range 1e9-1e11).
+_MOST_BYTES = 1 << 34
+# Counters of a serving engine that are no larger than its slots, and than the requests of an episode.
+_OF_SLOTS = (serving.RLP, serving.PREFILLING, serving.PREFILL_FRONT)
+_OF_REQUESTS = (serving.REQUESTS, serving.ARRIVED, serving.HEAD, serving.PREEMPTED)
 
 
 def save_state(path: Path, model: BaseAlgorithm, data: Mapping[str, Any]) -> None:
@@ -64,7 +78,7 @@ def save_state(path: Path, model: BaseAlgorithm, data: Mapping[str, Any]) -> Non
     text = json.dumps({"model": plain, "run": dict(data)})
     # Names may share memory, as do the states of an engine: a file holds each by itself.
     tensors = {name: np.array(array, order="C") for name, array in arrays.items()}
-    write_whole(path, save(tensors, metadata={"state": text}))
+    write_whole(path, save(tensors, metadata={"state": text, "sha256": _digest(text, tensors)}))
 
 
 def load_state(path: Path, model: BaseAlgorithm) -> Any:
@@ -74,13 +88,20 @@ def load_state(path: Path, model: BaseAlgorithm) -> Any:
         DataError: the file is damaged, or was written by another configuration: all that does not fit is named
             before anything changes.
     """
+    check_regular(path, _MOST_BYTES)
     try:
         with safe_open(path, framework="np") as file:
-            content = json.loads((file.metadata() or {})["state"])
+            metadata = file.metadata() or {}
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if metadata["sha256"] != _digest(metadata["state"], found):
+            raise DataError(f"{path}: changed since it was written (its digest is another)")
+        content = json.loads(metadata["state"])
+        plain, run = dict(content["model"]), content["run"]
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not a training state, or cut off: {error}") from None
     envs = model.get_env()
     assert envs is not None
@@ -89,10 +110,12 @@ def load_state(path: Path, model: BaseAlgorithm) -> Any:
     expected |= {f"policy.{name}": tensor.numpy() for name, tensor in model.policy.state_dict().items()}
     for name, array in expected.items():
         _check(path, name, found.get(name), array)
+    for i, part in enumerate(_parts(model)):
+        _check_counters(path, f"env.{i}.engine", problems_of(part)[0].engine, found)
     try:
-        _restore(model, found, content["model"])
-        return content["run"]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        _restore(model, found, plain)
+        return run
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: not the state of this training: {error!r}") from error
 
 
@@ -103,6 +126,51 @@ def _check(path: Path, name: str, found: npt.NDArray[Any] | None, expected: npt.
             f"{path}: {name} is {there}, expected {expected.dtype} {list(expected.shape)}: the state of another "
             "configuration"
         )
+
+
+def _check_counters(path: Path, where: str, engine: Engine[Any], found: Arrays) -> None:
+    """Refuse counters that would lead compiled code out of its arrays."""
+    if isinstance(engine, DecodeEngine):
+        bounds = [
+            (
+                batch.RLP,
+                0,
+                engine.scenario.workload.batch_size if engine.scenario.workload is not None else 0,
+            ),
+            (batch.TLP, 0, MAX_SPECULATION),
+            (batch.LAST_FC, -1, batch.NUM_UNITS - 1),
+            (batch.STAGE, -1, MAX_STAGES - 1),
+            (batch.IMAGES, 0, MAX_IMAGES),
+        ]
+        name = f"{where}.counters"
+        slots = found[f"{where}.slots"]
+        longest = int(engine.tables.population.sum(axis=1).max(initial=0)) + engine.scenario.image_tokens
+        if (slots < 0).any() or (slots > longest).any():
+            raise DataError(f"{path}: {where}.slots holds tokens outside 0..{longest}")
+    else:
+        _, slot_count = engine.state.requests.shape
+        requests = engine.state.facts.shape[1]
+        bounds = [(column, 0, slot_count) for column in _OF_SLOTS]
+        bounds += [(column, 0, requests) for column in _OF_REQUESTS]
+        name = f"{where}.state.counters"
+        if (found[f"{where}.state.requests"] < -1).any() or (
+            found[f"{where}.state.requests"] >= requests
+        ).any():
+            raise DataError(f"{path}: {where}.state.requests names requests outside 0..{requests - 1}")
+    for column, low, high in bounds:
+        values = found[name][:, column]
+        if values.min(initial=low) < low or values.max(initial=high) > high:
+            raise DataError(f"{path}: {name}: column {column} holds numbers outside {low}..{high}")
+
+
+def _digest(text: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    """SHA-256 of all that a file says: plain data, and each array with its name, type and shape."""
+    found = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found.update(f"\n{name} {array.dtype.str} {list(array.shape)} ".encode())
+        found.update(array.data)
+    return found.hexdigest()
 
 
 def _state_of(model: BaseAlgorithm) -> tuple[Arrays, dict[str, Any]]:
@@ -188,7 +256,8 @@ def _engine_arrays(part: BatchVecEnv) -> Arrays:
     (problem,) = problems_of(part)
     arrays: Arrays = {"returns": part._returns, "lengths": part._lengths}
     for name, value in vars(problem.engine).items():
-        if name in _CONSTANTS:
+        # What is made from the scenario never changes.
+        if name in problem.engine.shared:
             continue
         if isinstance(value, np.ndarray):
             arrays[f"engine.{name}"] = value

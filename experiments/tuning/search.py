@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,8 @@ from experiments.common.runner import canonical, digest
 from experiments.splitting.splits import Split
 from experiments.tuning.guesses import RULES
 from experiments.tuning.play import BATCH, Played, play
-from papi_env.errors import ConfigurationError
+from papi_env.errors import ConfigurationError, DataError
+from papi_env.files import JSON_BYTES, read_bounded
 from papi_env.scenario import Scenario
 
 # The best sets of a search that play again on other seeds.
@@ -90,6 +93,7 @@ class Search:
 
     Raises:
         ConfigurationError: the run folder holds a search of something else.
+        DataError: its journal is damaged.
     """
 
     def __init__(
@@ -126,6 +130,7 @@ class Search:
         }
         self.order.folder.mkdir(parents=True, exist_ok=True)
         journal = self.order.folder / f"{name}.journal"
+        mend_journal(journal)
         storage = JournalStorage(JournalFileBackend(str(journal)))
         self.study = optuna.create_study(
             study_name=name, storage=storage, direction="maximize", load_if_exists=True
@@ -140,7 +145,9 @@ class Search:
         if "shared_trials" not in self.study.user_attrs:
             known_trials = [one.on([scenario.name for scenario in self.scenarios]) for one in shared]
             begin = known_trials or play(self.rule, list(self.guesses.values()), self.scenarios, self.seeds)
-            self.study.add_trials([self._trial(one) for one in begin])
+            # An interruption may have come between two of them.
+            there = len(self.study.get_trials(deepcopy=False))
+            self.study.add_trials([self._trial(one) for one in begin[there:]])
             self.study.set_user_attr("shared_trials", len(shared))
         self.shared_trials = int(self.study.user_attrs["shared_trials"])
 
@@ -202,3 +209,28 @@ class Search:
             "command": self.order.command,
             "versions": {"papi_env": papi_env.__version__, "optuna": optuna.__version__},
         }
+
+
+def mend_journal(path: Path) -> None:
+    """Cut off the last line of a journal where the machine stopped in the middle of it, as a full disk does too.
+
+    Raises:
+        DataError: another line is damaged.
+    """
+    if not path.exists():
+        return
+    data = read_bounded(path, JSON_BYTES)
+    whole = data.rfind(b"\n") + 1
+    for number, line in enumerate(data[:whole].splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{path}:{number}: not JSON ({error}); expected an entry of Optuna's journal"
+            ) from None
+        if not isinstance(entry, dict):
+            raise DataError(
+                f"{path}:{number}: found {type(entry).__name__}, expected an entry of Optuna's journal"
+            )
+    if whole < len(data):
+        os.truncate(path, whole)

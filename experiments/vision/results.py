@@ -84,7 +84,7 @@ def _differences(folder: RunFolder, jobs: Sequence[Job]) -> dict[str, Row]:
     for job in jobs:
         path = folder.job_path(job)
         try:
-            ((name, dtype, value),) = pl.read_csv(path).rows()
+            ((name, dtype, value),) = pl.read_csv(folder.result(job)).rows()
         except (pl.exceptions.PolarsError, ValueError) as error:
             raise DataError(f"{path}: not a job's result ({error}); delete it and run again") from None
         found.setdefault(name, {})[f"difference_{dtype}"] = value

@@ -53,7 +53,7 @@ class DecodeProblem(BatchProblem):
             costs.append(row)
             switches.append(twin.crossing_cost(twin.counters[:, at.RLP] * twin.counters[:, at.TLP]))
             twin.actions[:] = default
-            twin.step()
+            twin.advance()
             active = twin.counters[:, at.DONE] == 0
         num_envs = self.engine.num_envs
         return (

@@ -16,13 +16,14 @@ from papi_env.envs.problem import (
     Float32Array,
     Problem,
     ScenarioLike,
+    check_truth,
     observation_space,
     sizes,
 )
 from papi_env.envs.rendering import render_ansi, render_rgb
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.scenario import Replacements
-from papi_env.simulation.engine import DISABLED, DONE
+from papi_env.simulation.engine import DISABLED, DONE, seed_number
 
 
 class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
@@ -40,6 +41,7 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
     ) -> None:
         if render_mode is not None:
             lookup("render mode", render_mode, dict.fromkeys(self.metadata["render_modes"]))
+        check_truth("strict", strict)
         self._setup(self.build_scenario(scenario, **replacements), 1, DISABLED, None)
         self.observation_space = observation_space(self.observation_names)  # type: ignore[assignment]
         self.action_space = self.single_space()
@@ -67,7 +69,10 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Float32Array, dict[str, Any]]:
-        """Start the next episode of the current seed, or the first one of `seed`."""
+        """Start the next episode of the current seed, or the first one of `seed`, any non-negative integer."""
+        if seed is not None:
+            seed_number(seed)  # before anything is reseeded
+            seed = int(seed)
         super().reset(seed=seed)
         if seed is None and not self._started:
             seed = int(self.np_random.integers(2**62))
@@ -91,7 +96,7 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
             self._action[:] = action
         if self.strict:
             self._check_strict(engine.actions)
-        engine.step()
+        engine.advance()
         if self.render_mode is not None:
             self._timeline.record(self._counters, self._clocks)
         terminated, truncated = self._terminated.item(), self._truncated.item()

@@ -143,8 +143,10 @@ class Problem(ABC, Generic[AnyEngine]):
         threads: int = 1,
         causes: bool = True,
     ) -> None:
-        if max_steps is not None and max_steps < 1:
-            raise ConfigurationError(f"max_episode_steps is {max_steps}, expected at least 1 or None")
+        if max_steps is not None and (not isinstance(max_steps, (int, np.integer)) or max_steps < 1):
+            raise ConfigurationError(
+                f"max_episode_steps is {max_steps!r}, expected at least 1, a whole number, or None"
+            )
         self.scenario = scenario
         self.engine = self._make_engine(scenario, num_envs, autoreset, max_steps or 0, threads, causes)
         for unused in self.never_chosen():
@@ -219,3 +221,9 @@ def sizes(space: gym.spaces.Space[Any]) -> tuple[int, ...]:
         return tuple(int(size) for size in space.nvec)
     assert isinstance(space, gym.spaces.Discrete)
     return (int(space.n),)
+
+
+def check_truth(name: str, value: object) -> None:
+    """Raise ConfigurationError where an argument is no truth value: the text "no" counts as true."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ConfigurationError(f"{name} is {value!r}, expected true or false")

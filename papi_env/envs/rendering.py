@@ -189,7 +189,7 @@ def render_rgb(timeline: Timeline, title: str) -> npt.NDArray[np.uint8]:
     axes.set_ylim(len(lanes) - 0.5, -0.5)
     axes.set_xlabel("time / ms")
     span = f", {' '.join(shown[0].label.split())} to {' '.join(shown[-1].label.split())}" if shown else ""
-    axes.set_title(title + span, fontsize=10)
+    axes.set_title(title + span, fontsize=10, parse_math=False)  # a name is no formula
     drawn = {segment.label for iteration in shown for segment in iteration.segments if segment.duration_s > 0}
     handles = [Patch(facecolor=colour, label=label) for label, colour in colours.items() if label in drawn]
     axes.legend(handles=handles, ncols=6, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22))

@@ -17,13 +17,13 @@ from papi_env.envs.problem import (
     Float32Array,
     Problem,
     ScenarioLike,
+    check_truth,
     observation_space,
-    sizes,
 )
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Replacements
-from papi_env.simulation.engine import DISABLED, NEXT_STEP, SAME_STEP
+from papi_env.simulation.engine import DISABLED, NEXT_STEP, SAME_STEP, seed_number
 
 _AUTORESET = {
     AutoresetMode.DISABLED: DISABLED,
@@ -65,8 +65,8 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         if not isinstance(autoreset_mode, AutoresetMode):
             modes = {mode.value: mode for mode in AutoresetMode} | {mode.name: mode for mode in AutoresetMode}
             autoreset_mode = lookup("autoreset mode", autoreset_mode, modes)
-        if threads < 1:
-            raise ConfigurationError(f"threads is {threads}, expected at least 1")
+        for name, value in (("strict", strict), ("copy", copy), ("causes", causes)):
+            check_truth(name, value)
         self._setup(
             self.build_scenario(scenario, **replacements),
             num_envs,
@@ -85,17 +85,13 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         self.strict, self.render_mode, self.copy = strict, render_mode, copy
         self._started, self._ready = np.zeros(num_envs, dtype=np.bool_), False
         self._all = np.ones(num_envs, dtype=np.bool_)
-        # As unsigned numbers negative ones are too large, so one comparison finds both.
-        limits = np.array(sizes(self.single_action_space), dtype=np.uint64)
-        self._limits = limits if np.ptp(limits) else limits[0]
         self._bind()
 
     def _bind(self) -> None:
         """Look up once what every step takes."""
         engine = self.engine
-        self._unsigned = engine.actions.view(np.uint64)
         self._kept: dict[str, npt.NDArray[Any]] = {}
-        self._views = self._with_masks(self._columns(engine.counters, engine.clocks))
+        self._views = self._with_masks(self._columns(_read_only(engine.counters), _read_only(engine.clocks)))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -109,6 +105,7 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
     ) -> tuple[Float32Array, dict[str, Any]]:
         """Start episodes: `seed + i` for environment i, or a list of seeds, or each one's next episode.
 
+        Any non-negative integer is a seed; nothing is reset where one is not.
         `options["reset_mask"]`, bool [num_envs], restricts the reset to some environments.
         """
         mask = self._all
@@ -119,14 +116,22 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
                     f"options['reset_mask'] has shape {mask.shape} and dtype {mask.dtype}, expected "
                     f"({self.num_envs},) and bool with at least one true"
                 )
-        super().reset(seed=seed if isinstance(seed, int) else None)
+        asked: Any = seed.tolist() if isinstance(seed, np.ndarray) else seed
         seeds: list[int | None]
-        if seed is None or isinstance(seed, (int, np.integer)):
-            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
-        else:
-            seeds = list(seed)
+        if isinstance(asked, Sequence) and not isinstance(asked, (str, bytes)):
+            seeds, asked = list(asked), None
             if len(seeds) != self.num_envs:
                 raise ConfigurationError(f"{len(seeds)} seeds for {self.num_envs} environments")
+            for one in seeds:
+                if one is not None:
+                    seed_number(one)
+        elif asked is None:
+            seeds = [None] * self.num_envs
+        else:
+            seed_number(asked)  # before anything is reseeded
+            asked = int(asked)
+            seeds = [asked + i for i in range(self.num_envs)]
+        super().reset(seed=asked)
         for i in np.flatnonzero(mask & ~self._started):
             if seeds[i] is None:
                 seeds[i] = int(self.np_random.integers(2**62))
@@ -150,15 +155,14 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
                 f"Actions have shape {chosen.shape} and dtype {chosen.dtype}, expected {expected} integers"
             )
         engine.actions[:] = chosen.reshape(self.num_envs, self.choices)
-        outside = self._unsigned >= self._limits
-        if outside.any():
-            env = int(np.argwhere(outside)[0, 0])
+        outside = engine.outside()
+        if outside is not None:
             raise ConfigurationError(
-                f"Environment {env}: action {chosen[env].tolist()} is outside {self.single_action_space}"
+                f"Environment {outside}: action {chosen[outside].tolist()} is outside {self.single_action_space}"
             )
         if self.strict:
             self._check_strict(engine.actions)
-        engine.step()
+        engine.advance()
         info = self._info()
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             done = engine.terminated | engine.truncated
@@ -180,7 +184,7 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         )
 
     def _out(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return array.copy() if self.copy else array
+        return array.copy() if self.copy else _read_only(array)
 
     def _columns(self, counters: npt.NDArray[np.int64], clocks: FloatArray) -> dict[str, Any]:
         """Views of what `info` names."""
@@ -214,3 +218,10 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         if self.render_mode is None:
             return None
         return tuple(self.describe_env(e) for e in range(self.num_envs))
+
+
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A view that nobody can write through: it is the simulator's own."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -6,21 +6,26 @@ go unnoticed and give wrong numbers. Here the folder of the cache is named by a 
 compiled code is made from: a change of any starts a new one.
 
 `NUMBA_CACHE_DIR` is respected; else the folder is beside the sources or, where that cannot be written, under
-`XDG_CACHE_HOME`. Where nothing can be written, every process compiles for itself.
+`XDG_CACHE_HOME`. Where nothing can be written, every process compiles for itself: so it does where the disk is full,
+and where a file of the cache is damaged, which is then made anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numba
 import numba.core.config
+import numpy as np
+from numba.core.caching import FunctionCache
 
 # A module that numba fills in when it is imported.
 _config: Any = numba.core.config
@@ -64,8 +69,11 @@ def cache_homes() -> list[Path]:
     """Where a cache may stand, in order of preference."""
     if _config.CACHE_DIR:
         return [Path(_config.CACHE_DIR)]
-    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return [_HERE / "__pycache__", Path(user) / "papi_env"]
+    # A relative one is to be ignored (XDG Base Directory Specification), and the home of a user whom the machine does
+    # not know stays "~".
+    users = (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))
+    user = next((Path(path) for path in users if os.path.isabs(path)), None)
+    return [_HERE / "__pycache__", *(() if user is None else (user / "papi_env",))]
 
 
 def cache_folder(homes: Iterable[Path], digest: str) -> Path | None:
@@ -97,6 +105,41 @@ def _forget_others(folder: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
+class Cache(FunctionCache):
+    """numba's cache of a function, without which the function is compiled."""
+
+    # What a cut-off or emptied file raises when it is unpickled, and what disks raise.
+    _UNUSABLE = (
+        OSError,
+        EOFError,
+        pickle.UnpicklingError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+    )
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """What was compiled for a signature, or None."""
+        try:
+            return super().load_overload(sig, target_context)
+        except self._UNUSABLE:
+            self._forget()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep what was compiled, if that is possible."""
+        try:
+            super().save_overload(sig, data)
+        except self._UNUSABLE:
+            self._forget()
+
+    def _forget(self) -> None:
+        with suppress(OSError):  # nothing there, or a disk that takes no changes
+            os.unlink(self._cache_file._index_path)
+
+
 _FOLDER = cache_folder(cache_homes(), digest_of(sources()))
 
 
@@ -106,7 +149,13 @@ def _compile(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         before = _config.CACHE_DIR
         _config.CACHE_DIR = before if _FOLDER is None else str(_FOLDER)
         try:
-            return numba.njit(cache=_FOLDER is not None, error_model="numpy", **options)(function)
+            compiled = numba.njit(error_model="numpy", **options)(function)
+            if _config.DISABLE_JIT:
+                # Python's own numbers of numpy warn where products wrap around, which hashes are meant to.
+                return np.errstate(over="ignore")(function)
+            if _FOLDER is not None:
+                compiled._cache = Cache(function)
+            return compiled
         finally:
             _config.CACHE_DIR = before
 

@@ -7,6 +7,8 @@ in all of them, so that environments, policies and experiments drive any engine 
 from __future__ import annotations
 
 import copy
+import hashlib
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -14,6 +16,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 
@@ -46,6 +49,24 @@ class EngineState(Protocol):
 State = TypeVar("State", bound=Any)
 
 
+def seed_number(seed: Any) -> int:
+    """What an engine keeps of a seed, a number below 2**63: the seed itself, or a digest of a larger one.
+
+    Raises:
+        ConfigurationError: the seed is no non-negative integer.
+    """
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0 or isinstance(seed, (bool, np.bool_)):
+        raise ConfigurationError(f"seed is {seed!r}, expected a non-negative integer")
+    if number < 1 << 63:
+        return number
+    data = number.to_bytes(-(-number.bit_length() // 8), "little")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
+
+
 class Engine(ABC, Generic[State]):
     """State and dynamics of `num_envs` environments of one scenario.
 
@@ -54,7 +75,7 @@ class Engine(ABC, Generic[State]):
     Args:
         scenario: what is simulated.
         num_envs: environments, any number from 1.
-        choices: columns of an action.
+        options: of each choice, so many columns has an action.
         features: of an observation.
         autoreset: `DISABLED`, `NEXT_STEP` or `SAME_STEP`.
         max_steps: steps after which an episode is truncated; 0 for never.
@@ -71,11 +92,11 @@ class Engine(ABC, Generic[State]):
     All arrays are written in place, and must not be replaced.
 
     Raises:
-        ValueError: `num_envs` or `threads` is below 1, or `autoreset` is none of the three.
+        ConfigurationError: `num_envs` or `threads` is no whole number from 1, or `autoreset` is none of the three.
     """
 
     # Attributes that copies share: what no step changes.
-    shared: ClassVar[frozenset[str]] = frozenset(("scenario", "tables"))
+    shared: ClassVar[frozenset[str]] = frozenset(("scenario", "tables", "_limits_of_actions"))
     # Attributes that are made of the others by `_bind`, and so are neither pickled nor copied.
     bound: ClassVar[frozenset[str]] = frozenset()
     state: State
@@ -87,21 +108,24 @@ class Engine(ABC, Generic[State]):
         scenario: Scenario,
         num_envs: int,
         *,
-        choices: int,
+        options: Sequence[int],
         features: int,
         autoreset: int = DISABLED,
         max_steps: int = 0,
         threads: int = 1,
     ) -> None:
         for name, value in (("num_envs", num_envs), ("threads", threads)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise ConfigurationError(f"{name} is {value!r}, expected at least 1, a whole number")
         if autoreset not in (DISABLED, NEXT_STEP, SAME_STEP):
-            raise ValueError(f"autoreset is {autoreset!r}, expected DISABLED, NEXT_STEP or SAME_STEP")
+            raise ConfigurationError(f"autoreset is {autoreset!r}, expected DISABLED, NEXT_STEP or SAME_STEP")
         self.scenario, self.num_envs = scenario, num_envs
         self.autoreset, self.max_steps = autoreset, max_steps
         self.threads = min(threads, num_envs)
-        self._arrays(choices, features)
+        # As unsigned numbers negative ones are too large, so one comparison finds both.
+        limits = np.array(options, dtype=np.uint64)
+        self._limits_of_actions = limits if np.ptp(limits) else limits[0]
+        self._arrays(len(options), features)
 
     def _arrays(self, choices: int, features: int) -> None:
         """Make what a step reads and writes beside the state."""
@@ -123,8 +147,11 @@ class Engine(ABC, Generic[State]):
     # which the serving engine's tables are. Python's wait for one another to be handed their work: of 4096 static
     # batches two of them take 265 us a step where numba's take 106, and one alone 220.
     @abstractmethod
-    def step(self) -> None:
-        """Advance every environment by one step with `actions`, already checked, on `threads` threads."""
+    def advance(self) -> None:
+        """Advance every environment by one step with `actions`, already checked, on `threads` threads.
+
+        What runs does not look: an action outside its options may end the process. `step` is for anybody else.
+        """
 
     @abstractmethod
     def measured(self, state: State) -> Metrics:
@@ -138,6 +165,24 @@ class Engine(ABC, Generic[State]):
         """Make the attributes in `bound` anew, after they were lost."""
 
     # --- what all have ----------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Advance every environment by one step with `actions`.
+
+        Raises:
+            ConfigurationError: an action is outside its options; no environment has moved.
+        """
+        outside = self.outside()
+        if outside is not None:
+            raise ConfigurationError(
+                f"Environment {outside}: action {self.actions[outside].tolist()} is outside the options of the choices"
+            )
+        self.advance()
+
+    def outside(self) -> int | None:
+        """The first environment whose action in `actions` is outside its options; None if there is none."""
+        bad = self.actions.view(np.uint64) >= self._limits_of_actions
+        return int(np.argwhere(bad)[0, 0]) if bad.any() else None
 
     @property
     def counters(self) -> Counters:
@@ -167,12 +212,16 @@ class Engine(ABC, Generic[State]):
         """Reset environments to the first episode of a seed, or to the next one of the seed that they have.
 
         Args:
-            seeds: one for each environment; None for the next episode.
+            seeds: one for each environment, any non-negative integer; None for the next episode.
             mask: bool [num_envs], restricts the reset to some environments, whose seeds alone are read.
+
+        Raises:
+            ConfigurationError: a seed is none; no environment has been reset.
         """
         counters = self.counters
-        for env in range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist():
-            seed = seeds[env]
+        envs = range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist()
+        numbers = [None if (seed := seeds[env]) is None else seed_number(seed) for env in envs]
+        for env, seed in zip(envs, numbers, strict=True):
             if seed is None:
                 counters[env, EPISODE] += 1
             else:

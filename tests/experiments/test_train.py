@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from agents.evaluate import evaluate
 from agents.learned.checkpoint import load_checkpoint
-from agents.learned.policy import load_policy
+from agents.learned.policy import load_policy, problems_of
 from agents.registry import make_policy
 from experiments import compare
 from experiments.splitting.definition import TRAINING_SEED, VALIDATION_SEED
@@ -328,12 +328,49 @@ def test_a_state_that_is_damaged_or_of_another_run_is_refused(tmp_path):
     # Slots come by the sixteen.
     with pytest.raises(DataError, match=r"env\.0\.engine\.slots is int32 .*, expected int32 "):
         load_state(path, model_of(batch_size=17))
+    whole = path.read_bytes()
+    # A bit of a number, of a name and of plain data.
+    for at_ in (len(whole) - 1, len(whole) // 2, whole.index(b"learning_rates"), whole.index(b'"sha256')):
+        path.write_bytes(whole[:at_] + bytes([whole[at_] ^ 1]) + whole[at_ + 1 :])
+        with pytest.raises(DataError, match=r"changed since it was written|not a training state"):
+            load_state(path, model_of())
+    path.write_bytes(whole)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match="not a training state, or cut off"):
         load_state(path, model_of())
     path.write_bytes(b"\x80\x04.")
     with pytest.raises(DataError, match="not a training state"):
         load_state(path, model_of())
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [(at.RLP, 10**9), (at.TLP, 9), (at.RLP, -1), (at.LAST_FC, 7), (at.STAGE, 10**9)]
+)
+def test_a_state_made_up_on_purpose_leads_out_of_no_array(tmp_path, column, value):
+    model = model_of()
+    counters = problems_of(model.get_env())[0].engine.counters
+    kept, counters[1, column] = counters[1, column], value
+    save_state(tmp_path / STATE, model, {"rows": []})
+    counters[1, column] = kept
+    with pytest.raises(DataError, match=rf"counters: column {column} holds numbers outside"):
+        load_state(tmp_path / STATE, model)
+
+
+def test_a_state_holds_no_tables_so_that_a_run_goes_on_with_those_of_today(tmp_path):
+    path = tmp_path / STATE
+    model = model_of()
+    save_state(path, model, {"rows": []})
+    names = set(load_file(path))
+    assert any(name.startswith("env.0.engine.") for name in names)
+    engine = problems_of(model.get_env())[0].engine
+    for name in engine.shared:
+        assert not [found for found in names if f".engine.{name}" in found]
+    twin = model_of()
+    lookups = problems_of(twin.get_env())[0].engine._lookups
+    before = [np.array(array) for array in lookups]
+    load_state(path, twin)
+    for array, old in zip(lookups, before, strict=True):
+        np.testing.assert_array_equal(array, old)
 
 
 def test_a_recorded_command_is_read_in_any_versions_spelling():

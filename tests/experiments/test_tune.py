@@ -2,7 +2,10 @@
 
 import json
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from agents.serving.greedy import ProfileGreedy
 from agents.serving.tuned import as_table, parameters_from
@@ -19,6 +22,7 @@ from experiments.tuning.guesses import GUESSES, RULES, spent_before, starting_po
 from experiments.tuning.options import Config, resolve
 from experiments.tuning.play import Played
 from experiments.tuning.search import FINAL_OFFSET
+from papi_env.errors import DataError
 
 SMALL = (
     "profile-greedy",
@@ -239,3 +243,26 @@ def test_what_is_stored_met_nothing_that_is_held_out_and_had_its_budget(policy, 
     assert not {"long-context", "short-context"} & set(stored)
     # As many as a training run simulates.
     assert stored["default"]["simulated_requests"] > 2_000_000
+
+
+def test_a_torn_last_line_of_a_journal_costs_that_entry_alone(tmp_path):
+    path = tmp_path / "default.journal"
+    search.mend_journal(path)  # nothing is there yet
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    study = optuna.create_study(study_name="default", storage=storage, direction="maximize")
+    for value in (1.0, 2.0):
+        study.add_trial(optuna.trial.create_trial(value=value))
+    whole = path.read_bytes()
+    for torn in (b'{"op_code":', b"\0" * 10, b"7"):
+        path.write_bytes(whole + torn)
+        search.mend_journal(path)
+        assert path.read_bytes() == whole
+        again = JournalStorage(JournalFileBackend(str(path)))
+        study = optuna.create_study(
+            study_name="default", storage=again, direction="maximize", load_if_exists=True
+        )
+        assert [trial.value for trial in study.trials] == [1.0, 2.0]
+    for damaged in (b"{]", b"[1]", b"\xff"):
+        path.write_bytes(damaged + b"\n" + whole)
+        with pytest.raises(DataError, match=r"default\.journal:1: .*expected an entry of Optuna's journal"):
+            search.mend_journal(path)

@@ -137,3 +137,78 @@ def test_stepping_keeps_no_memory(env_id, threads):
         env.unwrapped.engine.step()
     env.unwrapped.engine.reset()
     assert kept() == before
+
+
+def function_of(x):
+    return x + 1
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """Compiles `function_of` with a cache of its own, as a new process would."""
+    monkeypatch.setattr(compiled, "_FOLDER", tmp_path)
+
+    def call():
+        made = compiled._compile()(function_of)
+        return made(1), sum(made.stats.cache_hits.values())
+
+    return tmp_path, call
+
+
+@pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="nothing is compiled")
+@pytest.mark.parametrize("content", [b"", b"\x80", b"\x80\x05garbage", bytes(100)], ids=repr)
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+def test_a_damaged_file_of_the_cache_is_made_anew(cached, content, ending):
+    folder, call = cached
+    assert call() == (2, 0)
+    assert call() == (2, 1)
+    (damaged,) = folder.rglob(f"*.{ending}")
+    damaged.write_bytes(content)
+    assert call() == (2, 0)
+    assert call() == (2, 1)
+
+
+def test_a_cache_on_a_full_disk_stops_nobody(cached, monkeypatch):
+    _, call = cached
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._save_index", full)
+    assert call() == (2, 0)
+    assert call() == (2, 0)
+
+
+def test_caches_stand_at_absolute_places_alone(monkeypatch):
+    monkeypatch.setattr(compiled._config, "CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert compiled.cache_homes()[1:] == [Path("/home/someone/.cache/papi_env")]
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
+    assert compiled.cache_homes()[1:] == [Path("/var/cache/papi_env")]
+    # A user whom the machine does not know.
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert compiled.cache_homes()[1:] == []
+
+
+def test_without_compilation_hashes_wrap_around_in_silence():
+    code = (
+        "import numpy as np, gymnasium as gym, papi_env\n"
+        "env = gym.make('papi_env/Decode-v0', batch_size=2)\n"
+        "env.reset(seed=2**63 - 1)\n"
+        "env.step(0)\n"
+        "print(env.unwrapped.engine.state.keys[0, 0])\n"
+    )
+    found = [
+        subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            env=os.environ | {"NUMBA_DISABLE_JIT": disabled, "PYTHONPATH": str(PACKAGE.parent)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        for disabled in ("0", "1")
+    ]
+    assert [one.stderr for one in found] == ["", ""]
+    assert found[0].stdout == found[1].stdout

@@ -17,6 +17,7 @@ from experiments.arena.trained import read_run
 from experiments.common.problems import vector_class
 from experiments.common.runner import differences
 from papi_env.errors import ConfigurationError, DataError, describe_validation
+from papi_env.files import JSON_BYTES, read_bounded
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario, parse_scenario
 
@@ -126,7 +127,7 @@ def read_curve(folder: str | Path) -> tuple[str, Curve, Validation]:
         raise ConfigurationError(f"{folder}: holds no {EVALUATIONS}, expected a validated training run{hint}")
     record = folder / "run.json"
     try:
-        training = _Record.model_validate_json(record.read_bytes())
+        training = _Record.model_validate_json(read_bounded(record, JSON_BYTES))
     except ValidationError as error:
         raise DataError(str(describe_validation(str(record), error))) from None
     configuration = training.configuration

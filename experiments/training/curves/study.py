@@ -101,7 +101,7 @@ class Curves(Study):
 
 def _stored(folder: RunFolder, job: Job) -> Columns:
     columns = schema(str(job.spec["problem"]))
-    return pl.read_csv(folder.job_path(job), schema_overrides=columns).to_dict(as_series=False)
+    return pl.read_csv(folder.result(job), schema_overrides=columns).to_dict(as_series=False)
 
 
 def _code_notes(groups: Groups) -> list[str]:

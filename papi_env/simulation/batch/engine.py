@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -25,6 +26,30 @@ from papi_env.simulation.batch.tables import EngineTables, build_profiled_tables
 from papi_env.simulation.engine import DISABLED, Counters, Engine, Metrics
 from papi_env.simulation.measures import evaluate
 from papi_env.simulation.prefill import Prefill
+
+
+class _Sharing:
+    """The engines of this process that share steps among threads, and whether it still can.
+
+    A fork has none of the threads, and OpenMP ends a process that asks for them again: a fork of a process that had
+    started them steps on one thread, which changes no bit.
+    """
+
+    def __init__(self) -> None:
+        self.engines: weakref.WeakSet[DecodeEngine] = weakref.WeakSet()
+        self.started = self.lost = False
+
+    def after_fork(self) -> None:
+        """In the child: no threads any more, if there were any."""
+        self.lost = self.lost or self.started
+        if self.lost:
+            for engine in list(self.engines):
+                engine._bind()
+
+
+_SHARING = _Sharing()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_SHARING.after_fork)
 
 _CACHE_LINE = 64  # bytes, on every processor that numba compiles for but a few (those have 128)
 
@@ -102,13 +127,13 @@ class DecodeEngine(Engine[DecodeState]):
         super().__init__(
             scenario,
             num_envs,
-            choices=choices,
+            options=(2,) if choices == 1 else at.OPTIONS[:choices],
             features=by_choices[choices],  # compiled code does not look
             autoreset=autoreset,
             max_steps=max_steps,
             threads=threads,
         )
-        if threads > 1:
+        if self.threads > 1:
             # GNU's OpenMP reads it when the first parallel loop runs. By default its threads spin for milliseconds
             # at the end of a step, which on a core that others use too takes longer than fifty steps.
             os.environ.setdefault("GOMP_SPINCOUNT", "5000")
@@ -160,7 +185,11 @@ class DecodeEngine(Engine[DecodeState]):
             self.final_clocks,
             self.final_observations,
         )
-        self._advance = batch.step_batch if self.threads == 1 else batch.step_threads
+        self._advance = batch.step_batch
+        if self.threads > 1 and not _SHARING.lost:
+            _SHARING.started = True
+            _SHARING.engines.add(self)
+            self._advance = batch.step_threads
         self._for_reset = (state, instances, images, experts, self.observations)
         self._for_step = (
             self._gains,
@@ -190,7 +219,7 @@ class DecodeEngine(Engine[DecodeState]):
         mask = np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
         batch.reset_batch(mask, *self._for_reset)
 
-    def step(self) -> None:
+    def advance(self) -> None:
         """Advance every environment by one step with the units in `self.actions`, already checked."""
         self._advance(self.autoreset, self.max_steps, *self._for_step)
 

@@ -37,6 +37,8 @@ EXPERTS, NUM_EXPERT_CHOICES = NUM_CHOICES, NUM_CHOICES + 1
 EXPERT_CHOICE_CLASSES = (*CHOICE_CLASSES, str(KernelClass.EXPERTS))
 EXPERT_OPTIONS = (*UNIT_NAMES[:2], "split")
 SPLIT = EXPERT_OPTIONS.index("split")
+# Options of each choice.
+OPTIONS = (*(NUM_UNITS for _ in CHOICE_CLASSES), len(EXPERT_OPTIONS))
 # What is timed: convolutions too, which no action names (see `simulation.stages`).
 TIMED_CLASSES = (*CHOICE_CLASSES, str(KernelClass.CONVOLUTION))
 CONVOLUTION, NUM_TIMED = NUM_CHOICES, len(TIMED_CLASSES)

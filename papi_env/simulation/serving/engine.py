@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -22,6 +23,11 @@ from papi_env.simulation.serving.tables import ServingTables, build_serving_tabl
 @cache
 def _workers(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="papi_env")
+
+
+if hasattr(os, "register_at_fork"):
+    # A fork has the pool but none of its threads, and would wait for them for ever.
+    os.register_at_fork(after_in_child=_workers.cache_clear)
 
 
 class ServingEngine(Engine[ServingState]):
@@ -56,7 +62,7 @@ class ServingEngine(Engine[ServingState]):
         super().__init__(
             scenario,
             num_envs,
-            choices=len(at.NVEC),
+            options=at.NVEC,
             features=len(at.OBSERVATION_NAMES),
             autoreset=autoreset,
             max_steps=max_steps,
@@ -87,7 +93,7 @@ class ServingEngine(Engine[ServingState]):
         mask = np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
         reset_batch(mask, self.state, self.tables, self.observations)
 
-    def step(self) -> None:
+    def advance(self) -> None:
         """Advance every environment by one iteration with `self.actions`, already checked."""
         arguments: tuple[Any, ...] = (
             self.actions,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from pydantic import Field, model_validator
 
 from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, DataError, lookup
+from papi_env.files import read_toml
 from papi_env.kernel import FP16_BYTES, Kernel, KernelClass
 from papi_env.quantities import Count, Whole
 from papi_env.registry import resolve
@@ -201,12 +201,7 @@ def load_repmlpnet(path: str | os.PathLike[str]) -> RepMLPNet:
         ConfigurationError: sizes that do not fit together, fields that do not exist.
     """
     path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a TOML file: {error}") from None
+    data = read_toml(path)
     return _define({"name": path.stem, **data}, str(path))
 
 

@@ -7,9 +7,11 @@ changes; a file is written whole or not at all.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from papi_env.errors import ConfigurationError, DataError, nearest
+from papi_env.files import read_bounded
 
 SAFETENSORS = (".safetensors",)
 TORCH = (".pth", ".pt")
@@ -32,6 +35,8 @@ TRAINING_NAMES = re.compile(r"(^|\.)(fc3_bn|repconv\d+)\.")
 DEPLOY_NAMES = re.compile(r"(^|\.)fc3\.bias$")
 # Chosen: a list of names up to this long is shown in full, a longer one by patterns; range 10-100.
 SHOWN_NAMES = 40
+# Chosen: ten times the largest RepMLPNet's; range 1e9-1e10.
+MOST_BYTES = 1 << 31
 
 
 class CheckpointError(DataError):
@@ -138,16 +143,16 @@ def _kind(path: Path) -> tuple[str, ...]:
 def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name, out of their wrapper."""
     kind = _kind(path)
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: cannot be read: found no regular file")
+    data = read_bounded(path, MOST_BYTES)
     content: Any
     try:
         if kind is SAFETENSORS:
-            content = parse_safetensors(path.read_bytes())
+            content = parse_safetensors(data)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+            _check_unpacked(path, data)
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except DataError:
+        raise
     except SafetensorError as error:
         raise DataError(f"{path}: not a safetensors file: {error}") from error
     except Exception as error:  # damaged archives raise what they like: EOFError, KeyError, RuntimeError, ...
@@ -158,7 +163,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from error
 
     where = str(path)
-    while isinstance(content, Mapping):
+    # Wrappers hold one another a few deep; one that holds itself would never end.
+    for _ in range(len(WRAPPERS) + 1):
+        if not isinstance(content, Mapping):
+            break
         wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if wrapper is None:
             break
@@ -173,6 +181,16 @@ def _read(path: Path) -> dict[str, Tensor]:
     if strange:
         raise DataError(f"{where}: expected names with tensors, found {_listed(strange)}")
     return dict(content)
+
+
+def _check_unpacked(path: Path, data: bytes) -> None:
+    """Refuse an archive whose files are too large once they are unpacked."""
+    try:
+        size = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(data)).infolist())
+    except (zipfile.BadZipFile, ValueError, OSError):
+        return  # torch's older format, or damaged, which torch says
+    if size > MOST_BYTES:
+        raise DataError(f"{path}: found {size} bytes when unpacked, expected at most {MOST_BYTES}")
 
 
 def _parallel(names: Mapping[str, Tensor]) -> bool:

@@ -1,8 +1,13 @@
 """Run folders and jobs: nothing runs twice, nothing is half written, nothing is mixed."""
 
+import errno
 import io
 import json
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -52,7 +57,7 @@ def test_jobs_run_once_and_are_then_reused(run, marks, quiet, cores):
     assert run_jobs(run, jobs, cores, quiet) == 0
     assert run_jobs(run, jobs_of(marks, range(4)), 1, quiet) == 3
     assert len(list(marks.iterdir())) == 4
-    assert run.job_path(jobs[2]).read_text() == 'number,square,none\n2,4,\n3,2.1,"a,b"\n'
+    assert run.result(jobs[2]).decode() == 'number,square,none\n2,4,\n3,2.1,"a,b"\n'
     assert not [path for path in run.path.rglob(".*")]
 
 
@@ -140,7 +145,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "result.txt"
     write_whole(path, "before")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match="cannot be written: disk full"):
         write_whole(path, "after")
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == ["result.txt"]
@@ -162,3 +167,136 @@ def test_differences_name_the_field_and_both_values():
         "a: not the same there as asked"
     ]
     assert list(differences(CONFIGURATION, CONFIGURATION)) == []
+
+
+def test_a_damaged_job_file_is_named_and_its_job_run_again(run, marks):
+    jobs = jobs_of(marks, range(3))
+    console = Console(file=io.StringIO(), width=500)
+    run_jobs(run, jobs, 1, console)
+    before = [run.job_path(job).read_bytes() for job in jobs]
+    changed, cut = run.job_path(jobs[0]), run.job_path(jobs[1])
+    changed.write_bytes(before[0].replace(b"0.1", b"0.2"))
+    cut.write_bytes(before[1][:-20])
+    with pytest.raises(DataError, match=f"{changed.name}: cut off, or changed"):
+        run.result(jobs[0])
+    assert run_jobs(run, jobs, 1, console) == 1
+    assert [run.job_path(job).read_bytes() for job in jobs] == before
+    said = console.file.getvalue()
+    for path, job in ((changed, jobs[0]), (cut, jobs[1])):
+        assert str(path) in said
+        assert f"{job.label} is run again" in said
+
+
+def test_two_runs_do_not_share_a_folder(run):
+    with run.session("demo", 1):
+        other = RunFolder.open(run.path, "demo", CONFIGURATION)
+        with pytest.raises(ConfigurationError, match="another run works in it"), other.session("demo", 1):
+            raise AssertionError("not alone")
+        record = json.loads((run.path / "run.json").read_text())
+        assert len(record["sessions"]) == 1
+    # And what the first wrote is kept by the second, though that was opened before.
+    with other.session("demo", 1):
+        pass
+    record = json.loads((run.path / "run.json").read_text())
+    assert [session["status"] for session in record["sessions"]] == ["finished", "finished"]
+
+
+def test_a_disk_that_takes_nothing_is_an_error_that_names_the_file(run, marks, quiet, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(runner.os, "fsync", full)
+    with pytest.raises(DataError, match=r"\.csv: cannot be written: No space left on device"):
+        run_jobs(run, jobs_of(marks, [0]), 1, quiet)
+    with pytest.raises(DataError, match=r"run\.json: cannot be written"), run.session("demo", 1):
+        raise AssertionError("begun without a record")
+    monkeypatch.undo()
+    assert not [path for path in run.path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_folder_that_no_system_can_make_is_refused(tmp_path, name):
+    with pytest.raises(ConfigurationError, match="cannot be made"):
+        RunFolder.open(tmp_path / name, "demo", CONFIGURATION)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"experiment": 1, "configuration": {}, "sessions": []},
+        {"experiment": "demo", "configuration": [], "sessions": []},
+        {"experiment": "demo", "configuration": {}, "sessions": [1]},
+        {"experiment": "demo", "configuration": {}, "sessions": {}},
+        [],
+    ],
+    ids=repr,
+)
+def test_a_record_of_another_shape_is_refused(run, record):
+    (run.path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match="not the record of a run"):
+        RunFolder.open(run.path, "demo", CONFIGURATION)
+
+
+SLOW = """
+import sys, time, os
+from pathlib import Path
+from rich.console import Console
+from experiments.common.command import exit_status
+from experiments.common.runner import Job, RunFolder, run_jobs
+from tests_slow import sleep
+
+def run():
+    folder = RunFolder.open(Path(sys.argv[1]), "demo", {})
+    with folder.session("demo", 2):
+        run_jobs(folder, [Job(str(i), {"i": i}, sleep, (sys.argv[1], i)) for i in range(2)], 2, Console(stderr=True))
+
+if __name__ == "__main__":
+    sys.exit(exit_status(run))
+"""
+SLEEP = """
+import os, time
+from pathlib import Path
+
+def sleep(folder, i):
+    (Path(folder) / f"pid-{i}").write_text(str(os.getpid()))
+    time.sleep(300)
+    return {"i": [i]}
+"""
+
+
+def alive(pid):
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_request_to_end_is_recorded_and_ends_the_workers(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "tests_slow.py").write_text(SLEEP)
+    folder = tmp_path / "run"
+    environment = os.environ | {"PYTHONPATH": f"{runner.ROOT}{os.pathsep}{tmp_path}"}
+    child = subprocess.Popen(
+        [sys.executable, tmp_path / "slow.py", folder], env=environment, stderr=subprocess.PIPE
+    )
+    try:
+        marks = [folder / f"pid-{i}" for i in range(2)]
+        end = time.monotonic() + 60
+        while not all(mark.exists() and mark.read_text() for mark in marks):
+            assert time.monotonic() < end
+            assert child.poll() is None, child.stderr.read().decode()
+            time.sleep(0.05)
+        workers = [int(mark.read_text()) for mark in marks]
+        child.terminate()
+        assert child.wait(timeout=30) == 143
+        with child.stderr as text:
+            assert b"Traceback" not in text.read()
+    finally:
+        child.kill()
+    (session,) = json.loads((folder / "run.json").read_text())["sessions"]
+    assert session["status"] == "interrupted"
+    end = time.monotonic() + 10
+    while any(map(alive, workers)):
+        assert time.monotonic() < end, "workers live on"
+        time.sleep(0.05)

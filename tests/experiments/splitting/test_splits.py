@@ -335,6 +335,33 @@ def test_a_file_that_pins_nothing_is_refused(tmp_path, content):
         load_split(DECODE, "train", (), path)
 
 
+WHERE = (
+    ("traces",),
+    ("traces", "azure-code"),
+    ("traces", "azure-code", "sha256"),
+    ("problems",),
+    ("problems", DECODE),
+    ("problems", DECODE, "train"),
+    ("problems", DECODE, "train", "settings"),
+    ("problems", DECODE, "train", "settings", ""),
+    ("problems", DECODE, "train", "settings", "", "parts"),
+)
+
+
+@pytest.mark.parametrize("wrong", [None, [], 1, {"": 1}], ids=repr)
+@pytest.mark.parametrize("where", WHERE, ids=lambda where: ".".join(where))
+def test_pins_of_another_shape_are_refused_wherever_they_are_wrong(tmp_path, where, wrong):
+    document = json.loads(PINS.read_text())
+    inner = document
+    for name in where[:-1]:
+        inner = inner[name or next(iter(inner))]
+    inner[where[-1] or next(iter(inner))] = wrong
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"splits\.json: "):
+        load_split(DECODE, "train", (), path)
+
+
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(ConfigurationError, match="Did you mean 'test'"):
         load_split(DECODE, "tset")

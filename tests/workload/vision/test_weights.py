@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import zipfile
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from papi_env.errors import ConfigurationError, DataError
+from papi_env.workload.vision import weights
 from papi_env.workload.vision.injection import randomize_statistics
 from papi_env.workload.vision.network import RepMLPNet
 from papi_env.workload.vision.repmlp import create_repmlpnet, locality_injected
@@ -228,11 +230,29 @@ def test_files_that_hold_something_else_are_refused(tmp_path, content, message):
         load_weights(network(0), tmp_path / "other.pt")
 
 
+def test_a_wrapper_that_holds_itself_comes_to_an_end(tmp_path):
+    for name, other in (("state_dict", "state_dict"), ("model", "state_dict")):
+        content = {name: {}}
+        content[name][other] = content if other != name else content[name]
+        torch.save(content, tmp_path / "ring.pth")
+        with pytest.raises(DataError, match="expected names with tensors"):
+            load_weights(network(0), tmp_path / "ring.pth")
+
+
+def test_archives_that_grow_beyond_bounds_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1 << 20))
+    monkeypatch.setattr(weights, "MOST_BYTES", 1 << 19)
+    with pytest.raises(DataError, match="found 1048576 bytes when unpacked, expected at most 524288"):
+        load_weights(network(0), path)
+
+
 def test_paths_that_cannot_be_read_or_written_are_refused(tmp_path):
     with pytest.raises(DataError, match="cannot be read: No such file"):
         load_weights(network(0), tmp_path / "none.pth")
     (tmp_path / "folder.pth").mkdir()
-    with pytest.raises(DataError, match="no regular file"):
+    with pytest.raises(DataError, match="expected a regular file"):
         load_weights(network(0), tmp_path / "folder.pth")
     with pytest.raises(DataError, match="cannot be written: No such file"):
         save_weights(network(0), tmp_path / "none" / "weights.pth")
