@@ -262,7 +262,7 @@ def test_what_is_wrong_is_named(name, changes, message, written):
         ('{"hidden_size": 1, "hidden_size": 2}', "'hidden_size' is there twice"),
         ("[" * 100000, "nested more than 16 levels"),
         ('{"a": ' * 20 + "1" + "}" * 20, "nested more than 16 levels"),
-        (" " * (MOST_BYTES + 1), "larger than 4194304 bytes"),
+        (" " * (MOST_BYTES + 1), "expected at most 4194304"),
         ("{}", "model_type: not there, expected one of deepseek_v2, "),
         ('{"hidden_size": ' + "9" * 5000 + "}", "not a JSON file"),
     ],

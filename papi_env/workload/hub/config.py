@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from papi_env.errors import DataError, nearest
+from papi_env.files import read_bounded
 
 # chosen: a few kilobytes are usual, a quantised model that lists what it leaves alone has some hundred.
 MOST_BYTES = 4 * 2**20
@@ -25,15 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
         DataError: the file cannot be read, is larger than MOST_BYTES or deeper than MOST_LEVELS, is no JSON object,
             says a field twice, or has a number that is none.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(content) > MOST_BYTES:
-        raise DataError(
-            f"{path}: larger than {MOST_BYTES} bytes, expected the description of a model, not weights"
-        )
+    content = read_bounded(path, MOST_BYTES)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from papi_env.definition import Definition
-from papi_env.errors import ConfigurationError, DataError, lookup
+from papi_env.errors import ConfigurationError, lookup
 from papi_env.files import read_toml
 from papi_env.kernel import FP16_BYTES, Kernel, KernelClass
 from papi_env.quantities import Count, Whole
