@@ -16,7 +16,7 @@ from experiments.common.command import command_line
 from experiments.common.options import words
 from experiments.common.runner import write_whole
 from experiments.paper.thresholds import calibrate, thresholds_table
-from papi_env.workload.transformer import TRANSFORMERS
+from papi_env.workload.transformer import PRESET_MODELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Config:
 
     systems: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("papi", "papi-h100")
     """Systems with both PUs and FC-PIM; elsewhere α is 0 (PUs only) or infinite (PIM only)."""
-    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = tuple(TRANSFORMERS)
+    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = tuple(PRESET_MODELS)
     """Models, by name."""
     out: Annotated[Path | None, words("DIR")] = None
     """Folder for alpha.json (default: nothing is written)."""

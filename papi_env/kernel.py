@@ -9,6 +9,7 @@ never hardware.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -26,12 +27,13 @@ FP16_BYTES = 2
 
 
 class KernelClass(StrEnum):
-    """The classes that a scheduler tells apart: those of a decoder layer, then those of RepMLPNet."""
+    """The classes that a scheduler tells apart: those of a decoder layer, experts last, then those of RepMLPNet."""
 
     QKV = "qkv"
     ATTENTION = "attention"
     PROJECTION = "projection"
     FEED_FORWARD = "feed_forward"
+    EXPERTS = "experts"
     REPMLP_FC1 = "repmlp_fc1"
     REPMLP_FC2 = "repmlp_fc2"
     REPMLP_FC3 = "repmlp_fc3"
@@ -50,11 +52,14 @@ class Kernel:
         rows: input vectors per weight matrix; for decoding, n = RLP x TLP.
         groups: independent weight matrices.
         count: how often the kernel runs in one step (the number of layers, say).
-        element_bytes: bytes of an element; FP16 by default.
+        element_bytes: bytes of an element of the vectors, and of the weights if they have none of their own; FP16 by
+            default.
         taps: how many input vectors each input element appears in: k * k for a k x k convolution of stride
             1, else 1. It divides `inner`. The element is moved once, and multiplied every time.
         split: what GPUs divide of a matrix: its outputs, or its inputs, which leaves every GPU with a partial
             sum of all outputs. Tensor parallelism cuts a block's first matrix by outputs, its last by inputs.
+        weight_element_bytes: bytes of a weight with its part of scales (0.5 and more for 4-bit formats); as
+            `element_bytes` if None.
     """
 
     kernel_class: KernelClass
@@ -66,6 +71,7 @@ class Kernel:
     element_bytes: int = FP16_BYTES
     taps: int = 1
     split: Split = "outputs"
+    weight_element_bytes: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("inner", "outer", "rows", "groups", "count", "element_bytes", "taps"):
@@ -78,6 +84,7 @@ class Kernel:
             raise ValueError(
                 f"Kernel {self.kernel_class}: {self.taps} taps do not divide an inner size of {self.inner}"
             )
+        _check_width(f"Kernel {self.kernel_class}", "weight_element_bytes", self.weight_element_bytes)
 
     def with_rows(self, rows: int) -> Kernel:
         """The same kernel for another number of rows."""
@@ -85,8 +92,13 @@ class Kernel:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights of one run."""
-        return self.groups * self.inner * self.outer * self.element_bytes
+        """Bytes of the weights of one run, with their scales."""
+        return math.ceil(self.groups * self.inner * self.outer * self.bytes_per_weight)
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """Bytes of a weight with its part of scales."""
+        return self.element_bytes if self.weight_element_bytes is None else self.weight_element_bytes
 
     @property
     def activation_bytes(self) -> int:
@@ -107,6 +119,11 @@ class Kernel:
     def arithmetic_intensity(self) -> float:
         """FLOP per byte of weights and activations, each moved once (PAPI, section 3.1)."""
         return self.flops / (self.weight_bytes + self.activation_bytes)
+
+
+def _check_width(where: str, name: str, value: float | None) -> None:
+    if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+        raise ValueError(f"{where}: {name} is {value!r}, expected a number of bytes above 0")
 
 
 def blocks(kernels: Sequence[Kernel]) -> tuple[tuple[Kernel, ...], ...]:
@@ -150,9 +167,13 @@ class AttentionKernel:
     Args:
         heads: query heads.
         kv_heads: heads of keys and values; `heads` divided by it is the group size.
-        head_size: elements of a head.
+        head_size: elements of a head's query and key.
         count: how often the kernel runs in one step (the number of layers).
-        element_bytes: bytes of an element; FP16 by default.
+        element_bytes: bytes of an element of queries, scores and outputs, and of keys and values if those have none of
+            their own; FP16 by default.
+        value_size: elements of a head's value; as `head_size` if None.
+        shared_values: values are the first elements of the keys, and stored once (latent attention).
+        kv_element_bytes: bytes of an element of keys and values; as `element_bytes` if None.
     """
 
     heads: int
@@ -161,6 +182,9 @@ class AttentionKernel:
     count: int = 1
     element_bytes: int = FP16_BYTES
     kernel_class: KernelClass = KernelClass.ATTENTION
+    value_size: int | None = None
+    shared_values: bool = False
+    kv_element_bytes: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("heads", "kv_heads", "head_size", "count", "element_bytes"):
@@ -171,6 +195,20 @@ class AttentionKernel:
             raise ValueError(
                 f"AttentionKernel: {self.heads} heads over {self.kv_heads} KV heads do not divide evenly"
             )
+        if self.value_elements < 1 or (self.shared_values and self.value_elements > self.head_size):
+            most = f" to {self.head_size}, of which they are a part" if self.shared_values else ""
+            raise ValueError(f"AttentionKernel: value_size is {self.value_size}, expected 1 or more{most}")
+        _check_width("AttentionKernel", "kv_element_bytes", self.kv_element_bytes)
+
+    @property
+    def value_elements(self) -> int:
+        """Elements of a head's value."""
+        return self.head_size if self.value_size is None else self.value_size
+
+    @property
+    def bytes_per_kv(self) -> float:
+        """Bytes of an element of keys and values."""
+        return self.element_bytes if self.kv_element_bytes is None else self.kv_element_bytes
 
     def rows_per_kv_head(self, tlp: int) -> int:
         """Query rows that one read of a KV head serves when `tlp` tokens are verified together."""
@@ -179,9 +217,10 @@ class AttentionKernel:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values of one token in one run (one layer)."""
-        return 2 * self.kv_heads * self.head_size * self.element_bytes
+        kept = self.head_size + (0 if self.shared_values else self.value_elements)
+        return math.ceil(self.kv_heads * kept * self.bytes_per_kv)
 
     @property
     def macs_per_context_token(self) -> int:
         """Multiply-accumulates (scores and weighted values) per context token and query token, one run."""
-        return 2 * self.heads * self.head_size
+        return self.heads * (self.head_size + self.value_elements)

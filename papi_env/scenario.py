@@ -26,7 +26,7 @@ from papi_env.workload.lengths import ContextPolicy, RequestPopulation
 from papi_env.workload.presets import serving_presets
 from papi_env.workload.requests import Lengths
 from papi_env.workload.serving import Serving
-from papi_env.workload.transformer import TRANSFORMERS, Transformer, get_transformer
+from papi_env.workload.transformer import PRESET_MODELS, TRANSFORMERS, Transformer, get_transformer
 from papi_env.workload.vision.network import RepMLPNet, get_repmlpnet
 
 MAX_BATCH = 128
@@ -265,13 +265,17 @@ class Scenario(Definition):
         size. The weights of all models count.
         """
         weights = kv = 0
+        if self.model is not None and self.model.experts is not None:
+            raise ConfigurationError(
+                f"Scenario {self.name!r}: {self.model.name} is a mixture of experts, whose costs are not simulated"
+            )
         if self.images is not None:
             weights += self.images.weight_bytes
         if self.model is not None and self.workload is not None:
             schedule = self.workload.speculation_schedule
             tlp = max([self.workload.speculation, *(length for _, length in schedule)])
             longest = self.population().max_total + self.image_tokens + tlp - 1
-            kv = self.workload.batch_size * longest * self.model.kv_bytes_per_token
+            kv = self.workload.batch_size * self.model.kv_bytes(longest)
             weights += self.model.weight_bytes
         self.system.check_capacity(weights, kv)
         return self
@@ -328,7 +332,7 @@ def _near() -> System:
 def _presets() -> dict[str, Scenario]:
     presets = {}
     for dataset, table in _DATASETS.items():
-        for model in TRANSFORMERS.values():
+        for model in PRESET_MODELS.values():
             name = f"{dataset}/{model.name}"
             presets[name] = Scenario(
                 name=name,

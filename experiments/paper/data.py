@@ -25,7 +25,7 @@ from papi_env.hardware.table import CostTable
 from papi_env.hardware.units import FC_PIM, PU
 from papi_env.kernel import FloatArray
 from papi_env.scenario import get_scenario
-from papi_env.workload.transformer import FC_CLASSES, TRANSFORMERS, Transformer, get_transformer
+from papi_env.workload.transformer import FC_CLASSES, PRESET_MODELS, Transformer, get_transformer
 
 Data: TypeAlias = dict[str, Any]
 
@@ -238,8 +238,8 @@ def intensity() -> Data:
     n = [2**k for k in range(11)]
     return {
         "n": n,
-        "formula": {name: [square_intensity(m.hidden, x) for x in n] for name, m in TRANSFORMERS.items()},
-        "layer": {name: [fc_intensity(m, x) for x in n] for name, m in TRANSFORMERS.items()},
+        "formula": {name: [square_intensity(m.hidden, x) for x in n] for name, m in PRESET_MODELS.items()},
+        "layer": {name: [fc_intensity(m, x) for x in n] for name, m in PRESET_MODELS.items()},
         "paper": {"model": "opt-30b", "n": 32, "intensity": 31.7},
     }
 

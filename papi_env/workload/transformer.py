@@ -1,90 +1,18 @@
-"""Decoder-only transformers as kernels.
-
-Left out, because they are the same for every scheduling choice and small beside the rest: token
-embedding, the LM head, layer norms, residual additions and activation functions.
-"""
+"""The registry of transformers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import Field, model_validator
-
-from papi_env.definition import Definition
 from papi_env.errors import lookup
-from papi_env.kernel import FP16_BYTES, AttentionKernel, Kernel, KernelClass, Split
-from papi_env.quantities import Count, Tokens, Truth
-
-# The FC classes of a decoder layer, in the order of execution around attention.
-FC_CLASSES = (KernelClass.QKV, KernelClass.PROJECTION, KernelClass.FEED_FORWARD)
-
-
-class Transformer(Definition):
-    """The shape of a decoder-only transformer in FP16.
-
-    `gated` feed-forward layers have three matrices (LLaMA), others two.
-    """
-
-    name: str
-    layers: Count = Field(ge=1, le=1000)
-    hidden: Count = Field(ge=1, le=1 << 17)
-    heads: Count = Field(ge=1, le=1024)
-    kv_heads: Count | None = Field(
-        None, ge=1, description="heads of keys and values; as many as heads if absent"
-    )
-    feed_forward: Count = Field(ge=1, le=1 << 20)
-    gated: Truth = False
-    context_limit: Tokens = Field(2048, ge=2, le=1 << 20)
-
-    @model_validator(mode="after")
-    def _divides(self) -> Transformer:
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
-        if self.kv_heads is not None and self.heads % self.kv_heads:
-            raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
-        return self
-
-    @property
-    def head_size(self) -> int:
-        """Elements of a head."""
-        return self.hidden // self.heads
-
-    @property
-    def kv_width(self) -> int:
-        """Elements of one token's keys in one layer."""
-        return self.head_size * (self.kv_heads or self.heads)
-
-    def fc_kernels(self) -> tuple[Kernel, ...]:
-        """The FC kernels of one decode iteration, each with `count` = layers, in order of execution."""
-        # Gate and up run as one kernel, as servers launch them.
-        up = self.feed_forward * (2 if self.gated else 1)
-        shapes: list[tuple[KernelClass, int, int, Split]] = [
-            (KernelClass.QKV, self.hidden, self.hidden + 2 * self.kv_width, "outputs"),
-            (KernelClass.PROJECTION, self.hidden, self.hidden, "inputs"),
-            (KernelClass.FEED_FORWARD, self.hidden, up, "outputs"),
-            (KernelClass.FEED_FORWARD, self.feed_forward, self.hidden, "inputs"),
-        ]
-        return tuple(
-            Kernel(kind, inner, outer, count=self.layers, split=split) for kind, inner, outer, split in shapes
-        )
-
-    def attention_kernel(self) -> AttentionKernel:
-        """Attention of one decode iteration, with `count` = layers."""
-        return AttentionKernel(self.heads, self.kv_heads or self.heads, self.head_size, count=self.layers)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of all FC weights."""
-        return sum(kernel.weight_bytes * kernel.count for kernel in self.fc_kernels())
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes that one token's keys and values take in all layers."""
-        return 2 * self.kv_width * FP16_BYTES * self.layers
-
+from papi_env.workload.attention import LatentAttention
+from papi_env.workload.decoder import FC_CLASSES as FC_CLASSES
+from papi_env.workload.decoder import Transformer as Transformer
+from papi_env.workload.experts import Experts
+from papi_env.workload.formats import ElementFormat
 
 # Shapes: OPT (Zhang et al. 2022), GPT-3 (Brown et al. 2020), LLaMA and Llama 2 (Touvron et al. 2023).
-_ALL = (
+_PUBLISHED = (
     Transformer(name="opt-30b", layers=48, hidden=7168, heads=56, feed_forward=4 * 7168),
     Transformer(name="gpt3-66b", layers=64, hidden=9216, heads=72, feed_forward=4 * 9216),
     Transformer(name="gpt3-175b", layers=96, hidden=12288, heads=96, feed_forward=4 * 12288),
@@ -100,7 +28,92 @@ _ALL = (
         context_limit=4096,
     ),
 )
-TRANSFORMERS: Mapping[str, Transformer] = {model.name: model for model in _ALL}
+# As their `config.json` at Hugging Face has them: Llama 3.1 (Grattafiori et al. 2024), Qwen3 (Yang et al. 2025),
+# Mixtral (Jiang et al. 2024), DeepSeek-V3 (2024; a checkpoint in FP8 with an FP32 scale for 128 x 128 weights). The
+# additional layer that DeepSeek-V3 drafts with is left out.
+_HUB = (
+    Transformer(
+        name="llama-3.1-8b",
+        layers=32,
+        hidden=4096,
+        heads=32,
+        kv_heads=8,
+        feed_forward=14336,
+        gated=True,
+        context_limit=131072,
+        vocabulary=128256,
+        lm_head=True,
+    ),
+    Transformer(
+        name="llama-3.1-70b",
+        layers=80,
+        hidden=8192,
+        heads=64,
+        kv_heads=8,
+        feed_forward=28672,
+        gated=True,
+        context_limit=131072,
+        vocabulary=128256,
+        lm_head=True,
+    ),
+    Transformer(
+        name="qwen3-32b",
+        layers=64,
+        hidden=5120,
+        heads=64,
+        kv_heads=8,
+        head_dim=128,
+        feed_forward=25600,
+        gated=True,
+        context_limit=40960,
+        vocabulary=151936,
+        lm_head=True,
+    ),
+    Transformer(
+        name="mixtral-8x7b",
+        layers=32,
+        hidden=4096,
+        heads=32,
+        kv_heads=8,
+        feed_forward=14336,
+        gated=True,
+        context_limit=32768,
+        vocabulary=32000,
+        lm_head=True,
+        experts=Experts(experts=8, active=2, feed_forward=14336),
+    ),
+    Transformer(
+        name="qwen3-30b-a3b",
+        layers=48,
+        hidden=2048,
+        heads=32,
+        kv_heads=4,
+        head_dim=128,
+        feed_forward=6144,
+        gated=True,
+        context_limit=40960,
+        vocabulary=151936,
+        lm_head=True,
+        experts=Experts(experts=128, active=8, feed_forward=768),
+    ),
+    Transformer(
+        name="deepseek-v3",
+        layers=61,
+        hidden=7168,
+        heads=128,
+        feed_forward=18432,
+        gated=True,
+        context_limit=163840,
+        vocabulary=129280,
+        lm_head=True,
+        weight_format=ElementFormat(elements="fp8", group_size=128 * 128, scale_bytes=4),
+        experts=Experts(experts=256, active=8, feed_forward=2048, shared=1, dense_layers=3),
+        latent=LatentAttention(q_lora_rank=1536, kv_lora_rank=512, qk_nope=128, qk_rope=64, v=128),
+    ),
+)
+# The models that presets of static batches and figures of the paper go through.
+PRESET_MODELS: Mapping[str, Transformer] = {model.name: model for model in _PUBLISHED}
+TRANSFORMERS: Mapping[str, Transformer] = {model.name: model for model in (*_PUBLISHED, *_HUB)}
 
 
 def get_transformer(name: str) -> Transformer:

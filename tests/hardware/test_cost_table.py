@@ -11,7 +11,7 @@ from papi_env.hardware.system import SYSTEMS
 from papi_env.hardware.table import DENSE_ROWS, CostTable
 from papi_env.hardware.units import ATTN_PIM, FC_PIM, PU
 from papi_env.kernel import Kernel, KernelClass
-from papi_env.workload.transformer import TRANSFORMERS
+from papi_env.workload.transformer import PRESET_MODELS, TRANSFORMERS
 
 PAPI = SYSTEMS["papi"]
 LLAMA = TRANSFORMERS["llama-65b"]
@@ -133,7 +133,7 @@ def test_alpha_minimises_the_time_of_the_sweep(reading):
     assert all(best <= total_s(costs_of, other) * (1 + 1e-12) for other in others)
 
 
-@pytest.mark.parametrize("model", TRANSFORMERS)
+@pytest.mark.parametrize("model", PRESET_MODELS)
 def test_by_the_roofline_alpha_picks_the_faster_unit_at_every_n(model):
     # The curves cross once, so nothing beats a threshold.
     costs_of = CostTable(ROOFLINE, TRANSFORMERS[model].fc_kernels())
@@ -142,7 +142,7 @@ def test_by_the_roofline_alpha_picks_the_faster_unit_at_every_n(model):
     assert (np.where(on_pim, pim, pu) == np.minimum(pu, pim)).all()
 
 
-@pytest.mark.parametrize("model", TRANSFORMERS)
+@pytest.mark.parametrize("model", PRESET_MODELS)
 def test_with_measured_kernels_a_threshold_is_blind_to_tiles(model):
     # A GPU's time rises in steps of its tiles, and crosses FC-PIM's more than once: no threshold is right at every
     # n, and the best one leaves something over.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.hardware.measured import MAX_STEP, launch_shapes, load_measured, parse_measured
-from papi_env.workload.transformer import TRANSFORMERS, get_transformer
+from papi_env.workload.transformer import PRESET_MODELS, get_transformer
 
 HEADER = "outputs,inputs,rows,seconds"
 # Made up.
@@ -301,7 +301,7 @@ def test_the_launches_are_those_of_a_layer_on_one_gpu(name, gpus, shapes):
     assert launch_shapes(get_transformer(name).fc_kernels(), gpus) == shapes
 
 
-@given(st.sampled_from(sorted(TRANSFORMERS)), st.integers(1, 64))
+@given(st.sampled_from(sorted(PRESET_MODELS)), st.integers(1, 64))
 def test_the_gpus_together_hold_all_weights(name, gpus):
     model = get_transformer(name)
     shapes = launch_shapes(model.fc_kernels(), gpus)
