@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.errors import ConfigurationError
+from papi_env.errors import ConfigurationError, DataError
 from papi_env.hardware import costs, dram
 from papi_env.hardware.energy import ACTIVATION, NUM_CAUSES, READ
+from papi_env.hardware.server_tables import FC_LAYERS, AttentionGrid, ServerTables
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
-from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES
+from papi_env.hardware.units import FC_PIM, PU, ROOFLINE, UNIT_NAMES
 from papi_env.kernel import FloatArray, Kernel, activation_bytes
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as layout
@@ -27,7 +28,7 @@ from papi_env.simulation.batch.decode_tables import (
 )
 from papi_env.simulation.prefill import prompt_work
 from papi_env.simulation.serving import state as at
-from papi_env.workload.arrivals import ArrivalTables, build_arrivals
+from papi_env.workload.arrivals import TRACE, ArrivalTables, build_arrivals
 from papi_env.workload.serving import (
     CHUNK_TOKENS,
     DRAFTS,
@@ -63,6 +64,8 @@ class ServingTables(NamedTuple):
             there for look-aheads that know no rates. class_shares: cumulative.
         population: int32 [requests, 2]; trace_lengths, trace_refused: of the arrivals' own rows, if paired.
         scalars: see `serving.state`; descriptors: float32; arrivals: see `workload.arrivals`.
+        head: [tokens, (s, J, J by cause)], LM head and sampler for tokens that are yielded; empty where there is none.
+        grid: attention of the PUs as measured, see `pack_grid`; empty where it was not.
     """
 
     fc_s: FloatArray
@@ -85,6 +88,14 @@ class ServingTables(NamedTuple):
     scalars: FloatArray
     descriptors: npt.NDArray[np.float32]
     arrivals: ArrivalTables
+    head: FloatArray = np.zeros((0, 2 + NUM_CAUSES))
+    grid: FloatArray = np.zeros(0)
+
+
+ARRIVALS = ServingTables._fields.index("arrivals")
+# Tables faster than the peaks by more than this are of another model or GPU, or in another unit; a cache that holds a
+# layer's weights makes them faster than the memory by less.
+_FASTER = 2.0
 
 
 def build_serving_tables(scenario: Scenario) -> ServingTables:
@@ -96,8 +107,15 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
     serving, model = scenario.serving, scenario.model
     if serving is None or model is None:
         raise ConfigurationError(f"Scenario {scenario.name!r} serves no requests: it has no serving part")
-    system = scenario.system
-    rows = serving.max_running * SPECULATION_LENGTHS[-1] + CHUNK_TOKENS
+    for name, part in (("experts", model.experts), ("windows", model.windows)):
+        if part is not None:
+            raise ConfigurationError(
+                f"Scenario {scenario.name!r}: model {model.name!r} has {name}, which serving does not time: "
+                "expected a model without"
+            )
+    system, layers = _plain(scenario.system)
+    scenario = scenario.model_copy(update={"system": system})
+    rows = serving.max_running * SPECULATION_LENGTHS[-1] + max(serving.most_prompt_rows, CHUNK_TOKENS)
     fc_s, fc_j, bank_s = _fc(system, model.fc_kernels(), rows)
     draft_causes, drafted_context = _draft_causes(system, serving)
     home = system.unit_of("attention")
@@ -143,12 +161,35 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         arrivals=build_arrivals(serving.arrivals, serving.requests, serving.horizon_s),
         scalars=scalars,
         descriptors=np.zeros(len(at.DESCRIPTOR_NAMES), dtype=np.float32),
+        head=_head(system, model, rows),
     )
+    if layers is not None:
+        tables = _as_measured(tables, layers, system, model)
     scalars[at.REFERENCE_S] = _reference_s(tables, serving)
     scalars[at.REFERENCE_TOKENS] = float(population[:, 1].mean())
     tables.descriptors[:] = _descriptors(scenario, serving, model, scalars)
     freeze(tables)
     return tables
+
+
+def with_requests(
+    tables: ServingTables, arrival_s: FloatArray, lengths: npt.NDArray[np.int32]
+) -> ServingTables:
+    """The tables with these requests in every episode instead of those that the scenario draws.
+
+    Args:
+        tables: of a scenario with as many requests.
+        arrival_s: seconds from an episode's start, float64 [requests], from 0 on and never decreasing.
+        lengths: input and output tokens, [requests, 2].
+    """
+    rows_s, own = np.array(arrival_s, dtype=np.float64), np.array(lengths, dtype=np.int32)
+    assert len(rows_s) == len(own) == tables.arrivals.capacity
+    arrivals = tables.arrivals._replace(kind=TRACE, rows_s=rows_s, start_rows=0, first_row=0)
+    replaced = tables._replace(
+        arrivals=arrivals, trace_lengths=own, trace_refused=np.zeros(len(own), dtype=np.bool_)
+    )
+    freeze(replaced)
+    return replaced
 
 
 def freeze(tables: ServingTables) -> None:
@@ -180,6 +221,70 @@ def _fc(system: System, kernels: tuple[Kernel, ...], rows: int) -> tuple[FloatAr
             size = kernel.weight_bytes + activation_bytes(kernel, counts)
             reading += np.where(counts > 0, kernel.count * size / rate, 0.0)
     return seconds, joules, np.minimum(reading, seconds[PU])
+
+
+def _plain(system: System) -> tuple[System, ServerTables | None]:
+    """The system with GPUs timed by the roofline, and their measured layers if it has them."""
+    layers = None if system.pu is None else system.pu.layers
+    if layers is None:
+        return system, None
+    if system.unit_of("attention") != "pu" or system.fc_pim is not None:
+        raise ConfigurationError(
+            f"System {system.name!r}: {layers.folder} has measured layers of GPUs alone, expected no PIM units"
+        )
+    assert system.pu is not None
+    plain = system.pu.model_copy(update={"kernels": ROOFLINE, "kernel_file": None})
+    return system.model_copy(update={"pu": plain}), layers
+
+
+def _head(system: System, model: Transformer, tokens: int) -> FloatArray:
+    """[tokens, (s, J, J by cause)] of the LM head; empty where the model has none."""
+    kernel = model.lm_head_kernel()
+    if kernel is None:
+        return ServingTables._field_defaults["head"]
+    table, counts = CostTable(system, (kernel,)), np.arange(tokens + 1)
+    unit = PU if system.can_run("pu", "fc") else FC_PIM
+    seconds, joules = table.cost(0, unit, counts)
+    causes = table.joules_by_cause(0, unit, counts)
+    return np.concatenate([seconds[:, None], joules[:, None], causes], axis=1)
+
+
+def _as_measured(
+    tables: ServingTables, layers: ServerTables, system: System, model: Transformer
+) -> ServingTables:
+    """The tables with the seconds of measured layers; joules stay those of the roofline."""
+    assert system.pu is not None
+    for name, kernel in zip(FC_LAYERS, model.fc_kernels(), strict=True):
+        curve = layers.dense[name]
+        least = costs.pu_peak_s(system.pu, kernel, curve.rows.astype(np.int64))
+        if np.any(_FASTER * curve.seconds < least):
+            k = int(np.argmax(least / curve.seconds))
+            raise DataError(
+                f"{layers.folder / 'dense.csv'}: {name} of {curve.rows[k]:.0f} tokens takes {curve.seconds[k]:.3g} s, "
+                f"but {model.name} on {system.pu.count} {system.pu.name} at its peaks {least[k]:.3g} s: expected the "
+                "tables of this model, GPU and number of GPUs"
+            )
+    fc_s, head = tables.fc_s.copy(), tables.head
+    fc_s[PU] = layers.layers_s(np.arange(fc_s.shape[1], dtype=np.float64), model.layers)
+    if len(head) == 0:
+        head = np.zeros((fc_s.shape[1], 2 + NUM_CAUSES))
+    head = head.copy()
+    head[:, 0] = layers.heads_s(np.arange(len(head), dtype=np.float64))
+    tables.scalars[at.MEASURED_ROWS] = layers.most_tokens
+    tables.scalars[at.MEASURED_MIXED] = layers.attention.most_mixed
+    tables.scalars[at.MEASURED_ALONE] = min(layers.attention.decoding[-1], layers.most_sequences)
+    bank_s = np.minimum(tables.bank_s, fc_s[PU])
+    return tables._replace(
+        fc_s=fc_s, bank_s=bank_s, head=head, grid=pack_grid(layers.attention, model.layers)
+    )
+
+
+def pack_grid(grid: AttentionGrid, layers: int) -> FloatArray:
+    """One flat array for `measured.grid_seconds`: lengths of the axes, the axes, seconds of all layers."""
+    axes = grid[:4]
+    return np.concatenate(
+        [np.array([len(axis) for axis in axes], dtype=np.float64), *axes, layers * grid.seconds.ravel()]
+    )
 
 
 def _draft(system: System, serving: Serving, scalars: FloatArray) -> FloatArray:
@@ -265,11 +370,14 @@ def _scalars(scenario: Scenario, serving: Serving, model: Transformer) -> FloatA
     s[at.ALPHA] = CostTable(system, model.fc_kernels()).calibrate_alpha()
     s[at.CONTEXT_LIMIT] = model.context_limit
     s[at.MAX_RUNNING] = serving.max_running
-    pages = _pages(system, model, serving.page_tokens)
+    pages = _pages(system, model, serving)
     s[at.PAGE_LOG2] = serving.page_tokens.bit_length() - 1
     s[at.TOTAL_PAGES] = pages if serving.paging else UNBOUNDED_PAGES
     s[at.WATERMARK_PAGES] = np.ceil(WATERMARK * pages)
     s[at.CHUNK] = serving.chunk_tokens
+    s[at.TOKEN_BUDGET] = serving.token_budget or 0
+    s[at.PREFIX_CACHING] = serving.prefix_caching
+    s[at.UNEVEN] = serving.uneven_contexts
     s[at.TTFT_S], s[at.TPOT_S] = serving.objectives.ttft_s, serving.objectives.tpot_s
     s[at.HORIZON_S] = np.inf if serving.horizon_s is None else serving.horizon_s
     s[at.OVERHEAD_S] = model.layers * system.layer_overhead_s
@@ -292,13 +400,19 @@ def _scalars(scenario: Scenario, serving: Serving, model: Transformer) -> FloatA
     return s
 
 
-def _pages(system: System, model: Transformer, page_tokens: int) -> int:
-    """KV pages that the stacks hold, beside the weights where they share them. Refuses weights that do not fit."""
-    system.check_capacity(model.weight_bytes, 0)
+def _pages(system: System, model: Transformer, serving: Serving) -> int:
+    """KV pages that there are: what was said, or what the stacks hold beside the weights where they share them.
+
+    Refuses weights and pages that do not fit.
+    """
+    size = model.kv_bytes_per_token
+    system.check_capacity(model.weight_bytes, (serving.kv_tokens or 0) * size)
+    if serving.kv_tokens is not None:
+        return serving.kv_tokens // serving.page_tokens
     capacity = system.kv_capacity_bytes
     if capacity is None:
         capacity = system.weight_capacity_bytes - model.weight_bytes
-    return int(capacity // (page_tokens * model.kv_bytes_per_token))
+    return int(capacity // (serving.page_tokens * size))
 
 
 def _prefill(system: System, model: Transformer, s: FloatArray) -> None:
