@@ -19,8 +19,8 @@ Observations: TypeAlias = npt.NDArray[np.float32]
 
 # The columns of an observation that rules read, and how each is scaled, by name; the last ones are those of Kernels-v0
 # alone.
-_COLUMN = {feature.name: column for column, feature in enumerate(at.KERNELS_FEATURES)}
-_SCALE = {feature.name: feature.scale for feature in at.KERNELS_FEATURES}
+_COLUMN = {feature.name: column for column, feature in enumerate(at.EXPERT_KERNELS_FEATURES)}
+_SCALE = {feature.name: feature.scale for feature in at.EXPERT_KERNELS_FEATURES}
 # The columns of an action that a stage of an image encode reads.
 STAGE_CHOICES = slice(at.NUM_CLASSES, at.NUM_CHOICES)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from agents.batch.adaptive import AdaptiveAlpha
 from agents.batch.oracles import Optimum, Oracle
-from agents.batch.rules import Random, Static, Threshold, ThresholdIntensity
+from agents.batch.rules import Random, Static, Threshold, ThresholdExperts, ThresholdIntensity
 from agents.learned.distilled import holds_tree, load_tree
 from agents.learned.policy import load_policy
 from agents.learned.shipped import TREE_FOLDER, ShippedPolicy
@@ -46,7 +46,9 @@ KERNELS_VIEWS = frozenset(("compare images", "leaderboard kernels"))
 SERVING_VIEWS = frozenset(("compare serving", "headroom", "leaderboard serving"))
 # What one looks at first.
 _FIRST = SERVING_VIEWS | {"serve"}
-BATCH_VIEWS = DECODE_VIEWS | KERNELS_VIEWS
+# Of models with experts, which Kernels-v0 dispatches.
+EXPERT_VIEWS = frozenset(("compare experts",))
+BATCH_VIEWS = DECODE_VIEWS | KERNELS_VIEWS | EXPERT_VIEWS
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ POLICIES: Mapping[str, Registered] = {
     "random": Registered(Random, BATCH_VIEWS),
     "threshold-initial": Registered(partial(Threshold, runtime=False), BATCH_VIEWS - {"compare images"}),
     "threshold": Registered(Threshold, BATCH_VIEWS),
+    "static-split": Registered(partial(Static, "fc-pim", split=True), EXPERT_VIEWS),
+    "threshold-experts": Registered(ThresholdExperts, EXPERT_VIEWS),
+    "threshold-split": Registered(partial(ThresholdExperts, split=True), EXPERT_VIEWS),
     "threshold-intensity": Registered(ThresholdIntensity, KERNELS_VIEWS),
     "adaptive": Registered(AdaptiveAlpha, BATCH_VIEWS),
     "learned": Registered(ShippedPolicy, frozenset(("compare decode", "compare images"))),

@@ -5,7 +5,8 @@ papi/runs/mine/best (papi//tmp/mine/best where the folder's path is absolute). E
 every batch size and speculation length on the same seeds. Printed: end-to-end speed-up over a100-attacc/static,
 tokens per second, joules per token, and regret against the oracle of the same system; in Kernels-v0 also
 regret by kernel class. Image streams (--env papi_env/Kernels-v0 --scenarios vision-stream) are compared on their
-own system, in images per second. Serving presets (--env papi_env/Serving-v0) are compared by goodput, as a ratio to
+own system, in images per second. Mixtures of experts (--scenarios mixture-of-experts) are dispatched kernel by
+kernel on their own system. Serving presets (--env papi_env/Serving-v0) are compared by goodput, as a ratio to
 that of papi/threshold, with attainment, latencies and joules per token.
 
 Written to the run folder: run.json (what ran), results.csv (a row per instance), summary.json, compare.png. An
@@ -23,13 +24,13 @@ from typing import Annotated, Literal
 from rich.console import Console
 
 from experiments.arena.comparison import Comparison, Readings
-from experiments.arena.settings import grid, resolve_scenarios, serving_scenarios
+from experiments.arena.settings import grid, has_experts, resolve_scenarios, serving_scenarios
 from experiments.common.command import command_line
 from experiments.common.options import (
     DEFAULT,
     Entries,
-    Env,
     Jobs,
+    OneEnv,
     Out,
     Scenarios,
     Seed,
@@ -38,9 +39,9 @@ from experiments.common.options import (
     words,
 )
 from experiments.common.study import conduct
-from papi_env.envs.registration import DECODE, ENV_IDS, SERVING
+from papi_env.envs.registration import DECODE, ENV_IDS, KERNELS, SERVING
 from papi_env.errors import ConfigurationError, lookup
-from papi_env.scenario import PAPER_SCENARIOS, Scenario
+from papi_env.scenario import PAPER_SCENARIOS, Scenario, get_scenario
 from papi_env.workload.requests import Lengths
 
 SEEDS, SERVING_SEEDS = 50, 8
@@ -73,11 +74,12 @@ class Config:
 
     entries: Entries = (DEFAULT,)
     """Policies on systems, in the order of the table: a registered policy, a class of your own as MODULE:CLASS, or the
-    folder of a learned one. Without SYSTEM/ it plays on papi; where nothing decodes and in Serving-v0 on the
-    scenario's own system. `default` (the default) stands for the policies that the project comes with."""
+    folder of a learned one. Without SYSTEM/ it plays on papi; where nothing decodes, with mixtures of experts, and in
+    Serving-v0 on the scenario's own system. `default` (the default) stands for the policies that the project comes
+    with."""
     baseline: Annotated[str | None, words("[SYSTEM/]POLICY")] = None
     """What speed-up and goodput are measured against (default: a100-attacc/static; on the scenario's own system,
-    static where nothing decodes, and threshold in Serving-v0)."""
+    static where nothing decodes and with mixtures of experts, and threshold in Serving-v0)."""
     scenarios: Scenarios = ()
     """Presets by name, or .toml files (default: the paper's three models on its two datasets). In Serving-v0 also a
     family such as "saturated" (default: saturated, bursty and drifting on llama-65b)."""
@@ -101,8 +103,9 @@ class Config:
     """Speculation lengths (default: 1 2 4 for presets; a .toml scenario keeps its own)."""
     acceptance_rate: Annotated[float | None, words("FLOAT")] = None
     """Chance that a drafted token is accepted, 0 to 1 (default: as the scenario says)."""
-    env: Env = DECODE
-    """The problem to play. Serving-v0 takes requests and batches from its scenarios, without the options for them."""
+    env: OneEnv = None
+    """The problem to play (default: Decode-v0, and Kernels-v0 where every scenario has a mixture of experts).
+    Serving-v0 takes requests and batches from its scenarios, without the options for them."""
     gpu_bandwidth: Annotated[Literal["roofline", "hbm3"] | None, words("roofline|hbm3")] = None
     """Reading of an A100's memory bandwidth: 1935 or 3352 GB/s (default: as the systems say)."""
     bank_rate: Annotated[
@@ -128,13 +131,19 @@ def resolve(config: Config) -> Comparison:
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
     """
-    lookup("problem", config.env, dict.fromkeys(ENV_IDS))
-    serving = config.env == SERVING
+    env = _usual_env(config) if config.env is None else lookup("problem", config.env, {k: k for k in ENV_IDS})
+    serving = env == SERVING
     count = (SERVING_SEEDS if serving else SEEDS) if config.seeds is None else config.seeds
     seeds = check_counts(config.seed, count, config.jobs)
     scenarios = _serving(config) if serving else _batches(config)
     readings = Readings(config.gpu_bandwidth, config.bank_rate, config.constants)
-    return Comparison(config.env, scenarios, config.entries, config.baseline, seeds, readings)
+    return Comparison(env, scenarios, config.entries, config.baseline, seeds, readings)
+
+
+def _usual_env(config: Config) -> str:
+    """The problem that dispatches what the scenarios run."""
+    mixtures = bool(config.scenarios) and all(has_experts(get_scenario(name)) for name in config.scenarios)
+    return KERNELS if mixtures else DECODE
 
 
 def _serving(config: Config) -> list[Scenario]:

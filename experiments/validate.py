@@ -39,6 +39,8 @@ class Config:
     serving: Annotated[Path | None, words("RUN_FOLDER")] = None
     """A real vLLM run to replay: run.json, requests.csv and the measured tables if any, or a run folder of
     LLMServingSim."""
+    moe: Annotated[Path | None, words("FILE")] = None
+    """Measured blocks of experts, Qwen3-30B-A3B on an RTX PRO 6000: tokens,activated_experts,time_us."""
     revision: RevisionName = "auto"
     """Revision of AttAcc's cycle-level model that --cycles is from; auto takes the better match."""
     fit: Annotated[bool, Flag] = False
@@ -46,24 +48,24 @@ class Config:
     gpu: Annotated[str | None, words("NAME")] = None
     """The GPU of --gpu-kernels, for a file that doesn't say it in a column or its path."""
     refit: Annotated[bool, Flag] = False
-    """Fit the constants of the GPUs on --gpu-kernels, and show the errors on what the fit leaves out."""
+    """Fit the constants on --gpu-kernels, and show the errors on what the fit leaves out; or those on --moe."""
     published: Annotated[bool, Flag] = False
     """Compare whole iterations that servers published, from --gpu-kernels and --allreduce together."""
     attacc_compatible: Annotated[bool, Flag] = False
     """Predict --grid by AttAcc's equations instead of papi_env's own model."""
     out: Annotated[Path | None, words("DIR")] = None
-    """Folder for cycles.json, grid.json, gpu_kernels.json, allreduce.json, serving.json or published.json
+    """Folder for cycles.json, grid.json, gpu_kernels.json, allreduce.json, serving.json, moe.json or published.json
     (default: none)."""
 
 
 # Files to compare with, and which of them the other options are about.
-FILES = ("cycles", "grid", "gpu_kernels", "allreduce", "serving")
+FILES = ("cycles", "grid", "gpu_kernels", "allreduce", "serving", "moe")
 OPTIONS = {
-    "revision": "cycles",
-    "fit": "cycles",
-    "attacc_compatible": "grid",
-    "gpu": "gpu_kernels",
-    "refit": "gpu_kernels",
+    "revision": ("cycles",),
+    "fit": ("cycles",),
+    "attacc_compatible": ("grid",),
+    "gpu": ("gpu_kernels",),
+    "refit": ("gpu_kernels", "moe"),
 }
 
 
@@ -95,9 +97,10 @@ def validate(config: Config, tell: Callable[[str], None] = lambda _: None) -> di
         options = ", ".join(_option(name) for name in FILES)
         found = " and ".join(_option(name) for name in given) or "none"
         raise ConfigurationError(f"{options}: found {found}, expected one of them")
-    for name, owner in OPTIONS.items():
-        if getattr(config, name) != getattr(Config, name) and owner != given[0]:
-            raise ConfigurationError(f"{_option(name)} belongs to {_option(owner)}, which is not given")
+    for name, owners in OPTIONS.items():
+        if getattr(config, name) != getattr(Config, name) and given[0] not in owners:
+            known = " or ".join(map(_option, owners))
+            raise ConfigurationError(f"{_option(name)} belongs to {known}, which is not given")
     # Each needs its own room only.
     if config.cycles is not None:
         return validate_cycles(config.cycles, config.revision, fit=config.fit)
@@ -113,6 +116,10 @@ def validate(config: Config, tell: Callable[[str], None] = lambda _: None) -> di
         from experiments.replay.validate_serving import validate_serving
 
         return validate_serving(config.serving, tell)
+    if config.moe is not None:
+        from experiments.gpus.validate_moe import validate_moe
+
+        return validate_moe(config.moe, refit=config.refit)
     assert config.allreduce is not None
     from experiments.gpus.validate_allreduce import validate_allreduce
 

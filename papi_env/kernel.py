@@ -174,6 +174,7 @@ class AttentionKernel:
         value_size: elements of a head's value; as `head_size` if None.
         shared_values: values are the first elements of the keys, and stored once (latent attention).
         kv_element_bytes: bytes of an element of keys and values; as `element_bytes` if None.
+        most_copies: places that there is room to keep a KV head's keys and values in; any number if None.
     """
 
     heads: int
@@ -185,6 +186,7 @@ class AttentionKernel:
     value_size: int | None = None
     shared_values: bool = False
     kv_element_bytes: float | None = None
+    most_copies: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("heads", "kv_heads", "head_size", "count", "element_bytes"):
@@ -199,6 +201,8 @@ class AttentionKernel:
             most = f" to {self.head_size}, of which they are a part" if self.shared_values else ""
             raise ValueError(f"AttentionKernel: value_size is {self.value_size}, expected 1 or more{most}")
         _check_width("AttentionKernel", "kv_element_bytes", self.kv_element_bytes)
+        if self.most_copies is not None and self.most_copies < 1:
+            raise ValueError(f"AttentionKernel: most_copies is {self.most_copies}, expected at least 1")
 
     @property
     def value_elements(self) -> int:
@@ -219,6 +223,21 @@ class AttentionKernel:
         """Bytes of keys and values of one token in one run (one layer)."""
         kept = self.head_size + (0 if self.shared_values else self.value_elements)
         return math.ceil(self.kv_heads * kept * self.bytes_per_kv)
+
+    @property
+    def pim_bytes_per_token(self) -> int:
+        """Bytes that the banks read of one token in one run: keys, and values in a pass of their own."""
+        return math.ceil(self.kv_heads * (self.head_size + self.value_elements) * self.bytes_per_kv)
+
+    @property
+    def query_bytes(self) -> int:
+        """Bytes of the queries of one token in one run."""
+        return self.heads * self.head_size * self.element_bytes
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of the outputs of one token in one run."""
+        return self.heads * self.value_elements * self.element_bytes
 
     @property
     def macs_per_context_token(self) -> int:

@@ -220,7 +220,11 @@ QUANTITIES: Mapping[str, Quantity] = {
         typical=1e-12,
         mistakes=(("pJ", 1e-12), ("nJ", 1e-9), ("fJ", 1e-15)),
     ),
+    "energy of a row": Quantity(
+        "J", 1e-15, 1e-4, zero=True, typical=1e-9, mistakes=(("pJ", 1e-12), ("nJ", 1e-9))
+    ),
     "energy weight": Quantity("seconds or tokens per joule", 1e-9, 1e6, zero=True),
+    "area": Quantity("mm2", 1e-3, 1e4, typical=1.0),
     "clocks": Quantity("clocks", 1.0, 1e3),
     "FPUs": Quantity("FPUs per bank", 1 / 1024, 64.0),
     "efficiency": Quantity("a share of the peak", 1e-6, 1.0),
@@ -249,6 +253,8 @@ Watts: TypeAlias = Annotated[float, QUANTITIES["power"]]
 PowerLimit: TypeAlias = Annotated[float, QUANTITIES["power limit"]]
 JoulesPerByte: TypeAlias = Annotated[float, QUANTITIES["energy of a byte"]]
 JoulesPerMac: TypeAlias = Annotated[float, QUANTITIES["energy of a MAC"]]
+RowJoules: TypeAlias = Annotated[float, QUANTITIES["energy of a row"]]
+SquareMillimetres: TypeAlias = Annotated[float, QUANTITIES["area"]]
 EnergyWeight: TypeAlias = Annotated[float, QUANTITIES["energy weight"]]
 Clocks: TypeAlias = Annotated[float, QUANTITIES["clocks"]]
 FpusPerBank: TypeAlias = Annotated[float, QUANTITIES["FPUs"]]

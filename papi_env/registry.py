@@ -1,22 +1,34 @@
-"""What users write where something registered is meant: its name, or a table that starts from one."""
+"""What users write where something registered is meant: its name, or a table that starts from one, or from a file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
-from papi_env.errors import lookup
+from papi_env.errors import ConfigurationError, lookup
+
+# What is read from a file of another format, by the key that names the file.
+Readers = Mapping[str, Callable[[str], BaseModel]]
 
 
-def resolve(value: Any, registry: Mapping[str, BaseModel], kind: str) -> Any:
-    """A registered name, or a table that overrides a registered one named by its `base`; else the value itself."""
+def resolve(value: Any, registry: Mapping[str, BaseModel], kind: str, readers: Readers | None = None) -> Any:
+    """A registered name, or a table that overrides a registered one named by its `base`; else the value itself.
+
+    A table may also start from what one of `readers` reads.
+    """
     if isinstance(value, str):
         return lookup(kind, value, registry)
     if isinstance(value, dict) and "base" in value:
         base = lookup(kind, value["base"], registry).model_dump()
         return _override(base, {key: item for key, item in value.items() if key != "base"})
+    for start, read in (readers or {}).items():
+        if isinstance(value, dict) and start in value:
+            if not isinstance(value[start], str):
+                raise ConfigurationError(f"{start} is {value[start]!r}, expected the path of a file")
+            base = read(value[start]).model_dump()
+            return _override(base, {key: item for key, item in value.items() if key != start})
     return value
 
 

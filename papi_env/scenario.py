@@ -2,21 +2,23 @@
 
 What runs: a model that decodes a workload, an encoder of images, or both. Presets by name, files in TOML, or
 dictionaries; a system, model or network inside a scenario is a registered name, or a table that starts from
-one (`base = "papi"`) and overrides fields, or a whole definition.
+one (`base = "papi"`) and overrides fields, or a whole definition. A model may also start from a hub's description
+(`hf = "qwen3/config.json"`, see `Transformer.from_hf`).
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, DataError, lookup, unknown_name
+from papi_env.hardware.experts import ExpertPlacement
 from papi_env.hardware.system import SYSTEMS, System, get_system
 from papi_env.hardware.table import DENSE_ROWS
 from papi_env.quantities import Count, EnergyWeight, OverheadSeconds, Share, Tokens, Whole
@@ -117,6 +119,16 @@ class Scenario(Definition):
     # Seconds of a mode switch; 0 is free switching (nothing is charged, PAPI's assumption). Absent: the
     # problem's default, free in Decode-v0 and the system's `mode_switch_s` in Kernels-v0.
     switch_s: OverheadSeconds | None = Field(None, ge=0, le=1)
+    # How the experts of the model lie in the stacks; absent: slices of all in every bank.
+    experts: ExpertPlacement | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Stored scenarios are older than the field.
+        data: dict[str, Any] = write(self)
+        if data.get("experts", ...) is None:
+            del data["experts"]
+        return data
 
     @field_validator("system", mode="before")
     @classmethod
@@ -126,7 +138,14 @@ class Scenario(Definition):
     @field_validator("model", mode="before")
     @classmethod
     def _model(cls, value: Any) -> Any:
-        return resolve(value, TRANSFORMERS, "model")
+        return resolve(value, TRANSFORMERS, "model", {"hf": Transformer.from_hf})
+
+    @model_validator(mode="after")
+    def _experts_to_place(self) -> Scenario:
+        if self.experts is not None and (self.model is None or self.model.experts is None):
+            name = "none" if self.model is None else repr(self.model.name)
+            raise ValueError(f"experts: placed, but model {name} has no experts: expected none")
+        return self
 
     @model_validator(mode="after")
     def _something_to_run(self) -> Scenario:
@@ -138,6 +157,15 @@ class Scenario(Definition):
             ):
                 if (value is not None) != there:
                     raise ValueError(f"{name}: {'required' if there else 'not used'} with serving")
+            assert self.model is not None
+            for part, instead in (
+                ("windows", 'windows = "none", with which all layers attend to everything'),
+                ("experts", "a model without"),
+            ):
+                if getattr(self.model, part) is not None:
+                    raise ValueError(
+                        f"model: {self.model.name} has {part}, which static batches alone have; expected {instead}"
+                    )
             return self
         if self.images is None or self.model is not None or self.workload is not None:
             for name, value, other in (
@@ -257,27 +285,32 @@ class Scenario(Definition):
         """Positions that images add to every prompt."""
         return 0 if self.images is None else self.images.tokens_per_request
 
-    def check(self) -> Scenario:
-        """Refuse a scenario that the system cannot hold. Returns itself.
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights of all models."""
+        images = 0 if self.images is None else self.images.weight_bytes
+        return images + (0 if self.model is None else self.model.weight_bytes)
 
-        Every batch that can be drawn fits: the KV caches are reserved for the longest request
-        (input with its images, all of its output, and the drafted tokens being verified) times the batch
-        size. The weights of all models count.
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV caches of the longest batch that can be drawn; 0 where none is decoded.
+
+        They are those of its longest request (input with its images, all of its output, and the drafted tokens being
+        verified) times the batch size.
         """
-        weights = kv = 0
-        if self.model is not None and self.model.experts is not None:
-            raise ConfigurationError(
-                f"Scenario {self.name!r}: {self.model.name} is a mixture of experts, whose costs are not simulated"
-            )
-        if self.images is not None:
-            weights += self.images.weight_bytes
-        if self.model is not None and self.workload is not None:
-            schedule = self.workload.speculation_schedule
-            tlp = max([self.workload.speculation, *(length for _, length in schedule)])
-            longest = self.population().max_total + self.image_tokens + tlp - 1
-            kv = self.workload.batch_size * self.model.kv_bytes(longest)
-            weights += self.model.weight_bytes
-        self.system.check_capacity(weights, kv)
+        if self.model is None or self.workload is None:
+            return 0
+        tlp = max([self.workload.speculation, *(length for _, length in self.workload.speculation_schedule)])
+        longest = self.population().max_total + self.image_tokens + tlp - 1
+        return self.workload.batch_size * self.model.kv_bytes(longest)
+
+    def check(self) -> Scenario:
+        """Refuse a scenario that the system cannot hold, with the sizes. Returns itself.
+
+        Every batch that can be drawn fits (`kv_bytes`), beside the weights of all models. Of a scenario that serves,
+        the weights alone are looked at.
+        """
+        self.system.check_capacity(self.weight_bytes, self.kv_bytes)
         return self
 
 
@@ -287,7 +320,7 @@ def parse_scenario(data: Mapping[str, Any], where: str) -> Scenario:
 
 
 def load_scenario(path: str | Path) -> Scenario:
-    """A scenario from a TOML file. A relative trace path is taken from the file's folder."""
+    """A scenario from a TOML file. Relative paths of traces and of a model's `hf` are taken from the file's folder."""
     path = Path(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -298,10 +331,15 @@ def load_scenario(path: str | Path) -> Scenario:
     data.setdefault("name", path.stem)
     for part, source in (("workload", "lengths"), ("serving", "lengths"), ("serving", "arrivals")):
         table = data.get(part)
-        named = table.get(source) if isinstance(table, dict) else None
-        if isinstance(named, dict) and isinstance(named.get("trace"), str):
-            named["trace"] = str(path.parent / named["trace"])
+        _from_folder(table.get(source) if isinstance(table, dict) else None, "trace", path.parent)
+    _from_folder(data.get("model"), "hf", path.parent)
     return parse_scenario(data, str(path))
+
+
+def _from_folder(table: Any, name: str, folder: Path) -> None:
+    """Make a path in a table one from the folder of its file."""
+    if isinstance(table, dict) and isinstance(table.get(name), str):
+        table[name] = str(folder / table[name])
 
 
 _DATASETS = {
@@ -327,6 +365,53 @@ def _near() -> System:
             "mode_switch_s": 1e-7,
         }
     )
+
+
+def _sixth() -> System:
+    """A sixth of `papi`: a GPU with its weight stacks, and as many stacks for attention as come on one.
+
+    As in `_near`, activations cross no link between a GPU and its own memory; mode switches are the system's usual.
+    """
+    whole = get_system("papi")
+    assert whole.pu is not None
+    assert whole.fc_pim is not None
+    assert whole.attn_pim is not None
+    parts = whole.pu.count
+    return System.model_validate(
+        whole.model_copy(
+            update={
+                "name": "papi-sixth",
+                "description": "a sixth of papi: 1 A100 whose 5 stacks are FC-PIM, 10 Attn-PIM stacks",
+                "pu": whole.pu.model_copy(update={"count": 1}),
+                "fc_pim": whole.fc_pim.model_copy(update={"stacks": whole.fc_pim.stacks // parts}),
+                "attn_pim": whole.attn_pim.model_copy(update={"stacks": whole.attn_pim.stacks // parts}),
+                "fabric": None,
+            }
+        ).model_dump()
+    )
+
+
+def _mixtures() -> Iterator[Scenario]:
+    """Qwen3-30B-A3B, whose experts are many and small, on the least part of PAPI that holds its 61 GB.
+
+    On all of PAPI more than half of an iteration goes to all-reduces, which no choice changes.
+    """
+    model = get_transformer("qwen3-30b-a3b")
+    assert model.experts is not None
+    # chosen: Zipf with 0.7, range 0-1.5.
+    skewed = model.experts.model_copy(update={"routing": "zipf", "exponent": 0.7, "draws": "keyed"})
+    uniform = model.experts.model_copy(update={"draws": "keyed"})
+    for name, experts, words in (
+        ("mixture-of-experts", uniform, "evenly"),
+        ("mixture-of-experts-zipf", skewed, "by Zipf's law with exponent 0.7"),
+    ):
+        yield Scenario(
+            name=name,
+            description=f"{model.name} decodes static batches on a sixth of papi; a router sends tokens {words}",
+            system=_sixth(),
+            model=model.model_copy(update={"experts": experts}),
+            workload=Workload(lengths=Lengths(table="dolly-creative-writing")),
+        )
 
 
 def _presets() -> dict[str, Scenario]:
@@ -357,6 +442,7 @@ def _presets() -> dict[str, Scenario]:
         workload=Workload(lengths=Lengths(table="dolly-general-qa")),
         images=Images(network=get_repmlpnet("repmlpnet-b256"), per_request=1),
     )
+    presets |= {scenario.name: scenario for scenario in _mixtures()}
     for name, preset in serving_presets().items():
         presets[name] = Scenario(
             name=name,

@@ -1,6 +1,7 @@
 """Scenarios come from names, files and tables; what cannot be simulated is refused where it enters."""
 
 import copy
+import json
 import math
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from papi_env.scenario import (
     load_scenario,
     parse_scenario,
 )
+from papi_env.workload.formats import ElementFormat
 from papi_env.workload.transformer import TRANSFORMERS
+from tests.workload.configs import CONFIGS
 
 PRESETS = pytest.mark.parametrize("name", SCENARIOS)
 DEFAULT = SCENARIOS[DEFAULT_SCENARIO]
@@ -699,3 +702,105 @@ def test_images_that_fill_the_context_are_refused():
     data["images"] = {"network": "repmlpnet-t256", "image_size": 1536, "per_request": 1}
     with pytest.raises(ConfigurationError, match="take 2304 positions, but llama-65b has a context of 2048"):
         get_scenario(data).check()
+
+
+# --- models of one's own ----------------------------------------------------------------------------
+
+
+def test_a_model_may_start_from_a_hubs_file_in_the_folder_of_the_scenario(tmp_path):
+    folder = tmp_path / "qwen3-32b"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIGS["qwen3-32b"]))
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        TOML.replace('"llama-65b"', '{ hf = "qwen3-32b", kv_format = "fp8", context_limit = 4096 }')
+    )
+    model = load_scenario(path).model
+    registered = TRANSFORMERS["qwen3-32b"]
+    assert model == registered.model_copy(
+        update={"kv_format": ElementFormat(elements="fp8"), "context_limit": 4096}
+    )
+    assert model.kv_bytes_per_token == registered.kv_bytes_per_token / 2
+
+
+def test_a_hubs_file_that_is_wrong_is_named_in_the_scenario(tmp_path):
+    assert "nothing.json: cannot be read" in refusal(model={"hf": str(tmp_path / "nothing.json")})
+    assert "hf is 3, expected the path of a file" in refusal(model={"hf": 3})
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**CONFIGS["qwen3-32b"], "hidden_size": "wide"}))
+    assert "hidden_size: found 'wide', expected a whole number" in refusal(model={"hf": str(path)})
+
+
+def test_toml_says_all_that_a_model_has(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        """
+system = "papi"
+[model]
+name = "mine"
+layers = 6
+hidden = 1024
+heads = 8
+head_dim = 256
+kv_heads = 2
+feed_forward = 4096
+gated = true
+vocabulary = 32000
+tied_embeddings = true
+lm_head = true
+weight_format = { elements = "int4", group_size = 64, scale_bytes = 2.5 }
+activation_format = "bf16"
+kv_format = "int8"
+windows = { tokens = 512, full_every = 3 }
+[model.experts]
+experts = 16
+active = 2
+feed_forward = 512
+shared = 1
+routing = "zipf"
+exponent = 0.7
+draws = "keyed"
+[workload]
+lengths = { input = 10, output = 10 }
+"""
+    )
+    model = load_scenario(path).model
+    assert (model.head_size, model.windowed_layers, model.experts.exponent) == (256, 4, 0.7)
+    assert model.weight_format.bytes_per_element == 0.5 + 2.5 / 64
+    assert parse_scenario(load_scenario(path).model_dump(), "again").model == model
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"base": "llama-65b", "head_dim": 0}, "head_dim: found 0"),
+        ({"base": "llama-65b", "kv_format": "fp9"}, "Unknown element format 'fp9'. Did you mean 'fp8'?"),
+        ({"base": "llama-65b", "kv_format": {"scale_bytes": 1}}, "scale_bytes 1.0 without a group_size"),
+        ({"base": "llama-65b", "activation_format": "int4"}, "activation_format int4: expected whole bytes"),
+        ({"base": "llama-65b", "lm_head": True}, "vocabulary is absent, but lm_head is true"),
+        ({"base": "llama-65b", "windows": {"tokens": 9, "layers": 81}}, "windows.layers 81 of 80 layers"),
+        (
+            {"base": "llama-65b", "windows": {"tokens": 9, "layers": 1, "full_every": 2}},
+            "both say which layers have windows",
+        ),
+        ({"base": "mixtral-8x7b", "experts": {"active": 9}}, "active 9 exceeds experts 8"),
+        (
+            {"base": "mixtral-8x7b", "experts": {"dense_layers": 32}},
+            "dense_layers 32 of 32 layers leave none",
+        ),
+        (
+            {"base": "mixtral-8x7b", "experts": {"routing": "zipf"}},
+            "expected routing = 'zipf' with an exponent",
+        ),
+        (
+            {"base": "mixtral-8x7b", "experts": {"exponent": 1.0}},
+            "expected routing = 'zipf' with an exponent",
+        ),
+        ({"base": "mixtral-8x7b", "experts": {"shared_feed_forward": 5}}, "without shared experts"),
+        ({"base": "deepseek-v3", "head_dim": 128}, "head_dim is not used with latent attention"),
+        ({"base": "deepseek-v3", "kv_heads": 8}, "with latent attention every head has its own keys"),
+        ({"base": "deepseek-v3", "windows": {"tokens": 9}}, "windows is not used with latent attention"),
+    ],
+)
+def test_a_model_that_contradicts_itself_is_refused(model, message):
+    assert message in refusal(model=model)

@@ -21,21 +21,29 @@ from papi_env.envs.batch import BatchProblem
 from papi_env.envs.decode import DecodeProblem
 from papi_env.envs.kernels import KernelsProblem
 from papi_env.errors import ConfigurationError, lookup
+from papi_env.hardware.experts import ExpertPlacement
 from papi_env.hardware.system import System, get_system
 from papi_env.hardware.table import CostTable
 from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES, UnitName
+from papi_env.simulation.batch import state as at
+from papi_env.simulation.batch.expert_tables import expert_profile
 from papi_env.simulation.batch.stages import StageProfile
+from papi_env.workload.routing import routing_of
 from papi_env.workload.transformer import Transformer, get_transformer
 
 
 def calibrate_alpha(system: str | System, model: str | Transformer) -> float:
     """PAPI's α for a system and a model, from the paper's offline sweep of the FC kernels.
 
-    See `papi_env.hardware.table.CostTable.calibrate_alpha`.
+    See `papi_env.hardware.table.CostTable.calibrate_alpha`. Experts of a model are among them, as they are spread over
+    all banks.
     """
     system = get_system(system) if isinstance(system, str) else system
     model = get_transformer(model) if isinstance(model, str) else model
-    return CostTable(system, model.fc_kernels()).calibrate_alpha()
+    table, routing = CostTable(system, model.decode_kernels()), routing_of(model)
+    if routing is None:
+        return table.calibrate_alpha()
+    return table.calibrate_alpha(beside=expert_profile(system, routing, ExpertPlacement()).seconds)
 
 
 class Threshold(BatchRule):
@@ -113,16 +121,76 @@ class ThresholdIntensity(Threshold):
         return profile.intensity, profile.alpha_intensity
 
 
-class Static(BatchRule):
-    """One unit for all FC kernels throughout; by default the system's own (the PUs if it has any)."""
+def _need_experts(env: BatchProblem, name: str) -> None:
+    """Raise ConfigurationError where no expert kernels are dispatched."""
+    if not isinstance(env, KernelsProblem) or env.profile.experts is None:
+        raise ConfigurationError(
+            f"policy {name!r} plays papi_env/Kernels-v0 with a mixture of experts, which "
+            f"{type(env).__name__} on scenario {env.scenario.name!r} is not"
+        )
 
-    def __init__(self, unit: UnitName | None = None) -> None:
-        if unit is not None:
-            lookup("unit", unit, dict.fromkeys(UNIT_NAMES))
-        self.unit = unit
+
+class ThresholdExperts(Threshold):
+    """PAPI's rule, with experts by tokens per active expert where other FC kernels go by n = RLP x TLP.
+
+    A router divides n tokens, so an expert's weights serve fewer of them than other weights do: n k / A of the A
+    experts that have any, with k experts a token. α of the experts and of the others come from the same sweep, of those
+    kernels alone.
+
+    Args:
+        split: where experts leave FC-PIM, split them between the PUs and FC-PIM; from as many tokens per active expert
+            as pay for the mode switches in the sweep.
+    """
+
+    def __init__(self, split: bool = False) -> None:
+        super().__init__()
+        self.split = split
 
     def supports(self, env: BatchProblem) -> None:
-        """The system has the unit."""
+        """The model has experts, whose unit is chosen, and both units run them."""
+        _need_experts(env, "threshold-split" if self.split else "threshold-experts")
+        if self.split and not env.valid_units()[at.EXPERTS, at.SPLIT]:
+            raise ConfigurationError(
+                f"System {env.scenario.system.name!r} cannot split experts between two units"
+            )
+
+    def act(self, observations: Observations, state: Any, episode_start: Any) -> tuple[Actions, Any]:
+        """Compare n, and tokens per active expert, with their α."""
+        actions, units = super().act(observations, state, episode_start)
+        profile = self.env.profile.experts
+        assert profile is not None
+        tokens = profile.tokens_per_active[parallelism(observations)]
+        above, alpha = (at.SPLIT, profile.split_alpha) if self.split else (PU, profile.alpha)
+        actions[:, at.EXPERTS] = np.where(tokens > alpha, above, FC_PIM)
+        return actions, units
+
+    def _alpha(self) -> float:
+        profile = self.env.profile.experts
+        assert profile is not None
+        return profile.others_alpha
+
+
+class Static(BatchRule):
+    """One unit for all FC kernels throughout; by default the system's own (the PUs if it has any).
+
+    Args:
+        unit: of all of them.
+        split: split experts between the PUs and FC-PIM instead.
+    """
+
+    def __init__(self, unit: UnitName | None = None, split: bool = False) -> None:
+        if unit is not None:
+            lookup("unit", unit, dict.fromkeys(UNIT_NAMES))
+        self.unit, self.split = unit, split
+
+    def supports(self, env: BatchProblem) -> None:
+        """The system has the unit, and experts to split if asked for."""
+        if self.split:
+            _need_experts(env, "static-split")
+            if not env.valid_units()[at.EXPERTS, at.SPLIT]:
+                raise ConfigurationError(
+                    f"System {env.scenario.system.name!r} cannot split experts between two units"
+                )
         if self.unit is not None and self.unit not in self.fc_units():
             raise ConfigurationError(
                 f"System {env.scenario.system.name!r} cannot run FC kernels on {self.unit!r}; "
@@ -132,7 +200,10 @@ class Static(BatchRule):
     def act(self, observations: Observations, state: Any, episode_start: Any) -> tuple[Actions, Any]:
         """Always the same."""
         unit = int(self._defaults[0]) if self.unit is None else UNIT_NAMES.index(self.unit)
-        return self.with_fc_on(np.full(len(observations), unit)), state
+        actions = self.with_fc_on(np.full(len(observations), unit))
+        if self.split:
+            actions[:, at.EXPERTS] = at.SPLIT
+        return actions, state
 
 
 class Random(BatchRule):

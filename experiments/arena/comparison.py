@@ -24,7 +24,7 @@ from experiments.arena.entries import (
 )
 from experiments.arena.frame import Match
 from experiments.arena.play import Cell, rehearse
-from experiments.arena.settings import refusal, trace_digest
+from experiments.arena.settings import has_experts, refusal, trace_digest
 from experiments.arena.summaries import goodput, speedup
 from experiments.arena.tables import goodput as goodput_table
 from experiments.arena.tables import speedup as speedup_table
@@ -106,7 +106,7 @@ class Comparison(Match):
         problem: id of the environment.
         scenarios: what is played, with batch sizes and speculation lengths.
         entries: as written, `default` for the default ones; those that name no system play on papi, or on the first
-            scenario's own where nothing decodes and in serving.
+            scenario's own where nothing decodes, where experts are dispatched, and in serving.
         baseline: what speed-up and goodput are measured against; None: the default one.
         seeds: of the instances.
         readings: of the paper's ambiguous figures.
@@ -131,12 +131,13 @@ class Comparison(Match):
         self.serving = problem == SERVING
         # Where no scenario decodes, systems of six GPUs are no measure.
         images = all(scenario.model is None for scenario in scenarios)
-        view = "compare serving" if self.serving else "compare images" if images else "compare decode"
+        experts = problem == KERNELS and all(map(has_experts, scenarios))
+        kind = "serving" if self.serving else "images" if images else "experts" if experts else "decode"
         own = {scenario.system.name: scenario.system for scenario in scenarios}
-        home = scenarios[0].system.name if self.serving or images else "papi"
+        home = "papi" if kind == "decode" else scenarios[0].system.name
         known = known_systems(scenarios)
-        self.entries = parse_all(entries, default_entries(view, own), known, home)
-        usual = f"{home}/{REFERENCE}" if self.serving else f"{home}/static" if images else BASELINES[0]
+        self.entries = parse_all(entries, default_entries(f"compare {kind}", own), known, home)
+        usual = BASELINES[0] if kind == "decode" else f"{home}/{REFERENCE if self.serving else 'static'}"
         self.baseline = parse(baseline or usual, known, home)
         measures = [self.baseline]
         if not self.serving:

@@ -186,8 +186,8 @@ def default_entries(view: str, own: Mapping[str, System]) -> list[str]:
     """What `experiments.compare` plays unasked.
 
     Args:
-        view: "compare decode", "compare images" or "compare serving".
-        own: systems of the scenarios: images and serving play on all of them; in decode those that are not registered
+        view: "compare decode", "compare images", "compare experts" or "compare serving".
+        own: systems of the scenarios: all but decode play on all of them; in decode those that are not registered
             join the registered ones, lest they be left out silently.
     """
     policies = default_policies(view)

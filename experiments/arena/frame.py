@@ -11,6 +11,7 @@ import polars as pl
 from experiments.arena.entries import is_privileged
 from experiments.arena.measures import schema
 from experiments.arena.play import Cell, job_of, play
+from experiments.arena.settings import has_experts
 from experiments.common.runner import Columns, Job, RunFolder
 from experiments.common.study import Study
 from papi_env.scenario import Scenario
@@ -51,11 +52,16 @@ class Match(Study):
         return pl.concat(self._rows(folder))
 
     def _rows(self, folder: RunFolder) -> Iterator[pl.DataFrame]:
-        columns = schema(self.problem)
+        columns = schema(self.problem, any(has_experts(cell.scenario) for cell in self.cells))
         for cell in self.cells:
             if _is_played(cell):
                 path = folder.job_path(self.played[_key(cell)])
-                rows = pl.read_csv(path, schema_overrides=columns).select(*columns)
+                found = schema(self.problem, has_experts(cell.scenario))
+                rows = pl.read_csv(path, schema_overrides=found).select(*found)
+                lacking = [
+                    pl.lit(None, dtype=columns[name]).alias(name) for name in columns if name not in found
+                ]
+                rows = rows.with_columns(*lacking).select(*columns)
             else:
                 seeds: Sequence[int | None] = cell.seeds if cell.refusal else (None,)
                 run = cell.entry.runs[cell.run] if cell.entry.runs else None

@@ -9,6 +9,7 @@ from polars.datatypes import DataType
 
 from experiments.splitting.definition import SERVING
 from papi_env.hardware.energy import CAUSES
+from papi_env.simulation.batch.measures import EXPERT_MEASURES
 from papi_env.simulation.batch.measures import MEASURES as BATCH_MEASURES
 from papi_env.simulation.batch.state import TIMED_CLASSES
 from papi_env.simulation.measures import names
@@ -27,14 +28,22 @@ def measures(problem: str) -> tuple[str, ...]:
     return (*names(SERVING_MEASURES), *REJECTED) if problem == SERVING else ("alpha", *names(BATCH_MEASURES))
 
 
-def schema(problem: str) -> dict[str, type[DataType]]:
-    """Columns of what one job played: a row for each seed; `note` says why there is nothing."""
+# Measured besides of models with experts.
+EXPERT_NAMES = names(EXPERT_MEASURES)
+
+
+def schema(problem: str, experts: bool = False) -> dict[str, type[DataType]]:
+    """Columns of what one job played: a row for each seed; `note` says why there is nothing.
+
+    `experts`: with what is measured of them.
+    """
     # A bound on a count, which serving has, is no whole number.
     whole = frozenset() if problem == SERVING else _BATCH_COUNTS
     return {
         "seed": pl.Int64,
         "played": pl.String,
         **{name: pl.Int64 if name in whole else pl.Float64 for name in measures(problem)},
+        **(dict.fromkeys(EXPERT_NAMES, pl.Float64) if experts else {}),
         "note": pl.String,
     }
 
@@ -55,7 +64,7 @@ _SHORT: Mapping[str, str] = {
 }
 # What regret is split into, and how a table calls it.
 REGRET_PARTS: Mapping[str, str] = {
-    part: _SHORT.get(part, part) for part in (*TIMED_CLASSES, "communication", "switching")
+    part: _SHORT.get(part, part) for part in (*TIMED_CLASSES, "communication", "switching", "experts")
 }
 # Of serving episodes, what `experiments.serve` prints: measure, what it is called, factor, digits after the point.
 SERVING_ROWS: tuple[tuple[str, str, float, int], ...] = (

@@ -26,7 +26,7 @@ from experiments.arena.entries import (
     check_policy,
     policy_digest,
 )
-from experiments.arena.measures import REJECTED, measures
+from experiments.arena.measures import EXPERT_NAMES, REJECTED, measures
 from experiments.arena.settings import trace_digest
 from experiments.common.problems import vector_class
 from experiments.common.runner import Columns, Job
@@ -151,6 +151,7 @@ def _columns(
         "seed": list(seeds),
         "played": [played] * len(seeds),
         **{name: metrics[name].tolist() if name in metrics else unknown for name in measures(problem)},
+        **{name: metrics[name].tolist() for name in EXPERT_NAMES if name in metrics},
         "note": [note] * len(seeds),
     }
 

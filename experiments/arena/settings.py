@@ -112,6 +112,11 @@ def as_settings(scenarios: Iterable[Scenario]) -> tuple[Setting, ...]:
     return tuple(Setting(scenario.name, scenario) for scenario in scenarios)
 
 
+def has_experts(scenario: Scenario) -> bool:
+    """Whether a mixture of experts decodes static batches."""
+    return scenario.workload is not None and scenario.model is not None and scenario.model.experts is not None
+
+
 def refusal(scenario: Scenario) -> str:
     """Why the scenario does not fit its system; empty where it does."""
     try:

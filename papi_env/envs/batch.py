@@ -135,9 +135,10 @@ class BatchProblem(Problem[DecodeEngine]):
         bad = ~valid[np.arange(self.choices), actions] & ~self.ignored()
         if bad.any():
             env, choice = (int(i) for i in np.argwhere(bad)[0])
-            kind = "FC" if self.choices == 1 else at.CHOICE_CLASSES[choice]
-            options = [UNIT_NAMES[u] for u in np.flatnonzero(valid[choice])]
+            kind = "FC" if self.choices == 1 else at.EXPERT_CHOICE_CLASSES[choice]
+            known = at.EXPERT_OPTIONS if choice == at.EXPERTS else UNIT_NAMES
+            options = [known[u] for u in np.flatnonzero(valid[choice])]
             raise ConfigurationError(
-                f"Environment {env}: {kind} kernels cannot run on {UNIT_NAMES[actions[env, choice]]!r} in system "
+                f"Environment {env}: {kind} kernels cannot run on {known[actions[env, choice]]!r} in system "
                 f"{self.scenario.system.name!r}; expected one of {options}"
             )

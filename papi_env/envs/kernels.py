@@ -17,9 +17,23 @@ from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.engine import DecodeEngine
+from papi_env.simulation.features import names
 
 # The columns of an action that a step reads.
 ITERATION, STAGE = slice(0, at.NUM_CLASSES), slice(at.NUM_CLASSES, at.NUM_CHOICES)
+
+
+# What else `info` holds where the model has experts.
+_EXPERT_CLOCKS: Columns = (
+    ("experts_s", at.LAST_EXPERTS_S),
+    ("experts_pu_s", at.LAST_EXPERTS_PU_S),
+    ("experts_fc_pim_s", at.LAST_EXPERTS_PIM_S),
+)
+
+
+def expert_space() -> gym.spaces.MultiDiscrete:
+    """That of `KernelsProblem`, then the experts: 0 PUs, 1 FC-PIM, 2 split."""
+    return gym.spaces.MultiDiscrete([at.NUM_UNITS] * at.NUM_CHOICES + [len(at.EXPERT_OPTIONS)])
 
 
 class KernelsProblem(BatchProblem):
@@ -39,6 +53,18 @@ class KernelsProblem(BatchProblem):
         ("images", at.IMAGES),  # of its encode
         ("encodes", at.ENCODE),  # finished
     )
+
+    def _make_engine(
+        self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int, threads: int, causes: bool
+    ) -> DecodeEngine:
+        # Scenarios without experts have the spaces that they always had.
+        if scenario.model is not None and scenario.model.experts is not None:
+            self.choices = at.NUM_EXPERT_CHOICES  # type: ignore[misc]
+            self.features = at.EXPERT_KERNELS_FEATURES  # type: ignore[misc]
+            self.observation_names = names(at.EXPERT_KERNELS_FEATURES)  # type: ignore[misc]
+            self.single_space = expert_space  # type: ignore[method-assign]
+            self.clock_info = (*type(self).clock_info, *_EXPERT_CLOCKS)  # type: ignore[misc]
+        return super()._make_engine(scenario, num_envs, autoreset, max_steps, threads, causes)
 
     @staticmethod
     def single_space() -> gym.spaces.MultiDiscrete:
@@ -65,7 +91,7 @@ class KernelsProblem(BatchProblem):
         return np.array([units for rows in options for units in product(*rows)], dtype=np.int64)
 
     def step_masks(self) -> BoolArray:
-        """Bool [num_envs, 21]: the valid choices; of classes that the next step lacks, the default unit alone."""
+        """Bool [num_envs, 21 or 24]: the valid choices; of classes that the next step lacks, the default unit alone."""
         kinds = self._kinds()
         first = self._masks_of(kinds[0]).ravel()
         if len(kinds) == 1:
@@ -74,10 +100,10 @@ class KernelsProblem(BatchProblem):
         return np.where(encodes[:, None], self._masks_of(STAGE).ravel(), first)
 
     def ignored(self) -> BoolArray:
-        """Bool [num_envs, 7]: the classes that the next step does not have."""
+        """Bool [num_envs, 7 or 8]: the classes that the next step does not have."""
         encodes = self.engine.counters[:, at.STAGE] >= 0
-        ignored = np.empty((self.engine.num_envs, self.choices), dtype=np.bool_)
-        ignored[:, ITERATION], ignored[:, STAGE] = encodes[:, None], ~encodes[:, None]
+        ignored = np.repeat(encodes[:, None], self.choices, axis=1)
+        ignored[:, STAGE] = ~encodes[:, None]
         return ignored
 
     def _kinds(self) -> list[slice]:
@@ -86,9 +112,11 @@ class KernelsProblem(BatchProblem):
         return [kind for kind, part in there if part is not None]
 
     def _masks_of(self, kind: slice) -> BoolArray:
-        """Bool [7, units]: valid units of the classes of a kind of step; of the others the default alone."""
+        """Bool [7 or 8, units]: valid units of the classes of a kind of step; of the others the default alone."""
         masks: BoolArray = np.arange(at.NUM_UNITS) == self.engine.tables.defaults[:, None]
         masks[kind] = self.valid_units()[kind]
+        if kind == ITERATION:
+            masks[at.EXPERTS :] = self.valid_units()[at.EXPERTS :]
         return masks
 
     def describe_env(self, e: int) -> str:
@@ -121,13 +149,21 @@ class KernelsEnv(KernelsProblem, ProblemEnv[DecodeEngine]):
     encoded first, in one encode, and the positions of the last stage join the prompts (`vision-language`).
     The network's weights share the weight stacks, and count against their capacity.
 
+    Where the model is a mixture of experts, they are a class of their own: they run on the PUs, on FC-PIM, or split,
+    the hottest on the PUs and the others on FC-PIM at once. How many are hot is decided layer by layer, when the router
+    has spoken: as many as end soonest by the offline profile. The PUs' reads and FC-PIM take turns on the stacks, or
+    share them with dual row buffers (`ExpertPlacement`); a split changes the stacks' mode there and back. Shared
+    experts and layers without experts are feed-forward kernels. Routings are means or draws, as the model says; drawn
+    ones are keyed by (seed, episode, iteration).
+
     ## Action space
     `MultiDiscrete([3] * 7)`: a unit (0 PUs, 1 FC-PIM, 2 Attn-PIM) for QKV, attention, projection,
     feed-forward; RepMLP FC1 with FC2, FC3, FFN. An iteration ignores the last three, a stage the first four;
     what is ignored is never invalid. FC kernels cannot leave the units that hold the weights. Invalid choices
     fall back to the class's default unit (FC: the PUs if there are any; attention: where the KV caches are)
     and are counted, each one, in `info["invalid_actions"]`; `strict=True` raises. `action_masks()` is flat,
-    bool [21]; of classes that the coming step does not have, it allows the default unit alone.
+    bool [21]; of classes that the coming step does not have, it allows the default unit alone. A model with experts
+    has an eighth choice, of the experts: 0 PUs, 1 FC-PIM, 2 split; `action_masks()` is then bool [24].
 
     ## Observation space
     `Box(0, 1, float32)`, by index; `observation_names` gives the names. The first are those of
@@ -135,7 +171,12 @@ class KernelsEnv(KernelsProblem, ProblemEnv[DecodeEngine]):
 
     {features}
 
-    Exact rows and intensities by stage and image count are an offline profile: `env.unwrapped.profile`.
+    Where the model has experts, these follow:
+
+    {expert_features}
+
+    Exact rows and intensities by stage and image count are an offline profile: `env.unwrapped.profile`. Its
+    `experts` has tokens per active expert by n, and their α.
 
     ## Rewards
     As in `papi_env/Decode-v0`. Where nothing decodes, the reference is the mean cost of a stage, over an encode
@@ -157,6 +198,14 @@ class KernelsEnv(KernelsProblem, ProblemEnv[DecodeEngine]):
     ## Version history
     * v0: first version.
     """
+
+
+if KernelsEnv.__doc__:  # None where Python runs without documentation
+    _EXPERT_LIST = "\n".join(
+        f"* {i}, `{f.name}`: {f.words}{f.unit and f', {f.unit}'}; {f.scale.formula}"
+        for i, f in enumerate(at.EXPERT_FEATURES, len(at.KERNELS_FEATURES))
+    )
+    KernelsEnv.__doc__ = KernelsEnv.__doc__.replace("{expert_features}", _EXPERT_LIST)
 
 
 class KernelsVectorEnv(KernelsProblem, ProblemVectorEnv[DecodeEngine]):

@@ -12,7 +12,7 @@ softmax and query of one pair go by while the other multiplies, so that a channe
   a partner;
 - refreshes.
 
-Counts and timings are AttAcc's; one constant, `OPEN_ROWS`, is fitted. All times in clocks of `dram.CLOCK_S`.
+Counts and timings are AttAcc's; one constant, `OPEN_ROWS`, is fitted. All times in clocks of the DRAM.
 
 Left out, a percent or less of long contexts: the least time that a row stays open (L just above a multiple of
 a chunk), AttAcc's queue of 32 commands, beyond which moves hide behind nothing (from L = 2600), and which
@@ -31,21 +31,15 @@ import numpy as np
 import numpy.typing as npt
 
 from papi_env.hardware import dram
-from papi_env.hardware.dram import (
-    CHANNELS,
-    COLUMN_BYTES,
-    COLUMNS_PER_ROW,
-    ROW_CHANGE_CLOCKS,
-    T_CCD_L,
-    T_CCD_S,
-)
-from papi_env.kernel import FloatArray
+from papi_env.hardware.dram import COLUMNS_PER_ROW
+from papi_env.hardware.technology import HBM3, Technology
+from papi_env.kernel import FP16_BYTES, FloatArray
 
 Level = Literal["bank", "bank-group", "buffer"]
 Refresh = Literal["mean", "counted"]
 Counts: TypeAlias = int | npt.NDArray[np.integer] | npt.NDArray[np.floating]
 
-SOFTMAX_CLOCKS = T_CCD_S  # the command's time on the data path; AttAcc's simulator waits for nothing else
+OUTPUT_BYTES = 256
 STEPS_PER_PHASE = 16  # AttAcc's mapping: partial scores are moved out after 16 steps
 
 
@@ -58,7 +52,7 @@ class _Layout:
         group_tokens: tokens of a step. Units side by side take different tokens; at bank level the four
             banks of a bank group share a token's head.
         targets: separately addressed GEMV buffers, which get different softmax weights.
-        move_spacing: clocks between such moves, by whether they go to different bank groups.
+        apart: whether such moves go to different bank groups, which may follow each other sooner.
         query_copies: writes of a query, per column of it in a unit.
         outputs: moves of a pair's last partial sums.
     """
@@ -66,15 +60,15 @@ class _Layout:
     banks_per_unit: int
     group_tokens: int
     targets: int
-    move_spacing: int
+    apart: bool
     query_copies: int
     outputs: int
 
 
 _LAYOUTS: Mapping[Level, _Layout] = {
-    "bank": _Layout(1, 16, 8, T_CCD_S, 4, 8),
-    "bank-group": _Layout(4, 16, 8, T_CCD_S, 1, 2),
-    "buffer": _Layout(32, 2, 1, T_CCD_L, 1, 1),
+    "bank": _Layout(1, 16, 8, True, 4, 8),
+    "bank-group": _Layout(4, 16, 8, True, 1, 2),
+    "buffer": _Layout(32, 2, 1, False, 1, 1),
 }
 
 
@@ -114,13 +108,15 @@ class AttentionPim:
         level: where they are: at each bank, at each bank group, or on the buffer die, one per pseudo-channel.
         cadence_clocks: between column commands.
         fpus: of a unit, each multiplying a column with another query row; 0.5: two banks share one.
-        banks_per_channel: 64 in a plain stack.
+        banks_per_channel: 64 in a plain stack of HBM3.
+        technology: of the DRAM.
     """
 
     level: Level = "bank"
     cadence_clocks: float = 6.0
     fpus: float = 1.0
     banks_per_channel: int = 64
+    technology: Technology = HBM3
 
     def __post_init__(self) -> None:
         if self.level not in _LAYOUTS:
@@ -138,26 +134,40 @@ class AttentionPim:
     def attacc(cls, level: Level, power_limit: bool) -> AttentionPim:
         """AttAcc's units. Its power limit slows units at banks and bank groups, not those on the buffer die."""
         if level == "buffer":
-            return cls(level, T_CCD_S)
+            return cls(level, HBM3.t_ccd_s)
         return cls(level, 6.0 if power_limit else 4.0)
 
     @property
     def _layout(self) -> _Layout:
         return _LAYOUTS[self.level]
 
-    def columns(self, head_size: int, element_bytes: int) -> int:
+    def columns(self, head_size: int, element_bytes: float) -> int:
         """Columns of keys, or of values, that a unit reads in a step."""
         units = self.banks_per_channel // self._layout.banks_per_unit
-        return math.ceil(self._layout.group_tokens * head_size * element_bytes / (units * COLUMN_BYTES))
+        return math.ceil(
+            self._layout.group_tokens * head_size * element_bytes / (units * self.technology.column_bytes)
+        )
+
+    @property
+    def move_clocks(self) -> int:
+        """Clocks between moves of vectors to units side by side."""
+        return self.technology.t_ccd_s if self._layout.apart else self.technology.t_ccd_l
+
+    @property
+    def softmax_clocks(self) -> int:
+        """Clocks of the softmax command on the data path; AttAcc's simulator waits for nothing else."""
+        return self.technology.t_ccd_s
 
     def row_change_clocks(self) -> float:
         """What a row change adds to the cadence; rows are taken as full (`dram.row_change_clocks`)."""
-        return float(dram.row_change_clocks(self.cadence_clocks)) if self.level == "bank" else 0.0
+        if self.level != "bank":
+            return 0.0
+        return float(dram.row_change_clocks(self.cadence_clocks, technology=self.technology))
 
     def refresh_clocks(self, revision: Revision) -> float:
         """What a refresh adds; see `dram.refresh_stall_clocks`."""
         instead_of = self.row_change_clocks() if revision.overlaps_row_changes else 0.0
-        return float(dram.refresh_stall_clocks(self.cadence_clocks, instead_of))
+        return float(dram.refresh_stall_clocks(self.cadence_clocks, instead_of, self.technology))
 
 
 class Work(NamedTuple):
@@ -225,7 +235,8 @@ class AttentionCoefficients:
     Attributes:
         per_group, per_chunk, per_pair, per_start, unpaired_per_chunk: clocks.
         group_tokens: a pair of L tokens has ceil(L / group_tokens) groups,
-        group_columns: which take so many columns each, and a chunk for every 32 columns or part of them.
+        group_columns: which take so many parts of a row each, and a chunk for every 32 parts or some of them. Rows
+            of HBM have 32 columns; where they have more, a group takes whole 32nds of them.
     """
 
     per_group: float
@@ -263,6 +274,8 @@ def attention_coefficients(
     element_bytes: int,
     rows: int = 1,
     *,
+    value_size: int | None = None,
+    kv_element_bytes: float | None = None,
     revision: Revision = REBUILT,
     refresh: bool = True,
 ) -> AttentionCoefficients:
@@ -271,11 +284,17 @@ def attention_coefficients(
     A column read serves `pim.fpus` rows at once, so a step takes ceil(rows / fpus) slots; vectors are written
     and moved for each row, and count instead where that takes longer than the slots.
 
+    Keys and values of other widths than the vectors are widened as they are read, to what the units multiply: a column
+    of 8-bit ones takes as many slots as the two columns of FP16 in its place, but opens half the rows.
+
     Args:
         pim: the units.
-        head_size: elements of a head.
-        element_bytes: bytes of an element.
+        head_size: elements of a head's query and key.
+        element_bytes: bytes of an element of queries, scores and outputs, and of keys and values if they have none of
+            their own.
         rows: query heads of a group times tokens verified together.
+        value_size: elements of a head's value; as many as of its key if None.
+        kv_element_bytes: of keys and values.
         revision: of AttAcc's cycle-level model.
         refresh: multiply all by the mean share of refreshes.
     """
@@ -283,25 +302,42 @@ def attention_coefficients(
         if value != int(value) or value < 1:
             raise ValueError(f"{name} is {value!r}, expected a whole number >= 1")
     layout = pim._layout
-    columns = pim.columns(head_size, element_bytes)
-    column_elements = COLUMN_BYTES / element_bytes
+    kv_bytes = element_bytes if kv_element_bytes is None else kv_element_bytes
+    value_elements = head_size if value_size is None else value_size
+    columns, value_columns = pim.columns(head_size, kv_bytes), pim.columns(value_elements, kv_bytes)
+    # Columns that their elements would take in FP16 where they are narrower: 16 of them are multiplied in a slot.
+    steps = columns + value_columns
+    if kv_element_bytes is not None:
+        widened = pim.columns(head_size, FP16_BYTES) + pim.columns(value_elements, FP16_BYTES)
+        steps = max(steps, widened)
+    # A layout's count is for outputs of 128 FP16 elements, as all that AttAcc traces.
+    outputs = layout.outputs
+    if value_size is not None:
+        outputs *= math.ceil(value_size * element_bytes / OUTPUT_BYTES)
+    column_elements = pim.technology.column_bytes / element_bytes
 
     slots = math.ceil(rows / pim.fpus)
     # Partial scores go out after 16 steps, softmax weights come in for as many steps as a column has elements.
-    moves_per_group = layout.targets * layout.move_spacing * (1 / STEPS_PER_PHASE + 1 / column_elements)
-    per_group = max(2 * columns * slots * pim.cadence_clocks, rows * moves_per_group)
+    moves_per_group = layout.targets * pim.move_clocks * (1 / STEPS_PER_PHASE + 1 / column_elements)
+    per_group = max(steps * slots * pim.cadence_clocks, rows * moves_per_group)
 
     # Weights of a pair are moved a GEMV-buffer column at a time; at bank level they are counted by the row.
-    group_columns = columns if pim.level == "bank" else element_bytes
-    unpaired = rows * layout.targets * layout.move_spacing * element_bytes / group_columns
+    of_row = math.ceil(columns * COLUMNS_PER_ROW / pim.technology.columns_per_row)
+    group_columns = of_row if pim.level == "bank" else element_bytes
+    unpaired = rows * layout.targets * pim.move_clocks * element_bytes / group_columns
 
-    vectors = layout.query_copies * columns * T_CCD_L + layout.outputs * layout.move_spacing + SOFTMAX_CLOCKS
-    hidden = ROW_CHANGE_CLOCKS if pim.level == "bank" and revision.overlaps_row_changes else 0
+    vectors = (
+        layout.query_copies * pim.columns(head_size, element_bytes) * pim.technology.t_ccd_l
+        + outputs * pim.move_clocks
+        + pim.softmax_clocks
+    )
+    hides = pim.level == "bank" and revision.overlaps_row_changes
+    hidden = pim.technology.row_change_clocks if hides else 0
     exposed = max(rows * vectors - hidden, 0) / 2  # every second pair's
-    f = float(dram.refresh_factor(pim.refresh_clocks(revision))) if refresh else 1.0
+    f = float(dram.refresh_factor(pim.refresh_clocks(revision), pim.technology)) if refresh else 1.0
     return AttentionCoefficients(
         per_group=f * per_group,
-        per_chunk=f * 2 * pim.row_change_clocks(),
+        per_chunk=f * (1 + value_columns / columns) * pim.row_change_clocks(),
         per_pair=f * (exposed - revision.open_rows * pim.row_change_clocks()),
         per_start=f * exposed,
         unpaired_per_chunk=f * unpaired,
@@ -321,7 +357,7 @@ def attention_clocks(
     revision: Revision = REBUILT,
     refresh: Refresh = "mean",
 ) -> FloatArray:
-    """Clocks of a stack for `pairs` pairs of `context` tokens each, dealt over its 16 channels.
+    """Clocks of a stack for `pairs` pairs of `context` tokens each, dealt over its channels.
 
     Args:
         pim: the units.
@@ -339,15 +375,15 @@ def attention_clocks(
     work = attention_coefficients(
         pim, head_size, element_bytes, rows, revision=revision, refresh=refresh == "mean"
     )
-    on_channel = np.ceil(np.asarray(pairs) / CHANNELS)
+    on_channel = np.ceil(np.asarray(pairs) / pim.technology.channels)
     groups, chunks = work.groups(context), work.chunks(context)
     clocks = work.clocks(groups * on_channel, chunks * on_channel, on_channel)
     if revision.repeats_moves:
         phases = np.ceil(groups / STEPS_PER_PHASE)
-        repeated = work.unpaired_per_chunk * chunks + rows * SOFTMAX_CLOCKS
+        repeated = work.unpaired_per_chunk * chunks + rows * pim.softmax_clocks
         clocks = clocks + on_channel % 2 * phases * repeated
     if refresh == "mean":
         return clocks
     added = pim.refresh_clocks(revision)
-    # The k-th refresh comes at k T_REFI, after k - 1 of them, if there is work left by then.
-    return clocks + added * np.maximum(np.floor((clocks - added) / (dram.T_REFI - added)), 0.0)
+    # The k-th refresh comes at k t_refi, after k - 1 of them, if there is work left by then.
+    return clocks + added * np.maximum(np.floor((clocks - added) / (pim.technology.t_refi - added)), 0.0)

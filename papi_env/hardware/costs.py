@@ -46,7 +46,9 @@ def pu_fc_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
 
     As measured, FP16 FC kernels take what `gpu_kernels.fc_s` says of a GPU's share. Convolutions with one filter, or
     whose windows overlap, do not run as tiles of a matrix, and other elements were not measured: they take a start
-    and the roofline of the measured shares.
+    and the roofline of the measured shares. Narrower weights alone save what the roofline says that they save of the
+    measured time in FP16, but for the start: the tensor cores multiply FP16 numbers, to which weights are widened, at
+    the unit's FP16 peak.
     By the roofline, the larger of compute and memory time (AttAcc's simulator without its wave quantisation).
     By table, what the unit's file says of a GPU's share.
 
@@ -62,11 +64,21 @@ def pu_fc_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
         return _table_fc_s(unit, table, kernel, rows)
     card = unit.measured
     if card is None or not _is_matrix(kernel):
-        size = kernel.weight_bytes + activation_bytes(kernel, rows)
-        compute = 2 * macs(kernel, rows) / (unit.count * unit.sustained_flops)
-        return unit.kernel_start_s + np.maximum(compute, size / (unit.count * unit.streaming_bandwidth))
+        return unit.kernel_start_s + _roofline_s(unit, kernel, rows)
     inputs, outputs, groups = gpu_share(kernel, unit.count)
-    return fc_s(card, rows, outputs, inputs, groups=groups)
+    seconds = fc_s(card, rows, outputs, inputs, groups=groups)
+    if kernel.bytes_per_weight == FP16_BYTES:
+        return seconds
+    in_fp16 = replace(kernel, weight_element_bytes=None)
+    saved = 1 - _roofline_s(unit, kernel, rows) / _roofline_s(unit, in_fp16, rows)
+    return np.asarray(seconds - saved * np.maximum(seconds - unit.kernel_start_s, 0.0))
+
+
+def _roofline_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
+    """The larger of compute and memory time at the unit's sustained rates."""
+    size = kernel.weight_bytes + activation_bytes(kernel, rows)
+    compute = 2 * macs(kernel, rows) / (unit.count * unit.sustained_flops)
+    return np.maximum(compute, size / (unit.count * unit.streaming_bandwidth))
 
 
 def _is_matrix(kernel: Kernel) -> bool:
@@ -76,7 +88,7 @@ def _is_matrix(kernel: Kernel) -> bool:
 
 
 def _table_fc_s(unit: ProcessingUnit, table: MeasuredKernels, kernel: Kernel, rows: Rows) -> FloatArray:
-    if not _is_matrix(kernel):
+    if not _is_matrix(kernel) or kernel.bytes_per_weight != FP16_BYTES:
         raise ConfigurationError(
             f"{table.path}: {kernel.kernel_class} kernels with overlapping windows or other elements than FP16 are "
             "not FC kernels as measured, expected a unit with kernels = 'roofline'"
@@ -154,59 +166,75 @@ def pim_reads(unit: PimUnit, rows: Rows) -> FloatArray:
     return np.ceil(rows / max(unit.fpus_per_bank, 1.0))
 
 
-def pim_cadence_clocks(unit: PimUnit, rows: Rows) -> FloatArray:
+def slots_per_column(bytes_per_weight: float) -> float:
+    """Slots in which an FPU multiplies a column of weights with a row; 1 in FP16.
+
+    chosen: the FPUs keep their FP16 lanes, one 32 B column of FP16 weights wide, and narrower weights are widened on
+    their way from the column. So a column of 8-bit weights has twice as many and takes two slots: narrower weights save
+    columns to read, rows to open, energy and capacity, not slots.
+    """
+    return max(FP16_BYTES / bytes_per_weight, 1.0)
+
+
+def pim_cadence_clocks(unit: PimUnit, rows: Rows, per_column: float = 1.0) -> FloatArray:
     """Clocks between all-bank commands: the unit's cadence, or more where the power budget needs it.
 
-    The budget bounds an average over many commands, so the spread need not be whole clocks.
+    The budget bounds an average over many commands, so the spread need not be whole clocks. `per_column` is
+    `slots_per_column`.
     """
     rows = np.asarray(rows, dtype=np.float64)
-    slots = pim_slots(unit, rows)
-    column_j = dram.COLUMN_BYTES * dram.READ_WITH_ACTIVATION_J_PER_BYTE
+    slots, technology = pim_slots(unit, rows), unit.stack.technology
+    column_j = technology.column_bytes * technology.read_with_activation_j_per_byte
     slot_j = unit.stack.banks * (
-        pim_reads(unit, rows) / slots * column_j + rows / slots * dram.LANES * dram.MAC_J
+        pim_reads(unit, rows) / (slots * per_column) * column_j
+        + rows / slots * technology.lanes * technology.mac_j
     )
     available_w = unit.power_budget_w - unit.background_power_w
-    return np.maximum(unit.cadence_clocks, slot_j / available_w / dram.CLOCK_S)
+    return np.maximum(unit.cadence_clocks, slot_j / available_w / technology.clock_s)
 
 
 class FcMapping(NamedTuple):
     """How the weights of an FC kernel lie in the stacks of a PIM unit; fixed when they are stored.
 
     Attributes:
-        columns: 32 B columns of weights in a bank, the fullest.
-        vector_commands: 32 B writes of inputs and moves of outputs on the busiest channel, per row.
+        columns: columns of weights in a bank, the fullest.
+        vector_commands: writes of columns of inputs and moves of outputs on the busiest channel, per row.
         input_copies: GEMV buffers, in whole vectors, that an input is written to.
         partial_sums: channels that give a partial sum of each output.
+        slots_per_column: see the function of that name.
     """
 
     columns: int
     vector_commands: int
     input_copies: float
     partial_sums: float
+    slots_per_column: float = 1.0
 
 
 def pim_fc_mapping(unit: PimUnit, kernel: Kernel) -> FcMapping:
     """The mapping of an FC kernel: the faster of two while the FPUs of a bank work through one row each.
 
-    *Spread*, as AttAcc maps GEMV: outputs over the stacks, inputs over the 16 channels of a stack, so a channel
-    gets a sixteenth of every input vector and gives a partial sum for each output of its stack. *By channel*,
+    *Spread*, as AttAcc maps GEMV: outputs over the stacks, inputs over the channels of a stack, so a channel of
+    16 gets a sixteenth of every input vector and gives a partial sum for each output of its stack. *By channel*,
     as AttAcc maps attention heads: independent matrices (`groups`) lie in channels of their own, several in
     one or one over several, which then divide its outputs; no partial sums, but channels may be left over.
     """
-    channels = unit.stacks * dram.CHANNELS
-    size = kernel.element_bytes
+    technology = unit.stack.technology
+    channels = unit.stacks * technology.channels
+    size, per_column = kernel.element_bytes, slots_per_column(kernel.bytes_per_weight)
 
     def commands(inputs: float, outputs: float) -> int:
-        return sum(math.ceil(vector * size / dram.COLUMN_BYTES) for vector in (inputs, outputs))
+        return sum(math.ceil(vector * size / technology.column_bytes) for vector in (inputs, outputs))
 
     spread = FcMapping(
-        columns=math.ceil(kernel.weight_bytes / (unit.stacks * unit.stack.banks * dram.COLUMN_BYTES)),
+        columns=math.ceil(kernel.weight_bytes / (unit.stacks * unit.stack.banks * technology.column_bytes)),
         vector_commands=commands(
-            kernel.inner * max(1.0, kernel.groups / unit.stacks) / dram.CHANNELS,
+            kernel.inner * max(1.0, kernel.groups / unit.stacks) / technology.channels,
             kernel.groups * kernel.outer / unit.stacks,
         ),
         input_copies=max(1.0, unit.stacks / kernel.groups),
-        partial_sums=dram.CHANNELS,
+        partial_sums=technology.channels,
+        slots_per_column=per_column,
     )
     if kernel.groups == 1:
         return spread
@@ -215,10 +243,13 @@ def pim_fc_mapping(unit: PimUnit, kernel: Kernel) -> FcMapping:
     outputs = math.ceil(kernel.outer / shared_by)
     banks = unit.stack.banks_per_channel
     by_channel = FcMapping(
-        columns=math.ceil(held * kernel.inner * outputs * size / (banks * dram.COLUMN_BYTES)),
+        columns=math.ceil(
+            held * kernel.inner * outputs * kernel.bytes_per_weight / (banks * technology.column_bytes)
+        ),
         vector_commands=commands(held * kernel.inner, held * outputs),
         input_copies=min(shared_by, kernel.outer),
         partial_sums=1,
+        slots_per_column=per_column,
     )
     rows = max(1, round(unit.fpus_per_bank))
     return min(spread, by_channel, key=lambda mapping: float(_pim_fc_clocks(unit, mapping, rows)))
@@ -230,12 +261,19 @@ def pim_fc_s(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     Vectors move on a channel while its banks multiply, open rows or refresh if the buffers are double, else
     before and after.
     """
-    return _pim_fc_clocks(unit, pim_fc_mapping(unit, kernel), rows) * dram.CLOCK_S
+    return pim_mapped_s(unit, pim_fc_mapping(unit, kernel), rows)
+
+
+def pim_mapped_s(unit: PimUnit, mapping: FcMapping, rows: Rows) -> FloatArray:
+    """`pim_fc_s` of weights that lie as `mapping` says, whatever kernels they belong to."""
+    return _pim_fc_clocks(unit, mapping, rows) * unit.stack.technology.clock_s
 
 
 def _pim_fc_clocks(unit: PimUnit, mapping: FcMapping, rows: Rows) -> FloatArray:
-    bank_clocks = _bank_clocks(unit, mapping.columns, rows)
-    vector_clocks = np.asarray(rows, dtype=np.float64) * (mapping.vector_commands * dram.WRITE_CLOCKS)
+    bank_clocks = _bank_clocks(unit, mapping, rows)
+    vector_clocks = np.asarray(rows, dtype=np.float64) * (
+        mapping.vector_commands * unit.stack.technology.write_clocks
+    )
     return np.maximum(bank_clocks, vector_clocks) if unit.double_buffered else bank_clocks + vector_clocks
 
 
@@ -243,7 +281,7 @@ def pim_fc_bank_clocks(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     """Clocks that the banks of a stack are busy with an FC kernel: commands, row changes and refreshes.
 
     All banks open rows together (`dram.row_clocks`). A row of weights stays open for all its slots if
-    columns are read once, and is opened again for each pass otherwise. Refreshes fall due every T_REFI
+    columns are read once, and is opened again for each pass otherwise. Refreshes fall due every t_refi
     whatever runs. Each waits until the banks are through with a row and takes the place of its change, as in
     attention (`papi_env.hardware.attention`), so that work takes longer by the same long-run share of its
     time. One that falls due while the banks wait for vectors is taken to cost nothing.
@@ -251,35 +289,37 @@ def pim_fc_bank_clocks(unit: PimUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     Returns:
         Clocks of one run, float64 of the shape of `rows`.
     """
-    return _bank_clocks(unit, pim_fc_mapping(unit, kernel).columns, rows)
+    return _bank_clocks(unit, pim_fc_mapping(unit, kernel), rows)
 
 
-def _bank_clocks(unit: PimUnit, columns: int, rows: Rows) -> FloatArray:
-    slots, passes, cadence = pim_slots(unit, rows), pim_reads(unit, rows), pim_cadence_clocks(unit, rows)
-    full, rest = divmod(columns, dram.COLUMNS_PER_ROW)
-    per_column = slots / passes
-    busy = full * dram.row_clocks(cadence, dram.COLUMNS_PER_ROW * per_column)
+def _bank_clocks(unit: PimUnit, mapping: FcMapping, rows: Rows) -> FloatArray:
+    passes, cadence = pim_reads(unit, rows), pim_cadence_clocks(unit, rows, mapping.slots_per_column)
+    technology = unit.stack.technology
+    full, rest = divmod(mapping.columns, technology.columns_per_row)
+    per_column = pim_slots(unit, rows) * mapping.slots_per_column / passes
+    busy = full * dram.row_clocks(cadence, technology.columns_per_row * per_column, technology)
     if rest:
-        busy = busy + dram.row_clocks(cadence, rest * per_column)
+        busy = busy + dram.row_clocks(cadence, rest * per_column, technology)
     # A refresh takes the place of the gap between two full rows, which is the change but at the slowest cadences.
-    gap = np.maximum(float(dram.ROW_CHANGE_CLOCKS), cadence)
-    refreshes = dram.refresh_factor(dram.refresh_stall_clocks(0.0, gap))
+    gap = np.maximum(float(technology.row_change_clocks), cadence)
+    refreshes = dram.refresh_factor(dram.refresh_stall_clocks(0.0, gap, technology), technology)
     return passes * busy * refreshes
 
 
 def pim_fc_energy(unit: PimUnit, kernel: Kernel, rows: Rows) -> Energy:
     """Joules of one FC kernel on all stacks: reads by reuse, vectors between buffer die and banks, MACs."""
-    mapping = pim_fc_mapping(unit, kernel)
+    mapping, technology = pim_fc_mapping(unit, kernel), unit.stack.technology
     read_bytes = kernel.weight_bytes * pim_reads(unit, rows)
     row_count = np.asarray(rows, dtype=np.float64)
     inputs = row_count * kernel.groups * kernel.inner * kernel.element_bytes * mapping.input_copies
     outputs = row_count * kernel.groups * kernel.outer * kernel.element_bytes * mapping.partial_sums
     return Energy(
-        activation=read_bytes * (dram.ACTIVATION_J / dram.ROW_BYTES),
-        read=read_bytes * dram.READ_J_PER_BYTE,
-        transfer=(inputs + outputs) * dram.TO_BUFFER_DIE_J_PER_BYTE,
-        compute=macs(kernel, rows) * dram.MAC_J,
-        background=_pim_fc_clocks(unit, mapping, rows) * (dram.CLOCK_S * unit.stacks * unit.active_power_w),
+        activation=read_bytes * (technology.activation_j / technology.row_bytes),
+        read=read_bytes * technology.read_j_per_byte,
+        transfer=(inputs + outputs) * technology.to_buffer_j_per_byte,
+        compute=macs(kernel, rows) * technology.mac_j,
+        background=_pim_fc_clocks(unit, mapping, rows)
+        * (technology.clock_s * unit.stacks * unit.active_power_w),
     )
 
 
@@ -308,36 +348,35 @@ def _mapped(
     unit: PimUnit, kernel: AttentionKernel, rlp: int, copies: int, *, split: bool = True
 ) -> AttentionMapping:
     heads = math.ceil(kernel.heads // kernel.kv_heads / copies)
+    channels = unit.stack.technology.channels
     on_stack = math.ceil(rlp * kernel.kv_heads * copies / unit.stacks)
     of_one = math.ceil(kernel.kv_heads * copies / unit.stacks)
-    if split and on_stack < dram.CHANNELS:
+    if split and on_stack < channels:
         # Channels that do not divide evenly among the pairs have some that work for two.
-        pairs = 1 if dram.CHANNELS % on_stack == 0 else 2
-        share, share_of_one = on_stack / dram.CHANNELS, of_one / dram.CHANNELS
+        pairs = 1 if channels % on_stack == 0 else 2
+        share, share_of_one = on_stack / channels, of_one / channels
         return AttentionMapping(copies, heads, pairs, share, share_of_one, split=True)
-    pairs = math.ceil(on_stack / dram.CHANNELS)
-    return AttentionMapping(
-        copies, heads, pairs, float(pairs), math.ceil(of_one / dram.CHANNELS), split=False
-    )
+    pairs = math.ceil(on_stack / channels)
+    return AttentionMapping(copies, heads, pairs, float(pairs), math.ceil(of_one / channels), split=False)
 
 
 @lru_cache(maxsize=65536)
 def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int) -> AttentionMapping:
     """The mapping of decode attention for `rlp` requests with `tlp` queries each.
 
-    Pairs of a KV head and a request are dealt evenly over the stacks. With 16 or more on a stack its channels work
-    through whole contexts one after the other (AttAcc's mapping). With fewer, the 16-token groups of a stack's pairs
-    are dealt over its 16 channels, and the buffer die combines their partial softmaxes.
+    Pairs of a KV head and a request are dealt evenly over the stacks. With as many on a stack as it has channels
+    (16 of HBM3), or more, they work through whole contexts one after the other (AttAcc's mapping). With fewer, the
+    16-token groups of a stack's pairs are dealt over its channels, and the buffer die combines their partial softmaxes.
 
-    Stacks do not share a context. Where KV heads of grouped queries are fewer than 16 on a stack, their keys and
+    Stacks do not share a context. Where KV heads of grouped queries are fewer than channels on a stack, their keys and
     values are kept several times, each copy for a part of the query heads, as servers do whose tensor parallelism
     exceeds the KV heads. With a copy for each query head, attention is that of as many KV heads as query heads. Fewer
     copies, split or whole, replace it where they are never slower for requests of equal contexts, however long. So
     fewer KV heads are never slower than one for each query head.
 
     A channel keeps one copy of the keys and values that its query heads share, at most those of two pairs where a
-    pair has more query heads than channels; that this fits is not checked. Moving keys and values when `rlp` or `tlp`
-    changes is not charged.
+    pair has more query heads than channels; that this fits is not checked but where a kernel has `most_copies`. Moving
+    keys and values when `rlp` or `tlp` changes is not charged.
 
     A unit whose `split_contexts` is off keeps every context whole and once, as AttAcc's simulator does.
     """
@@ -345,11 +384,11 @@ def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
     alone = _mapped(unit, kernel, rlp, 1, split=unit.split_contexts)
     if group == 1 or not alone.split:
         return alone
-    best = _mapped(unit, kernel, rlp, group)
+    most = group if kernel.most_copies is None else min(kernel.most_copies, group)
+    choices = [copies for copies in range(most, 0, -1) if group % copies == 0]
+    best = _mapped(unit, kernel, rlp, choices[0])
     clocks = _mapped_clocks(unit, kernel, best, tlp)
-    for copies in range(group - 1, 0, -1):
-        if group % copies:
-            continue
+    for copies in choices[1:]:
         for split in (True, False):
             option = _mapped(unit, kernel, rlp, copies, split=split)
             found = _mapped_clocks(unit, kernel, option, tlp)
@@ -389,11 +428,19 @@ def pim_attention_coefficients(
     rows = kernel.rows_per_kv_head(tlp) if heads is None else heads * tlp
     placed = AttentionPim(
         level="bank",
-        cadence_clocks=float(pim_cadence_clocks(unit, rows)),
+        cadence_clocks=float(pim_cadence_clocks(unit, rows, slots_per_column(kernel.bytes_per_kv))),
         fpus=unit.fpus_per_bank,
         banks_per_channel=unit.stack.banks_per_channel,
+        technology=unit.stack.technology,
     )
-    return attention_coefficients(placed, kernel.head_size, kernel.element_bytes, rows)
+    return attention_coefficients(
+        placed,
+        kernel.head_size,
+        kernel.element_bytes,
+        rows,
+        value_size=kernel.value_size,
+        kv_element_bytes=kernel.kv_element_bytes,
+    )
 
 
 # Mappings are compared for every number of requests, by few different coefficients.
@@ -406,8 +453,8 @@ def mapped_attention(
     """The mapping, and its coefficients with what splitting contexts adds in `per_start`.
 
     Dealt groups, and key rows, leave the busiest channel up to one more than its share: 1 - share. Every pair that it
-    has a part of gives a partial output of its own for each query row, `head_size` elements with a maximum and a sum,
-    moved to the buffer die in 32 B commands that nothing hides. Adding them up there takes no time.
+    has a part of gives a partial output of its own for each query row, those of a value with a maximum and a sum,
+    moved to the buffer die a column at a time, which nothing hides. Adding them up there takes no time.
     """
     mapping = attention_mapping(unit, kernel, rlp, tlp)
     return mapping, _with_splits(unit, kernel, mapping, tlp)
@@ -419,8 +466,9 @@ def _with_splits(
     work = _coefficients(unit, kernel, tlp, mapping.heads)
     if not mapping.split:
         return work
-    partial = math.ceil((kernel.head_size + 2) * kernel.element_bytes / dram.COLUMN_BYTES)
-    combining = mapping.pairs * mapping.heads * tlp * partial * dram.WRITE_CLOCKS
+    technology = unit.stack.technology
+    partial = math.ceil((kernel.value_elements + 2) * kernel.element_bytes / technology.column_bytes)
+    combining = mapping.pairs * mapping.heads * tlp * partial * technology.write_clocks
     chunk = work.per_chunk + work.unpaired_per_chunk * (mapping.pairs % 2) / mapping.pairs
     more = (1 - mapping.share) * (work.per_group + chunk)
     return replace(work, per_start=work.per_start + more + combining)
@@ -469,7 +517,7 @@ def pim_attention_s(
         busiest_channel(mapping.share, rlp, parts.sum(axis=-1), parts.max(axis=-1), mapping.share_of_one)
         for parts in (work.groups(contexts), work.chunks(contexts))
     ]
-    return work.clocks(most[0], most[1], mapping.pairs) * dram.CLOCK_S
+    return work.clocks(most[0], most[1], mapping.pairs) * unit.stack.technology.clock_s
 
 
 def pim_attention_energy(
@@ -489,19 +537,19 @@ def pim_attention_energy(
 @lru_cache(maxsize=4096)
 def _group_energy(unit: PimUnit, kernel: AttentionKernel, tlp: int, copies: int, heads: int) -> Energy:
     """Joules of one 16-token group of a request, in all its KV heads and their copies."""
-    tokens = float(dram.GROUP_TOKENS)
-    read_bytes = tokens * kernel.kv_bytes_per_token * copies * float(pim_reads(unit, heads * tlp))
+    tokens, technology = float(dram.GROUP_TOKENS), unit.stack.technology
+    read_bytes = tokens * kernel.pim_bytes_per_token * copies * float(pim_reads(unit, heads * tlp))
     # Per group each channel takes the scores back and forth for the softmax: one element per token and row.
     scores = 2 * tokens * tlp * kernel.heads * kernel.element_bytes
     # A channel's part of its stack's power, while it multiplies and opens rows.
     work = pim_attention_coefficients(unit, kernel, tlp, heads)
     busy = work.per_group + work.per_chunk * work.group_columns / dram.COLUMNS_PER_ROW
-    busy_s = kernel.kv_heads * copies * busy * dram.CLOCK_S
+    busy_s = kernel.kv_heads * copies * busy * technology.clock_s
     parts = (
-        read_bytes * (dram.ACTIVATION_J / dram.ROW_BYTES),
-        read_bytes * dram.READ_J_PER_BYTE,
-        scores * dram.TO_BUFFER_DIE_J_PER_BYTE,
-        tokens * tlp * kernel.macs_per_context_token * dram.MAC_J,
-        busy_s * unit.active_power_w / dram.CHANNELS,
+        read_bytes * (technology.activation_j / technology.row_bytes),
+        read_bytes * technology.read_j_per_byte,
+        scores * technology.to_buffer_j_per_byte,
+        tokens * tlp * kernel.macs_per_context_token * technology.mac_j,
+        busy_s * unit.active_power_w / technology.channels,
     )
     return Energy(*(np.asarray(part) for part in parts))

@@ -182,6 +182,11 @@ class System(Definition):
         """Bytes for KV caches in stacks of their own; None where they share the weights' memory."""
         return None if self.attn_pim is None else self.attn_pim.capacity_bytes
 
+    def kv_room(self, weights: int) -> int:
+        """Bytes for KV caches beside so many bytes of weights; below 0 where those do not fit."""
+        own = self.kv_capacity_bytes
+        return self.weight_capacity_bytes - weights if own is None else own
+
     @property
     def static_power_w(self) -> float:
         """Watts drawn whatever runs: idle GPUs, and idle stacks, plain ones of GPUs too.
@@ -220,13 +225,16 @@ class System(Definition):
     def stack_sum_s(self, kernel: Kernel, rows: Rows) -> FloatArray:
         """Seconds in which a node sums its stacks' partial outputs of a kernel on FC-PIM (shape of `rows`)."""
         size, stacks = self._node_outputs(kernel, rows)
-        bandwidth = dram.STACK_BANDWIDTH * stacks if self.pu is None else self.pu.memory_bandwidth
+        assert self.fc_pim is not None
+        of_stack = self.fc_pim.stack.technology.interface_bandwidth
+        bandwidth = of_stack * stacks if self.pu is None else self.pu.memory_bandwidth
         return stack_sum_s(size, stacks, bandwidth)
 
     def stack_sum_j(self, kernel: Kernel, rows: Rows) -> FloatArray:
         """Joules of `stack_sum_s` in all nodes."""
         size, stacks = self._node_outputs(kernel, rows)
-        return size * (self.nodes * (stacks + 1) * dram.OFF_CHIP_J_PER_BYTE)
+        assert self.fc_pim is not None
+        return size * (self.nodes * (stacks + 1) * self.fc_pim.stack.technology.off_chip_j_per_byte)
 
     def _node_outputs(self, kernel: Kernel, rows: Rows) -> tuple[FloatArray, int]:
         """Bytes of outputs that a node sums over its stacks, and how many stacks; none where a host sums."""

@@ -82,11 +82,16 @@ class CostTable:
             joules = np.full((*rows.shape, NUM_CAUSES), np.inf)
         return np.where(rows[..., None] > 0, k.count * joules, 0.0)
 
-    def calibrate_alpha(self) -> float:
+    def calibrate_alpha(self, beside: FloatArray | None = None) -> float:
         """PAPI's threshold α by its offline sweep: FC kernels go to the PUs when n = RLP x TLP exceeds α.
 
         All FC kernels are timed on both units for n = 1..1024; α minimises the summed time of following
         the rule. It is 0 where only PUs run FC kernels, and infinite where only PIM does.
+
+        Args:
+            beside: seconds of further FC kernels on both units, [2, n = 0..1024].
         """
         pu, pim = (self.seconds[:, unit, 1:].sum(axis=0) for unit in (PU, FC_PIM))
+        if beside is not None:
+            pu, pim = pu + beside[PU, 1:], pim + beside[FC_PIM, 1:]
         return least_time_threshold(self.system, np.arange(1, DENSE_ROWS + 1), pu, pim)

@@ -165,6 +165,10 @@ class ProcessingUnit(Definition):
         return self.count * self.memory_bytes
 
 
+# Fields of a PIM unit that are by default what its stacks' technology says.
+_POWERS = ("power_budget_w", "background_power_w", "idle_power_w")
+
+
 class PimUnit(Definition):
     """Stacks whose banks carry FPUs.
 
@@ -189,14 +193,24 @@ class PimUnit(Definition):
     split_contexts: Truth = True
     # Double buffering hides the GEMV-buffer writes and partial-sum moves behind the MACs.
     double_buffered: Truth = True
+    # Watts of a stack; by default those of its technology.
     power_budget_w: PowerLimit = Field(dram.CUBE_POWER_W, gt=0)
     # Of a stack whose banks work, and of one that waits.
     background_power_w: Watts = Field(dram.BACKGROUND_POWER_W, ge=0)
     idle_power_w: Watts = Field(dram.IDLE_POWER_W, ge=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _powers_of_its_stacks(cls, data: Any) -> Any:
+        technology = dram.technology_of(data.get("stack", {})) if isinstance(data, dict) else None
+        if technology is None:
+            return data
+        return {**{name: getattr(technology, name) for name in _POWERS}, **data}
+
     @model_validator(mode="after")
     def _fits(self) -> PimUnit:
-        fit = dram.max_banks_per_die(self.fpus_per_bank)
+        technology = self.stack.technology
+        fit = technology.max_banks_per_die(self.fpus_per_bank)
         shared = 1 / self.fpus_per_bank
         if self.fpus_per_bank < 1 and abs(shared - round(shared)) > 1e-9:
             raise ValueError(
@@ -207,7 +221,12 @@ class PimUnit(Definition):
         if self.stack.banks_per_die > fit:
             raise ValueError(
                 f"{self.stack.banks_per_die} banks per die with {self.fpus_per_bank:g} FPUs each exceed the die: "
-                f"{dram.DIE_AREA_MM2:g} mm2 hold {fit}"
+                f"{technology.die_area_mm2:g} mm2 hold {fit}"
+            )
+        if self.cadence_clocks < technology.t_ccd_s:
+            raise ValueError(
+                f"cadence_clocks {self.cadence_clocks:g}: expected at least the {technology.t_ccd_s} clocks between "
+                f"column commands of {technology.name}"
             )
         if self.background_power_w >= self.power_budget_w:
             raise ValueError(
@@ -241,10 +260,19 @@ class PimUnit(Definition):
     @property
     def peak_bandwidth(self) -> float:
         """B/s that all banks of all stacks deliver at the unit's cadence."""
-        return self.stacks * self.stack.banks * dram.COLUMN_BYTES / (self.cadence_clocks * dram.CLOCK_S)
+        technology = self.stack.technology
+        return (
+            self.stacks
+            * self.stack.banks
+            * technology.column_bytes
+            / (self.cadence_clocks * technology.clock_s)
+        )
 
     @property
     def peak_flops(self) -> float:
         """FLOP/s of all FPUs at the unit's cadence."""
-        operands = self.stacks * self.stack.banks * self.fpus_per_bank / (self.cadence_clocks * dram.CLOCK_S)
-        return 2 * dram.LANES * operands
+        technology = self.stack.technology
+        operands = (
+            self.stacks * self.stack.banks * self.fpus_per_bank / (self.cadence_clocks * technology.clock_s)
+        )
+        return 2 * technology.lanes * operands

@@ -32,6 +32,7 @@ CONSTANT_SOURCES = (
     "hardware/attention.py",
     "hardware/dram.py",
     "hardware/energy.py",
+    "hardware/technology.py",
     "hardware/units.py",
     "kernel.py",
     "scenario.py",

@@ -16,10 +16,13 @@ import numpy.typing as npt
 
 from papi_env.hardware import costs, dram
 from papi_env.hardware.energy import LINK, NUM_CAUSES
+from papi_env.hardware.experts import ExpertPlacement
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
 from papi_env.hardware.units import FC_PIM, PU, PimUnit, ProcessingUnit
-from papi_env.kernel import FP16_BYTES, FloatArray, blocks
+from papi_env.kernel import FloatArray
+from papi_env.simulation.prompt_experts import prompt_experts
+from papi_env.workload.routing import routing_of
 from papi_env.workload.transformer import Transformer
 
 Counts = npt.NDArray[np.int64]
@@ -53,10 +56,12 @@ def prompt_work(system: System, model: Transformer, prompts: int = 1) -> PromptW
     assert where is not None
     unit = system.unit(where)
     size = kernel.count * kernel.kv_bytes_per_token
-    multiplies = kernel.count * kernel.macs_per_context_token
+    # On PUs, in numbers of the kernel's own pairs (see `Transformer.prompt_macs_per_pair`).
+    pair = model.prompt_macs_per_pair / kernel.macs_per_context_token
+    multiplies = kernel.count * model.prompt_macs_per_pair
     causes = np.zeros((3, NUM_CAUSES))
     if isinstance(unit, ProcessingUnit):
-        causes[0] = kernel.count * costs.pu_prompt_energy(unit, kernel, 0, 1).by_cause
+        causes[0] = kernel.count * costs.pu_prompt_energy(unit, kernel, 0, pair).by_cause
         causes[1] = kernel.count * costs.pu_prompt_energy(unit, kernel, 1, 0).by_cause
         work = PromptWork(
             causes,
@@ -69,7 +74,7 @@ def prompt_work(system: System, model: Transformer, prompts: int = 1) -> PromptW
         assert isinstance(unit, PimUnit)
         # A query works through the keys before it, in whole groups and DRAM rows of keys: half of one more each.
         mapping, clocks = costs.prompt_attention(unit, kernel, prompts)
-        layers_s = kernel.count * dram.CLOCK_S / prompts
+        layers_s = kernel.count * unit.stack.technology.clock_s / prompts
         per_group = clocks.per_group + clocks.per_chunk * clocks.group_columns / dram.COLUMNS_PER_ROW
         fixed = mapping.pairs * clocks.per_pair + clocks.per_start
         group = costs.pim_attention_energy(unit, kernel, 1, 1, prompts)
@@ -87,19 +92,23 @@ def prompt_work(system: System, model: Transformer, prompts: int = 1) -> PromptW
         return work
     # There go keys and values, and queries where PIM attends; outputs come back at the same time.
     kv = model.kv_bytes_per_token
-    vectors = 0 if where == "pu" else model.layers * FP16_BYTES * model.hidden
+    on_pim = 0 if where == "pu" else kernel.count
+    there, back = kv + on_pim * kernel.query_bytes, on_pim * kernel.output_bytes
     link = system.attention_link
-    link_j = (kv + 2 * vectors) * link.j_per_byte
+    link_j = (there + back) * link.j_per_byte
     causes[2, LINK] = link_j
-    return work._replace(link_s=(kv + vectors) / link.total_bandwidth, link_j=link_j)
+    return work._replace(link_s=max(there, back) / link.total_bandwidth, link_j=link_j)
 
 
 class Prefill:
     """Prefill costs of one system and model, for whole batches of prompts at once."""
 
-    def __init__(self, system: System, model: Transformer) -> None:
+    def __init__(self, system: System, model: Transformer, placement: ExpertPlacement | None = None) -> None:
         self.system, self.model = system, model
+        self._routing, self._placement = routing_of(model), placement or ExpertPlacement()
         self._table = CostTable(system, model.fc_kernels())
+        head = model.lm_head_kernel()
+        self._head = None if head is None else CostTable(system, [head])
         self._unit = PU if system.prefill_unit == "pu" else FC_PIM
         self._works: dict[int, PromptWork] = {}
 
@@ -119,9 +128,15 @@ class Prefill:
         for i in range(len(self._table.kernels)):
             s, j = self._table.cost(i, self._unit, tokens)
             seconds, joules = seconds + s, joules + j
-        for block in blocks(model.fc_kernels()):
-            seconds = seconds + model.layers * system.combine_s(block, tokens)
-            joules = joules + model.layers * system.combine_j(block, tokens)
+        if self._head is not None:  # of each prompt, the last token
+            s, j = self._head.cost(0, self._unit, np.where(tokens > 0, batch, 0))
+            seconds, joules = seconds + s, joules + j
+        if self._routing is not None:
+            s, by_cause = prompt_experts(system, self._routing, self._placement, tokens)
+            seconds, joules = seconds + s, joules + by_cause.sum(axis=-1)
+        for block in model.combined_blocks():
+            seconds = seconds + block[-1].count * system.combine_s(block, tokens)
+            joules = joules + block[-1].count * system.combine_j(block, tokens)
         seconds = np.maximum(seconds, work.link_s * tokens) + model.layers * system.layer_overhead_s
         return np.asarray(seconds), np.asarray(joules)
 
@@ -138,6 +153,10 @@ class Prefill:
         joules = of_pair * pairs[..., None] + (of_context + of_row) * tokens[..., None]
         for i in range(len(self._table.kernels)):
             joules = joules + self._table.joules_by_cause(i, self._unit, tokens)
-        for block in blocks(model.fc_kernels()):
-            joules[..., LINK] += model.layers * system.combine_j(block, tokens)
+        if self._head is not None:
+            joules = joules + self._head.joules_by_cause(0, self._unit, np.where(tokens > 0, batch, 0))
+        if self._routing is not None:
+            joules = joules + prompt_experts(system, self._routing, self._placement, tokens)[1]
+        for block in model.combined_blocks():
+            joules[..., LINK] += block[-1].count * system.combine_j(block, tokens)
         return np.asarray(joules)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, DataError
@@ -20,7 +20,7 @@ from papi_env.quantities import Count, Tokens, Truth
 from papi_env.workload.attention import LatentAttention, SlidingWindows
 from papi_env.workload.experts import Experts
 from papi_env.workload.formats import FP16, ElementFormat
-from papi_env.workload.hub import read_config
+from papi_env.workload.hub.reader import read_config
 
 # The FC classes of a decoder layer, in the order of execution around attention.
 FC_CLASSES = (KernelClass.QKV, KernelClass.PROJECTION, KernelClass.FEED_FORWARD)
@@ -61,7 +61,7 @@ class Transformer(Definition):
 
     @classmethod
     def from_hf(cls, path: str | Path) -> Transformer:
-        """The model that a hub's `config.json` describes, or the one in the folder `path`; see `hub.read_config`.
+        """The model that a hub's `config.json` describes, or the one in the folder `path`; see `hub.reader`.
 
         Raises:
             DataError: the file is not such a description, or says something that is not understood; it names the field.
@@ -71,6 +71,12 @@ class Transformer(Definition):
             return cls.define(fields, where)
         except ConfigurationError as error:
             raise DataError(str(error)) from None
+
+    @field_validator("windows", "experts", "latent", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        """A part that a base has and this model lacks; TOML has no null."""
+        return None if value == "none" else value
 
     @model_validator(mode="after")
     def _divides(self) -> Transformer:
@@ -254,10 +260,18 @@ class Transformer(Definition):
             return found
         return (*found, self.expert_kernels())
 
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of a token's activations between layers."""
+        return self._activation_bytes * self.hidden
+
     def attention_kernel(self) -> AttentionKernel:
-        """Attention of one decode iteration over whole contexts, with `count` = layers, those with windows too."""
+        """Attention of one decode iteration over whole contexts, with `count` = layers, those with windows too.
+
+        Latent keys and values are stored once: who has room for copies says so (`AttentionKernel.most_copies`).
+        """
         element_bytes, kv = self._activation_bytes, self.kv_format.bytes_per_element
-        kv_bytes = None if kv == element_bytes else kv
+        kv_bytes = None if kv == element_bytes == FP16_BYTES else kv
         latent = self.latent
         if latent is not None:
             return AttentionKernel(
@@ -269,6 +283,7 @@ class Transformer(Definition):
                 value_size=latent.kv_lora_rank,
                 shared_values=True,
                 kv_element_bytes=kv_bytes,
+                most_copies=1,
             )
         return AttentionKernel(
             self.heads,

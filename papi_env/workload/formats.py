@@ -73,11 +73,6 @@ class ElementFormat(Definition):
         return ELEMENTS[self.elements].group_size if self.group_size is None else self.group_size
 
     @property
-    def is_fp16(self) -> bool:
-        """Whether elements take 16 bits and no scales, as everything did that was measured."""
-        return self.bytes_per_element == 2.0
-
-    @property
     def bytes_per_element(self) -> float:
         """Bytes of an element with its part of the scales."""
         found = ELEMENTS[self.elements]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papi_env.hardware import costs, dram
+from papi_env.hardware import costs
 from papi_env.hardware.gpu_kernels import ROW_TILES
 from papi_env.hardware.system import SYSTEMS
 from papi_env.hardware.table import DENSE_ROWS, CostTable
@@ -176,14 +176,15 @@ def test_alpha_never_falls_when_the_gpus_lose_bandwidth():
     assert alphas[0] < alphas[-1]
 
 
-@pytest.mark.parametrize(
-    ("timing", "values"), [("T_RFC", (0, 228, 456, 1824)), ("ROW_CHANGE_CLOCKS", (6, 46, 160, 640))]
-)
-def test_alpha_falls_when_refreshes_or_row_changes_take_longer(monkeypatch, timing, values):
+@pytest.mark.parametrize(("timing", "values"), [("t_rfc", (1, 228, 456, 1824)), ("t_rtp", (1, 8, 122, 602))])
+def test_alpha_falls_when_refreshes_or_row_changes_take_longer(timing, values):
     # Only FC-PIM pays them one by one; the GPUs' share is in their sustained bandwidth.
     alphas = []
+    stack = ROOFLINE.fc_pim.stack
     for clocks in values:
-        monkeypatch.setattr(dram, timing, clocks)
-        alphas.append(CostTable(ROOFLINE, LLAMA.fc_kernels()).calibrate_alpha())
+        technology = stack.technology.model_copy(update={timing: clocks})
+        slower = stack.model_copy(update={"technology": technology})
+        system = ROOFLINE.model_copy(update={"fc_pim": ROOFLINE.fc_pim.model_copy(update={"stack": slower})})
+        alphas.append(CostTable(system, LLAMA.fc_kernels()).calibrate_alpha())
     assert alphas == sorted(alphas, reverse=True)
     assert alphas[0] > alphas[-1]

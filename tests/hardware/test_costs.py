@@ -299,10 +299,10 @@ def test_vectors_move_while_rows_open_and_banks_refresh():
     assert costs.pim_fc_s(FC_PIM_4P1B, kernel, 100) == pytest.approx(100 * 2 * 4 * CLOCK_S)
 
 
-def without_refreshes(function, *arguments):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dram, "T_REFI", 1e15)
-        return function(*arguments)
+def without_refreshes(function, unit, *arguments):
+    never = unit.stack.technology.model_copy(update={"t_refi": 1e15})
+    stack = unit.stack.model_copy(update={"technology": never})
+    return function(unit.model_copy(update={"stack": stack}), *arguments)
 
 
 # Without refreshes this kernel would be mapped otherwise, which is another matter than what they take.

@@ -15,7 +15,7 @@ from experiments.arena.entries import (
     Entry,
 )
 from experiments.arena.estimators.seeds import number, plain
-from experiments.arena.measures import REGRET_PARTS, measures
+from experiments.arena.measures import EXPERT_NAMES, REGRET_PARTS, measures
 from experiments.arena.summaries.energy import shares_of_energy
 from experiments.common.statistics import (
     geometric_mean,
@@ -45,6 +45,7 @@ def derived(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(
         *("entry", "system", "policy", "privileged", "reference", "scenario", "model", "batch_size"),
         *("speculation", "seed", *measures(DECODE)),
+        *(name for name in EXPERT_NAMES if name in frame.columns),
         (tokens / total_s).alias("tokens_per_s"),
         (total_j / tokens).alias("joules_per_token"),
         ((total_j - pl.col("static_w") * total_s) / tokens).alias("dynamic_joules_per_token"),
@@ -144,7 +145,7 @@ class Results:
         """
         total = self.of(self._oracle(entry), "time_s")[kept]
         parts = {}
-        for part in REGRET_PARTS:
+        for part in (part for part in REGRET_PARTS if f"{part}_s" in self.frame.columns):
             above = self.of(entry, f"{part}_s")[kept] - self.of(self._oracle(entry), f"{part}_s")[kept]
             parts[part] = number(float((100 * above / total).mean())) if above.size else None
         return parts

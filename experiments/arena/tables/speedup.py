@@ -86,7 +86,7 @@ def regret_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Regret by kernel class of the entries asked for, as far as any has some."""
     rows = [row for row in rows if row["settings"]]
     found = [row["regret_by_class"] for row in rows]
-    parts = [part for part in REGRET_PARTS if any(abs(split[part] or 0.0) >= 0.05 for split in found)]
+    parts = [part for part in REGRET_PARTS if any(abs(split.get(part) or 0.0) >= 0.05 for split in found)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("regret % by class", overflow="fold")
     for part in parts:

@@ -14,42 +14,52 @@ from typing import NamedTuple
 import numpy as np
 
 from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
-from papi_env.hardware.units import PU
+from papi_env.hardware.units import FC_PIM, PU
 from papi_env.simulation.batch import state as at
+from papi_env.simulation.batch.routed import CAUSES, HOT, JOULES, PIM_BUSY_S, PU_BUSY_S, SECONDS
 from papi_env.simulation.compiled import inlined, lean
-from papi_env.simulation.draws import draw_gains, request_key, request_row
+from papi_env.simulation.draws import draw_gains, mix, request_key, request_row
 
 # What a slot holds, in the width that a vector register takes 16 of; numba would widen it to int64.
 _GROUP_TOKENS, _COLUMNS_PER_ROW = np.int32(GROUP_TOKENS), np.int32(COLUMNS_PER_ROW)
 # Requests of an environment and their DRAM rows share a sum: the requests, 128 at most, take its lower 8 bits.
 _PACKED_BITS = 8
 _PACKED = np.int32(2**_PACKED_BITS)
+_ROUTINGS, _32 = np.uint64(0x9FB21C651E98DF25), np.uint64(32)
 
 
-class Ahead(NamedTuple):
-    """What the next iteration works on, as the counters of `state` have it."""
+class Attended(NamedTuple):
+    """What attention works on, as the counters of `state` have it."""
 
-    rlp: int
-    tlp: int
     context_sum: int
     group_sum: int
     group_max: int
     key_row_sum: int
     key_row_max: int
+
+
+class Ahead(NamedTuple):
+    """What the next iteration works on; `near` is what is inside the windows of layers that have any, else 0."""
+
+    rlp: int
+    tlp: int
+    whole: Attended
+    near: Attended
     last_fc: int
 
 
 class Units(NamedTuple):
-    """The unit of each kernel class of an iteration."""
+    """The unit of each kernel class of an iteration; of experts the option, -1 without any."""
 
     qkv: int
     attention: int
     projection: int
     feed_forward: int
+    experts: int
 
 
 class IterationCost(NamedTuple):
-    """What an iteration costs: its seconds are the six times and the scenario's overhead; dynamic joules."""
+    """What an iteration costs: its seconds are the seven times and the scenario's overhead; dynamic joules."""
 
     seconds: float
     joules: float
@@ -60,19 +70,21 @@ class IterationCost(NamedTuple):
     projection_s: float
     feed_forward_s: float
     crossings: int
+    experts_s: float
 
 
 @inlined
-def resolve(e, actions, units):
+def resolve(e, actions, units, experts):
     """`Units` of an iteration for row e of `actions`, and how many choices were invalid.
 
     `actions` is [num_envs], the unit of all FC kernels with attention on its default, or [num_envs, 7], of which
-    the classes of a stage are ignored; `units` is `lookups.resolved_units`.
+    the classes of a stage are ignored, and with `experts`, which may be None, [num_envs, 8]; `units` is
+    `lookups.resolved_units`.
     """
     if actions.ndim == 1:
         unit = actions[e]
         chosen = units[at.QKV, unit]
-        return Units(chosen, units[at.ATTENTION, at.NUM_UNITS], chosen, chosen), int(chosen != unit)
+        return Units(chosen, units[at.ATTENTION, at.NUM_UNITS], chosen, chosen, chosen), int(chosen != unit)
     qkv = units[at.QKV, actions[e, at.QKV]]
     attention = units[at.ATTENTION, actions[e, at.ATTENTION]]
     projection = units[at.PROJECTION, actions[e, at.PROJECTION]]
@@ -83,29 +95,112 @@ def resolve(e, actions, units):
         + int(projection != actions[e, at.PROJECTION])
         + int(feed_forward != actions[e, at.FEED_FORWARD])
     )
-    return Units(qkv, attention, projection, feed_forward), invalid
+    option = -1
+    if experts is not None:
+        option = units[at.EXPERTS, actions[e, at.EXPERTS]]
+        invalid += int(option != actions[e, at.EXPERTS])
+    return Units(qkv, attention, projection, feed_forward, option), invalid
 
 
 @inlined
 def ahead_of(counters):
     """What the next iteration of an environment works on."""
-    return Ahead(
-        counters[at.RLP],
-        counters[at.TLP],
+    zero = np.int64(0)
+    near = Attended(zero, zero, zero, zero, zero)
+    if counters.shape[0] > at.NUM_COUNTERS:
+        near = Attended(
+            counters[at.NEAR_CONTEXT_SUM],
+            counters[at.NEAR_GROUP_SUM],
+            counters[at.NEAR_GROUP_MAX],
+            counters[at.NEAR_KEY_ROW_SUM],
+            counters[at.NEAR_KEY_ROW_MAX],
+        )
+    whole = Attended(
         counters[at.CONTEXT_SUM],
         counters[at.GROUP_SUM],
         counters[at.GROUP_MAX],
         counters[at.KEY_ROW_SUM],
         counters[at.KEY_ROW_MAX],
-        counters[at.LAST_FC],
+    )
+    return Ahead(counters[at.RLP], counters[at.TLP], whole, near, counters[at.LAST_FC])
+
+
+@inlined
+def drawn_routing(counters, experts):
+    """Which of the routings drawn in advance the next iteration of an environment has; 0 without experts."""
+    if experts is None:
+        return np.int64(0)
+    key = request_key(counters[at.SEED], counters[at.EPISODE], counters[at.ITERATION])
+    high = mix(key ^ _ROUTINGS) >> _32
+    return np.int64((high * np.uint64(experts[0].shape[2])) >> _32)
+
+
+@inlined
+def crossings_with_experts(last_fc, units, scalars):
+    """Crossings between PUs and FC-PIM in an iteration of a model with experts.
+
+    Layers without experts come first. In one with experts, a feed-forward kernel if it has any runs before them. A
+    split begins on the unit of the kernel before it, and ends on the other; there and back, if it is followed by
+    the unit that it began on. Returns the crossings and the FC unit that ran last.
+    """
+    qkv, projection, feed_forward, option = units.qkv, units.projection, units.feed_forward, units.experts
+    layers = int(scalars[at.LAYERS])
+    with_experts = int(scalars[at.EXPERT_LAYERS])
+    fed = scalars[at.EXPERTS_FED] > 0.0
+    before = feed_forward if fed else projection
+    within = int(qkv != projection)
+    found = layers * within + int(last_fc >= 0 and last_fc != qkv)
+    fed_layers = layers if fed else layers - with_experts
+    found += fed_layers * int(projection != feed_forward)
+    found += (layers - with_experts) * int(feed_forward != qkv)
+    if option == at.SPLIT:
+        found += (with_experts - 1) * (1 + int(before == qkv))
+        end = 1 - before
+        found += 1
+    else:
+        found += with_experts * int(before != option) + (with_experts - 1) * int(option != qkv)
+        end = option
+    if scalars[at.ENDS_FED] > 0.0:
+        found += int(end != feed_forward)
+        end = feed_forward
+    return found, end
+
+
+@inlined
+def attention_time(attended, rlp, tlp, unit, other):
+    """Seconds of attention if all layers attend to this.
+
+    The same formulas as `hardware.costs.busiest_channel` and `AttentionCoefficients.clocks`, tabulated.
+    """
+    busiest_groups = max(
+        other[unit, tlp, rlp, at.GROUPS_S] * attended.group_sum,
+        other[unit, tlp, rlp, at.LONGEST_GROUPS_S] * attended.group_max,
+    )
+    busiest_key_rows = max(
+        other[unit, tlp, rlp, at.KEY_ROWS_S] * attended.key_row_sum,
+        other[unit, tlp, rlp, at.LONGEST_KEY_ROWS_S] * attended.key_row_max,
+    )
+    return max(
+        busiest_groups + busiest_key_rows + other[unit, tlp, rlp, at.FIXED_S],
+        other[unit, tlp, rlp, at.TOKENS_S] * attended.context_sum,
     )
 
 
 @inlined
-def iteration_cost(ahead, units, lookups, scalars):
-    """Cost of one iteration, `IterationCost`: `Ahead`, `Units`, `lookups.Lookups`, and the scenario's scalars."""
-    rlp, tlp, context_sum, group_sum, group_max, key_row_sum, key_row_max, last_fc = ahead
-    qkv, attention, projection, feed_forward = units
+def of_layers(whole, near, scalars):
+    """The mean of a quantity over layers that attend to everything and those with windows."""
+    return whole + scalars[at.WINDOW_SHARE] * (near - whole)
+
+
+@inlined
+def iteration_cost(ahead, units, lookups, scalars, experts, routing):
+    """Cost of one iteration, `IterationCost`.
+
+    Args: `Ahead`, `Units`, `lookups.Lookups`, the scenario's scalars, `lookups.ExpertLookups` or None, and
+    `drawn_routing`.
+    """
+    rlp, tlp, whole, near, last_fc = ahead
+    qkv, attention, projection, feed_forward, option = units
     fc, other = lookups
     n = rlp * tlp
     qkv_s = fc[qkv, n, at.QKV_S]
@@ -113,19 +208,11 @@ def iteration_cost(ahead, units, lookups, scalars):
     feed_forward_s = fc[feed_forward, n, at.FEED_FORWARD_S]
     fc_j = fc[qkv, n, at.QKV_J] + fc[projection, n, at.PROJECTION_J] + fc[feed_forward, n, at.FEED_FORWARD_J]
 
-    # The same formulas as `hardware.costs.busiest_channel` and `AttentionCoefficients.clocks`, tabulated.
-    busiest_groups = max(
-        other[attention, tlp, rlp, at.GROUPS_S] * group_sum,
-        other[attention, tlp, rlp, at.LONGEST_GROUPS_S] * group_max,
-    )
-    busiest_key_rows = max(
-        other[attention, tlp, rlp, at.KEY_ROWS_S] * key_row_sum,
-        other[attention, tlp, rlp, at.LONGEST_KEY_ROWS_S] * key_row_max,
-    )
-    attention_s = max(
-        busiest_groups + busiest_key_rows + other[attention, tlp, rlp, at.FIXED_S],
-        other[attention, tlp, rlp, at.TOKENS_S] * context_sum,
-    )
+    attention_s = attention_time(whole, rlp, tlp, attention, other)
+    if scalars[at.WINDOW] > 0.0:
+        attention_s = of_layers(attention_s, attention_time(near, rlp, tlp, attention, other), scalars)
+    context_sum = of_layers(whole.context_sum, near.context_sum, scalars)
+    group_sum = of_layers(whole.group_sum, near.group_sum, scalars)
     attention_j = (
         other[attention, tlp, rlp, at.GROUPS_J] * group_sum
         + other[attention, tlp, rlp, at.TOKENS_J] * context_sum
@@ -137,10 +224,14 @@ def iteration_cost(ahead, units, lookups, scalars):
     joules = fc_j + attention_j + other[attention, tlp, rlp, at.MOVES_J]
 
     # Crossings between PUs and FC-PIM: within each layer, from layer to layer, from the last iteration.
-    layers = int(scalars[at.LAYERS])
-    crossings = layers * (int(qkv != projection) + int(projection != feed_forward))
-    crossings += (layers - 1) * int(feed_forward != qkv)
-    crossings += int(last_fc >= 0 and last_fc != qkv)
+    if experts is None:
+        layers = int(scalars[at.LAYERS])
+        crossings = layers * (int(qkv != projection) + int(projection != feed_forward))
+        crossings += (layers - 1) * int(feed_forward != qkv)
+        crossings += int(last_fc >= 0 and last_fc != qkv)
+    else:
+        crossings, _ = crossings_with_experts(last_fc, units, scalars)
+        joules += experts[0][option, n, routing, JOULES]
     switching_s = 0.0
     if scalars[at.SWITCH_S] > 0.0:
         switching_s = crossings * scalars[at.SWITCH_S]
@@ -149,6 +240,10 @@ def iteration_cost(ahead, units, lookups, scalars):
 
     seconds = (communication_s + switching_s) + (qkv_s + projection_s + feed_forward_s)
     seconds += attention_s + scalars[at.OVERHEAD_S]
+    experts_s = 0.0
+    if experts is not None:
+        experts_s = experts[0][option, n, routing, SECONDS]
+        seconds += experts_s
     return IterationCost(
         seconds,
         joules,
@@ -159,6 +254,7 @@ def iteration_cost(ahead, units, lookups, scalars):
         projection_s,
         feed_forward_s,
         crossings,
+        experts_s,
     )
 
 
@@ -203,6 +299,36 @@ def survey(e, counters, contexts, scalars):
     counters[e, at.GROUP_MAX] = group_max
     counters[e, at.KEY_ROW_SUM] = key_row_sum
     counters[e, at.KEY_ROW_MAX] = key_rows_of(group_max, group_columns)
+    survey_windows(counters[e], contexts[e], scalars)
+
+
+@lean
+def survey_windows(counters, contexts, scalars):
+    """Sum up what is inside the windows of an environment's requests in the next iteration, if layers have any.
+
+    Tokens verified together share a read of all that one of them sees.
+    """
+    if counters.shape[0] == at.NUM_COUNTERS:
+        return
+    tlp = counters[at.TLP]
+    most = np.int64(scalars[at.WINDOW]) + tlp - 1
+    group_columns = np.int64(scalars[at.GROUP_COLUMNS])
+    context_sum = 0
+    group_sum = 0
+    group_max = 0
+    key_row_sum = 0
+    for i in range(counters[at.RLP]):
+        context = min(contexts[i] + tlp, most)
+        groups = (context + GROUP_TOKENS - 1) // GROUP_TOKENS
+        context_sum += context
+        group_sum += groups
+        group_max = max(group_max, groups)
+        key_row_sum += key_rows_of(groups, group_columns)
+    counters[at.NEAR_CONTEXT_SUM] = context_sum
+    counters[at.NEAR_GROUP_SUM] = group_sum
+    counters[at.NEAR_GROUP_MAX] = group_max
+    counters[at.NEAR_KEY_ROW_SUM] = key_row_sum
+    counters[at.NEAR_KEY_ROW_MAX] = key_rows_of(group_max, group_columns)
 
 
 @lean
@@ -220,6 +346,8 @@ def reset_env(e, state, instances):
     image_tokens = int(scalars[at.IMAGE_TOKENS])
     prefill_tokens = 0
     prefill_pairs = 0
+    window = np.int64(scalars[at.WINDOW])
+    outside_pairs = 0
     for i in range(batch):
         key = request_key(seed, episode, i)
         row = request_row(key, population.shape[0])
@@ -229,13 +357,17 @@ def reset_env(e, state, instances):
         slots[e, width + i] = population[row, 1]
         prefill_tokens += length
         prefill_pairs += np.int64(length) * (np.int64(length) + 1) // 2
+        outside = max(np.int64(length) - window, 0)
+        outside_pairs += outside * (outside + 1) // 2
     counters[e, at.PREFILL_TOKENS] = prefill_tokens
-    counters[e, at.PREFILL_PAIRS] = prefill_pairs
+    # The mean over layers: queries do not meet keys that have left their window.
+    counters[e, at.PREFILL_PAIRS] = prefill_pairs - np.int64(scalars[at.WINDOW_SHARE] * outside_pairs)
     counters[e, at.RLP] = batch
     counters[e, at.TLP] = scheduled_tlp(0, schedule)
     counters[e, at.LAST_FC] = -1
     counters[e, at.STAGE] = -1
     counters[e, at.LAST_STAGE] = -1
+    counters[e, at.LAST_EXPERTS] = -1
     for k in range(at.NUM_TIMED):
         counters[e, at.LAST_UNIT + k] = -1
     survey(e, counters, slots, scalars)
@@ -345,6 +477,7 @@ def decode_tokens(counters, slots, keys, gains, schedule, scalars):
     counters[at.GROUP_MAX] = group_max
     counters[at.KEY_ROW_SUM] = key_row_sum
     counters[at.KEY_ROW_MAX] = key_rows_of(np.int64(group_max), np.int64(group_columns))
+    survey_windows(counters, slots, scalars)
     counters[at.LAST_N] = rlp * tlp
     counters[at.LAST_FINISHED] = rlp - active
     counters[at.LAST_DECODED] = decoded
@@ -370,7 +503,7 @@ def close_up(rlp, slots, keys):
 
 
 @inlined
-def charge_causes(ahead, units, crossings, clocks, lookups, scalars):
+def charge_causes(ahead, units, crossings, clocks, lookups, scalars, experts, routing):
     """Charge an environment with the joules of an iteration by cause, if its clocks have columns for them.
 
     For what is done only: `iteration_cost`, which is also asked about what might be done, has no part in it.
@@ -381,7 +514,9 @@ def charge_causes(ahead, units, crossings, clocks, lookups, scalars):
     rlp, tlp, attention = ahead.rlp, ahead.tlp, units.attention
     n = rlp * tlp
     qkv, projection, feed_forward = units.qkv, units.projection, units.feed_forward
-    attended = float(ahead.context_sum if attention == PU else ahead.group_sum)
+    context_sum = of_layers(ahead.whole.context_sum, ahead.near.context_sum, scalars)
+    group_sum = of_layers(ahead.whole.group_sum, ahead.near.group_sum, scalars)
+    attended = context_sum if attention == PU else group_sum
     if qkv == projection and projection == feed_forward:
         for k in range(at.LINK):
             clocks[at.CAUSE_J + k] += (
@@ -395,7 +530,10 @@ def charge_causes(ahead, units, crossings, clocks, lookups, scalars):
                 + fc[feed_forward, n, at.FEED_FORWARD_CAUSES + k]
                 + attended * other[attention, tlp, rlp, at.ATTENTION_CAUSES + k]
             )
-    link = ahead.context_sum * other[attention, tlp, rlp, at.ATTENTION_CAUSES + at.LINK]
+    if experts is not None:
+        for k in range(at.LINK):
+            clocks[at.CAUSE_J + k] += experts[0][units.experts, n, routing, CAUSES + k]
+    link = context_sum * other[attention, tlp, rlp, at.ATTENTION_CAUSES + at.LINK]
     link += other[attention, tlp, rlp, at.MOVES_J]
     if scalars[at.SWITCH_S] > 0.0:
         link += crossings * other[attention, tlp, rlp, at.CROSS_J]
@@ -403,15 +541,31 @@ def charge_causes(ahead, units, crossings, clocks, lookups, scalars):
 
 
 @inlined
-def charge_iteration(units, counters, clocks, lookups, scalars, per_reference):
+def charge_experts(units, n, routing, counters, clocks, scalars, experts):
+    """Book the seconds of an iteration's experts to their units."""
+    row = experts[0][units.experts, n, routing]
+    clocks[at.EXPERTS_S] += row[SECONDS]
+    clocks[at.HOT_EXPERTS] += row[HOT]
+    clocks[at.BUSY_S + PU] += row[PU_BUSY_S]
+    clocks[at.BUSY_S + FC_PIM] += row[PIM_BUSY_S]
+    clocks[at.LAST_EXPERTS_S] = row[SECONDS]
+    clocks[at.LAST_EXPERTS_PU_S] = row[PU_BUSY_S]
+    clocks[at.LAST_EXPERTS_PIM_S] = row[PIM_BUSY_S]
+    counters[at.LAST_EXPERTS] = units.experts
+    counters[at.LAST_FC] = crossings_with_experts(-1, units, scalars)[1]
+
+
+@inlined
+def charge_iteration(units, counters, clocks, lookups, scalars, experts, per_reference):
     """Charge an environment with an iteration on the given units. Returns the reward.
 
     `per_reference` is 1 / the scenario's reference; a division waits longer than a product.
     """
     rlp, tlp = counters[at.RLP], counters[at.TLP]
-    qkv, attention, projection, feed_forward = units
+    qkv, attention, projection, feed_forward, option = units
     ahead = ahead_of(counters)
-    cost = iteration_cost(ahead, units, lookups, scalars)
+    routing = drawn_routing(counters, experts)
+    cost = iteration_cost(ahead, units, lookups, scalars, experts, routing)
     (
         seconds,
         joules,
@@ -422,6 +576,7 @@ def charge_iteration(units, counters, clocks, lookups, scalars, per_reference):
         projection_s,
         feed_forward_s,
         crossings,
+        experts_s,
     ) = cost
     total_j = joules + seconds * scalars[at.STATIC_W]
     reward_time = -seconds * per_reference
@@ -453,14 +608,20 @@ def charge_iteration(units, counters, clocks, lookups, scalars, per_reference):
     clocks[at.LAST_CLASS_S + at.FEED_FORWARD] = feed_forward_s
     clocks[at.LAST_REWARD_TIME] = reward_time
     clocks[at.LAST_REWARD_ENERGY] = reward_energy
-    charge_causes(ahead, units, crossings, clocks, lookups, scalars)
+    charge_causes(ahead, units, crossings, clocks, lookups, scalars, experts, routing)
     counters[at.SWITCHES] += crossings
     counters[at.LAST_FC] = feed_forward
     counters[at.LAST_UNIT + at.QKV] = qkv
     counters[at.LAST_UNIT + at.ATTENTION] = attention
     counters[at.LAST_UNIT + at.PROJECTION] = projection
     counters[at.LAST_UNIT + at.FEED_FORWARD] = feed_forward
-    if qkv == projection and projection == feed_forward:
-        clocks[at.SEEN_FC_S + qkv] = qkv_s + projection_s + feed_forward_s
+    alike = qkv == projection and projection == feed_forward
+    fc_s = qkv_s + projection_s + feed_forward_s
+    if experts is not None:
+        charge_experts(units, rlp * tlp, routing, counters, clocks, scalars, experts)
+        alike = alike and option == qkv
+        fc_s += experts_s
+    if alike:
+        clocks[at.SEEN_FC_S + qkv] = fc_s
         counters[at.SEEN_N + qkv] = rlp * tlp
     return reward

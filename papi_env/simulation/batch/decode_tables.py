@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from papi_env.hardware import costs, dram, energy
+from papi_env.hardware import costs, energy
 from papi_env.hardware.system import System
 from papi_env.hardware.table import DENSE_ROWS
 from papi_env.hardware.units import UNIT_NAMES, PimUnit, ProcessingUnit, UnitName
-from papi_env.kernel import AttentionKernel, FloatArray, blocks
-from papi_env.scenario import MAX_BATCH, MAX_SPECULATION
+from papi_env.kernel import AttentionKernel, FloatArray
+from papi_env.scenario import MAX_BATCH, MAX_SPECULATION, Scenario
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.stages import crossing
 from papi_env.workload.transformer import Transformer
@@ -32,15 +34,30 @@ def rate_descriptors(system: System) -> list[float]:
     return [decades(rate) for rate in rates]
 
 
+def attention_with_room(scenario: Scenario) -> AttentionKernel:
+    """Attention of a static batch; latent keys and values are kept as often as the longest batch has room for."""
+    model, _ = scenario.decoding()
+    kernel = model.attention_kernel()
+    if kernel.most_copies is None:
+        return kernel
+    room = scenario.system.kv_room(scenario.weight_bytes)
+    return replace(kernel, most_copies=max(room // scenario.kv_bytes, 1))
+
+
 def attention_tables(
-    system: System, model: Transformer, most_requests: int = MAX_BATCH
+    system: System,
+    model: Transformer,
+    most_requests: int = MAX_BATCH,
+    kernel: AttentionKernel | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """What attention costs by unit, RLP and TLP, from the functions in `hardware.costs`.
+
+    `kernel` is the model's own if not given.
 
     Returns:
         Coefficients [units, RLP, TLP, NUM_ATTENTION] and shares [units, RLP, TLP, NUM_SHARES]; see `state`.
     """
-    kernel = model.attention_kernel()
+    kernel = kernel or model.attention_kernel()
     columns = group_columns(system, model)
     shape = (at.NUM_UNITS, most_requests + 1, MAX_SPECULATION + 1)
     attention = np.zeros((*shape, at.NUM_ATTENTION))
@@ -91,20 +108,25 @@ def _on_pim(
     row[at.PER_PAIR_S] = work.per_pair + (0.0 if scale == 1 else 0.5 * work.per_chunk)
     row[at.PER_START_S] = work.per_start
     row[at.UNPAIRED_S] = work.unpaired_per_chunk * scale
-    row[: at.PER_TOKEN_S] *= dram.CLOCK_S
+    row[: at.PER_TOKEN_S] *= unit.stack.technology.clock_s
     row[at.PER_GROUP_J] = costs.pim_attention_energy(unit, kernel, 1, tlp, rlp).total
     shares[at.SHARE], shares[at.SHARE_OF_ONE] = mapping.share, mapping.share_of_one
     shares[at.PAIRS] = mapping.pairs
     shares[at.UNPAIRED] = mapping.pairs % 2 / mapping.pairs
 
 
-def attention_causes(system: System, model: Transformer, most_requests: int = MAX_BATCH) -> FloatArray:
+def attention_causes(
+    system: System,
+    model: Transformer,
+    most_requests: int = MAX_BATCH,
+    kernel: AttentionKernel | None = None,
+) -> FloatArray:
     """The joules in `attention_tables` by cause, [units, RLP, TLP, causes], all layers together.
 
     Per 16-token group on PIM and per token on PUs, as attention is counted there; on links per token. Nothing on units
-    that cannot attend.
+    that cannot attend. `kernel` as in `attention_tables`.
     """
-    kernel = model.attention_kernel()
+    kernel = kernel or model.attention_kernel()
     table = np.zeros((at.NUM_UNITS, most_requests + 1, MAX_SPECULATION + 1, energy.NUM_CAUSES))
     for u, name in enumerate(UNIT_NAMES):
         unit = system.unit(name)
@@ -145,13 +167,13 @@ def attention_link_table(system: System, model: Transformer, most_rows: int = DE
     link = system.attention_link
     if system.attn_pim is None or link is None:
         return table
-    n = np.arange(most_rows + 1, dtype=np.float64)
-    kv = 2 * n * 2 * model.kv_width  # FP16 bytes of new keys and values in one layer
-    vector = 2 * n * model.hidden  # a query, or an output
+    n, kernel = np.arange(most_rows + 1, dtype=np.float64), model.attention_kernel()
+    kv = n * kernel.kv_bytes_per_token  # of new keys and values in one layer
+    queries, outputs = n * kernel.query_bytes, n * kernel.output_bytes
     for u, name in enumerate(UNIT_NAMES):
         # With attention where the KV caches are, queries go there too and outputs come back; else only
         # the new keys and values are written home (the old ones are counted per token).
-        there, back = (vector + kv, vector) if name == "attn-pim" else (kv, 0.0 * n)
+        there, back = (queries + kv, outputs) if name == "attn-pim" else (kv, 0.0 * n)
         table[u, :, at.COST_S] = model.layers * (link.transfer_s(there) + link.transfer_s(back))
         table[u, :, at.COST_J] = model.layers * (there + back) * link.j_per_byte
     return table
@@ -165,9 +187,9 @@ def moves_table(system: System, model: Transformer, most_rows: int = DENSE_ROWS)
     """
     table = np.zeros((most_rows + 1, 4))
     n = np.arange(most_rows + 1)
-    for block in blocks(model.fc_kernels()):
-        table[:, at.COMBINE_S] += model.layers * system.combine_s(block, n)
-        table[:, at.COMBINE_J] += model.layers * system.combine_j(block, n)
-    size = 2 * model.hidden * n.astype(np.float64)
+    for block in model.combined_blocks():
+        table[:, at.COMBINE_S] += block[-1].count * system.combine_s(block, n)
+        table[:, at.COMBINE_J] += block[-1].count * system.combine_j(block, n)
+    size = model.vector_bytes * n.astype(np.float64)
     table[:, at.CROSSING_S], table[:, at.CROSSING_J] = crossing(system, size)
     return table

@@ -12,8 +12,14 @@ from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import loop as batch
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.batch.lookups import ImageLookups, Instances, join_lookups, resolved_units
-from papi_env.simulation.batch.measures import MEASURES, Episodes
+from papi_env.simulation.batch.lookups import (
+    ExpertLookups,
+    ImageLookups,
+    Instances,
+    join_lookups,
+    resolved_units,
+)
+from papi_env.simulation.batch.measures import EXPERT_MEASURES, MEASURES, Episodes
 from papi_env.simulation.batch.measures import METRIC_NAMES as METRIC_NAMES
 from papi_env.simulation.batch.tables import EngineTables, build_profiled_tables
 from papi_env.simulation.engine import DISABLED, Counters, Engine, Metrics
@@ -27,7 +33,7 @@ class DecodeState(NamedTuple):
     """What changes in a step, row by row of an environment; columns in `batch.state`.
 
     Attributes:
-        counters: int64 [num_envs, NUM_COUNTERS].
+        counters: int64 [num_envs, NUM_COUNTERS], or NUM_WINDOW_COUNTERS columns where layers have windows.
         clocks: float64 [num_envs, NUM_CLOCKS], or CAUSE_J columns where joules by cause are not kept.
         slots: int32 [num_envs, 2 x width], tokens that each request holds, then those that it lacks.
         keys: uint64 [num_envs, width], of the requests' draws.
@@ -57,10 +63,11 @@ class DecodeEngine(Engine[DecodeState]):
     Args:
         scenario: what is simulated; one with images needs a choice for each class.
         num_envs, autoreset, max_steps: see `Engine`; steps are iterations and stages.
-        choices: 1 (a unit for all FC kernels) or `NUM_CHOICES` (a unit for each kernel class).
+        choices: 1 (a unit for all FC kernels) or a unit for each kernel class: `NUM_CHOICES`, or `NUM_EXPERT_CHOICES`
+            where the model has experts.
         default_switch_s: seconds of a mode switch where the scenario does not say.
-        causes: keep joules by cause, for the metrics named so; they are NaN otherwise. Changes nothing else, but steps
-            take a few per cent longer.
+        causes: keep joules by cause, for the metrics named so; they are NaN otherwise, unless the model has experts.
+            Changes nothing else, but steps take a few per cent longer.
         threads: see `Engine`. numba runs no more at a time than the process had cores when numba was imported, or
             NUMBA_NUM_THREADS.
 
@@ -70,7 +77,7 @@ class DecodeEngine(Engine[DecodeState]):
         profile: what an offline sweep gives a scheduler.
     """
 
-    shared = Engine.shared | {"profile", "prefill", "_lookups", "_units", "_images"}
+    shared = Engine.shared | {"profile", "prefill", "_lookups", "_units", "_images", "_experts"}
     bound: ClassVar[frozenset[str]] = frozenset(("_advance", "_for_reset", "_for_step"))
     tables: EngineTables
 
@@ -87,11 +94,16 @@ class DecodeEngine(Engine[DecodeState]):
         causes: bool = True,
     ) -> None:
         observed = len(at.OBSERVATION_NAMES)
+        by_choices = {
+            1: observed,
+            at.NUM_CHOICES: len(at.KERNELS_FEATURES),
+            at.NUM_EXPERT_CHOICES: len(at.EXPERT_KERNELS_FEATURES),
+        }
         super().__init__(
             scenario,
             num_envs,
             choices=choices,
-            features=observed if choices == 1 else observed + len(at.STAGE_OBSERVATION_NAMES),
+            features=by_choices[choices],  # compiled code does not look
             autoreset=autoreset,
             max_steps=max_steps,
             threads=threads,
@@ -100,15 +112,21 @@ class DecodeEngine(Engine[DecodeState]):
             # GNU's OpenMP reads it when the first parallel loop runs. By default its threads spin for milliseconds
             # at the end of a step, which on a core that others use too takes longer than fifty steps.
             os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-        assert choices in (1, at.NUM_CHOICES)  # compiled code does not look
         self.tables, self.profile = build_profiled_tables(scenario, default_switch_s)
-        self.prefill = None if scenario.model is None else Prefill(scenario.system, scenario.model)
-        causes = causes and self.tables.keeps_causes
+        self.prefill = None
+        if scenario.model is not None:
+            self.prefill = Prefill(scenario.system, scenario.model, scenario.experts)
+        causes = (causes or self.tables.experts is not None) and self.tables.keeps_causes
+        clocks = at.NUM_CLOCKS if causes else at.CAUSE_J
+        if self.tables.experts is not None:
+            clocks = at.NUM_EXPERT_CLOCKS
+        windows = self.tables.scalars[at.WINDOW] > 0
+        counters = at.NUM_WINDOW_COUNTERS if windows else at.NUM_COUNTERS
         self._requests = int(self.tables.scalars[at.BATCH])
         width = -(-self._requests // at.SLOTS) * at.SLOTS
         self.state = DecodeState(
-            aligned_zeros((num_envs, at.NUM_COUNTERS), np.int64),
-            aligned_zeros((num_envs, at.NUM_CLOCKS if causes else at.CAUSE_J), np.float64),
+            aligned_zeros((num_envs, counters), np.int64),
+            aligned_zeros((num_envs, clocks), np.float64),
             aligned_zeros((num_envs, 2 * width), np.int32),
             aligned_zeros((num_envs, width), np.uint64),
         )
@@ -119,15 +137,20 @@ class DecodeEngine(Engine[DecodeState]):
         self._lookups = join_lookups(self.tables, causes)
         self._units = resolved_units(self.tables)
         self._images = None if scenario.images is None else ImageLookups.of(self.tables)
+        self._experts = ExpertLookups.of(self.tables)
         self.observations[:, at.NUM_STATE_FEATURES : observed] = self.tables.descriptors
         if choices > 1:
-            self.observations[:, at.STAGE_DESCRIPTOR_FEATURE :] = self.tables.stage_descriptors
+            stages = slice(at.STAGE_DESCRIPTOR_FEATURE, len(at.KERNELS_FEATURES))
+            self.observations[:, stages] = self.tables.stage_descriptors
+        if choices == at.NUM_EXPERT_CHOICES:
+            self.observations[:, at.EXPERT_DESCRIPTOR_FEATURE :] = self.tables.expert_descriptors
         self._bind()
 
     def _bind(self) -> None:
         """Gather what compiled code takes, once: a step of one environment must cost little beside its call."""
         state, instances = self.state[:], Instances.of(self.tables)[:]
         images = None if self._images is None else self._images[:]
+        experts = None if self._experts is None else self._experts[:]
         results = Results(
             self.observations,
             self.rewards,
@@ -138,7 +161,7 @@ class DecodeEngine(Engine[DecodeState]):
             self.final_observations,
         )
         self._advance = batch.step_batch if self.threads == 1 else batch.step_threads
-        self._for_reset = (state, instances, images, self.observations)
+        self._for_reset = (state, instances, images, experts, self.observations)
         self._for_step = (
             self._gains,
             _columns(self.actions),
@@ -147,6 +170,7 @@ class DecodeEngine(Engine[DecodeState]):
             self._units,
             instances,
             images,
+            experts,
             results[:],
         )
 
@@ -185,6 +209,7 @@ class DecodeEngine(Engine[DecodeState]):
             self._units,
             self.tables.scalars,
             None if self._images is None else self._images[:],
+            None if self._experts is None else self._experts[:],
             seconds,
             joules,
         )
@@ -211,7 +236,8 @@ class DecodeEngine(Engine[DecodeState]):
     def measured(self, state: DecodeState) -> Metrics:
         """Metrics of the episodes in `state`, by `measures.METRIC_NAMES`."""
         episodes = Episodes(state.counters, state.clocks, self.tables.scalars, self.prefill)
-        return evaluate(MEASURES, episodes)
+        found = evaluate(MEASURES, episodes)
+        return found if self.tables.experts is None else found | evaluate(EXPERT_MEASURES, episodes)
 
     @property
     def max_iterations(self) -> int:

@@ -63,6 +63,18 @@ class ImageLookups(NamedTuple):
         )
 
 
+class ExpertLookups(NamedTuple):
+    """What a step looks up of experts; shapes as in `tables.EngineTables`."""
+
+    costs: FloatArray
+    features: FloatArray
+
+    @classmethod
+    def of(cls, tables: EngineTables) -> ExpertLookups | None:
+        """Those of a scenario; None where its model has no experts."""
+        return None if tables.experts is None else cls(tables.experts, tables.expert_features)
+
+
 def join_lookups(tables: EngineTables, causes: bool = False) -> Lookups:
     """Join the tables of iterations, with joules by cause if wanted.
 

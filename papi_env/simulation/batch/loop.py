@@ -7,6 +7,7 @@ What belongs together goes together, as a tuple in the order of the named tuple 
     lookups     `lookups.Lookups`: fc, other
     instances   `lookups.Instances`: population, schedule, scalars
     images      `lookups.ImageLookups`, or None where the scenario has none
+    experts     `lookups.ExpertLookups`, or None where its model has none
     results     `engine.Results`: observations, rewards, terminated, truncated, and the last state of ended episodes
 """
 
@@ -20,6 +21,7 @@ from papi_env.simulation.batch.decode import (
     ahead_of,
     charge_iteration,
     decode_tokens,
+    drawn_routing,
     iteration_cost,
     reset_env,
     resolve,
@@ -32,7 +34,7 @@ from papi_env.simulation.batch.encode import (
     start_encode,
 )
 from papi_env.simulation.batch.lookups import ImageLookups
-from papi_env.simulation.batch.observe import observe_batch, observe_env
+from papi_env.simulation.batch.observe import observe_batch, observe_env, observe_experts
 from papi_env.simulation.compiled import inlined, lean, parallel
 from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 
@@ -63,13 +65,15 @@ def start_episode(e, state, instances, images):
 
 
 @inlined
-def observe(changed, counters, clocks, scalars, per_reference, images, observations):
+def observe(changed, counters, clocks, scalars, per_reference, images, experts, observations):
     """Write the observation of an environment; the features of its RLP and TLP only where those have `changed`."""
     if changed:
         observe_batch(counters, scalars, observations)
     observe_env(counters, clocks, scalars, per_reference, observations)
     if images is not None:
         observe_stage(counters, clocks, ImageLookups(*images).features, scalars, observations)
+    if experts is not None:
+        observe_experts(counters, clocks, experts[1], per_reference, observations)
 
 
 @inlined
@@ -80,7 +84,7 @@ def copy_row(source, target):
 
 
 @lean
-def reset_batch(mask, state, instances, images, observations):
+def reset_batch(mask, state, instances, images, experts, observations):
     """Reset the environments in `mask` to the (seed, episode) that their counters name."""
     counters, clocks, _, _ = state
     _, _, scalars = instances
@@ -88,11 +92,13 @@ def reset_batch(mask, state, instances, images, observations):
     for e in range(counters.shape[0]):
         if mask[e]:
             start_episode(e, state, instances, images)
-            observe(True, counters[e], clocks[e], scalars, per_reference, images, observations[e])
+            observe(True, counters[e], clocks[e], scalars, per_reference, images, experts, observations[e])
 
 
 @inlined
-def step_range(start, stop, endings, gains, actions, state, lookups, units, instances, images, results):
+def step_range(
+    start, stop, endings, gains, actions, state, lookups, units, instances, images, experts, results
+):
     """Advance environments `start` to `stop` by one step each; see `step_batch`."""
     autoreset, max_steps = endings
     counters, clocks, slots, keys = state
@@ -108,7 +114,7 @@ def step_range(start, stop, endings, gains, actions, state, lookups, units, inst
                 truncated[e] = False
                 c[at.EPISODE] += 1
                 start_episode(e, state, instances, images)
-                observe(True, c, t, scalars, per_reference, images, observations[e])
+                observe(True, c, t, scalars, per_reference, images, experts, observations[e])
             continue
         changed = False
         rlp, tlp = c[at.RLP], c[at.TLP]
@@ -120,9 +126,9 @@ def step_range(start, stop, endings, gains, actions, state, lookups, units, inst
                 c[at.INVALID] += invalid
                 rewards[e] = encode_env(global_unit, fc3, ffn, c, t, ImageLookups(*images), scalars)
         if not encodes:
-            chosen, invalid = resolve(e, actions, units)
+            chosen, invalid = resolve(e, actions, units, experts)
             c[at.INVALID] += invalid
-            rewards[e] = charge_iteration(chosen, c, t, lookups, scalars, per_reference)
+            rewards[e] = charge_iteration(chosen, c, t, lookups, scalars, experts, per_reference)
             decode_tokens(c, slots[e], keys[e], gains, schedule, scalars)
             if images is not None:
                 forget_stage(c, t)
@@ -137,7 +143,7 @@ def step_range(start, stop, endings, gains, actions, state, lookups, units, inst
         if ended or late:
             c[at.DONE] = 1
             if autoreset == SAME_STEP:
-                observe(True, c, t, scalars, per_reference, images, observations[e])
+                observe(True, c, t, scalars, per_reference, images, experts, observations[e])
                 copy_row(c, final_counters[e])
                 copy_row(t, final_clocks[e])
                 copy_row(observations[e], final_observations[e])
@@ -145,11 +151,13 @@ def step_range(start, stop, endings, gains, actions, state, lookups, units, inst
                 start_episode(e, state, instances, images)
                 changed = True
         changed = changed or c[at.RLP] != rlp or c[at.TLP] != tlp
-        observe(changed, c, t, scalars, per_reference, images, observations[e])
+        observe(changed, c, t, scalars, per_reference, images, experts, observations[e])
 
 
 @lean
-def step_batch(autoreset, max_steps, gains, actions, state, lookups, units, instances, images, results):
+def step_batch(
+    autoreset, max_steps, gains, actions, state, lookups, units, instances, images, experts, results
+):
     """Advance every environment by one step: an iteration, or a stage of an encode.
 
     Args:
@@ -158,24 +166,30 @@ def step_batch(autoreset, max_steps, gains, actions, state, lookups, units, inst
             state is copied into the final arrays; with DISABLED it idles until it is reset.
         gains: scratch, int64 [threads, SLOTS].
         actions: see `resolve`; units: `lookups.resolved_units`.
-        state, lookups, instances, images, results: see the module.
+        state, lookups, instances, images, experts, results: see the module.
     """
     stop, endings = actions.shape[0], (autoreset, max_steps)
-    step_range(0, stop, endings, gains[0], actions, state, lookups, units, instances, images, results)
+    step_range(
+        0, stop, endings, gains[0], actions, state, lookups, units, instances, images, experts, results
+    )
 
 
 @parallel
-def step_threads(autoreset, max_steps, gains, actions, state, lookups, units, instances, images, results):
+def step_threads(
+    autoreset, max_steps, gains, actions, state, lookups, units, instances, images, experts, results
+):
     """`step_batch` with as many threads as `gains` has rows, each with its share of the environments."""
     threads, num_envs = gains.shape[0], actions.shape[0]
     for thread in nb.prange(threads):
         start, stop = num_envs * thread // threads, num_envs * (thread + 1) // threads
         own, endings = gains[thread], (autoreset, max_steps)
-        step_range(start, stop, endings, own, actions, state, lookups, units, instances, images, results)
+        step_range(
+            start, stop, endings, own, actions, state, lookups, units, instances, images, experts, results
+        )
 
 
 @lean
-def joint_costs(joint_actions, counters, lookups, units, scalars, images, seconds, joules):
+def joint_costs(joint_actions, counters, lookups, units, scalars, images, experts, seconds, joules):
     """True cost of the next step for every environment and joint action; writes [num_envs, actions].
 
     Invalid joint actions and finished environments take infinite seconds (and no joules, lest a weight of
@@ -183,6 +197,7 @@ def joint_costs(joint_actions, counters, lookups, units, scalars, images, second
     """
     for e in range(counters.shape[0]):
         c = counters[e]
+        routing = drawn_routing(c, experts)
         for a in range(joint_actions.shape[0]):
             seconds[e, a] = np.inf
             joules[e, a] = 0.0
@@ -206,9 +221,9 @@ def joint_costs(joint_actions, counters, lookups, units, scalars, images, second
                 seconds[e, a] = of_stage[0]
                 joules[e, a] = of_stage[1] + of_stage[0] * scalars[at.STATIC_W]
                 continue
-            chosen, invalid = resolve(a, joint_actions, units)
+            chosen, invalid = resolve(a, joint_actions, units, experts)
             if invalid > 0 or c[at.RLP] == 0:
                 continue
-            cost = iteration_cost(ahead_of(c), chosen, lookups, scalars)
+            cost = iteration_cost(ahead_of(c), chosen, lookups, scalars, experts, routing)
             seconds[e, a] = cost.seconds
             joules[e, a] = cost.joules + cost.seconds * scalars[at.STATIC_W]

@@ -152,3 +152,15 @@ MEASURES: tuple[Measure[Episodes], ...] = (
     _count("images", at.ENCODED, "images encoded"),
 )
 METRIC_NAMES = names(MEASURES)
+# What there is besides where the model has experts.
+EXPERT_MEASURES: tuple[Measure[Episodes], ...] = (
+    Measure("experts_s", _clock(at.EXPERTS_S), "seconds of experts"),
+    Measure(
+        "hot_experts",
+        lambda e: (
+            e.clocks[:, at.HOT_EXPERTS]
+            / np.maximum(e.counters[:, at.ITERATION] * e.scalars[at.EXPERT_LAYERS], 1)
+        ),
+        "experts on the PUs, of an iteration and layer",
+    ),
+)

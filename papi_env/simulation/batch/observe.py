@@ -61,3 +61,16 @@ def observe_env(counters, clocks, scalars, per_reference, observations):
     for u in range(2):
         observations[at.SEEN_FEATURE + u] = squash(clocks[at.SEEN_FC_S + u] * per_reference)
         observations[at.SEEN_N_FEATURE + u] = counters[at.SEEN_N + u] / MAX_ROWS
+
+
+@inlined
+def observe_experts(counters, clocks, features, per_reference, observations):
+    """Write `state.EXPERT_STATE_FEATURES`, if they are observed; descriptors are there for good."""
+    if observations.shape[0] <= at.EXPERT_FEATURE:
+        return
+    n = counters[at.RLP] * counters[at.TLP]
+    for k in range(at.NUM_EXPERT_SHAPE):
+        observations[at.EXPERT_FEATURE + k] = features[n, k]
+    observations[at.COLUMN.last_time_experts] = squash(clocks[at.LAST_EXPERTS_S] * per_reference)
+    for k in range(at.SPLIT + 1):
+        observations[at.LAST_EXPERTS_FEATURE + k] = 1.0 if counters[at.LAST_EXPERTS] == k else 0.0

@@ -147,7 +147,7 @@ def profile_stages(images: Images, costs: FloatArray, system: System) -> StagePr
 
 def decode_intensity(model: Transformer, rows: npt.NDArray[np.int64]) -> FloatArray:
     """FLOP per byte of all FC kernels of a decode iteration with n = `rows`, float64 of its shape."""
-    return _intensity(model.fc_kernels(), rows)
+    return _intensity(model.decode_kernels(), rows)
 
 
 def _intensity(kernels: tuple[Kernel, ...], rows: npt.NDArray[np.int64]) -> FloatArray:

@@ -32,11 +32,16 @@ STAGE_CLASSES = ("repmlp_fc1_fc2", "repmlp_fc3", "repmlp_ffn")
 REPMLP_FC1_FC2, REPMLP_FC3, REPMLP_FFN = range(NUM_CLASSES, NUM_CLASSES + 3)
 CHOICE_CLASSES: tuple[str, ...] = (*map(str, KERNEL_CLASSES), *STAGE_CLASSES)
 NUM_STAGE_CLASSES, NUM_CHOICES = len(STAGE_CLASSES), len(CHOICE_CLASSES)
+# And the experts, after them, where a model has any: the PUs, FC-PIM, or hot ones on the PUs and cold ones on FC-PIM.
+EXPERTS, NUM_EXPERT_CHOICES = NUM_CHOICES, NUM_CHOICES + 1
+EXPERT_CHOICE_CLASSES = (*CHOICE_CLASSES, str(KernelClass.EXPERTS))
+EXPERT_OPTIONS = (*UNIT_NAMES[:2], "split")
+SPLIT = EXPERT_OPTIONS.index("split")
 # What is timed: convolutions too, which no action names (see `simulation.stages`).
 TIMED_CLASSES = (*CHOICE_CLASSES, str(KernelClass.CONVOLUTION))
 CONVOLUTION, NUM_TIMED = NUM_CHOICES, len(TIMED_CLASSES)
 
-# --- counters: int64 [num_envs, NUM_COUNTERS] -------------------------------------------------------
+# --- counters: int64 [num_envs, NUM_COUNTERS or NUM_WINDOW_COUNTERS] --------------------------------
 SEED, EPISODE, DONE = engine.SEED, engine.EPISODE, engine.DONE  # the columns that all engines share
 RLP = 3
 TLP = 4
@@ -64,7 +69,11 @@ LAST_IMAGES = 33
 ENCODED = 34  # images of finished encodes
 PREFILL_TOKENS = 35
 PREFILL_PAIRS = 36  # (query, key) pairs of causal attention in the prefill
+LAST_EXPERTS = 37  # where the experts ran last, of EXPERT_OPTIONS, or -1
 NUM_COUNTERS = 40  # whole cache lines
+# A line that is there where layers have windows: CONTEXT_SUM to KEY_ROW_MAX of what is inside.
+NEAR_CONTEXT_SUM, NEAR_GROUP_SUM, NEAR_GROUP_MAX, NEAR_KEY_ROW_SUM, NEAR_KEY_ROW_MAX = range(40, 45)
+NUM_WINDOW_COUNTERS = 48
 
 # --- clocks: float64 [num_envs, NUM_CLOCKS] ---------------------------------------------------------
 # A cache line of totals of an iteration, then what else is summed; two lines of the last step.
@@ -86,6 +95,13 @@ SEEN_FC_S = 30  # .. +1: seconds of all FC kernels when they last ran on the PUs
 # A line that an engine need not have: of 4096 environments, the steps take 7 % longer with it.
 CAUSE_J = 32  # .. +5: dynamic joules by cause, in the order of `energy.CAUSES`
 NUM_CLOCKS = 40
+# A line behind it where a model has experts: seconds of the experts, and experts on the PUs times layers.
+EXPERTS_S = 40
+HOT_EXPERTS = 41
+LAST_EXPERTS_S = 42
+LAST_EXPERTS_PU_S = 43
+LAST_EXPERTS_PIM_S = 44
+NUM_EXPERT_CLOCKS = 48
 
 # --- slots: int32 [num_envs, 2 x width] ----------------------------------------------------------------
 # Tokens held by the request in each slot, then tokens it still lacks; active requests first, 0 behind them. The
@@ -108,7 +124,12 @@ ENCODES = 11  # of an episode
 IMAGE_TOKENS = 12  # positions that its images add to each prompt
 CONVOLUTION_UNIT = 13
 MERGED = 14  # 1 after Locality Injection, else 0
-NUM_SCALARS = 15
+EXPERT_LAYERS = 15
+EXPERTS_FED = 16  # 1 where layers with experts have a feed-forward kernel too
+ENDS_FED = 17  # 1 where a feed-forward kernel, the LM head, follows the last layer
+WINDOW = 18  # tokens that a query sees in layers with windows; 0 without
+WINDOW_SHARE = 19  # of the layers that have them
+NUM_SCALARS = 20
 
 # --- columns of the look-ups of an iteration (see `lookups`) ------------------------------------------
 # By unit and n: all FC kernels, seconds and then joules in the order of `workload.transformer.FC_CLASSES`.
@@ -236,16 +257,35 @@ STAGE_DESCRIPTOR_FEATURES = (
     Feature("network_reparameterized", "the network is merged"),
     Feature("image_tokens", "positions of images", linear(100), "% of the context limit"),
 )
+# What Kernels-v0 appends behind them where the model has experts.
+EXPERT_STATE_FEATURES = (
+    # Of experts that have any, on average over routings.
+    Feature("expert_tokens", "tokens per active expert", squash(16)),
+    # Above 1/2 where the rule by tokens per active expert picks the PUs.
+    Feature("expert_tokens_share_of_alpha", "tokens per active expert / α of experts", squash()),
+    Feature("active_experts", "experts with tokens", linear(100), "%"),
+    Feature("last_time_experts", "last time of experts", *_TIMES),
+    *(Feature(f"last_experts_{option}", f"experts ran on {option} last") for option in UNIT_NAMES[:2]),
+    Feature("last_experts_split", "experts were split last"),
+)
+EXPERT_DESCRIPTOR_FEATURES = (
+    Feature("experts", "experts of a layer", log2_of(16)),
+    Feature("experts_per_token", "experts of a token", linear(100), "% of a layer's"),
+    Feature("expert_bytes", "weights of an expert", DECADES, "B"),
+    Feature("expert_exponent", "Zipf exponent of the experts' popularity", squash()),
+)
+EXPERT_FEATURES = EXPERT_STATE_FEATURES + EXPERT_DESCRIPTOR_FEATURES
 FEATURES = STATE_FEATURES + DESCRIPTOR_FEATURES
 STAGE_FEATURES = STAGE_STATE_FEATURES + STAGE_DESCRIPTOR_FEATURES
 KERNELS_FEATURES = FEATURES + STAGE_FEATURES
+EXPERT_KERNELS_FEATURES = KERNELS_FEATURES + EXPERT_FEATURES
 OBSERVATION_NAMES, DESCRIPTOR_NAMES = names(FEATURES), names(DESCRIPTOR_FEATURES)
 STAGE_OBSERVATION_NAMES, STAGE_DESCRIPTOR_NAMES = names(STAGE_FEATURES), names(STAGE_DESCRIPTOR_FEATURES)
 
 # Columns by name, "-" written as "_", for the writers; those of one-hot groups and of classes are the first ones.
 NUM_STATE_FEATURES = len(STATE_FEATURES)
-COLUMN: Any = namedtuple("Column", [name.replace("-", "_") for name in names(KERNELS_FEATURES)])(
-    *range(len(KERNELS_FEATURES))
+COLUMN: Any = namedtuple("Column", [name.replace("-", "_") for name in names(EXPERT_KERNELS_FEATURES)])(
+    *range(len(EXPERT_KERNELS_FEATURES))
 )
 LAST_CLASS_FEATURE, LAST_UNIT_FEATURE = COLUMN.last_time_qkv, COLUMN.last_unit_qkv_pu
 SEEN_FEATURE, SEEN_N_FEATURE = COLUMN.seen_fc_time_pu, COLUMN.seen_n_pu
@@ -254,3 +294,5 @@ SHAPE_FEATURE = COLUMN.rows_repmlp_fc1_fc2  # rows, then intensities
 LAST_STAGE_TIME_FEATURE = COLUMN.last_time_repmlp_fc1_fc2
 LAST_STAGE_UNIT_FEATURE = COLUMN.last_unit_repmlp_fc1_fc2_pu
 STAGE_DESCRIPTOR_FEATURE = COLUMN.network_weight_bytes
+EXPERT_FEATURE, NUM_EXPERT_SHAPE = COLUMN.expert_tokens, 3  # tokens, their share of α, active experts
+LAST_EXPERTS_FEATURE, EXPERT_DESCRIPTOR_FEATURE = COLUMN.last_experts_pu, COLUMN.experts

@@ -16,18 +16,20 @@ from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.batch.decode import Ahead, Units, iteration_cost
+from papi_env.simulation.batch.decode import Ahead, Attended, Units, iteration_cost
 from papi_env.simulation.batch.decode_tables import (
     attention_causes,
     attention_link_table,
     attention_tables,
+    attention_with_room,
     decades,
     group_columns,
     moves_table,
     rate_descriptors,
 )
 from papi_env.simulation.batch.encode import stage_cost
-from papi_env.simulation.batch.lookups import join_lookups
+from papi_env.simulation.batch.expert_tables import ExpertProfile, expert_parts, options_of
+from papi_env.simulation.batch.lookups import ExpertLookups, join_lookups
 from papi_env.simulation.batch.stages import (
     StageProfile,
     convolution_unit,
@@ -63,6 +65,10 @@ class EngineTables(NamedTuple):
         blocks: int64 [stages], units of the network.
         batches: int64 [k], image counts that an encode draws from.
         stage_descriptors: float32, the constant features of images.
+        experts: [options, n, routings, columns], what the experts of all layers cost, see `expert_tables`; None where
+            the model has none. Then `allowed` and `defaults` have a row more, of EXPERT_OPTIONS.
+        expert_features: [n, NUM_EXPERT_SHAPE], observed; no rows without experts.
+        expert_descriptors: float32, the constant features of experts.
     """
 
     fc: FloatArray
@@ -83,6 +89,9 @@ class EngineTables(NamedTuple):
     blocks: npt.NDArray[np.int64]
     batches: npt.NDArray[np.int64]
     stage_descriptors: npt.NDArray[np.float32]
+    experts: FloatArray | None = None
+    expert_features: FloatArray = np.zeros((0, at.NUM_EXPERT_SHAPE))
+    expert_descriptors: npt.NDArray[np.float32] = np.zeros(0, dtype=np.float32)
 
     @property
     def keeps_causes(self) -> bool:
@@ -99,12 +108,14 @@ class Profile:
         alpha_intensity: the same for arithmetic intensity, FLOP/B.
         intensity: of all FC kernels of an iteration, FLOP/B by n = 0..1024; None without a model.
         stages: the same of the network that encodes images; None without images.
+        experts: what the sweep gives of experts; None without any.
     """
 
     alpha: float
     alpha_intensity: float
     intensity: FloatArray | None
     stages: StageProfile | None
+    experts: ExpertProfile | None = None
 
 
 def build_tables(scenario: Scenario, default_switch_s: float) -> EngineTables:
@@ -131,6 +142,10 @@ def build_profiled_tables(scenario: Scenario, default_switch_s: float) -> tuple[
     scalars[at.STATIC_W] = system.static_power_w
     scalars[at.SWITCH_S] = default_switch_s if scenario.switch_s is None else scenario.switch_s
     scalars[at.REFERENCE] = 1.0
+    experts = expert_parts(scenario, scalars)
+    if experts is not None:
+        allowed = np.vstack([allowed, options_of(system)])
+        defaults = np.append(defaults, int(defaults[at.QKV]))
     decoding = _decoding_tables(scenario, scalars)
     encoding, stage_profile = _encoding_tables(scenario, scalars)
     tables = EngineTables(
@@ -140,8 +155,9 @@ def build_profiled_tables(scenario: Scenario, default_switch_s: float) -> tuple[
         defaults=defaults.astype(np.int64),
         scalars=scalars,
         descriptors=np.zeros(len(at.DESCRIPTOR_NAMES), dtype=np.float32),
+        **({} if experts is None else experts.tables),
     )
-    profile = _profile(scenario, tables, stage_profile)
+    profile = _profile(scenario, tables, stage_profile, None if experts is None else experts.profile)
     scalars[at.ALPHA] = profile.alpha
     if scenario.model is None:
         scalars[at.REFERENCE] = _stage_reference(tables)
@@ -151,7 +167,8 @@ def build_profiled_tables(scenario: Scenario, default_switch_s: float) -> tuple[
     _check_finite(tables, system.name)
     tables.descriptors[:] = _descriptors(scenario, scalars)
     for array in tables:
-        array.flags.writeable = False
+        if array is not None:
+            array.flags.writeable = False
     return tables, profile
 
 
@@ -170,7 +187,7 @@ def _decoding_tables(scenario: Scenario, scalars: FloatArray) -> dict[str, npt.N
             "schedule": np.zeros((1, 2), dtype=np.int64),
             "population": np.zeros((0, 2), dtype=np.int32),
         }
-    costs_of_fc = CostTable(system, model.fc_kernels())
+    costs_of_fc = CostTable(system, model.decode_kernels())
     fc = np.zeros((len(FC_CLASSES), at.NUM_UNITS, DENSE_ROWS + 1, at.NUM_COSTS))
     for i, kernel in enumerate(costs_of_fc.kernels):
         row = FC_CLASSES.index(kernel.kernel_class)
@@ -186,11 +203,15 @@ def _decoding_tables(scenario: Scenario, scalars: FloatArray) -> dict[str, npt.N
     scalars[at.ACCEPTANCE] = workload.acceptance_rate * 2.0**53
     scalars[at.GROUP_COLUMNS] = group_columns(system, model)
     scalars[at.OVERHEAD_S] = model.layers * system.layer_overhead_s
-    attention, shares = attention_tables(system, model)
+    if model.windows is not None:
+        scalars[at.WINDOW] = model.windows.tokens
+        scalars[at.WINDOW_SHARE] = model.windowed_layers / model.layers
+    attending = attention_with_room(scenario)
+    attention, shares = attention_tables(system, model, kernel=attending)
     return {
         "fc": fc,
         "attention": attention,
-        "attention_causes": attention_causes(system, model),
+        "attention_causes": attention_causes(system, model, kernel=attending),
         "shares": shares,
         "attention_link": attention_link_table(system, model),
         "moves": moves_table(system, model),
@@ -235,7 +256,9 @@ def _encoding_tables(
     return tables, profile
 
 
-def _profile(scenario: Scenario, tables: EngineTables, stages: StageProfile | None) -> Profile:
+def _profile(
+    scenario: Scenario, tables: EngineTables, stages: StageProfile | None, experts: ExpertProfile | None
+) -> Profile:
     """Thresholds of the decoded model, or of the network where nothing is decoded."""
     system, model = scenario.system, scenario.model
     if model is None:
@@ -244,9 +267,12 @@ def _profile(scenario: Scenario, tables: EngineTables, stages: StageProfile | No
     n = np.arange(1, DENSE_ROWS + 1)
     intensity = decode_intensity(model, n)
     pu, pim = (tables.fc[:, unit, 1:, at.COST_S].sum(axis=0) for unit in (PU, FC_PIM))
-    alpha = CostTable(system, model.fc_kernels()).calibrate_alpha()
+    beside = None if experts is None else experts.seconds
+    alpha = CostTable(system, model.decode_kernels()).calibrate_alpha(beside)
+    if beside is not None:
+        pu, pim = pu + beside[PU, 1:], pim + beside[FC_PIM, 1:]
     alpha_intensity = least_time_threshold(system, intensity, pu, pim)
-    return Profile(alpha, alpha_intensity, np.concatenate([[0.0], intensity]), stages)
+    return Profile(alpha, alpha_intensity, np.concatenate([[0.0], intensity]), stages, experts)
 
 
 def _check_finite(tables: EngineTables, system: str) -> None:
@@ -257,6 +283,8 @@ def _check_finite(tables: EngineTables, system: str) -> None:
         tables.stages[:, : at.NUM_STAGE_CLASSES, u] for u in np.flatnonzero(tables.allowed[at.REPMLP_FC3])
     ]
     usable += [tables.stages[:, at.NUM_STAGE_CLASSES, int(tables.scalars[at.CONVOLUTION_UNIT])]]
+    if tables.experts is not None:
+        usable += [tables.experts[option] for option in np.flatnonzero(tables.allowed[at.EXPERTS])]
     usable += [tables.stage_moves, tables.attention_link, tables.moves, tables.scalars[: at.ALPHA]]
     if not all(np.isfinite(part).all() for part in usable) or not tables.scalars[at.REFERENCE] > 0:
         raise ConfigurationError(
@@ -268,13 +296,20 @@ def _reference(tables: EngineTables, mean_input: float) -> float:
     """What one iteration of the full batch at the mean input costs on the default units: time + weight x energy."""
     rlp = int(tables.scalars[at.BATCH])
     tlp = int(tables.schedule[0, 1])
-    groups = int(np.ceil((mean_input + tlp) / dram.GROUP_TOKENS))
-    key_rows = int(np.ceil(groups * tables.scalars[at.GROUP_COLUMNS] / dram.COLUMNS_PER_ROW))
-    ahead = Ahead(
-        rlp, tlp, rlp * round(mean_input + tlp), rlp * groups, groups, rlp * key_rows, key_rows, last_fc=-1
+
+    def attended(tokens: float) -> Attended:
+        groups = int(np.ceil(tokens / dram.GROUP_TOKENS))
+        key_rows = int(np.ceil(groups * tables.scalars[at.GROUP_COLUMNS] / dram.COLUMNS_PER_ROW))
+        return Attended(rlp * round(tokens), rlp * groups, groups, rlp * key_rows, key_rows)
+
+    near = min(mean_input + tlp, float(tables.scalars[at.WINDOW]) + tlp - 1)
+    ahead = Ahead(rlp, tlp, attended(mean_input + tlp), attended(near), last_fc=-1)
+    qkv, attention, projection, feed_forward = (int(unit) for unit in tables.defaults[: at.NUM_CLASSES])
+    units = Units(qkv, attention, projection, feed_forward, -1 if tables.experts is None else qkv)
+    experts = ExpertLookups.of(tables)
+    cost = iteration_cost(
+        ahead, units, join_lookups(tables), tables.scalars, None if experts is None else experts[:], 0
     )
-    units = Units(*(int(unit) for unit in tables.defaults[: at.NUM_CLASSES]))
-    cost = iteration_cost(ahead, units, join_lookups(tables), tables.scalars)
     return _charged(tables, float(cost.seconds), float(cost.joules))
 
 

@@ -320,7 +320,7 @@ def _draft(system: System, serving: Serving, scalars: FloatArray) -> FloatArray:
         size = draft.kv_bytes_per_token
         assert system.fc_pim is not None
         scalars[at.DRAFT_CONTEXT_S] = size / system.fc_pim.peak_bandwidth
-        scalars[at.DRAFT_CONTEXT_J] = size * dram.READ_WITH_ACTIVATION_J_PER_BYTE
+        scalars[at.DRAFT_CONTEXT_J] = size * system.fc_pim.stack.technology.read_with_activation_j_per_byte
     return table
 
 
@@ -353,8 +353,10 @@ def _draft_causes(system: System, serving: Serving) -> tuple[FloatArray, FloatAr
     fc_pim = CostTable(system, draft.fc_kernels())
     for i in range(len(fc_pim.kernels)):
         joules += fc_pim.joules_by_cause(i, FC_PIM, rlp)
-    per_token[ACTIVATION] = draft.kv_bytes_per_token * dram.ACTIVATION_J / dram.ROW_BYTES
-    per_token[READ] = draft.kv_bytes_per_token * dram.READ_J_PER_BYTE
+    assert system.fc_pim is not None
+    technology = system.fc_pim.stack.technology
+    per_token[ACTIVATION] = draft.kv_bytes_per_token * technology.activation_j / technology.row_bytes
+    per_token[READ] = draft.kv_bytes_per_token * technology.read_j_per_byte
     return joules, per_token
 
 

@@ -13,9 +13,12 @@ from papi_env.hardware.units import ATTN_PIM, FC_PIM, PU
 from papi_env.scenario import get_scenario, parse_scenario
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.decode import survey
+from papi_env.simulation.batch.decode_tables import attention_with_room
 from papi_env.simulation.batch.engine import DecodeEngine
+from papi_env.workload.attention import SlidingWindows
+from papi_env.workload.formats import ElementFormat
 from papi_env.workload.requests import Lengths
-from papi_env.workload.transformer import TRANSFORMERS
+from papi_env.workload.transformer import PRESET_MODELS, TRANSFORMERS
 
 
 def scenario(**changes):
@@ -125,26 +128,46 @@ def test_accounts_add_up(system, choices):
         assert (values < 0).all() if name == "return" else (values >= 0).all(), name
 
 
+# Keys and values of other sizes and widths too.
+_GROUPED = TRANSFORMERS["llama-3.1-8b"]
+MODELS = [
+    *PRESET_MODELS.values(),
+    _GROUPED,
+    TRANSFORMERS["qwen3-32b"],
+    _GROUPED.model_copy(update={"kv_format": ElementFormat(elements="fp8")}),
+    _GROUPED.model_copy(update={"kv_format": ElementFormat(elements="int4"), "head_dim": 256}),
+    _GROUPED.model_copy(update={"windows": SlidingWindows(tokens=200, full_every=6)}),
+    _GROUPED.model_copy(update={"windows": SlidingWindows(tokens=33)}),
+    TRANSFORMERS["deepseek-v3"].model_copy(update={"experts": None, "layers": 4}),
+]
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     system=st.sampled_from(["papi", "a100-attacc", "a100-hbm-pim", "attacc-only", "papi-h100"]),
-    model=st.sampled_from(sorted(TRANSFORMERS)),
+    model=st.sampled_from(MODELS),
     tlp=st.integers(1, 8),
     contexts=st.lists(st.integers(1, 1500), min_size=1, max_size=64),
 )
 def test_engine_attention_is_the_hardware_function(system, model, tlp, contexts):
-    s = get_scenario(f"general-qa/{model}").replace(
-        system=system, batch_size=len(contexts), speculation=tlp, lengths=Lengths(input=8, output=8)
+    s = get_scenario("general-qa/llama-65b").replace(
+        system=system,
+        model=model,
+        batch_size=len(contexts),
+        speculation=tlp,
+        lengths=Lengths(input=8, output=8),
     )
     engine = started(s, 1)
     engine.contexts[0] = contexts
     survey(0, engine.counters, engine.contexts, engine.tables.scalars)
     engine.actions[:] = int(engine.tables.defaults[0])
     engine.step()
-    kernel = s.model.attention_kernel()
-    unit = s.system.attn_pim
-    work_s = costs.pim_attention_s(unit, kernel, np.array(contexts) + tlp, tlp)
-    expected = kernel.count * (work_s + s.system.pim_start_s)
+    kernel, unit, attended = attention_with_room(s), s.system.attn_pim, np.array(contexts) + tlp
+    seconds = [costs.pim_attention_s(unit, kernel, attended, tlp)] * kernel.count
+    if model.windows is not None:
+        near = costs.pim_attention_s(unit, kernel, np.minimum(attended, model.windows.tokens + tlp - 1), tlp)
+        seconds[: model.windowed_layers] = [near] * model.windowed_layers
+    expected = sum(seconds) + kernel.count * s.system.pim_start_s
     assert engine.counters[0, at.LAST_UNIT + at.ATTENTION] == ATTN_PIM
     assert engine.clocks[0, at.LAST_CLASS_S + at.ATTENTION] == pytest.approx(float(expected), rel=1e-12)
 
