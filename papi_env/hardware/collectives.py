@@ -5,6 +5,9 @@ A kernel whose inputs are split leaves every unit with a partial sum of all outp
 sums go one way and the results the other. Units on a fabric have a second algorithm for large messages, a ring,
 and take the faster of the two. Who combines what over which link says `papi_env.hardware.system.System`.
 
+Ranks of several nodes (`Link.per_node`) combine in steps: each node scatters its sums over its ranks, ranks of the same
+place in their nodes sum theirs across nodes, and each node gathers them again.
+
 Beside it: NCCL as servers call it through torch, slower on small messages (`nccl_s`), and what AttAcc's simulator
 takes, which `System.combining = "attacc"` keeps.
 """
@@ -47,22 +50,59 @@ NCCL: Mapping[str, NcclConstants] = {
 def all_reduce_s(size: FloatArray | float, ranks: int, link: Link) -> FloatArray:
     """Seconds to sum `size` bytes over ranks on a fabric: the faster of one exchange and the link's ring.
 
+    Over several nodes of p ranks, `all_reduce(size, p, link) + all_reduce(size / p, nodes, between)`: a reduce-scatter
+    and an all-gather in the node move together what an all-reduce there does, and between them each rank sums its p-th
+    part with its counterparts over a link of its own. Source: the hierarchical all-reduce of Horovod (its
+    `HOROVOD_HIERARCHICAL_ALLREDUCE`: reduce-scatter, all-reduce across nodes, all-gather), as in Goyal et al.,
+    "Accurate, Large Minibatch SGD" (2017), section 4. Nothing of one step hides behind another.
+
     Args:
         size: bytes of the outputs, any shape.
         ranks: GPUs, or groups of stacks; one needs no sum.
         link: of each rank.
 
     Raises:
-        ConfigurationError: fewer than one rank.
+        ConfigurationError: fewer than one rank, or nodes that are not full.
     """
     size = _sized(size, ranks)
     if ranks == 1:
         return np.zeros_like(size)
+    in_node = link.node_size(ranks)
+    if in_node < ranks:
+        assert link.between is not None
+        across = all_reduce_s(size / in_node, full_nodes(ranks, link), link.between)
+        return all_reduce_s(size, in_node, link) + across
     seconds = link.exchange_s(size)
     if link.ring is None:
         return seconds
     ring = link.ring.model_copy(update={"bandwidth": link.ring.bandwidth * link.count})
     return np.minimum(seconds, ring.seconds(size, ranks))
+
+
+def all_reduce_j(size: FloatArray | float, ranks: int, link: Link) -> FloatArray:
+    """Joules of links that `all_reduce_s` takes: partial sums to where they are summed, and the sums back.
+
+    In each node 2 (p - 1) messages cross its links; between m nodes 2 (m - 1) in all, a p-th part of each by every rank
+    of a node.
+    """
+    size = _sized(size, ranks)
+    in_node = link.node_size(ranks)
+    joules = full_nodes(ranks, link) * (2.0 * (in_node - 1) * size * link.j_per_byte)
+    if in_node < ranks:
+        assert link.between is not None
+        joules = joules + 2.0 * (ranks // in_node - 1) * size * link.between.j_per_byte
+    return np.asarray(joules)
+
+
+def full_nodes(ranks: int, link: Link) -> int:
+    """Nodes that so many ranks fill. Refuses nodes of fewer ranks than the others."""
+    in_node = link.node_size(ranks)
+    if ranks % in_node:
+        raise ConfigurationError(
+            f"all-reduce: found {ranks} ranks on nodes of {in_node} ({link.name}), expected full nodes, such as "
+            f"{ranks // in_node * in_node} or {(ranks // in_node + 1) * in_node}"
+        )
+    return ranks // in_node
 
 
 def nccl_s(size: FloatArray | float, gpus: int, gpu: str) -> FloatArray:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from papi_env.definition import Definition
 from papi_env.kernel import FloatArray
 from papi_env.quantities import Count, JoulesPerByte, LatencySeconds, LinkBandwidth
+from papi_env.registry import resolve
 
 # Units wait for each other before they combine: measured all-reduces on 8 GPUs take 5.7-7.2 us however small the
 # message (SGLang on H100, MSCCL++ on A100), 2 us of it there and back over NVLink.
@@ -37,6 +40,9 @@ class Link(Definition):
     A fabric is such a link at each of its nodes. Two rates of combining outputs over it (`collectives`):
     `exchange_bandwidth`, B/s of the message in one exchange (by default the link's), and `ring`, where it has
     one. Both are of one link, as `bandwidth` is.
+
+    A cluster has two levels: this link among the `per_node` units of a node, and from each of them `between`, a link
+    to the units of the other nodes (a registered name, or a table).
     """
 
     name: str
@@ -50,6 +56,39 @@ class Link(Definition):
     )
     exchange_bandwidth: LinkBandwidth | None = Field(None, gt=0)
     ring: Ring | None = None
+    per_node: Count | None = Field(None, ge=1, le=4096, description="units that a node joins by this link")
+    between: Link | None = None
+
+    @field_validator("between", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return None if value == "none" else resolve(value, LINKS, "link")
+
+    @model_validator(mode="after")
+    def _two_levels_at_most(self) -> Link:
+        if (self.per_node is None) != (self.between is None):
+            raise ValueError(
+                f"per_node is {self.per_node} and between {self.between and self.between.name!r}: expected both, units "
+                "of a node and the link between nodes, or neither"
+            )
+        if self.between is not None and self.between.between is not None:
+            raise ValueError(
+                f"between is {self.between.name!r}, which has nodes itself: expected two levels at most"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_levels(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What few links have.
+        data: dict[str, Any] = write(self)
+        if self.between is None:
+            data.pop("per_node", None)
+            data.pop("between", None)
+        return data
+
+    def node_size(self, ranks: int) -> int:
+        """Ranks that share a node, of so many on this link; all where there is one level."""
+        return ranks if self.per_node is None else min(ranks, self.per_node)
 
     @model_validator(mode="after")
     def _below_its_bandwidth(self) -> Link:
@@ -110,4 +149,21 @@ PCIE5 = Link(name="PCIe 5 x16", bandwidth=64e9, latency_s=5e-6, j_per_byte=40e-1
 # works on what comes: chosen, 0.3 us one way; range 0.09 (half a round trip in CENT's code) to 0.4.
 CXL = Link(name="CXL (PCIe 5 x16)", bandwidth=64e9, latency_s=0.3e-6, j_per_byte=40e-12, max_devices=4096)
 
-LINKS: dict[str, Link] = {"nvlink3": NVLINK3, "nvlink4": NVLINK4, "pcie4": PCIE4, "pcie5": PCIE5, "cxl": CXL}
+# One adapter a GPU, as in a DGX A100 (ConnectX-6, HDR) and a DGX H100 (ConnectX-7, NDR): 200 and 400 Gb/s each way.
+# Latency: chosen, 2 us through adapters and a switch; range 1-5 (NVIDIA: 0.6 us an adapter, 0.13 a switch).
+# chosen: 80 pJ/B (10 pJ/bit, two adapters and a switch), range 40-200.
+HDR = Link(name="InfiniBand HDR", bandwidth=25e9, latency_s=2e-6, j_per_byte=80e-12)
+NDR = Link(name="InfiniBand NDR", bandwidth=50e9, latency_s=2e-6, j_per_byte=80e-12)
+
+LINKS: dict[str, Link] = {
+    "nvlink3": NVLINK3,
+    "nvlink4": NVLINK4,
+    "pcie4": PCIE4,
+    "pcie5": PCIE5,
+    "cxl": CXL,
+    "infiniband-hdr": HDR,
+    "infiniband-ndr": NDR,
+}
+# Nodes of eight GPUs each (DGX A100, DGX H100).
+LINKS["dgx-a100"] = NVLINK3.model_copy(update={"name": "DGX A100 cluster", "per_node": 8, "between": HDR})
+LINKS["dgx-h100"] = NVLINK4.model_copy(update={"name": "DGX H100 cluster", "per_node": 8, "between": NDR})

@@ -7,20 +7,38 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.hardware import dram
 from papi_env.hardware.collectives import (
     ATTACC_HOP_S,
+    all_reduce_j,
     all_reduce_s,
     attacc_all_reduce_s,
+    full_nodes,
     gather_and_broadcast_s,
     stack_sum_s,
 )
+from papi_env.hardware.examples import (
+    AIM_CHIPS,
+    AIM_CHIPS_PER_CARD,
+    CXL_FABRIC,
+    NEUPIMS_PIM,
+    NEUPIMS_PU,
+    PNM_MODULE,
+)
 from papi_env.hardware.gpus import GPUS, get_gpu
 from papi_env.hardware.links import CXL, LINKS, NVLINK3, NVLINK4, Link
+from papi_env.hardware.technology import HBM3
 from papi_env.hardware.units import (
     STACKS_PER_GPU,
     UNIT_NAMES,
@@ -44,7 +62,8 @@ class System(Definition):
     Weights live in the FC-PIM stacks, which are the GPUs' own memory, else in plain GPU memory. KV
     caches live in the Attn-PIM stacks, else beside the weights. `attention_link` joins the Attn-PIM
     stacks with the rest; `fabric` joins the GPUs, or groups of `node_stacks` weight stacks where there are
-    none, and carries activations between a GPU and its FC-PIM.
+    none, and carries activations between a GPU and its FC-PIM. It may have two levels, nodes of several GPUs and links
+    between nodes (`Link.per_node`).
 
     Weights are cut in 2D blocks, one per stack (PAPI, section 6.4), so that projection and feed-forward leave
     partial sums which the next kernel needs whole: every layer combines them twice. Stacks of one GPU or group
@@ -61,6 +80,8 @@ class System(Definition):
     attention_link: Link | None = CXL
     fabric: Link | None = None
     prefill_unit: Literal["pu", "fc-pim"] = "pu"
+    # Where attention runs if no action says so; by default as `unit_of` has it.
+    attention_unit: UnitName | None = None
     # Weight stacks that share a node of the fabric where there are no GPUs: as many as a GPU would have.
     node_stacks: Count = Field(STACKS_PER_GPU, ge=1, le=65536)
     # How outputs are combined: `exchange` as said above; `attacc` as AttAcc's simulator, a ring among GPUs of at
@@ -81,19 +102,25 @@ class System(Definition):
     @field_validator("pu", "fc_pim", "attn_pim", "attention_link", "fabric", mode="before")
     @classmethod
     def _by_name(cls, value: Any, info: ValidationInfo) -> Any:
-        """A GPU or link by its name, a GPU that starts from one, and "none", since TOML has no null."""
+        """A GPU or link by its name, or by a table that starts from its `base`; and "none", as TOML has no null."""
         if value == "none":
             return None
         if info.field_name == "pu":
             return resolve(value, GPUS, "GPU")
-        if isinstance(value, str) and info.field_name in ("attention_link", "fabric"):
-            return lookup("link", value, LINKS)
+        if info.field_name in ("attention_link", "fabric"):
+            return resolve(value, LINKS, "link")
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> System:
         if self.unit_of("fc") is None:
             raise ValueError("no unit can run FC kernels: expected pu, or fc_pim whose runs name 'fc'")
+        if self.attention_unit is not None and not self.can_run(self.attention_unit, "attention"):
+            able = [name for name in UNIT_NAMES if self.can_run(name, "attention")]
+            raise ValueError(
+                f"attention_unit is {self.attention_unit!r}, which is not there or does not run attention: "
+                f"expected {' or '.join(map(repr, able)) or 'a unit that does'}"
+            )
         if self.unit_of("attention") is None:
             raise ValueError(
                 "no unit can run attention: expected pu, or a PIM unit whose runs name 'attention'"
@@ -128,6 +155,19 @@ class System(Definition):
                     f"whose memory they are: expected fc_pim.stacks = {beside}, or pu.count = "
                     f"{self.fc_pim.stacks / self.pu.stacks:g}"
                 )
+        self._check_pins()
+        if self.fabric is not None:
+            full_nodes(self.nodes, self.fabric)
+        for name, link in (("fabric", self.fabric), ("attention_link", self.attention_link)):
+            if (
+                link is not None
+                and link.between is not None
+                and (name != "fabric" or self.combining != "exchange")
+            ):
+                raise ValueError(
+                    f"{name} {link.name!r} has nodes and links between them: expected one level, or a fabric of a "
+                    "system whose combining is 'exchange'"
+                )
         if self.pu is None and self.fc_pim is not None and self.fc_pim.stacks > 1 and self._joined is None:
             raise ValueError(
                 f"{self.fc_pim.stacks} weight stacks have nothing to combine their outputs over: expected a fabric, "
@@ -143,6 +183,29 @@ class System(Definition):
                 f"of {self.pu.board_power_w:.0f} W"
             )
         return self
+
+    def _check_pins(self) -> None:
+        """Refuse a GPU that reads more than its FC-PIM stacks deliver, where they name a technology.
+
+        HBM3 by default stands for whatever HBM a GPU has: AttAcc's 3352 GB/s are 0.7 % more than five stacks give.
+        """
+        if self.pu is None or self.fc_pim is None or self.fc_pim.stack.technology == HBM3:
+            return
+        technology = self.fc_pim.stack.technology
+        delivered = self.pu.stacks * technology.interface_bandwidth
+        if self.pu.memory_bandwidth > delivered:
+            raise ValueError(
+                f"{self.pu.name} reads {self.pu.memory_bandwidth / 1e9:.0f} GB/s from {self.pu.stacks} FC-PIM stacks "
+                f"of {technology.name}, whose pins give {delivered / 1e9:.0f} GB/s"
+            )
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What few systems say.
+        data: dict[str, Any] = write(self)
+        if self.attention_unit is None:
+            data.pop("attention_unit", None)
+        return data
 
     @property
     def pu_peak_power_w(self) -> float:
@@ -166,6 +229,8 @@ class System(Definition):
 
     def unit_of(self, kind: KernelKind) -> UnitName | None:
         """The documented default: FC on the PUs if there are any, attention where the KV caches are."""
+        if kind == "attention" and self.attention_unit is not None:
+            return self.attention_unit
         order: tuple[UnitName, ...] = UNIT_NAMES if kind == "fc" else ("attn-pim", "pu", "fc-pim")
         return next((name for name in order if self.can_run(name, kind)), None)
 
@@ -274,7 +339,7 @@ class System(Definition):
         elif self._host_sums:
             crossings = 1.0
         else:
-            crossings = 2.0 * (self.nodes - 1)  # partial sums to where they are summed, and the sums back
+            return all_reduce_j(size, self.nodes, link)
         return crossings * size * link.j_per_byte
 
     @property
@@ -309,7 +374,7 @@ class System(Definition):
             )
 
     def with_readings(self, gpu_bandwidth: str | None = None, bank_rate: str | None = None) -> System:
-        """The system under other readings of PAPI's ambiguous figures.
+        """The system under other readings of PAPI's ambiguous figures, where it has an A100 and stacks of HBM3.
 
         Args:
             gpu_bandwidth: `roofline` (1935 GB/s, PAPI's figure 2) or `hbm3` (3352 GB/s: five HBM3 stacks).
@@ -324,7 +389,7 @@ class System(Definition):
             cadence = {"cadence_clocks": lookup("bank-rate reading", bank_rate, BANK_RATE_READINGS)}
             for field in ("fc_pim", "attn_pim"):
                 unit = getattr(self, field)
-                if unit is not None:
+                if unit is not None and unit.stack.technology == HBM3:
                     changes[field] = unit.model_copy(update=cadence)
         return System.model_validate(self.model_copy(update=changes).model_dump())
 
@@ -415,6 +480,32 @@ _ALL = (
         pu=get_gpu("h100", _GPUS),
         attention_link=None,
         fabric=NVLINK4,
+    ),
+    # After other published machines; see `papi_env.hardware.examples` for sources and what is left out.
+    System(
+        name="neupims-like",
+        description="6 A100 whose 30 HBM2E stacks run attention only (NeuPIMs-like)",
+        pu=NEUPIMS_PU,
+        fc_pim=NEUPIMS_PIM,
+        attention_link=None,
+        fabric=NVLINK3,
+        attention_unit="fc-pim",
+    ),
+    System(
+        name="aim-like",
+        description="256 GDDR6-AiM chips on 16 CXL cards for FC and attention, no GPU; prefill on PIM (AiM-like)",
+        fc_pim=AIM_CHIPS,
+        attention_link=None,
+        fabric=CXL_FABRIC,
+        prefill_unit="fc-pim",
+        node_stacks=AIM_CHIPS_PER_CARD,
+    ),
+    System(
+        name="cxl-pnm-like",
+        description="8 CXL modules of LPDDR5X with arithmetic beside the controller, no GPU (CXL-PNM-like)",
+        pu=PNM_MODULE,
+        attention_link=None,
+        fabric=CXL_FABRIC,
     ),
 )
 SYSTEMS: Mapping[str, System] = {system.name: system for system in _ALL}

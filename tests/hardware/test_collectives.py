@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.collectives import (
     NCCL,
+    all_reduce_j,
     all_reduce_s,
     attacc_all_reduce_s,
     gather_and_broadcast_s,
     nccl_s,
     stack_sum_s,
 )
-from papi_env.hardware.links import CXL, NVLINK3, NVLINK4, PCIE5, Link
+from papi_env.hardware.links import CXL, HDR, LINKS, NDR, NVLINK3, NVLINK4, PCIE5, Link
 
 FABRICS = {"a100": NVLINK3, "h100": NVLINK4}
 names = st.sampled_from(sorted(NCCL))
@@ -137,3 +138,64 @@ def test_a_gather_and_a_broadcast_are_two_transfers():
     link = Link(name="test", bandwidth=1e9, latency_s=1e-6, j_per_byte=0)
     assert gather_and_broadcast_s(np.array([0.0, 1e6]), link) == pytest.approx([0, 2 * (1e-6 + 1e-3)])
     assert gather_and_broadcast_s(1.0, CXL) == 2 * CXL.transfer_s(1.0)
+
+
+CLUSTER = LINKS["dgx-h100"]
+
+
+def test_a_cluster_of_one_node_is_its_nvlink():
+    for ranks in (1, 2, 8):
+        assert all_reduce_s(1e6, ranks, CLUSTER) == all_reduce_s(1e6, ranks, NVLINK4)
+        assert all_reduce_j(1e6, ranks, CLUSTER) == all_reduce_j(1e6, ranks, NVLINK4)
+
+
+def test_nodes_scatter_sum_across_and_gather():
+    # 4 nodes of 8: an all-reduce in the node, and an eighth of the message among four ranks on InfiniBand.
+    size = 64e6
+    in_node = 22.6e-6 + 0.87e-6 * 7 + 2 * 7 / 8 * size / 346e9
+    across = 4.5e-6 + 2 * 2e-6 + size / 8 / 50e9
+    assert all_reduce_s(size, 32, CLUSTER) == pytest.approx(in_node + across)
+    joules = size * (4 * 2 * 7 * NVLINK4.j_per_byte + 2 * 3 * NDR.j_per_byte)
+    assert all_reduce_j(size, 32, CLUSTER) == pytest.approx(joules)
+
+
+@given(sizes, st.integers(2, 64))
+def test_two_levels_are_slower_than_one_node_and_faster_than_the_slow_link_alone(size, nodes):
+    ranks = 8 * nodes
+    seconds = all_reduce_s(size, ranks, CLUSTER)
+    assert seconds > all_reduce_s(size, 8, NVLINK4)
+    # The link between nodes carries an eighth of what it would without them; the node adds its own time.
+    assert seconds <= all_reduce_s(size, ranks, NDR) + all_reduce_s(size, 8, NVLINK4)
+    if size > 1e8:
+        assert seconds < all_reduce_s(size, ranks, NDR)
+
+
+def test_nodes_that_are_not_full_are_refused_with_what_would_be():
+    with pytest.raises(
+        ConfigurationError, match=r"found 20 ranks on nodes of 8 .*, expected full nodes, such as 16 or 24"
+    ):
+        all_reduce_s(1e6, 20, CLUSTER)
+
+
+def test_published_rates_between_nodes():
+    assert (HDR.bandwidth, NDR.bandwidth) == (200e9 / 8, 400e9 / 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"per_node": 8}, "per_node is 8 and between None: expected both"),
+        ({"between": "infiniband-ndr"}, "per_node is None and between 'InfiniBand NDR': expected both"),
+        ({"per_node": 8, "between": "dgx-h100"}, "expected two levels at most"),
+        ({"per_node": 0, "between": "infiniband-ndr"}, "per_node"),
+        ({"per_node": 8, "between": "infiniband"}, "Did you mean 'infiniband-"),
+    ],
+)
+def test_impossible_levels_are_refused(change, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Link.define(NVLINK4.model_dump() | change, "here")
+
+
+def test_links_of_one_level_do_not_write_levels_down_and_others_come_back():
+    assert "per_node" not in NVLINK4.model_dump()
+    assert Link.model_validate_json(CLUSTER.model_dump_json()) == CLUSTER

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.collectives import all_reduce_s, attacc_all_reduce_s, gather_and_broadcast_s
-from papi_env.hardware.links import CXL, NVLINK3, PCIE5
+from papi_env.hardware.links import CXL, LINKS, NVLINK3, PCIE5
 from papi_env.hardware.system import SYSTEMS, System, get_system
 from papi_env.kernel import blocks
 from papi_env.workload.transformer import TRANSFORMERS
@@ -48,6 +48,9 @@ def test_the_registry_holds_the_named_systems():
         "papi-h100",
         "h100-attacc",
         "h100",
+        "neupims-like",
+        "aim-like",
+        "cxl-pnm-like",
     }
     assert all(system.name == name for name, system in SYSTEMS.items())
 
@@ -413,3 +416,45 @@ def test_weight_stacks_on_the_attention_link_count_as_its_devices():
     assert "2100 stacks" in refusal(
         "attacc-only", fc_pim={"stacks": 60}, attn_pim={"stacks": 2040}, attention_link={"max_devices": 2099}
     )
+
+
+def test_a_cluster_follows_its_gpus():
+    block = [kernel for kernel in GPT3.fc_kernels() if kernel.kernel_class == "feed_forward"]
+    node = altered("h100", pu={"count": 8}, fabric="dgx-h100")
+    cluster = altered(
+        "h100", pu={"count": 32}, fabric={"base": "nvlink4", "per_node": 8, "between": "infiniband-ndr"}
+    )
+    assert node.combine_s(block, 7) == altered("h100", pu={"count": 8}).combine_s(block, 7)
+    assert cluster.combine_s(block, 7) == all_reduce_s(7 * 2 * GPT3.hidden, 32, LINKS["dgx-h100"])
+    assert cluster.weight_capacity_bytes == 4 * node.weight_capacity_bytes
+    assert cluster.static_power_w == 4 * node.static_power_w
+
+
+def test_a_cluster_that_cannot_be_is_refused():
+    cluster = {"base": "dgx-h100"}
+    assert "12 ranks on nodes of 8" in refusal("h100", pu={"count": 12}, fabric=cluster)
+    assert "expected one level" in refusal("h100", pu={"count": 16}, fabric=cluster, combining="attacc")
+    assert "attention_link 'DGX H100 cluster' has nodes" in refusal("papi", attention_link="dgx-h100")
+
+
+def test_attention_runs_where_the_system_says():
+    assert SYSTEMS["neupims-like"].unit_of("attention") == "fc-pim"
+    assert altered("neupims-like", attention_unit=None).unit_of("attention") == "pu"
+    message = refusal("papi", attention_unit="fc-pim")
+    assert "attention_unit is 'fc-pim', which is not there or does not run attention" in message
+    assert "expected 'pu' or 'attn-pim'" in message
+    assert "attention_unit" not in SYSTEMS["papi"].model_dump()
+
+
+def test_a_gpu_reads_no_more_than_its_stacks_of_another_technology_deliver():
+    stack = {"technology": "hbm2e", "banks_per_die": 48}
+    assert "A100 reads 3352 GB/s from 5 FC-PIM stacks of hbm2e, whose pins give 2304 GB/s" in refusal(
+        "papi", fc_pim={"stack": stack}
+    )
+    slower = altered("papi", fc_pim={"stack": stack}, pu={"memory_bandwidth": 2.3e12})
+    assert slower.weight_capacity_bytes == 30 * 8 * 48 * 32 * 2**20
+
+
+def test_readings_of_papis_figures_are_of_its_hbm3_alone():
+    for name in ("neupims-like", "aim-like", "cxl-pnm-like"):
+        assert SYSTEMS[name].with_readings("roofline", "papi") == SYSTEMS[name]
