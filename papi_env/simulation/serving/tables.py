@@ -7,13 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.errors import ConfigurationError, DataError
+from papi_env.errors import ConfigurationError
 from papi_env.hardware import costs, dram
 from papi_env.hardware.energy import ACTIVATION, NUM_CAUSES, READ
-from papi_env.hardware.server_tables import FC_LAYERS, AttentionGrid, ServerTables
 from papi_env.hardware.system import System
 from papi_env.hardware.table import CostTable
-from papi_env.hardware.units import FC_PIM, PU, ROOFLINE, UNIT_NAMES
+from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES
 from papi_env.kernel import FloatArray, Kernel, activation_bytes
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as layout
@@ -28,6 +27,7 @@ from papi_env.simulation.batch.decode_tables import (
 )
 from papi_env.simulation.prefill import prompt_work
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.measured_tables import as_measured, without_layers
 from papi_env.workload.arrivals import TRACE, ArrivalTables, build_arrivals
 from papi_env.workload.serving import (
     CHUNK_TOKENS,
@@ -93,9 +93,6 @@ class ServingTables(NamedTuple):
 
 
 ARRIVALS = ServingTables._fields.index("arrivals")
-# Tables faster than the peaks by more than this are of another model or GPU, or in another unit; a cache that holds a
-# layer's weights makes them faster than the memory by less.
-_FASTER = 2.0
 
 
 def build_serving_tables(scenario: Scenario) -> ServingTables:
@@ -113,7 +110,7 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
                 f"Scenario {scenario.name!r}: model {model.name!r} has {name}, which serving does not time: "
                 "expected a model without"
             )
-    system, layers = _plain(scenario.system)
+    system, layers = without_layers(scenario.system)
     scenario = scenario.model_copy(update={"system": system})
     rows = serving.max_running * SPECULATION_LENGTHS[-1] + max(serving.most_prompt_rows, CHUNK_TOKENS)
     fc_s, fc_j, bank_s = _fc(system, model.fc_kernels(), rows)
@@ -164,7 +161,7 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         head=_head(system, model, rows),
     )
     if layers is not None:
-        tables = _as_measured(tables, layers, system, model)
+        tables = tables._replace(**as_measured(tables, layers, system, model))
     scalars[at.REFERENCE_S] = _reference_s(tables, serving)
     scalars[at.REFERENCE_TOKENS] = float(population[:, 1].mean())
     tables.descriptors[:] = _descriptors(scenario, serving, model, scalars)
@@ -223,20 +220,6 @@ def _fc(system: System, kernels: tuple[Kernel, ...], rows: int) -> tuple[FloatAr
     return seconds, joules, np.minimum(reading, seconds[PU])
 
 
-def _plain(system: System) -> tuple[System, ServerTables | None]:
-    """The system with GPUs timed by the roofline, and their measured layers if it has them."""
-    layers = None if system.pu is None else system.pu.layers
-    if layers is None:
-        return system, None
-    if system.unit_of("attention") != "pu" or system.fc_pim is not None:
-        raise ConfigurationError(
-            f"System {system.name!r}: {layers.folder} has measured layers of GPUs alone, expected no PIM units"
-        )
-    assert system.pu is not None
-    plain = system.pu.model_copy(update={"kernels": ROOFLINE, "kernel_file": None})
-    return system.model_copy(update={"pu": plain}), layers
-
-
 def _head(system: System, model: Transformer, tokens: int) -> FloatArray:
     """[tokens, (s, J, J by cause)] of the LM head; empty where the model has none."""
     kernel = model.lm_head_kernel()
@@ -247,44 +230,6 @@ def _head(system: System, model: Transformer, tokens: int) -> FloatArray:
     seconds, joules = table.cost(0, unit, counts)
     causes = table.joules_by_cause(0, unit, counts)
     return np.concatenate([seconds[:, None], joules[:, None], causes], axis=1)
-
-
-def _as_measured(
-    tables: ServingTables, layers: ServerTables, system: System, model: Transformer
-) -> ServingTables:
-    """The tables with the seconds of measured layers; joules stay those of the roofline."""
-    assert system.pu is not None
-    for name, kernel in zip(FC_LAYERS, model.fc_kernels(), strict=True):
-        curve = layers.dense[name]
-        least = costs.pu_peak_s(system.pu, kernel, curve.rows.astype(np.int64))
-        if np.any(_FASTER * curve.seconds < least):
-            k = int(np.argmax(least / curve.seconds))
-            raise DataError(
-                f"{layers.folder / 'dense.csv'}: {name} of {curve.rows[k]:.0f} tokens takes {curve.seconds[k]:.3g} s, "
-                f"but {model.name} on {system.pu.count} {system.pu.name} at its peaks {least[k]:.3g} s: expected the "
-                "tables of this model, GPU and number of GPUs"
-            )
-    fc_s, head = tables.fc_s.copy(), tables.head
-    fc_s[PU] = layers.layers_s(np.arange(fc_s.shape[1], dtype=np.float64), model.layers)
-    if len(head) == 0:
-        head = np.zeros((fc_s.shape[1], 2 + NUM_CAUSES))
-    head = head.copy()
-    head[:, 0] = layers.heads_s(np.arange(len(head), dtype=np.float64))
-    tables.scalars[at.MEASURED_ROWS] = layers.most_tokens
-    tables.scalars[at.MEASURED_MIXED] = layers.attention.most_mixed
-    tables.scalars[at.MEASURED_ALONE] = min(layers.attention.decoding[-1], layers.most_sequences)
-    bank_s = np.minimum(tables.bank_s, fc_s[PU])
-    return tables._replace(
-        fc_s=fc_s, bank_s=bank_s, head=head, grid=pack_grid(layers.attention, model.layers)
-    )
-
-
-def pack_grid(grid: AttentionGrid, layers: int) -> FloatArray:
-    """One flat array for `measured.grid_seconds`: lengths of the axes, the axes, seconds of all layers."""
-    axes = grid[:4]
-    return np.concatenate(
-        [np.array([len(axis) for axis in axes], dtype=np.float64), *axes, layers * grid.seconds.ravel()]
-    )
 
 
 def _draft(system: System, serving: Serving, scalars: FloatArray) -> FloatArray:
