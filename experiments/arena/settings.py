@@ -14,6 +14,7 @@ from papi_env.errors import ConfigurationError, DataError, lookup
 from papi_env.scenario import SCENARIOS, Scenario, get_scenario, parse_scenario
 from papi_env.simulation.serving.tables import build_serving_tables
 from papi_env.workload.lengths import ContextPolicy
+from papi_env.workload.presets import serving_presets as papi_presets
 from papi_env.workload.requests import Lengths
 
 # The grid of the paper's evaluation (PAPI, section 7.1).
@@ -87,7 +88,12 @@ def grid(
 
 
 def serving_presets() -> list[str]:
-    """Names of all serving presets."""
+    """Names of all serving presets on PAPI's machine."""
+    return list(papi_presets())
+
+
+def serving_families() -> list[str]:
+    """Names of all serving presets on any machine."""
     return [name for name, scenario in SCENARIOS.items() if scenario.serving is not None]
 
 
@@ -101,7 +107,7 @@ def serving_scenarios(
     """
     names: dict[str, None] = {}
     for name in asked:
-        family = [preset for preset in serving_presets() if preset.startswith(f"{name}/")]
+        family = [preset for preset in serving_families() if preset.startswith(f"{name}/")]
         names |= dict.fromkeys(family or [name])
     found = resolve_scenarios(list(names), energy_weight=energy_weight, switch_s=switch_s)
     return [build_serving_scenario(scenario) for scenario, _ in found]

@@ -321,7 +321,7 @@ def _scalars(scenario: Scenario, serving: Serving, model: Transformer) -> FloatA
     s[at.PAGE_LOG2] = serving.page_tokens.bit_length() - 1
     s[at.TOTAL_PAGES] = pages if serving.paging else UNBOUNDED_PAGES
     s[at.WATERMARK_PAGES] = np.ceil(WATERMARK * pages)
-    s[at.CHUNK] = serving.chunk_tokens
+    s[at.CHUNK] = serving.most_prompt_rows
     s[at.TOKEN_BUDGET] = serving.token_budget or 0
     s[at.PREFIX_CACHING] = serving.prefix_caching
     s[at.UNEVEN] = serving.uneven_contexts

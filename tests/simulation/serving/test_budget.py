@@ -2,6 +2,7 @@
 
 from collections import deque
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from papi_env.scenario import parse_scenario
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.tables import build_serving_tables, with_requests
+from papi_env.workload.servers import SERVERS
 
 PAGE = 16
 SLOTS = 8
@@ -296,3 +298,33 @@ def test_defaults_are_left_out_of_dumps():
     dumped = asked.model_dump()
     assert fields <= set(dumped)
     assert type(asked).model_validate(dumped) == asked
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_preset_of_gpus_alone_is_stepped(name):
+    env = gym.make("papi_env/Serving-v0", scenario=name, strict=False)
+    observation, _ = env.reset(seed=0)
+    for _ in range(300):
+        assert env.observation_space.contains(observation)
+        observation, reward, *_, info = env.step(env.unwrapped.engine.actions[0] * 0 + ADMIT_ALL)
+    assert np.isfinite(reward)
+    assert info["tokens"] > 300
+    assert info["invalid_actions"] == 0
+    scalars = env.unwrapped.engine.tables.scalars
+    assert scalars[at.ONLY_UNIT] == at.PU
+    # LM head and sampler of as many tokens as are yielded are part of an iteration.
+    assert env.unwrapped.engine.tables.head[1, 0] > 0
+    env.close()
+
+
+def test_the_lm_head_counts_for_tokens_that_are_yielded():
+    def first_iterations(prompt):
+        engine = started([(prompt, 3)], kv_tokens=4096, budget=64, system="h100", model="llama-3.1-70b")
+        engine.step()
+        return engine.tables.head, engine.clocks[0, at.LAST_FC_S], engine.tables.fc_s[at.PU]
+
+    # A prompt that ends in its chunk yields a token; one that goes on does not.
+    head, ended_s, fc_s = first_iterations(64)
+    _, going_on_s, _ = first_iterations(65)
+    assert ended_s == pytest.approx(fc_s[64] + head[1, 0])
+    assert going_on_s == pytest.approx(fc_s[64])
