@@ -6,7 +6,8 @@ last_token_ts of another clock). Measured tables lie in the folder itself, in a 
 checkout, in `profiler/perf/<hardware>/<model>/<variant>/tp<GPUs>`. The link of several GPUs is `link_bw` (GB/s) and
 `link_latency` (ns) of the simulator's `config.json`.
 
-What older runs do not say has vLLM's defaults: pages of 16 tokens, prefix caching. kv_cache they must have.
+What older runs do not say has vLLM's defaults: pages of 16 tokens, prefix caching. Without kv_cache its tokens follow
+as in the simulator: mem_size (GiB) times mem_util of `config.json`, less the weights.
 """
 
 from __future__ import annotations
@@ -51,7 +52,6 @@ def read_llmservingsim(folder: Path, meta: Path) -> Run:
     """
     said = read_document(meta)
     engine = _part(meta, said, "engine_kwargs")
-    cache = _part(meta, said, "kv_cache")
     gpus = engine.get("tensor_parallel_size", 1)
     for name in ("data_parallel_size", "pipeline_parallel_size"):
         if engine.get(name, 1) != 1:
@@ -68,22 +68,48 @@ def read_llmservingsim(folder: Path, meta: Path) -> Run:
                 f"{cluster_path}: link_bw, link_latency: found {bandwidth!r}, {latency!r}, expected numbers"
             )
         link = {"link": {"bandwidth": 1e9 * bandwidth, "latency_s": 1e-9 * latency}}
-    pages = cache.get("block_size") or PAGE_TOKENS
+    known = registered_model(meta, model)
+    pages, kv_tokens, caching = _kv_cache(meta, said, cluster, known, gpus)
     description = RunDescription.define(
         {
-            "model": registered_model(meta, model),
+            "model": known,
             "gpu": registered_gpu(meta, hardware),
             "gpus": gpus,
             "max_running": _value(meta, engine, "max_num_seqs", "engine_kwargs."),
             "token_budget": _value(meta, engine, "max_num_batched_tokens", "engine_kwargs."),
             "page_tokens": pages,
-            "kv_tokens": _value(meta, cache, "num_gpu_blocks", "kv_cache.") * pages,
-            "prefix_caching": cache.get("enable_prefix_caching", True),
+            "kv_tokens": kv_tokens,
+            "prefix_caching": caching,
             **link,
         },
         str(meta),
     )
     return Run(folder, description, _requests(meta.parent / REQUESTS), _tables(folder, hardware, model, gpus))
+
+
+def _kv_cache(
+    meta: Path, said: Mapping[str, Any], cluster: Mapping[str, Any], model: str, gpus: Any
+) -> tuple[Any, Any, Any]:
+    """Tokens of a page, tokens of all, and whether prefixes are cached."""
+    if said.get("kv_cache"):
+        cache = _part(meta, said, "kv_cache")
+        pages = cache.get("block_size") or PAGE_TOKENS
+        blocks = _value(meta, cache, "num_gpu_blocks", "kv_cache.")
+        for name, value in (("block_size", pages), ("num_gpu_blocks", blocks)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise DataError(f"{meta}: kv_cache.{name}: found {value!r}, expected a whole number")
+        return pages, blocks * pages, cache.get("enable_prefix_caching", True)
+    try:
+        memory = cluster["nodes"][0]["instances"][0]["npu_mem"]
+        size = gpus * memory["mem_size"] * memory["mem_util"] * 2**30
+    except (KeyError, IndexError, TypeError):
+        raise DataError(
+            f"{meta}: kv_cache: found none, and no {CLUSTER} with mem_size and mem_util of npu_mem beside it, expected "
+            "num_gpu_blocks and block_size"
+        ) from None
+    shape = TRANSFORMERS[model]
+    left = int((size - shape.weight_bytes) / shape.kv_bytes_per_token)
+    return PAGE_TOKENS, left // PAGE_TOKENS * PAGE_TOKENS, True
 
 
 def _part(path: Path, data: Mapping[str, Any], name: str) -> dict[str, Any]:

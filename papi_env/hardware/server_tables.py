@@ -10,9 +10,10 @@ Each is UTF-8 text, comma-separated, with a header; times are microseconds of on
   prefill_chunk = kv_prefill = 0, and n_decode = kv_decode = 0.
 * `per_sequence.csv`, columns layer, sequences, time_us: `lm_head` and `sampler`, for sequences that yield a token.
 
-LLMServingSim's profiler writes such files. Between its points a table is linear. On an axis no number is more than
-four times the one before, as in `measured`. Times on from the last two points are on their line: who uses them says
-how often (`engine` counts such iterations). Below the first context times are those of the first.
+LLMServingSim's profiler writes such files; of its later ones, rows whose decode_q_len is above 1 are left out.
+Between its points a table is linear. On an axis no number is more than four times the one before, as in `measured`.
+Times on from the last two points are on their line: who uses them says how often (`engine` counts such iterations).
+Below the first context times are those of the first.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "attention.csv": ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"),
     "per_sequence.csv": ("layer", "sequences", "time_us"),
 }
+# Tokens verified of each decoding request.
+VERIFIED = "decode_q_len"
 MAX_COUNT = 2**30
 # A layer that takes longer was written in another unit.
 MAX_US = 1e8
@@ -163,6 +166,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         reason = error.strerror if isinstance(error, OSError) else "bytes that are no UTF-8 text"
         raise DataError(f"{path}: found {reason}, expected a file of {','.join(columns)}") from None
     order: list[int] | None = None
+    verified: int | None = None
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
         if not line.strip():
             continue
@@ -181,10 +185,12 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                         f"expected {','.join(columns)}{hint}"
                     )
             width, order = len(fields), [fields.index(name) for name in columns]
+            verified = fields.index(VERIFIED) if VERIFIED in fields else None
             continue
         if len(fields) != width:
             raise DataError(f"{path}:{number}: found {len(fields)} fields, expected {width}")
-        yield number, [fields[k] for k in order]
+        if verified is None or fields[verified] in ("0", "1"):
+            yield number, [fields[k] for k in order]
     if order is None:
         raise DataError(f"{path}:1: found an empty file, expected the header {','.join(columns)}")
 

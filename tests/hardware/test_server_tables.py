@@ -115,6 +115,16 @@ def test_what_is_refused(write, name, edit, words):
         load_server_tables(write(name, edit))
 
 
+def test_rows_of_several_verified_tokens_are_left_out(write):
+    def with_lengths(found):
+        more = [f"{line},1" for line in found[1:]]
+        return [f"{found[0]},decode_q_len", *more, *(f"{line},4" for line in found[1:])]
+
+    plain = load_server_tables(write()).attention
+    found = load_server_tables(write("attention.csv", with_lengths)).attention
+    np.testing.assert_array_equal(found.seconds, plain.seconds)
+
+
 def test_a_missing_file_is_named(write):
     folder = write()
     (folder / "attention.csv").unlink()

@@ -35,9 +35,7 @@ def without_layers(system: System) -> tuple[System, ServerTables | None]:
     return system.model_copy(update={"pu": plain}), layers
 
 
-def as_measured(
-    tables: Any, layers: ServerTables, system: System, model: Transformer
-) -> dict[str, FloatArray]:
+def as_measured(tables: Any, layers: ServerTables, system: System, model: Transformer) -> dict[str, Any]:
     """Those of `ServingTables` that hold seconds of measured layers, by name; joules stay those of the roofline.
 
     Writes scalars that say how far was measured.

@@ -251,7 +251,9 @@ def test_a_folder_of_llmservingsim_is_the_same_run(tmp_path):
 
 def test_what_a_folder_of_llmservingsim_may_lack(tmp_path):
     folder = llmservingsim(tmp_path, kv_cache={})
-    with pytest.raises(DataError, match=r"meta\.json: kv_cache: found \{\}, expected a table"):
+    with pytest.raises(
+        DataError, match=r"meta\.json: kv_cache: found none, and no config\.json with mem_size"
+    ):
         read_run(folder)
     folder = llmservingsim(tmp_path, engine_kwargs={"data_parallel_size": 2, "max_num_seqs": 8})
     with pytest.raises(DataError, match=r"engine_kwargs\.data_parallel_size: found 2, expected 1"):
@@ -266,6 +268,12 @@ def test_what_a_folder_of_llmservingsim_may_lack(tmp_path):
     assert run.description.gpu == "rtx-pro-6000"
     assert run.description.link.model_dump() == pytest.approx({"bandwidth": 16e9, "latency_s": 20e-6})
     assert run.tables is None  # those of two ranks are not there
+    memory = {"mem_size": 24, "mem_util": 0.833919}
+    cluster["nodes"][0]["instances"][0] = {"hardware": "RTX4090", "npu_mem": memory}
+    (folder / "config.json").write_text(json.dumps(cluster))
+    older = read_run(llmservingsim(tmp_path, kv_cache=None, hardware=None)).description
+    # A page more than the simulator has, which counts the weights of norms too.
+    assert (older.kv_tokens, older.page_tokens, older.prefix_caching) == (41424, 16, True)
 
 
 def test_names_of_hubs_and_drivers(tmp_path):
