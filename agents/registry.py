@@ -78,7 +78,7 @@ POLICIES: Mapping[str, Registered] = {
     "random": Registered(Random, BATCH_VIEWS),
     "threshold-initial": Registered(partial(Threshold, runtime=False), BATCH_VIEWS - {"compare images"}),
     "threshold": Registered(Threshold, BATCH_VIEWS),
-    "static-split": Registered(partial(Static, "fc-pim", split=True), EXPERT_VIEWS),
+    "static-split": Registered(partial(Static, split=True), EXPERT_VIEWS),
     "threshold-experts": Registered(ThresholdExperts, EXPERT_VIEWS),
     "threshold-split": Registered(partial(ThresholdExperts, split=True), EXPERT_VIEWS),
     "threshold-intensity": Registered(ThresholdIntensity, KERNELS_VIEWS),

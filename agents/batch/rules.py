@@ -26,7 +26,7 @@ from papi_env.hardware.system import System, get_system
 from papi_env.hardware.table import CostTable
 from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES, UnitName
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.batch.expert_tables import expert_profile
+from papi_env.simulation.batch.expert_tables import ExpertProfile, expert_profile
 from papi_env.simulation.batch.stages import StageProfile
 from papi_env.workload.routing import routing_of
 from papi_env.workload.transformer import Transformer, get_transformer
@@ -121,12 +121,16 @@ class ThresholdIntensity(Threshold):
         return profile.intensity, profile.alpha_intensity
 
 
-def _need_experts(env: BatchProblem, name: str) -> None:
-    """Raise ConfigurationError where no expert kernels are dispatched."""
-    if not isinstance(env, KernelsProblem) or env.profile.experts is None:
+def _experts(env: BatchProblem) -> ExpertProfile | None:
+    """What a sweep says of experts whose unit an action names; None where there are none."""
+    return env.profile.experts if isinstance(env, KernelsProblem) else None
+
+
+def _check_split(env: BatchProblem) -> None:
+    """Raise ConfigurationError where there are experts that the system cannot split."""
+    if _experts(env) is not None and not env.valid_units()[at.EXPERTS, at.SPLIT]:
         raise ConfigurationError(
-            f"policy {name!r} plays papi_env/Kernels-v0 with a mixture of experts, which "
-            f"{type(env).__name__} on scenario {env.scenario.name!r} is not"
+            f"System {env.scenario.system.name!r} cannot split experts between two units: it has one for FC kernels"
         )
 
 
@@ -135,7 +139,7 @@ class ThresholdExperts(Threshold):
 
     A router divides n tokens, so an expert's weights serve fewer of them than other weights do: n k / A of the A
     experts that have any, with k experts a token. α of the experts and of the others come from the same sweep, of those
-    kernels alone.
+    kernels alone. Where no experts choose a unit of their own it is PAPI's rule.
 
     Args:
         split: where experts leave FC-PIM, split them between the PUs and FC-PIM; from as many tokens per active expert
@@ -147,27 +151,24 @@ class ThresholdExperts(Threshold):
         self.split = split
 
     def supports(self, env: BatchProblem) -> None:
-        """The model has experts, whose unit is chosen, and both units run them."""
-        _need_experts(env, "threshold-split" if self.split else "threshold-experts")
-        if self.split and not env.valid_units()[at.EXPERTS, at.SPLIT]:
-            raise ConfigurationError(
-                f"System {env.scenario.system.name!r} cannot split experts between two units"
-            )
+        """Both units run experts, if they are to be split."""
+        if self.split:
+            _check_split(env)
 
     def act(self, observations: Observations, state: Any, episode_start: Any) -> tuple[Actions, Any]:
         """Compare n, and tokens per active expert, with their α."""
         actions, units = super().act(observations, state, episode_start)
-        profile = self.env.profile.experts
-        assert profile is not None
+        profile = _experts(self.env)
+        if profile is None:
+            return actions, units
         tokens = profile.tokens_per_active[parallelism(observations)]
         above, alpha = (at.SPLIT, profile.split_alpha) if self.split else (PU, profile.alpha)
         actions[:, at.EXPERTS] = np.where(tokens > alpha, above, FC_PIM)
         return actions, units
 
     def _alpha(self) -> float:
-        profile = self.env.profile.experts
-        assert profile is not None
-        return profile.others_alpha
+        profile = _experts(self.env)
+        return self.env.alpha if profile is None else profile.others_alpha
 
 
 class Static(BatchRule):
@@ -175,7 +176,8 @@ class Static(BatchRule):
 
     Args:
         unit: of all of them.
-        split: split experts between the PUs and FC-PIM instead.
+        split: split experts, where they choose, between the PUs and FC-PIM; the others go to `unit`, or FC-PIM if there
+            is any.
     """
 
     def __init__(self, unit: UnitName | None = None, split: bool = False) -> None:
@@ -184,13 +186,9 @@ class Static(BatchRule):
         self.unit, self.split = unit, split
 
     def supports(self, env: BatchProblem) -> None:
-        """The system has the unit, and experts to split if asked for."""
+        """The system has the unit, and another to split experts with if asked for."""
         if self.split:
-            _need_experts(env, "static-split")
-            if not env.valid_units()[at.EXPERTS, at.SPLIT]:
-                raise ConfigurationError(
-                    f"System {env.scenario.system.name!r} cannot split experts between two units"
-                )
+            _check_split(env)
         if self.unit is not None and self.unit not in self.fc_units():
             raise ConfigurationError(
                 f"System {env.scenario.system.name!r} cannot run FC kernels on {self.unit!r}; "
@@ -200,8 +198,10 @@ class Static(BatchRule):
     def act(self, observations: Observations, state: Any, episode_start: Any) -> tuple[Actions, Any]:
         """Always the same."""
         unit = int(self._defaults[0]) if self.unit is None else UNIT_NAMES.index(self.unit)
+        if self.split and self.unit is None and self._valid[at.QKV][FC_PIM]:
+            unit = FC_PIM
         actions = self.with_fc_on(np.full(len(observations), unit))
-        if self.split:
+        if self.split and _experts(self.env) is not None:
             actions[:, at.EXPERTS] = at.SPLIT
         return actions, state
 

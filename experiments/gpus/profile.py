@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from papi_env.errors import ConfigurationError
-from papi_env.hardware.measured import COLUMNS, MAX_SIZE, gap, launch_shapes, parse_measured
+from papi_env.hardware.measured import COLUMNS, MAX_SIZE, gap, launch_shape, launch_shapes, parse_measured
 from papi_env.kernel import FP16_BYTES
 from papi_env.workload.transformer import Transformer
 
@@ -129,9 +129,15 @@ class Plan:
                 LaunchShape(*shape)
                 for model in self.models
                 for gpus in self.tensor_parallel
-                for shape in launch_shapes(model.fc_kernels(), gpus)
+                for shape in (*launch_shapes(model.fc_kernels(), gpus), *_heads(model, gpus))
             )
         )
+
+
+def _heads(model: Transformer, gpus: int) -> tuple[tuple[int, int], ...]:
+    """The launch of a model's LM head, if that is on."""
+    head = model.lm_head_kernel()
+    return () if head is None else (launch_shape(head, gpus),)
 
 
 def cold_copies(weight_bytes: int, cache_bytes: int) -> int:

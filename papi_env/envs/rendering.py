@@ -89,6 +89,7 @@ class BatchTimeline(Timeline):
 
     colours: ClassVar[Mapping[str, str]] = {
         **_coloured(at.TIMED_CLASSES[: at.NUM_CLASSES]),
+        "experts": "#661100",
         "communication": "#aaaaaa",
         "switching": "#222222",
     }
@@ -113,6 +114,11 @@ class BatchTimeline(Timeline):
             unit = UNIT_NAMES[int(counters[at.LAST_UNIT + k])]
             segments.append(Segment(unit, at.TIMED_CLASSES[k], start, seconds))
             start += seconds
+        if clocks.shape[0] > at.EXPERTS_S and classes.start == 0:
+            # A split has both at once.
+            for unit, column in zip(UNIT_NAMES, (at.LAST_EXPERTS_PU_S, at.LAST_EXPERTS_PIM_S), strict=False):
+                segments.append(Segment(unit, "experts", start, float(clocks[column])))
+            start += float(clocks[at.LAST_EXPERTS_S])
         for label, column in (("communication", at.LAST_COMMUNICATION_S), ("switching", at.LAST_SWITCHING_S)):
             seconds = float(clocks[column])
             segments.append(Segment("link", label, start, seconds))

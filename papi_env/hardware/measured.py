@@ -74,9 +74,14 @@ def launch_shapes(kernels: Sequence[Kernel], gpus: int) -> tuple[Shape, Shape, S
         )
     if gpus < 1:
         raise ConfigurationError(f"gpus is {gpus}, expected at least one")
-    shares = [gpu_share(kernel, gpus) for kernel in kernels]
-    qkv, projection, up, down = ((_whole_size(outputs), _whole_size(inputs)) for inputs, outputs, _ in shares)
+    qkv, projection, up, down = (launch_shape(kernel, gpus) for kernel in kernels)
     return qkv, projection, up, down
+
+
+def launch_shape(kernel: Kernel, gpus: int) -> Shape:
+    """What one of `gpus` GPUs launches for a kernel of one matrix: (outputs, inputs), an uneven share rounded up."""
+    inputs, outputs, _ = gpu_share(kernel, gpus)
+    return _whole_size(outputs), _whole_size(inputs)
 
 
 def _whole_size(size: float) -> int:

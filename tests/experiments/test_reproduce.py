@@ -27,6 +27,10 @@ from experiments.paper.rows import Bench
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import SYSTEMS
 
+# Settings are of NVLink or of a host's links; machines with other fabrics have no such readings.
+READABLE = sorted(
+    name for name, s in SYSTEMS.items() if s.fabric is None or s.fabric.name.startswith("NVLink")
+)
 SEEDS = (0, 1, 2, 3)
 
 
@@ -159,13 +163,13 @@ def test_a_setting_outside_its_bounds_is_refused(field):
         Setting(**{field: value})
 
 
-@pytest.mark.parametrize("name", sorted(SYSTEMS))
+@pytest.mark.parametrize("name", READABLE)
 def test_the_default_setting_leaves_systems_as_they_are(name):
     assert build_system(Setting(), name) == SYSTEMS[name]
 
 
 @pytest.mark.parametrize("setting", [REPRODUCTION, UNFITTED, BEST], ids=["reproduction", "unfitted", "best"])
-@pytest.mark.parametrize("name", sorted(SYSTEMS))
+@pytest.mark.parametrize("name", READABLE)
 def test_every_registered_system_can_be_read_so(name, setting):
     system = build_system(setting, name)
     assert type(system).model_validate(system.model_dump()) == system

@@ -4,8 +4,11 @@ The numbers come from the public configurations (`config.json` at Hugging Face);
 matrix, and none of the package's formulas is called for the expected side.
 """
 
+from pathlib import Path
+
 import pytest
 
+from papi_env.workload import transformer
 from papi_env.workload.transformer import TRANSFORMERS
 
 # A layer of Llama 3.1 8B: queries, keys and values, projection; gate, up, down. Embedding and LM head apart.
@@ -80,6 +83,15 @@ BY_HAND = pytest.mark.parametrize("name", COUNTS)
 def test_parameters_and_kv_bytes_are_those_counted_by_hand(name):
     model = TRANSFORMERS[name]
     assert (model.parameters, model.active_parameters, model.kv_bytes_per_token) == COUNTS[name]
+
+
+def test_the_page_of_models_has_these_counts():
+    page = (Path(transformer.__file__).parent / "README.md").read_text(encoding="utf-8")
+    for name, (parameters, active, kv) in COUNTS.items():
+        model = TRANSFORMERS[name]
+        size, flops = model.weight_bytes / 1e9, model.flops_per_token(4096) / 1e9
+        row = f"| `{name}` | {parameters / 1e9:.2f} G | {active / 1e9:.2f} G | {size:.1f} GB | {kv} | {flops:.1f} |"
+        assert row in page
 
 
 @BY_HAND

@@ -238,7 +238,7 @@ def expert_parts(scenario: Scenario, scalars: FloatArray) -> ExpertParts | None:
     profile = replace(
         profile,
         split_alpha=_split_alpha(system, profile, layer.layers * _there_and_back_s(scenario, model, scalars)),
-        others_alpha=CostTable(system, model.fc_kernels()).calibrate_alpha(),
+        others_alpha=CostTable(system, model.decode_kernels()).calibrate_alpha(),
     )
     measure, finite = profile.tokens_per_active, np.isfinite(profile.alpha)
     share = np.zeros_like(measure)

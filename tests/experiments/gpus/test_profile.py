@@ -82,6 +82,11 @@ def test_shapes_are_measured_once_each():
     assert shapes[4:] == ((4096, 8192), (8192, 1366), (7339, 8192), (8192, 3670))
 
 
+def test_an_lm_head_is_measured_where_it_is_on():
+    shapes = plan(models=[TRANSFORMERS["llama-3.1-8b"]], tensor_parallel=[2]).shapes()
+    assert shapes == ((3072, 4096), (4096, 2048), (14336, 4096), (4096, 7168), (64128, 4096))
+
+
 def test_a_shape_is_run_in_whole_16_bytes():
     assert LaunchShape(7339, 1366).aligned == (7344, 1368)
     assert LaunchShape(8192, 8).aligned == (8192, 8)
