@@ -149,12 +149,12 @@ def replay_scenario(run: Run, unit: ProcessingUnit) -> Scenario:
         "uneven_contexts": UNEVEN_CONTEXTS,
         "decision_s": HOST_S,
     }
-    return Scenario(
-        name=run.folder.name,
-        system=System.define(system, where),
-        model=model,
-        serving=Serving.define(serving, where),
-    )
+    parts = {
+        "system": System.define(system, where),
+        "serving": Serving.define(serving, where),
+        "model": model,
+    }
+    return Scenario.define({"name": run.folder.name, **parts}, where)
 
 
 def ring(link: RunLink, gpus: int) -> Link:

@@ -104,12 +104,6 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
     serving, model = scenario.serving, scenario.model
     if serving is None or model is None:
         raise ConfigurationError(f"Scenario {scenario.name!r} serves no requests: it has no serving part")
-    for name, part in (("experts", model.experts), ("windows", model.windows)):
-        if part is not None:
-            raise ConfigurationError(
-                f"Scenario {scenario.name!r}: model {model.name!r} has {name}, which serving does not time: "
-                "expected a model without"
-            )
     system, layers = without_layers(scenario.system)
     scenario = scenario.model_copy(update={"system": system})
     rows = serving.max_running * SPECULATION_LENGTHS[-1] + max(serving.most_prompt_rows, CHUNK_TOKENS)

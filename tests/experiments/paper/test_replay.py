@@ -17,8 +17,8 @@ from papi_env.workload.transformer import get_transformer
 
 SEEDS = (0, 1, 7)
 BASE = get_scenario("creative-writing/llama-65b").replace(batch_size=8, speculation=2)
-# A quarter of the layers, so that it fits the smallest system.
-SMALL = get_transformer("llama-65b").model_copy(update={"layers": 20})
+# An eighth of the layers, so that it fits the smallest system.
+SMALL = get_transformer("llama-65b").model_copy(update={"layers": 10})
 PAPI_COLUMNS = group_columns(BASE.system, SMALL)
 
 

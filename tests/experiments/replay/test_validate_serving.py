@@ -147,6 +147,7 @@ def test_a_ring_takes_its_hops():
             r"requests\.csv:2: found a request of 105 tokens, expected at most 32, by kv_tokens",
         ),
         ({"kv_tokens": 1_000_000}, r"weights and KV caches need"),
+        ({"gpu": "h200", "model": "qwen3-30b-a3b"}, r"qwen3-30b-a3b has experts"),
         ({"cards": 2}, r"cards: not a known field"),
         (
             {"model": "qwen3-32b", "kv_tokens": 2048},
