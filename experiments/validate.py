@@ -1,4 +1,4 @@
-"""Compare the hardware model with AttAcc's figures and measured GPUs: `python -m experiments.validate --help`.
+"""Compare the models with AttAcc's figures, measured GPUs and real servers: `python -m experiments.validate --help`.
 
 Prints one line of JSON; errors are fractions.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from rich.console import Console
 
 from experiments.attacc.cycles import RevisionName, validate_cycles
-from experiments.common.command import command_line
+from experiments.common.command import command_line, say
 from experiments.common.options import Flag, words
 from experiments.common.runner import write_whole
 from papi_env.errors import ConfigurationError
@@ -36,6 +36,9 @@ class Config:
     """Measured FC kernels: gpu,tp,n,heads,kv_heads,hidden,feed_forward,{qkv,projection,up,down}_us, or Vidur's."""
     allreduce: Annotated[Path | None, words("FILE")] = None
     """Measured all-reduces: gpu,gpus,bytes,min_us,median_us."""
+    serving: Annotated[Path | None, words("RUN_FOLDER")] = None
+    """A real vLLM run to replay: run.json, requests.csv and the measured tables if any, or a run folder of
+    LLMServingSim."""
     moe: Annotated[Path | None, words("FILE")] = None
     """Measured blocks of experts, Qwen3-30B-A3B on an RTX PRO 6000: tokens,activated_experts,time_us."""
     revision: RevisionName = "auto"
@@ -51,12 +54,12 @@ class Config:
     attacc_compatible: Annotated[bool, Flag] = False
     """Predict --grid by AttAcc's equations instead of papi_env's own model."""
     out: Annotated[Path | None, words("DIR")] = None
-    """Folder for cycles.json, grid.json, gpu_kernels.json, allreduce.json, moe.json or published.json (default:
-    none)."""
+    """Folder for cycles.json, grid.json, gpu_kernels.json, allreduce.json, serving.json, moe.json or published.json
+    (default: none)."""
 
 
 # Files to compare with, and which of them the other options are about.
-FILES = ("cycles", "grid", "gpu_kernels", "allreduce", "moe")
+FILES = ("cycles", "grid", "gpu_kernels", "allreduce", "serving", "moe")
 OPTIONS = {
     "revision": ("cycles",),
     "fit": ("cycles",),
@@ -74,8 +77,8 @@ def _given(config: Config) -> list[str]:
     return [name for name in FILES if getattr(config, name) is not None]
 
 
-def validate(config: Config) -> dict[str, Any]:
-    """The figures to print.
+def validate(config: Config, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """The figures to print; `tell` is told what else the user should know.
 
     Raises:
         ConfigurationError: options that do not go together.
@@ -109,6 +112,10 @@ def validate(config: Config) -> dict[str, Any]:
         from experiments.gpus.validate_kernels import validate_kernels
 
         return validate_kernels(config.gpu_kernels, config.gpu, refit=config.refit)
+    if config.serving is not None:
+        from experiments.replay.validate_serving import validate_serving
+
+        return validate_serving(config.serving, tell)
     if config.moe is not None:
         from experiments.gpus.validate_moe import validate_moe
 
@@ -133,7 +140,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> No
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
     """
-    text = json.dumps(validate(config), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(validate(config, lambda text: say(progress, text)), ensure_ascii=False, allow_nan=False)
     if config.out is not None:
         name = "published" if config.published else _given(config)[0]
         _write(config.out, f"{name}.json", text + "\n")

@@ -27,6 +27,7 @@ from papi_env.workload.images import MAX_IMAGES, Images
 from papi_env.workload.lengths import ContextPolicy, RequestPopulation
 from papi_env.workload.presets import serving_presets
 from papi_env.workload.requests import Lengths
+from papi_env.workload.servers import SERVERS
 from papi_env.workload.serving import Serving
 from papi_env.workload.transformer import PRESET_MODELS, TRANSFORMERS, Transformer, get_transformer
 from papi_env.workload.vision.network import RepMLPNet, get_repmlpnet, names_a_file
@@ -456,6 +457,14 @@ def _presets() -> dict[str, Scenario]:
             model=get_transformer(preset.model),
             serving=preset.serving,
             energy_weight=preset.energy_weight,
+        )
+    for name, server in SERVERS.items():
+        presets[name] = Scenario(
+            name=name,
+            description=server.description,
+            system=get_system(server.system),
+            model=get_transformer(server.model),
+            serving=server.serving(),
         )
     return presets
 

@@ -42,7 +42,7 @@ def _least(max_running: Any, chunk: Any, shortest: Any, units: Any, look: Any) -
     overlaps = 2 if look.scalars[at.ATTENTION_UNIT] == 2.0 else 1
     columns = np.int64(look.scalars[at.GROUP_COLUMNS])
     undrifted = Slowdowns(1.0, 1.0, 1.0)
-    nothing = np.int64(0)
+    nothing, one = np.int64(0), np.int64(1)
     no_mode = np.int64(-1)
     for k in range(_LENGTHS):
         tlp = SPECULATION_LENGTHS[k]
@@ -62,7 +62,7 @@ def _least(max_running: Any, chunk: Any, shortest: Any, units: Any, look: Any) -
                     for overlap in range(overlaps):
                         cost = iteration(
                             decoding,
-                            PromptChunk(prompt, nothing, nothing),
+                            PromptChunk(prompt, nothing, nothing, nothing, one),
                             Placement(unit, overlap, no_mode),
                             undrifted,
                             look,

@@ -181,7 +181,9 @@ def _profile(options: Any, seen_parts: Any, look_parts: Any, busy: Any, out: Any
         # A token attends to half of its prompt on average. Of short prompts there are several in a chunk.
         pairs = np.int64(0.5 * rows * seen.prompt[e])
         read = np.int64(max(seen.prompt[e], 1.0 * rows)) if rows > 0 else np.int64(0)
-        chunk = PromptChunk(rows, pairs, read)
+        # As many end in it as it has of average length.
+        ending = np.int64(rows / max(seen.prompt[e], 1.0) + 0.5)
+        chunk = PromptChunk(rows, pairs, read, ending, max(ending, np.int64(1)))
         slow = Slowdowns(seen.drift[e, 0], seen.drift[e, 1], seen.drift[e, 2])
         for k in range(options.shape[0]):
             tlp = SPECULATION_LENGTHS[options[k, at.SPECULATION]]

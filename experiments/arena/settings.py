@@ -15,6 +15,7 @@ from papi_env.scenario import SCENARIOS, Scenario, get_scenario, parse_scenario
 from papi_env.simulation.serving.tables import build_serving_tables
 from papi_env.workload.arrivals import file_window
 from papi_env.workload.lengths import ContextPolicy
+from papi_env.workload.presets import serving_presets as papi_presets
 from papi_env.workload.requests import Lengths
 
 # Of windows, in seconds: more than any trace lasts.
@@ -90,7 +91,12 @@ def grid(
 
 
 def serving_presets() -> list[str]:
-    """Names of all serving presets."""
+    """Names of all serving presets on PAPI's machine."""
+    return list(papi_presets())
+
+
+def serving_families() -> list[str]:
+    """Names of all serving presets on any machine."""
     return [name for name, scenario in SCENARIOS.items() if scenario.serving is not None]
 
 
@@ -104,7 +110,7 @@ def serving_scenarios(
     """
     names: dict[str, None] = {}
     for name in asked:
-        family = [preset for preset in serving_presets() if preset.startswith(f"{name}/")]
+        family = [preset for preset in serving_families() if preset.startswith(f"{name}/")]
         names |= dict.fromkeys(family or [name])
     found = resolve_scenarios(list(names), energy_weight=energy_weight, switch_s=switch_s)
     return [build_serving_scenario(scenario) for scenario, _ in found]

@@ -168,8 +168,10 @@ class ServingEnv(ServingProblem, ProblemEnv[ServingEngine]):
     Drafting costs time on the PUs and pays only where drafts are accepted, which depends on the request.
     Two half-batches can take turns on FC kernels and attention, for which weights are read twice. KV caches
     take pages of 16 tokens (`page_tokens`) on Attn-PIM; when those run out, the request admitted last loses its
-    own and is computed again. Units may drift from their offline profile. `papi_env.workload.serving.Serving` lists
-    every effect with its switch and source, `papi_env.simulation.serving.iteration` how an iteration is put together.
+    own and is computed again. With a `token_budget` work is done in the order of vLLM's scheduler, where free
+    pages may keep their content (`prefix_caching`). Units may drift from their offline profile.
+    `papi_env.workload.serving.Serving` lists every effect with its switch and source,
+    `papi_env.simulation.serving.iteration` how an iteration is put together.
 
     ## Action space
     `MultiDiscrete([3, 4, 3, 2])`: unit of the decode FC kernels (0 PUs, 1 FC-PIM, 2 split), tokens verified per

@@ -22,7 +22,7 @@ from papi_env.hardware.attention import AttentionCoefficients, AttentionPim, att
 from papi_env.hardware.energy import Energy
 from papi_env.hardware.gpu_kernels import fc_s
 from papi_env.hardware.measured import MeasuredKernels
-from papi_env.hardware.units import PimUnit, ProcessingUnit
+from papi_env.hardware.units import LAYERS, PimUnit, ProcessingUnit
 from papi_env.kernel import (
     FP16_BYTES,
     AttentionKernel,
@@ -55,6 +55,10 @@ def pu_fc_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
     Raises:
         ConfigurationError: the unit's file does not have the kernel, or is faster than its peaks.
     """
+    if unit.kernels == LAYERS:
+        raise ConfigurationError(
+            f"{unit.kernel_file}: measured layers of a server time Serving-v0 alone, expected a unit with other kernels"
+        )
     table = unit.table
     if table is not None:
         return _table_fc_s(unit, table, kernel, rows)
@@ -91,10 +95,7 @@ def _table_fc_s(unit: ProcessingUnit, table: MeasuredKernels, kernel: Kernel, ro
         )
     inputs, outputs, groups = gpu_share(kernel, unit.count)
     seconds = table.fc_s(rows, outputs, inputs, math.ceil(groups))
-    least = np.maximum(
-        2 * macs(kernel, rows) / unit.total_flops,
-        kernel.weight_bytes / unit.total_bandwidth,
-    )
+    least = pu_peak_s(unit, kernel, rows)
     # A file may round its times; a percent more than the peaks is another GPU.
     if np.any(seconds < 0.99 * least):
         at = int(np.argmax(least / seconds))
@@ -104,6 +105,11 @@ def _table_fc_s(unit: ProcessingUnit, table: MeasuredKernels, kernel: Kernel, ro
             f"expected at least {np.ravel(least)[at]:.3g} s"
         )
     return seconds
+
+
+def pu_peak_s(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> FloatArray:
+    """Seconds that one FC kernel takes on all GPUs at least: its arithmetic, or its weights, at the peaks."""
+    return np.maximum(2 * macs(kernel, rows) / unit.total_flops, kernel.weight_bytes / unit.total_bandwidth)
 
 
 def pu_fc_energy(unit: ProcessingUnit, kernel: Kernel, rows: Rows) -> Energy:

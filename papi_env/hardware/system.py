@@ -37,7 +37,7 @@ from papi_env.hardware.examples import (
     PNM_MODULE,
 )
 from papi_env.hardware.gpus import ATTENTION_EFFICIENCY, GPUS, get_gpu
-from papi_env.hardware.links import CXL, LINKS, NVLINK3, NVLINK4, Link
+from papi_env.hardware.links import CXL, LINKS, NVLINK3, NVLINK4, PCIE5, Link
 from papi_env.hardware.technology import HBM3
 from papi_env.hardware.units import (
     STACKS_PER_GPU,
@@ -505,6 +505,20 @@ _ALL = (
         pu=get_gpu("h100", _GPUS),
         attention_link=None,
         fabric=NVLINK4,
+    ),
+    # Servers of cards without stacks, such as those that `experiments.validate --serving` replays.
+    System(
+        name="rtx-4090",
+        description="1 RTX 4090 alone: weights and KV caches share its memory",
+        pu=get_gpu("rtx-4090"),
+        attention_link=None,
+    ),
+    System(
+        name="rtx-pro-6000-x2",
+        description="2 RTX PRO 6000 on PCIe: weights and KV caches share their memory",
+        pu=get_gpu("rtx-pro-6000", 2),
+        attention_link=None,
+        fabric=PCIE5,
     ),
     # After other published machines; see `papi_env.hardware.examples` for sources and what is left out.
     System(

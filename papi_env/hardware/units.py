@@ -13,6 +13,7 @@ from papi_env.errors import lookup
 from papi_env.hardware import dram
 from papi_env.hardware.gpu_kernels import KERNEL_CONSTANTS, KernelConstants
 from papi_env.hardware.measured import MeasuredKernels, load_measured
+from papi_env.hardware.server_tables import ServerTables, load_server_tables
 from papi_env.quantities import (
     Clocks,
     Count,
@@ -39,7 +40,8 @@ KernelKind = Literal["fc", "attention"]
 STACKS_PER_GPU = 5
 ROOFLINE = "roofline"
 TABLE = "table"
-_KERNEL_TIMES: Mapping[str, str] = {name: name for name in (ROOFLINE, TABLE, *KERNEL_CONSTANTS)}
+LAYERS = "layers"
+_KERNEL_TIMES: Mapping[str, str] = {name: name for name in (ROOFLINE, TABLE, LAYERS, *KERNEL_CONSTANTS)}
 
 
 class ProcessingUnit(Definition):
@@ -60,6 +62,7 @@ class ProcessingUnit(Definition):
     stacks: Count = Field(STACKS_PER_GPU, ge=0, le=64)
     # How FC kernels are timed: as measured on a GPU of that name, scaled to this one's peak and bandwidth
     # (`gpu_kernels`), by the roofline of the two shares below, or as a file says (`table`: `measured`).
+    # Serving also takes what all layers of the model took on one such GPU (`layers`: the folder of `server_tables`).
     kernels: str = "roofline"
     kernel_file: str | None = Field(None, description="measured kernels, of 1 to 1024 rows at least")
     # AttAcc's simulator: sustained shares of the peaks.
@@ -87,6 +90,9 @@ class ProcessingUnit(Definition):
 
     @model_validator(mode="after")
     def _readable_file(self) -> ProcessingUnit:
+        if self.kernels == LAYERS and self.kernel_file is not None:
+            _ = self.layers
+            return self
         if (self.kernels == TABLE) != (self.kernel_file is not None):
             raise ValueError(
                 f"kernels is {self.kernels!r} and kernel_file {self.kernel_file!r}: "
@@ -106,12 +112,17 @@ class ProcessingUnit(Definition):
     @property
     def table(self) -> MeasuredKernels | None:
         """The measured kernels of `kernel_file`; None without."""
-        return None if self.kernel_file is None else load_measured(self.kernel_file)
+        return load_measured(self.kernel_file) if self.kernels == TABLE and self.kernel_file else None
+
+    @property
+    def layers(self) -> ServerTables | None:
+        """The measured layers of the folder `kernel_file`; None without."""
+        return load_server_tables(self.kernel_file) if self.kernels == LAYERS and self.kernel_file else None
 
     @property
     def measured(self) -> KernelConstants | None:
         """The constants by which FC kernels are timed, at this GPU's peak and bandwidth; None otherwise."""
-        if self.kernels in (ROOFLINE, TABLE):
+        if self.kernels in (ROOFLINE, TABLE, LAYERS):
             return None
         card = KERNEL_CONSTANTS[self.kernels]
         return replace(card, peak_flops=self.peak_flops, memory_bandwidth=self.memory_bandwidth)

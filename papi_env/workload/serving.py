@@ -23,6 +23,7 @@ from papi_env.quantities import (
     Number,
     ObjectiveSeconds,
     OverheadSeconds,
+    Share,
     Slowdown,
     SpanSeconds,
     Tokens,
@@ -33,8 +34,10 @@ from papi_env.workload.lengths import ContextPolicy
 from papi_env.workload.requests import Lengths
 from papi_env.workload.transformer import Transformer
 
-# Concurrent requests whose shapes the look-ups cover.
+# Concurrent requests of a preset, vLLM's default `max_num_seqs`, and the most of any scenario, vLLM's default on
+# cards of 80 GB and more.
 MAX_RUNNING = 256
+MOST_RUNNING = 1024
 # Tokens verified per request that a policy may choose.
 SPECULATION_LENGTHS = (1, 2, 4, 8)
 MAX_DRAFTED = SPECULATION_LENGTHS[-1] - 1
@@ -43,8 +46,11 @@ MAX_DRAFTED = SPECULATION_LENGTHS[-1] - 1
 PAGE_TOKENS = 16
 MAX_PAGE_TOKENS = 1024
 WATERMARK = 0.01
-# Sarathi-Serve (Agrawal et al., OSDI 2024): a chunk of 512 prompt tokens.
+# Sarathi-Serve (Agrawal et al., OSDI 2024): a chunk of 512 prompt tokens. At most as vLLM's default
+# `max_num_batched_tokens` on cards of 80 GB and more, which budgets of decode and prompt tokens may exceed.
 CHUNK_TOKENS = 512
+MOST_CHUNK_TOKENS = 8192
+MOST_BUDGET = 16384
 
 # Small models of the LLaMA and OPT families used to draft (SpecInfer, ASPLOS 2024, drafts with the first and
 # OPT-125M): layers, hidden, heads, feed-forward.
@@ -142,6 +148,11 @@ class Serving(Definition):
     prompts arrive processed), `paging` (KV pages limit admission and cause preemption by recomputation; off:
     memory is unbounded), `draft_cost`, `switching` (mode switches of the FC-PIM stacks), `drift` (absent: none),
     `dual_row_buffers` (PU reads and PIM work at once, NeuPIMs, ASPLOS 2024), `decision_s`.
+
+    Two orders of work. Without `token_budget` as Sarathi-Serve: whoever fits is admitted first, and a chunk of
+    `chunk_tokens` prompt tokens runs beside the decode rows. With it as vLLM (`scheduler.py` of its engine v1): one
+    budget for all tokens of an iteration, requests that run before those that wait, pages for what is processed, not
+    for what will be (see `simulation.serving.budget`).
     """
 
     arrivals: Arrivals
@@ -153,8 +164,18 @@ class Serving(Definition):
     # An episode ends after so many requests, or after so much simulated time; exactly one is given.
     requests: Count | None = Field(None, ge=1, le=1_000_000)
     horizon_s: SpanSeconds | None = Field(None, gt=0, le=1e6)
-    max_running: Count = Field(128, ge=1, le=MAX_RUNNING)
-    chunk_tokens: Tokens = Field(CHUNK_TOKENS, ge=1, le=CHUNK_TOKENS)
+    max_running: Count = Field(128, ge=1, le=MOST_RUNNING)
+    chunk_tokens: Tokens = Field(CHUNK_TOKENS, ge=1, le=MOST_CHUNK_TOKENS)
+    # Tokens of an iteration, decode rows and prompts together (vLLM's `max_num_batched_tokens`).
+    token_budget: Tokens | None = Field(None, ge=1, le=MOST_BUDGET)
+    # Pages that a request gives back keep their content until they are taken, the page given back first is taken
+    # first, and a preempted request that comes back finds what is left of its own (vLLM's prefix caching). Prefixes
+    # that several requests share are not found.
+    prefix_caching: Truth = False
+    # KV tokens that a server was given; None: as many as fit beside the weights.
+    kv_tokens: Tokens | None = Field(None, ge=1)
+    # Attention of unequal contexts on the PUs: t(mean) + share (t(longest) - t(mean)).
+    uneven_contexts: Share = Field(0.0, ge=0, le=1)
     # Take the lengths of a trace's own rows when the arrivals come from it.
     paired: Truth = True
     prefill: Truth = True
@@ -181,10 +202,49 @@ class Serving(Definition):
             raise ValueError("expected exactly one of requests and horizon_s")
         return self
 
+    @model_validator(mode="after")
+    def _budget(self) -> Serving:
+        if self.kv_tokens is not None and not self.paging:
+            raise ValueError("kv_tokens with paging = false: expected paging, or no kv_tokens")
+        if self.token_budget is None:
+            if self.prefix_caching:
+                raise ValueError("prefix_caching is true without a token_budget: expected one, such as 2048")
+            return self
+        for name, value in (("prefill", self.prefill), ("paging", self.paging)):
+            if not value:
+                raise ValueError(f"token_budget with {name} = false: expected both on, or no token_budget")
+        if self.chunk_tokens != CHUNK_TOKENS:
+            raise ValueError(
+                f"chunk_tokens is {self.chunk_tokens} with a token_budget, which says how long chunks are: "
+                "expected one of the two"
+            )
+        if self.token_budget < self.max_running:
+            raise ValueError(
+                f"token_budget is {self.token_budget}, expected at least a token of each of max_running = "
+                f"{self.max_running} requests"
+            )
+        return self
+
+    @property
+    def most_prompt_rows(self) -> int:
+        """Prompt tokens of an iteration at most."""
+        return self.chunk_tokens if self.token_budget is None else self.token_budget
+
     @model_serializer(mode="wrap")
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Stored scenarios, and the hashes of those that a split holds, are older than the field.
+        # Stored scenarios, and the hashes of those that a split holds, are older than these fields.
         data: dict[str, Any] = write(self)
-        if data.get("page_tokens") == PAGE_TOKENS:
-            del data["page_tokens"]
+        for name, default in _LEFT_OUT.items():
+            if name in data and data[name] == default:
+                del data[name]
         return data
+
+
+# Fields that dumps say only where they are not these.
+_LEFT_OUT: dict[str, Any] = {
+    "page_tokens": PAGE_TOKENS,
+    "token_budget": None,
+    "prefix_caching": False,
+    "kv_tokens": None,
+    "uneven_contexts": 0.0,
+}

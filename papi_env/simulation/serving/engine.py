@@ -17,7 +17,8 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.loop import reset_batch, step_range
 from papi_env.simulation.serving.measures import serving_metrics
 from papi_env.simulation.serving.requests import ServingState
-from papi_env.simulation.serving.tables import ServingTables, build_serving_tables, freeze
+from papi_env.simulation.serving.tables import ARRIVALS, ServingTables, build_serving_tables, freeze
+from papi_env.workload.serving import Serving
 
 
 @cache
@@ -71,7 +72,9 @@ class ServingEngine(Engine[ServingState]):
         self.tables = build_serving_tables(scenario) if tables is None else tables
         assert scenario.serving is not None
         slots, requests = scenario.serving.max_running, max(self.tables.arrivals.capacity, 1)
-        self.state = empty_state(num_envs, slots, requests, at.NUM_CLOCKS if causes else at.CAUSE_J)
+        self.state = empty_state(
+            num_envs, slots, requests, at.NUM_CLOCKS if causes else at.CAUSE_J, scenario.serving
+        )
         # Final states keep what metrics need; their slots are not copied.
         self.final = self.state._replace(
             counters=np.zeros_like(self.state.counters),
@@ -95,12 +98,22 @@ class ServingEngine(Engine[ServingState]):
 
     def advance(self) -> None:
         """Advance every environment by one iteration with `self.actions`, already checked."""
+        self._advance(1)
+
+    def run(self, iterations: int = 1 << 40) -> None:
+        """Advance every environment with the same `self.actions`, by so many iterations or to its episode's end.
+
+        As many calls of `step`, at a fraction of their time. Rewards are the sums.
+        """
+        self._advance(iterations)
+
+    def _advance(self, iterations: int) -> None:
         arguments: tuple[Any, ...] = (
             self.actions,
             self.autoreset,
             self.max_steps,
             self.state[:],
-            (self.tables[:-1], self.tables.arrivals[:]),
+            (self.tables[:ARRIVALS], self.tables.arrivals[:], self.tables[ARRIVALS + 1 :]),
             (self.observations, self.rewards, self.terminated, self.truncated, self.final_observations),
             self.final[:],
         )
@@ -108,11 +121,11 @@ class ServingEngine(Engine[ServingState]):
         scratch = list(zip(self._busy, self._gains, self._limits, strict=True))
         bounds = [self.num_envs * k // threads for k in range(threads + 1)]
         if threads == 1:
-            step_range(*bounds, *arguments, scratch[0])
+            step_range(*bounds, iterations, *arguments, scratch[0])
             return
         # numba's own threads take no nested tuples such as the tables are.
         shares = [
-            _workers(threads).submit(step_range, start, stop, *(*arguments, own))
+            _workers(threads).submit(step_range, start, stop, iterations, *(*arguments, own))
             for (start, stop), own in zip(pairwise(bounds), scratch, strict=True)
         ]
         for share in shares:
@@ -168,8 +181,10 @@ class ServingEngine(Engine[ServingState]):
         return columns | {name: facts[:, k].copy() for k, name in enumerate(at.FACT_NAMES)}
 
 
-def empty_state(num_envs: int, slots: int, requests: int, clocks: int) -> ServingState:
+def empty_state(num_envs: int, slots: int, requests: int, clocks: int, serving: Serving) -> ServingState:
     """Zeroed state with so many clocks; shapes as in `ServingState`."""
+    found = 1 if serving.token_budget is None else slots
+    free = 2 * (slots if serving.prefix_caching else 1) + 2
     return ServingState(
         counters=np.zeros((num_envs, at.NUM_COUNTERS), dtype=np.int64),
         clocks=np.zeros((num_envs, clocks)),
@@ -183,4 +198,6 @@ def empty_state(num_envs: int, slots: int, requests: int, clocks: int) -> Servin
         deadlines=np.zeros((num_envs, slots)),
         prefill=np.zeros((num_envs, slots), dtype=np.int32),
         preempted=np.zeros((num_envs, slots), dtype=np.int32),
+        found=np.zeros((num_envs, found), dtype=np.int32),
+        free=np.zeros((num_envs, free, 2), dtype=np.int32),
     )

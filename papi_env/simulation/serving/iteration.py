@@ -15,52 +15,37 @@ How an iteration is put together (times of the whole model, n decode rows, c pro
 * overlap: two half-batches take turns, so that one's attention runs beside the other's FC kernels (NeuPIMs'
   sub-batch interleaving). Each reads the weights for itself. The period is the longest of both FC parts, both
   attention parts, and either chain; the first FC kernel of all has nothing beside it.
-* Drafting comes first, on the PUs. Whatever happens, an iteration lasts as long as the link is busy.
+* Drafting comes first, on the PUs, and the LM head of tokens that are yielded last, as a kernel of its own.
+* On PUs with measured tables attention of decode rows and prompts is one kernel (`measured`).
+* Whatever happens, an iteration lasts as long as the link is busy.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.attention import Share, Work, attention_time
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.measured import measured_attention
+from papi_env.simulation.serving.parts import (
+    attention_seconds,
+    decode_joules,
+    drafting,
+    heading,
+    no_chunk,
+    prompt_attention,
+    unevenness,
+)
 from papi_env.simulation.serving.terms import (
     BesideCost,
     Busy,
     Cost,
     HalfCost,
-    PromptCost,
     Ran,
 )
 
 # --- the parts of an iteration ------------------------------------------------------------------------------
-
-
-@inlined
-def attention_seconds(requests, decoding, row, shares):
-    """Profiled seconds of decode attention of so many of the decoding requests, as in `decode.iteration_cost`.
-
-    They attend to their share of the batch's sums, and one of them to the longest context. `row` and
-    `shares` are the coefficients and the shares of so many at this TLP.
-    """
-    share = requests / decoding.rlp
-    context_sum = share * decoding.context_sum
-    group_sum = share * decoding.group_sum
-    key_row_sum = share * decoding.key_row_sum
-    work = Work(
-        row[layout.PER_GROUP_S],
-        row[layout.PER_KEY_ROW_S] + row[layout.UNPAIRED_S] * shares[layout.UNPAIRED],
-        row[layout.PER_PAIR_S],
-        row[layout.PER_START_S],
-        row[layout.PER_TOKEN_S],
-    )
-    mean = Share(group_sum / requests, key_row_sum / requests)
-    longest = Share(decoding.group_max, decoding.key_row_max)
-    now = shares[layout.SHARE]
-    of_one = shares[layout.SHARE_OF_ONE]
-    return attention_time(work, now, of_one, shares[layout.PAIRS], mean, longest, context_sum)
 
 
 @inlined
@@ -117,37 +102,6 @@ def split_rows(decode_rows, prompt_rows, fc_s, bank_s, scalars):
 
 
 @inlined
-def drafting(decoding, slow, look):
-    """Seconds and joules of drafting, one token after the other: on the PUs, or on FC-PIM where there are none."""
-    if decoding.tlp <= 1 or decoding.rlp == 0:
-        return 0.0, 0.0
-    scalars = look.scalars
-    steps = decoding.tlp - 1
-    seconds = steps * (look.draft[decoding.rlp, 0] + scalars[at.DRAFT_CONTEXT_S] * decoding.context_sum)
-    joules = steps * (look.draft[decoding.rlp, 1] + scalars[at.DRAFT_CONTEXT_J] * decoding.context_sum)
-    return seconds * (slow.fc_pim if scalars[at.ONLY_UNIT] == at.FC_PIM else slow.pu), joules
-
-
-@inlined
-def prompt_attention(chunk, slow, scalars):
-    """`PromptCost` of a chunk. Where prompts run on PIM, it is the KV caches' unit that attends to them."""
-    if chunk.rows == 0:
-        return PromptCost(0.0, 0.0, 0.0, 0.0)
-    compute = scalars[at.PREFILL_PAIR_COMPUTE_S] * chunk.pairs
-    memory = scalars[at.PREFILL_TOKEN_MEMORY_S] * chunk.context
-    seconds = max(compute, memory) * slow.pu
-    seconds += (
-        scalars[at.PREFILL_PAIR_S] * chunk.pairs + scalars[at.PREFILL_TOKEN_S] * chunk.rows
-    ) * slow.attention
-    return PromptCost(
-        seconds,
-        scalars[at.PREFILL_PAIR_J] * chunk.pairs + scalars[at.PREFILL_TOKEN_J] * chunk.context,
-        scalars[at.KV_LINK_S_PER_TOKEN] * chunk.rows,
-        (scalars[at.KV_LINK_J_PER_TOKEN] + scalars[at.PREFILL_ROW_J]) * chunk.rows,
-    )
-
-
-@inlined
 def half_batch(requests, prompt_rows, unit, decoding, slow, look):
     """`HalfCost` of so many of the decoding requests, with so many prompt rows in the same kernels."""
     zero = np.int64(0)
@@ -172,6 +126,10 @@ def half_batch(requests, prompt_rows, unit, decoding, slow, look):
             look.attention[requests, decoding.tlp],
             look.shares[requests, decoding.tlp],
         )
+        if look.grid.shape[0] > 0:
+            attention_s = slow.attention * measured_attention(decoding, no_chunk(), look)
+        elif look.scalars[at.UNEVEN] > 0.0 and look.scalars[at.ATTENTION_UNIT] == 0.0:
+            attention_s *= unevenness(decoding, look.scalars)
         transfer_s = look.link[rows, layout.COST_S]
         transfer_j = look.link[rows, layout.COST_J]
     pim_s = fc_s[at.FC_PIM, pim_rows] * slow.fc_pim
@@ -280,14 +238,6 @@ def mode_changes(last_mode, mode, drafted, no_pus):
     return int(last_mode >= 0 and last_mode != start) + int(start != mode)
 
 
-@inlined
-def decode_joules(decoding, row):
-    """Joules of decode attention; `row` is that of as many requests as attend at a time."""
-    if decoding.rlp == 0:
-        return 0.0
-    return row[layout.PER_GROUP_J] * decoding.group_sum + row[layout.PER_TOKEN_J] * decoding.context_sum
-
-
 # --- the whole ----------------------------------------------------------------------------------------------
 
 
@@ -312,7 +262,8 @@ def iteration(decoding, chunk, placement, slow, look, busy):
     separate = home == 2.0
 
     draft_s, draft_j = drafting(decoding, slow, look)
-    prompt = prompt_attention(chunk, slow, scalars)
+    prompt = prompt_attention(chunk, decoding, slow, look)
+    head_s, head_j = heading(n + chunk.ending, slow, look)
     # Decode rows in one batch or two halves; the prompt goes with the first, or beside.
     first = rlp
     if placement.overlap and rlp > 1 and separate:
@@ -323,7 +274,7 @@ def iteration(decoding, chunk, placement, slow, look, busy):
     two = half_batch(rlp - first, 0, unit, decoding, slow, look)
     beside = prompt_beside(beside_rows, slow, look)
 
-    joules = draft_j + prompt.attention_j + prompt.write_j
+    joules = draft_j + head_j + prompt.attention_j + prompt.write_j
     joules += one.fc_j
     joules += one.combine_j
     joules += one.transfer_j
@@ -364,13 +315,13 @@ def iteration(decoding, chunk, placement, slow, look, busy):
         joules += changes * look.moves[n + chunk.rows, layout.CROSSING_J]
 
     communication_s += max(link_s - core, 0.0)
-    seconds = max(core, link_s) + draft_s + scalars[at.OVERHEAD_S] + scalars[at.DECISION_S]
+    seconds = max(core, link_s) + draft_s + head_s + scalars[at.OVERHEAD_S] + scalars[at.DECISION_S]
     pim_busy = units.pim_s
-    banks_busy += draft_s
+    banks_busy += draft_s + head_s
     if no_pus:
-        pim_busy += draft_s
+        pim_busy += draft_s + head_s
     else:
-        pu_busy += draft_s
+        pu_busy += draft_s + head_s
     busy[at.BUSY_PU] = pu_busy
     busy[at.BUSY_FC_PIM] = pim_busy
     busy[at.BUSY_ATTN] = units.attention_s
@@ -380,7 +331,7 @@ def iteration(decoding, chunk, placement, slow, look, busy):
     return Cost(
         seconds,
         joules,
-        one.fc_s + two.fc_s + beside.seconds,
+        one.fc_s + two.fc_s + beside.seconds + head_s,
         one.attention_s + two.attention_s,
         draft_s,
         prompt.seconds,
@@ -431,6 +382,8 @@ def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
         joules += chunk.pairs * terms[at.PAIR, k] + chunk.context * terms[at.CONTEXT, k]
         joules += chunk.rows * terms[at.ROW, k]
         joules += drafts * causes.draft[rlp, k] + tokens * terms[at.DRAFTED_CONTEXT, k]
+        if look.head.shape[0] > 0:
+            joules += look.head[rlp * tlp + chunk.ending, 2 + k]
         clocks[e, at.CAUSE_J + k] += joules
     link, moves = look.link, look.moves
     moved = moves[ran.first_pu + ran.first_pim, layout.COMBINE_J]

@@ -15,6 +15,7 @@ from papi_env.kernel import FloatArray
 from papi_env.simulation.compiled import inlined, lean, njit, unlocked
 from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.budget import schedule
 from papi_env.simulation.serving.drift import drift_factor
 from papi_env.simulation.serving.iteration import charge_causes, iteration
 from papi_env.simulation.serving.observe import observe_env
@@ -23,18 +24,15 @@ from papi_env.simulation.serving.requests import (
     admit,
     arrive,
     find_oldest,
-    groups_of,
-    key_rows_of,
-    pages_of,
     preempt_latest,
     reset_env,
+    survey,
     wait,
 )
 from papi_env.simulation.serving.tables import ServingTables
 from papi_env.simulation.serving.terms import (
     Causes,
     Cost,
-    Decoding,
     Lookups,
     Placement,
     PromptChunk,
@@ -106,30 +104,6 @@ def resolved(e, actions, counters, scalars):
 
 
 @inlined
-def survey(e, tlp, state, scalars):
-    """What decoding attends to, as `Decoding`, and the KV pages in use: of decoding requests and reserved ones."""
-    counters, contexts = state.counters, state.contexts
-    rlp = counters[e, at.RLP]
-    columns = np.int64(scalars[at.GROUP_COLUMNS])
-    context_sum = np.int64(0)
-    group_sum = np.int64(0)
-    group_max = np.int64(0)
-    key_row_sum = np.int64(0)
-    pages = np.int64(0)
-    for i in range(rlp):
-        context = contexts[e, i] + tlp
-        groups = groups_of(context)
-        context_sum += context
-        group_sum += groups
-        group_max = max(group_max, groups)
-        key_row_sum += key_rows_of(groups, columns)
-        pages += pages_of(context, scalars)
-    key_row_max = key_rows_of(group_max, columns)
-    decoding = Decoding(rlp, tlp, context_sum, group_sum, group_max, key_row_sum, key_row_max)
-    return decoding, pages + counters[e, at.PREFILL_PAGES]
-
-
-@inlined
 def fitted(e, tlp, state, scalars):
     """The same, once as many requests are preempted as it takes for the others to fit; one always stays."""
     counters = state.counters
@@ -151,6 +125,7 @@ def chunk_of_prompts(e, state, scalars):
     rows = np.int64(0)
     pairs = np.int64(0)
     read = np.int64(0)
+    ending = np.int64(0)
     k = 0
     while k < counters[e, at.PREFILLING] and rows < room:
         request = state.prefill[e, (counters[e, at.PREFILL_FRONT] + k) % slots]
@@ -159,9 +134,10 @@ def chunk_of_prompts(e, state, scalars):
         pairs += upto * (upto + 1) // 2 - done * (done + 1) // 2
         read += upto
         rows += upto - done
+        ending += np.int64(upto == tokens)
         done = 0
         k += 1
-    return PromptChunk(rows, pairs, read)
+    return PromptChunk(rows, pairs, read, ending, np.int64(k))
 
 
 @inlined
@@ -198,6 +174,12 @@ def run(e, decoding, chunk, placement, state, look, busy):
         none = np.int64(0)
         ran = Ran(none, none, none, none, none, none, none, none)
         return Cost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, none, placement.last_mode, none, ran)
+    if look.grid.shape[0] > 0:
+        most = look.scalars[at.MEASURED_MIXED] if chunk.rows > 0 else look.scalars[at.MEASURED_ALONE]
+        beyond = (
+            decoding.rlp > most or decoding.rlp * decoding.tlp + chunk.rows > look.scalars[at.MEASURED_ROWS]
+        )
+        counters[e, at.BEYOND] += int(beyond)
     slow = slowdowns(e, counters, clocks, look.scalars)
     cost = iteration(decoding, chunk, placement, slow, look, busy)
     if busy[at.BUSY_PU] > 0.0:
@@ -269,10 +251,14 @@ def advance_env(e, actions, state, look, causes, thresholds, scratch):
     good_before = good_tokens(e, counters, scalars)
     counters[e, at.INVALID] += invalid
     running = counters[e, at.RLP] + counters[e, at.PREFILLING]
-    if admission != at.NONE and counters[e, at.QUEUED] > 0 and running < scalars[at.MAX_RUNNING]:
-        admit(e, 1 if admission == at.ONE else state.requests.shape[1], state, scalars)
-    decoding, pages = fitted(e, tlp, state, scalars)
-    chunk = chunk_of_prompts(e, state, scalars)
+    most = 0 if admission == at.NONE else 1 if admission == at.ONE else state.requests.shape[1]
+    if scalars[at.TOKEN_BUDGET] > 0.0:
+        decoding, chunk, pages = schedule(e, tlp, most, state, scalars)
+    else:
+        if most > 0 and counters[e, at.QUEUED] > 0 and running < scalars[at.MAX_RUNNING]:
+            admit(e, most, state, scalars)
+        decoding, pages = fitted(e, tlp, state, scalars)
+        chunk = chunk_of_prompts(e, state, scalars)
 
     cost = run(e, decoding, chunk, placement, state, look, scratch.busy)
     account(e, cost, pages, scratch.busy, counters, clocks)
@@ -333,6 +319,7 @@ def reset_batch(mask, state, tables, observations):
 def step_range(
     start,
     stop,
+    iterations,
     actions,
     autoreset,
     max_steps,
@@ -342,18 +329,21 @@ def step_range(
     final_parts,
     scratch_parts,
 ):
-    """Advance environments `start` to `stop` by one iteration; autoreset and `max_steps` as in `batch.step_batch`.
+    """Advance environments `start` to `stop` by so many iterations, or to the end of their episode.
+
+    Autoreset and `max_steps` are as in `batch.step_batch`. Of several iterations with the same actions rewards add up,
+    and the last is observed.
 
     An episode by requests terminates when each has finished or was refused; one by time is truncated at its
     horizon. `final_parts` takes the last state of environments that reset in the same step.
 
     Tuples have their names in here alone: numba tells the types of plain ones apart in C, of named ones in Python,
-    which took half of a single step. `table_parts` are the plain tuples of all
-    tables but the last, and of that, the arrivals'.
+    which took half of a single step. `table_parts` are the plain tuples of the
+    tables before the arrivals', of those, and of the tables after them.
     """
     state = ServingState(*state_parts)
     final = ServingState(*final_parts)
-    tables = ServingTables(*(table_parts[0] + (ArrivalTables(*table_parts[1]),)))
+    tables = ServingTables(*(table_parts[0] + (ArrivalTables(*table_parts[1]),) + table_parts[2]))
     outcome = Outcome(*outcome_parts)
     scratch = Scratch(*scratch_parts)
     look = Lookups(
@@ -366,6 +356,8 @@ def step_range(
         tables.moves,
         tables.draft,
         tables.scalars,
+        tables.head,
+        tables.grid,
     )
     causes = Causes(tables.fc_causes, tables.attention_causes, tables.draft_causes, tables.term_causes)
     scalars, thresholds = tables.scalars, tables.acceptance
@@ -382,18 +374,20 @@ def step_range(
         elif counters[e, at.DONE] == 1:
             continue
         else:
-            rewards[e] = advance_env(e, actions, state, look, causes, thresholds, scratch)
-            over = counters[e, at.FINISHED] + counters[e, at.REJECTED] == counters[e, at.REQUESTS]
-            terminated[e] = over and not np.isfinite(horizon)
-            late = clocks[e, at.TIME_S] >= horizon
-            late = late or (max_steps > 0 and counters[e, at.ITERATION] >= max_steps)
-            truncated[e] = late and not terminated[e]
-            if terminated[e] or truncated[e]:
-                counters[e, at.DONE] = 1
-                if autoreset == SAME_STEP:
-                    observe_env(e, counters, clocks, scalars, observations)
-                    keep_final(e, state, final, observations, outcome.final_observations)
-                    resets = True
+            for _ in range(iterations):
+                rewards[e] += advance_env(e, actions, state, look, causes, thresholds, scratch)
+                over = counters[e, at.FINISHED] + counters[e, at.REJECTED] == counters[e, at.REQUESTS]
+                terminated[e] = over and not np.isfinite(horizon)
+                late = clocks[e, at.TIME_S] >= horizon
+                late = late or (max_steps > 0 and counters[e, at.ITERATION] >= max_steps)
+                truncated[e] = late and not terminated[e]
+                if terminated[e] or truncated[e]:
+                    counters[e, at.DONE] = 1
+                    break
+            if counters[e, at.DONE] == 1 and autoreset == SAME_STEP:
+                observe_env(e, counters, clocks, scalars, observations)
+                keep_final(e, state, final, observations, outcome.final_observations)
+                resets = True
         if resets:
             counters[e, at.EPISODE] += 1
             reset_env(e, state, tables)

@@ -33,8 +33,9 @@ def observe_env(e, counters, clocks, scalars, observations):
     ttft = scalars[at.TTFT_S]
     observations[e, COLUMN.queued] = squash(counters[e, at.QUEUED] / 16.0)
     observations[e, COLUMN.oldest_wait] = squash((clocks[e, at.TIME_S] - clocks[e, at.HEAD_ARRIVAL_S]) / ttft)
-    observations[e, COLUMN.rlp] = rlp / 256.0
-    observations[e, COLUMN.prefilling] = counters[e, at.PREFILLING] / 256.0
+    # Of more than a preset's requests, and longer chunks, no more than all is seen.
+    observations[e, COLUMN.rlp] = min(rlp / 256.0, 1.0)
+    observations[e, COLUMN.prefilling] = min(counters[e, at.PREFILLING] / 256.0, 1.0)
     observations[e, COLUMN.prefill_backlog] = squash(counters[e, at.PREFILL_BACKLOG] / 2048.0)
     observations[e, COLUMN.running_share] = running / scalars[at.MAX_RUNNING]
     # Without paging there is no end of pages, and the share is 0.
@@ -51,7 +52,7 @@ def observe_env(e, counters, clocks, scalars, observations):
     observations[e, COLUMN.last_prefill_time] = squash(clocks[e, at.LAST_PREFILL_S] / reference)
     observations[e, COLUMN.last_communication] = squash(clocks[e, at.LAST_COMMUNICATION_S] / reference)
     observations[e, COLUMN.last_decoded] = counters[e, at.LAST_DECODED] / max(counters[e, at.LAST_N], 1)
-    observations[e, COLUMN.last_chunk] = counters[e, at.LAST_CHUNK] / 512.0
+    observations[e, COLUMN.last_chunk] = min(counters[e, at.LAST_CHUNK] / 512.0, 1.0)
     feature = COLUMN.last_fc_pu
     for k in range(4):
         last = counters[e, at.LAST_ACTION + k]

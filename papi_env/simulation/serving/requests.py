@@ -15,6 +15,8 @@ from papi_env.simulation.compiled import inlined, lean, njit
 from papi_env.simulation.draws import mix, request_key, request_row
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.draws import draw_arrivals
+from papi_env.simulation.serving.pages import start_pages
+from papi_env.simulation.serving.terms import Decoding
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 _CLASS_STREAM = np.uint64(0xA24BAED4963EE407)
@@ -34,6 +36,8 @@ class ServingState(NamedTuple):
             held, output tokens left, class. keys: uint64 [E, S], of acceptance draws. deadlines: float64 [E, S],
             when the latest token is due.
         prefill: int32 [E, S], a ring of requests in prefill; preempted: int32 [E, S], a stack of requests.
+        found: int32 [E, S], beside `prefill`: tokens that need no processing. free: int32 [E, 2 S + 2, 2], what free
+            pages hold (see `pages`). Without a token budget or prefix caching S is 1 here, and nothing is written.
     """
 
     counters: npt.NDArray[np.int64]
@@ -48,6 +52,8 @@ class ServingState(NamedTuple):
     deadlines: npt.NDArray[np.float64]
     prefill: npt.NDArray[np.int32]
     preempted: npt.NDArray[np.int32]
+    found: npt.NDArray[np.int32]
+    free: npt.NDArray[np.int32]
 
 
 @inlined
@@ -77,6 +83,30 @@ def drawn_class(key, cumulative):
     while kind < cumulative.shape[0] - 1 and uniform >= cumulative[kind]:
         kind += 1
     return kind
+
+
+@inlined
+def survey(e, tlp, state, scalars):
+    """What decoding attends to, as `Decoding`, and the KV pages in use: of decoding requests and reserved ones."""
+    counters, contexts = state.counters, state.contexts
+    rlp = counters[e, at.RLP]
+    columns = np.int64(scalars[at.GROUP_COLUMNS])
+    context_sum = np.int64(0)
+    group_sum = np.int64(0)
+    group_max = np.int64(0)
+    key_row_sum = np.int64(0)
+    pages = np.int64(0)
+    for i in range(rlp):
+        context = contexts[e, i] + tlp
+        groups = groups_of(context)
+        context_sum += context
+        group_sum += groups
+        group_max = max(group_max, groups)
+        key_row_sum += key_rows_of(groups, columns)
+        pages += pages_of(context, scalars)
+    key_row_max = key_rows_of(group_max, columns)
+    decoding = Decoding(rlp, tlp, context_sum, group_sum, group_max, key_row_sum, key_row_max)
+    return decoding, pages + counters[e, at.PREFILL_PAGES]
 
 
 # --- requests come, are admitted, begin to decode, and leave -------------------------------------------
@@ -168,6 +198,35 @@ def begin_decode(e, request, context, generated, state, scalars):
     counters[e, at.GROUP_MAX] = max(counters[e, at.GROUP_MAX], groups_of(context + 1))
 
 
+@inlined
+def next_waiting(e, state):
+    """The request that is admitted next: preempted ones first, then in order of arrival; -1 where none waits."""
+    counters = state.counters
+    stack = counters[e, at.PREEMPTED]
+    if stack > 0:
+        return np.int64(state.preempted[e, stack - 1])
+    if counters[e, at.HEAD] < counters[e, at.ARRIVED]:
+        return np.int64(counters[e, at.HEAD])
+    return np.int64(-1)
+
+
+@lean
+def leave_queue(e, request, state):
+    """`next_waiting` waits no more."""
+    counters, facts = state.counters, state.facts
+    if counters[e, at.PREEMPTED] > 0:
+        counters[e, at.PREEMPTED] -= 1
+    else:
+        head = counters[e, at.HEAD] + 1
+        while head < counters[e, at.ARRIVED] and facts[e, head, at.STATUS] != at.WAITING:
+            head += 1
+        counters[e, at.HEAD] = head
+    counters[e, at.QUEUED] -= 1
+    facts[e, request, at.STATUS] = at.RUNNING
+    if np.isnan(state.moments[e, request, at.ADMITTED_S]):
+        state.moments[e, request, at.ADMITTED_S] = state.clocks[e, at.TIME_S]
+
+
 @lean
 def admit(e, most, state, scalars):
     """Admit up to `most` requests, preempted ones first, then in order of arrival, while slots and pages last."""
@@ -178,29 +237,15 @@ def admit(e, most, state, scalars):
         running = counters[e, at.RLP] + counters[e, at.PREFILLING]
         if running >= scalars[at.MAX_RUNNING]:
             break
-        stack = counters[e, at.PREEMPTED]
-        if stack > 0:
-            request = state.preempted[e, stack - 1]
-        elif counters[e, at.HEAD] < counters[e, at.ARRIVED]:
-            request = counters[e, at.HEAD]
-        else:
+        request = next_waiting(e, state)
+        if request < 0:
             break
         tokens = facts[e, request, at.INPUT] + facts[e, request, at.GENERATED]
         need = pages_of(tokens + 1, scalars)
         used = counters[e, at.PAGE_SUM] + counters[e, at.PREFILL_PAGES]
         if running > 0 and used + need + scalars[at.WATERMARK_PAGES] > scalars[at.TOTAL_PAGES]:
             break
-        if stack > 0:
-            counters[e, at.PREEMPTED] -= 1
-        else:
-            head = counters[e, at.HEAD] + 1
-            while head < counters[e, at.ARRIVED] and facts[e, head, at.STATUS] != at.WAITING:
-                head += 1
-            counters[e, at.HEAD] = head
-        counters[e, at.QUEUED] -= 1
-        facts[e, request, at.STATUS] = at.RUNNING
-        if np.isnan(state.moments[e, request, at.ADMITTED_S]):
-            state.moments[e, request, at.ADMITTED_S] = state.clocks[e, at.TIME_S]
+        leave_queue(e, request, state)
         if scalars[at.PREFILL_ON] > 0.0:
             place = (counters[e, at.PREFILL_FRONT] + counters[e, at.PREFILLING]) % slots
             state.prefill[e, place] = request
@@ -250,16 +295,34 @@ def preempt_latest(e, state, scalars):
 
 
 @inlined
+def move_slot(e, source, target, state):
+    """What slot `source` holds, in slot `target` too."""
+    state.requests[e, target] = state.requests[e, source]
+    state.contexts[e, target] = state.contexts[e, source]
+    state.left[e, target] = state.left[e, source]
+    state.classes[e, target] = state.classes[e, source]
+    state.keys[e, target] = state.keys[e, source]
+    state.deadlines[e, target] = state.deadlines[e, source]
+
+
+@inlined
 def leave_slot(e, i, state):
     """Empty slot i: the last decoding request takes it."""
     last = state.counters[e, at.RLP] - 1
-    state.requests[e, i] = state.requests[e, last]
-    state.contexts[e, i] = state.contexts[e, last]
-    state.left[e, i] = state.left[e, last]
-    state.classes[e, i] = state.classes[e, last]
-    state.keys[e, i] = state.keys[e, last]
-    state.deadlines[e, i] = state.deadlines[e, last]
+    move_slot(e, last, i, state)
     state.counters[e, at.RLP] = last
+
+
+@lean
+def close_gaps(e, state):
+    """Empty the slots of decoding requests that have all their tokens; the others keep their order."""
+    kept = 0
+    for i in range(state.counters[e, at.RLP]):
+        if state.left[e, i] > 0:
+            if kept < i:
+                move_slot(e, i, kept, state)
+            kept += 1
+    state.counters[e, at.RLP] = kept
 
 
 # --- resets --------------------------------------------------------------------------------------------
@@ -300,6 +363,8 @@ def reset_env(e, state, tables):
         counters[e, at.LAST_ACTION + k] = -1
     for unit in range(at.NUM_DRIFTING):
         clocks[e, at.SEEN_DRIFT + unit] = 1.0
+    if scalars[at.PREFIX_CACHING] > 0.0:
+        start_pages(e, state, np.int64(scalars[at.TOTAL_PAGES]))
     arrive(e, state)
     wait(e, state, scalars)
     find_oldest(e, state, counters, clocks)

@@ -65,7 +65,12 @@ LAST_CHUNK = 39  # prompt tokens processed in the last iteration
 QUEUED = 40  # requests waiting: arrived and not rejected, or preempted
 SPLIT_ROWS = 41  # decode rows that ran on FC-PIM in the last iteration
 STALLS = 42  # iterations without work to decode or prefill
-NUM_COUNTERS = 43
+# With a token budget; with prefix caching the pages that are free, in how many parts, and tokens found in them.
+FREE_PAGES = 43
+FREE_PARTS = 44
+FOUND_TOKENS = 45
+BEYOND = 46  # iterations whose times lie beyond what was measured, where tables of a server are used
+NUM_COUNTERS = 47
 
 # --- clocks: float64 [num_envs, NUM_CLOCKS] ---------------------------------------------------------
 TIME_S = 0
@@ -157,7 +162,14 @@ REFERENCE_S = 37  # what times are squashed with: an iteration of a quarter-full
 ONLY_UNIT = 38  # the one unit that runs FC kernels, or -1 where there are both
 PREFILL_ROW_J = 39
 PAGE_LOG2 = 40  # of the tokens of a KV page
-NUM_SCALARS = 41
+TOKEN_BUDGET = 41  # of an iteration, or 0: chunks of prompts beside decode rows
+PREFIX_CACHING = 42
+UNEVEN = 43  # share of what the longest context would cost all requests more than their mean, on the PUs
+# Up to which tables were measured: rows of FC kernels, decoding requests beside a prompt, and those alone.
+MEASURED_ROWS = 44
+MEASURED_MIXED = 45
+MEASURED_ALONE = 46
+NUM_SCALARS = 47
 
 # --- what else takes joules, by cause ----------------------------------------------------------------
 # Of a prompt: each (query, key) pair, each token read, each token processed; and each token that a draft attends to.

@@ -27,7 +27,8 @@ from papi_env.simulation.batch.decode_tables import (
 )
 from papi_env.simulation.prefill import prompt_work
 from papi_env.simulation.serving import state as at
-from papi_env.workload.arrivals import ArrivalTables, build_arrivals
+from papi_env.simulation.serving.measured_tables import as_measured, without_layers
+from papi_env.workload.arrivals import TRACE, ArrivalTables, build_arrivals
 from papi_env.workload.serving import (
     CHUNK_TOKENS,
     DRAFTS,
@@ -63,6 +64,8 @@ class ServingTables(NamedTuple):
             there for look-aheads that know no rates. class_shares: cumulative.
         population: int32 [requests, 2]; trace_lengths, trace_refused: of the arrivals' own rows, if paired.
         scalars: see `serving.state`; descriptors: float32; arrivals: see `workload.arrivals`.
+        head: [tokens, (s, J, J by cause)], LM head and sampler for tokens that are yielded; empty where there is none.
+        grid: attention of the PUs as measured, see `pack_grid`; empty where it was not.
     """
 
     fc_s: FloatArray
@@ -85,6 +88,11 @@ class ServingTables(NamedTuple):
     scalars: FloatArray
     descriptors: npt.NDArray[np.float32]
     arrivals: ArrivalTables
+    head: FloatArray = np.zeros((0, 2 + NUM_CAUSES))
+    grid: FloatArray = np.zeros(0)
+
+
+ARRIVALS = ServingTables._fields.index("arrivals")
 
 
 def build_serving_tables(scenario: Scenario) -> ServingTables:
@@ -96,8 +104,9 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
     serving, model = scenario.serving, scenario.model
     if serving is None or model is None:
         raise ConfigurationError(f"Scenario {scenario.name!r} serves no requests: it has no serving part")
-    system = scenario.system
-    rows = serving.max_running * SPECULATION_LENGTHS[-1] + CHUNK_TOKENS
+    system, layers = without_layers(scenario.system)
+    scenario = scenario.model_copy(update={"system": system})
+    rows = serving.max_running * SPECULATION_LENGTHS[-1] + max(serving.most_prompt_rows, CHUNK_TOKENS)
     fc_s, fc_j, bank_s = _fc(system, model.fc_kernels(), rows)
     draft_causes, drafted_context = _draft_causes(system, serving)
     home = system.unit_of("attention")
@@ -143,12 +152,35 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         arrivals=build_arrivals(serving.arrivals, serving.requests, serving.horizon_s),
         scalars=scalars,
         descriptors=np.zeros(len(at.DESCRIPTOR_NAMES), dtype=np.float32),
+        head=_head(system, model, rows),
     )
+    if layers is not None:
+        tables = tables._replace(**as_measured(tables, layers, system, model))
     scalars[at.REFERENCE_S] = _reference_s(tables, serving)
     scalars[at.REFERENCE_TOKENS] = float(population[:, 1].mean())
     tables.descriptors[:] = _descriptors(scenario, serving, model, scalars)
     freeze(tables)
     return tables
+
+
+def with_requests(
+    tables: ServingTables, arrival_s: FloatArray, lengths: npt.NDArray[np.int32]
+) -> ServingTables:
+    """The tables with these requests in every episode instead of those that the scenario draws.
+
+    Args:
+        tables: of a scenario with as many requests.
+        arrival_s: seconds from an episode's start, float64 [requests], from 0 on and never decreasing.
+        lengths: input and output tokens, [requests, 2].
+    """
+    rows_s, own = np.array(arrival_s, dtype=np.float64), np.array(lengths, dtype=np.int32)
+    assert len(rows_s) == len(own) == tables.arrivals.capacity
+    arrivals = tables.arrivals._replace(kind=TRACE, rows_s=rows_s, start_rows=0, first_row=0)
+    replaced = tables._replace(
+        arrivals=arrivals, trace_lengths=own, trace_refused=np.zeros(len(own), dtype=np.bool_)
+    )
+    freeze(replaced)
+    return replaced
 
 
 def freeze(tables: ServingTables) -> None:
@@ -180,6 +212,18 @@ def _fc(system: System, kernels: tuple[Kernel, ...], rows: int) -> tuple[FloatAr
             size = kernel.weight_bytes + activation_bytes(kernel, counts)
             reading += np.where(counts > 0, kernel.count * size / rate, 0.0)
     return seconds, joules, np.minimum(reading, seconds[PU])
+
+
+def _head(system: System, model: Transformer, tokens: int) -> FloatArray:
+    """[tokens, (s, J, J by cause)] of the LM head; empty where the model has none."""
+    kernel = model.lm_head_kernel()
+    if kernel is None:
+        return ServingTables._field_defaults["head"]
+    table, counts = CostTable(system, (kernel,)), np.arange(tokens + 1)
+    unit = PU if system.can_run("pu", "fc") else FC_PIM
+    seconds, joules = table.cost(0, unit, counts)
+    causes = table.joules_by_cause(0, unit, counts)
+    return np.concatenate([seconds[:, None], joules[:, None], causes], axis=1)
 
 
 def _draft(system: System, serving: Serving, scalars: FloatArray) -> FloatArray:
@@ -267,11 +311,14 @@ def _scalars(scenario: Scenario, serving: Serving, model: Transformer) -> FloatA
     s[at.ALPHA] = CostTable(system, model.fc_kernels()).calibrate_alpha()
     s[at.CONTEXT_LIMIT] = model.context_limit
     s[at.MAX_RUNNING] = serving.max_running
-    pages = _pages(system, model, serving.page_tokens)
+    pages = _pages(system, model, serving)
     s[at.PAGE_LOG2] = serving.page_tokens.bit_length() - 1
     s[at.TOTAL_PAGES] = pages if serving.paging else UNBOUNDED_PAGES
     s[at.WATERMARK_PAGES] = np.ceil(WATERMARK * pages)
-    s[at.CHUNK] = serving.chunk_tokens
+    s[at.CHUNK] = serving.most_prompt_rows
+    s[at.TOKEN_BUDGET] = serving.token_budget or 0
+    s[at.PREFIX_CACHING] = serving.prefix_caching
+    s[at.UNEVEN] = serving.uneven_contexts
     s[at.TTFT_S], s[at.TPOT_S] = serving.objectives.ttft_s, serving.objectives.tpot_s
     s[at.HORIZON_S] = np.inf if serving.horizon_s is None else serving.horizon_s
     s[at.OVERHEAD_S] = model.layers * system.layer_overhead_s
@@ -294,13 +341,19 @@ def _scalars(scenario: Scenario, serving: Serving, model: Transformer) -> FloatA
     return s
 
 
-def _pages(system: System, model: Transformer, page_tokens: int) -> int:
-    """KV pages that the stacks hold, beside the weights where they share them. Refuses weights that do not fit."""
-    system.check_capacity(model.weight_bytes, 0)
+def _pages(system: System, model: Transformer, serving: Serving) -> int:
+    """KV pages that there are: what was said, or what the stacks hold beside the weights where they share them.
+
+    Refuses weights and pages that do not fit.
+    """
+    size = model.kv_bytes_per_token
+    system.check_capacity(model.weight_bytes, (serving.kv_tokens or 0) * size)
+    if serving.kv_tokens is not None:
+        return serving.kv_tokens // serving.page_tokens
     capacity = system.kv_capacity_bytes
     if capacity is None:
         capacity = system.weight_capacity_bytes - model.weight_bytes
-    return int(capacity // (page_tokens * model.kv_bytes_per_token))
+    return int(capacity // (serving.page_tokens * size))
 
 
 def _prefill(system: System, model: Transformer, s: FloatArray) -> None:

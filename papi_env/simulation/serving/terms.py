@@ -31,11 +31,18 @@ class Decoding(NamedTuple):
 
 
 class PromptChunk(NamedTuple):
-    """The prompt tokens of an iteration: tokens, (query, key) pairs, and tokens read; int64."""
+    """The prompt tokens of an iteration; int64.
+
+    Attributes:
+        rows: tokens. pairs: (query, key) pairs. context: tokens read.
+        ending: prompts that end in it, and so yield a token. prompts: that it has tokens of.
+    """
 
     rows: Count
     pairs: Count
     context: Count
+    ending: Count = 0
+    prompts: Count = 1
 
 
 class Placement(NamedTuple):
@@ -76,6 +83,8 @@ class Lookups(NamedTuple):
     moves: FloatArray
     draft: FloatArray
     scalars: FloatArray
+    head: FloatArray
+    grid: FloatArray
 
     @staticmethod
     def of(tables: Any) -> Lookups:

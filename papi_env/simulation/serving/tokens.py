@@ -7,10 +7,12 @@ import numpy as np
 from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.draws import draft_draw
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.pages import NOBODY, give_back
 from papi_env.simulation.serving.requests import (
     MISSED,
     UNBORN,
     begin_decode,
+    close_gaps,
     finish,
     first_deadline,
     groups_of,
@@ -130,6 +132,13 @@ def average_in(e, clock, seen, clocks):
 
 
 @inlined
+def leave_pages(e, tokens, state, scalars):
+    """A request that is done gives its pages back, whose content nobody asks for."""
+    if scalars[at.PREFIX_CACHING] > 0.0:
+        give_back(e, NOBODY, pages_of(tokens, scalars), state)
+
+
+@inlined
 def decode_tokens(e, decoding, state, thresholds, scalars, scratch):
     """Advance the requests of an iteration that has just ended; those with all tokens leave.
 
@@ -141,7 +150,13 @@ def decode_tokens(e, decoding, state, thresholds, scalars, scratch):
     accepted = accept_drafts(e, rlp, drafted, state, thresholds, gains, scratch.limits)
     decoded, leaving = gain_tokens(e, rlp, state, gains)
     on_time = keep_pace(e, rlp, state, gains, scalars)
-    if leaving > 0:
+    if leaving > 0 and scalars[at.TOKEN_BUDGET] > 0.0:
+        for i in range(rlp):
+            if left[e, i] == 0:
+                leave_pages(e, state.contexts[e, i], state, scalars)
+                finish(e, state.requests[e, i], state, scalars)
+        close_gaps(e, state)
+    elif leaving > 0:
         i = 0
         while i < counters[e, at.RLP]:
             if left[e, i] > 0:
@@ -183,7 +198,12 @@ def prefill_tokens(e, rows, state, scalars):
         counters[e, at.PREFILL_DONE] = 0
         counters[e, at.PREFILL_FRONT] = (front + 1) % slots
         counters[e, at.PREFILLING] -= 1
-        counters[e, at.PREFILL_PAGES] -= pages_of(tokens + 1, scalars)
+        if scalars[at.TOKEN_BUDGET] > 0.0:
+            counters[e, at.PREFILL_PAGES] -= pages_of(tokens, scalars)
+            if counters[e, at.PREFILLING] > 0:
+                counters[e, at.PREFILL_DONE] = state.found[e, counters[e, at.PREFILL_FRONT]]
+        else:
+            counters[e, at.PREFILL_PAGES] -= pages_of(tokens + 1, scalars)
         generated = facts[e, request, at.GENERATED] + 1
         facts[e, request, at.GENERATED] = generated
         counters[e, at.TOKENS] += 1
@@ -197,6 +217,8 @@ def prefill_tokens(e, rows, state, scalars):
         if state.clocks[e, at.TIME_S] <= due:
             counters[e, at.ON_TIME_TOKENS] += 1
         if generated == facts[e, request, at.OUTPUT]:
+            if scalars[at.TOKEN_BUDGET] > 0.0:
+                leave_pages(e, tokens, state, scalars)
             finish(e, request, state, scalars)
         else:
             begin_decode(e, request, tokens, generated, state, scalars)
