@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numba
 import numba.core.config
@@ -96,22 +96,37 @@ def _forget_others(folder: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-_FOLDER = cache_folder(cache_homes(), digest_of(sources()))
+Decorator: TypeAlias = Callable[[Callable[..., Any]], Any]
 
 
-def _compile(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    def decorate(function: Callable[..., Any]) -> Any:
-        # numba chooses the place of a cache when a function is decorated.
-        before = _config.CACHE_DIR
-        _config.CACHE_DIR = before if _FOLDER is None else str(_FOLDER)
-        try:
-            return numba.njit(cache=_FOLDER is not None, error_model="numpy", **options)(function)
-        finally:
-            _config.CACHE_DIR = before
+class Compiler:
+    """Decorators whose compiled functions are kept in one folder.
 
-    return decorate
+    Args:
+        also: files that compiled code is made from, beside those of this room: where code of another room is compiled,
+            all of what it takes functions and constants from.
+    """
+
+    def __init__(self, also: Iterable[Path] = ()) -> None:
+        self._folder = cache_folder(cache_homes(), digest_of([*sources(), *sorted(also)]))
+
+    def __call__(self, *, kept: bool = True, **options: Any) -> Decorator:
+        """A decorator by numba's options; `kept` says whether what it compiles goes into the cache by itself."""
+
+        def decorate(function: Callable[..., Any]) -> Any:
+            # numba chooses the place of a cache when a function is decorated.
+            before = _config.CACHE_DIR
+            cached = kept and self._folder is not None
+            _config.CACHE_DIR = before if self._folder is None else str(self._folder)
+            try:
+                return numba.njit(cache=cached, error_model="numpy", **options)(function)
+            finally:
+                _config.CACHE_DIR = before
+
+        return decorate
 
 
+_compile = Compiler()
 # For functions that create arrays.
 njit = _compile()
 # For all others. Without numba's run-time, arrays are borrowed from the caller: counting references to them, in a
@@ -122,5 +137,8 @@ lean = _compile(_nrt=False)
 inlined = _compile(_nrt=False, forceinline=True)
 # For steps that Python's own threads share: they run without the interpreter's lock.
 unlocked = _compile(_nrt=False, nogil=True)
+# For helpers that are made around compiled functions: they have no name under which a cache would find them in another
+# process, so what is compiled is kept with the function that calls them.
+woven = _compile(kept=False, _nrt=False)
 # For loops over `numba.prange`.
 parallel = _compile(parallel=True)
