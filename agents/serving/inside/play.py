@@ -18,7 +18,7 @@ from agents.serving.inside.seen import see
 from agents.serving.inside.tuned import ACCEPTANCE, greedy, heuristic
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.rollout import roller
+from papi_env.simulation.serving.rolling import roller
 from papi_env.simulation.serving.terms import Lookups
 
 # From ESTIMATING on, kinds have estimates of drafts and prompts.

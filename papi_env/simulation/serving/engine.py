@@ -115,7 +115,7 @@ class ServingEngine(Engine[ServingState]):
         scratch = list(zip(self._busy, self._gains, self._limits, strict=True))
         bounds = [self.num_envs * k // threads for k in range(threads + 1)]
         if threads == 1:
-            advance(*bounds, scratch[0])
+            advance(0, self.num_envs, scratch[0])
             return
         # numba's own threads take no nested tuples such as the tables are.
         shares = [
