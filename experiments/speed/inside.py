@@ -18,7 +18,8 @@ from experiments.speed.measure import SERVING, Rates, full_machine
 from experiments.speed.parts import Effort, Findings, Ratio, Say
 from papi_env.envs.serving import ServingVectorEnv
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.engine import ServingEngine, ServingState
+from papi_env.simulation.serving.engine import ServingEngine
+from papi_env.simulation.serving.requests import ServingState
 from papi_env.simulation.serving.rollout import roll
 
 # The cheapest of the compiled policies: with it copies weigh most.
@@ -82,13 +83,13 @@ def forks(found: Findings, effort: Effort) -> None:
     memory = np.zeros((count, NUM_MEMORY))
     policy = rule.compiled(memory)[:]
     roll(engine, play_range, policy, steps=effort.fill_steps)
-    begin = ServingState._make(array.copy() for array in engine.state)
+    begin = [array.copy() for array in engine.state]
     seen = engine.observations.copy()
     scratch = engine.fork(0, count)
 
     def restore() -> None:
-        for array, then in zip(engine.state, begin, strict=True):
-            array[:] = then
+        for name, then in zip(ServingState._fields, begin, strict=True):
+            getattr(engine.state, name)[:] = then
         engine.observations[:] = seen
 
     def plain() -> int:
