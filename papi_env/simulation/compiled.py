@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -96,37 +97,38 @@ def _forget_others(folder: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
+_FOLDER = cache_folder(cache_homes(), digest_of(sources()))
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Any]
 
 
-class Compiler:
-    """Decorators whose compiled functions are kept in one folder.
+def _decorator(folder: Path | None, **options: Any) -> Decorator:
+    """Compiles with options of numba's, into the folder; None where nothing is to be kept."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        # numba chooses the place of a cache when a function is decorated.
+        before = _config.CACHE_DIR
+        _config.CACHE_DIR = before if folder is None else str(folder)
+        try:
+            return numba.njit(cache=folder is not None, error_model="numpy", **options)(function)
+        finally:
+            _config.CACHE_DIR = before
+
+    return decorate
+
+
+def _compile(**options: Any) -> Decorator:
+    return _decorator(_FOLDER, **options)
+
+
+def compiler(also: Iterable[Path]) -> Callable[..., Decorator]:
+    """What makes decorators for compiled code of another room, from options of numba's.
 
     Args:
-        also: files that compiled code is made from, beside those of this room: where code of another room is compiled,
-            all of what it takes functions and constants from.
+        also: the files of that room that its compiled code is made from; a change of any starts a new folder, too.
     """
-
-    def __init__(self, also: Iterable[Path] = ()) -> None:
-        self._folder = cache_folder(cache_homes(), digest_of([*sources(), *sorted(also)]))
-
-    def __call__(self, *, kept: bool = True, **options: Any) -> Decorator:
-        """A decorator by numba's options; `kept` says whether what it compiles goes into the cache by itself."""
-
-        def decorate(function: Callable[..., Any]) -> Any:
-            # numba chooses the place of a cache when a function is decorated.
-            before = _config.CACHE_DIR
-            cached = kept and self._folder is not None
-            _config.CACHE_DIR = before if self._folder is None else str(self._folder)
-            try:
-                return numba.njit(cache=cached, error_model="numpy", **options)(function)
-            finally:
-                _config.CACHE_DIR = before
-
-        return decorate
+    return partial(_decorator, cache_folder(cache_homes(), digest_of([*sources(), *sorted(also)])))
 
 
-_compile = Compiler()
 # For functions that create arrays.
 njit = _compile()
 # For all others. Without numba's run-time, arrays are borrowed from the caller: counting references to them, in a
@@ -139,6 +141,6 @@ inlined = _compile(_nrt=False, forceinline=True)
 unlocked = _compile(_nrt=False, nogil=True)
 # For helpers that are made around compiled functions: they have no name under which a cache would find them in another
 # process, so what is compiled is kept with the function that calls them.
-woven = _compile(kept=False, _nrt=False)
+woven = _decorator(None, _nrt=False)
 # For loops over `numba.prange`.
 parallel = _compile(parallel=True)

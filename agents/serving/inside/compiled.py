@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from papi_env.simulation.compiled import Compiler
+from papi_env.simulation.compiled import compiler
 
-_compile = Compiler(Path(__file__).resolve().parent.glob("*.py"))
+_compile = compiler(Path(__file__).resolve().parent.glob("*.py"))
 # As in `papi_env.simulation.compiled`.
 inlined = _compile(_nrt=False, forceinline=True)
 unlocked = _compile(_nrt=False, nogil=True)
