@@ -10,8 +10,12 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from agents.policy import Policy
+from agents.serving.inside.memory import NUM_MEMORY
+from agents.serving.inside.play import play_range
+from agents.serving.rules import compiled_rule
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
+from papi_env.simulation.serving.rollout import roll
 
 
 def evaluate(
@@ -19,6 +23,7 @@ def evaluate(
     env: ProblemVectorEnv,
     seeds: Sequence[int],
     watch: Callable[[ProblemVectorEnv], None] | None = None,
+    inside: bool = True,
 ) -> dict[str, npt.NDArray[Any]]:
     """Metrics of one episode per seed, arrays [len(seeds)] named in `papi_env.simulation.batch.engine.METRIC_NAMES`.
 
@@ -28,6 +33,8 @@ def evaluate(
             episodes wait for the longest.
         seeds: seeds of the episodes.
         watch: called with `env` after the reset and after every step, to look on.
+        inside: play a compiled rule in the engine's compiled loop, where nobody looks on and the environment is not
+            strict: the same results, to the last bit, in a fraction of the time.
     """
     if env.num_envs != len(seeds):
         raise ConfigurationError(f"{len(seeds)} seeds for {env.num_envs} environments")
@@ -41,6 +48,10 @@ def evaluate(
     observations, _ = env.reset(seed=list(seeds))
     if watch is not None:
         watch(env)
+    rule = compiled_rule(policy) if inside and watch is None and not env.strict else None
+    if rule is not None:
+        roll(env.engine, play_range, rule.compiled(np.zeros((env.num_envs, NUM_MEMORY)))[:])
+        return env.metrics()
     state: Any = None
     episode_start = np.ones(env.num_envs, dtype=np.bool_)
     done = np.zeros(env.num_envs, dtype=np.bool_)

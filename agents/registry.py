@@ -157,6 +157,11 @@ class ByProblem:
         self._batch, self._serving = batch, serving
         self._playing: Policy | None = None
 
+    @property
+    def playing(self) -> Policy | None:
+        """The class that plays; None before an environment was bound."""
+        return self._playing
+
     def bind(self, env: Any) -> None:
         """Choose the class and bind it."""
         problem = getattr(env, "unwrapped", env)

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from agents.policy import Actions
-from agents.serving.tuned import Estimates, Range, RuleParameters, TunedRule, geometric
-from agents.serving.view import IntArray, ServingView
+from agents.serving.inside.memory import NUM_MEMORY
+from agents.serving.inside.play import HEURISTIC, CompiledPolicy
+from agents.serving.inside.tuned import ACCEPTANCE
+from agents.serving.tuned import Range, RuleParameters, TunedRule
 from papi_env.kernel import FloatArray
-from papi_env.simulation.serving import state as at
-from papi_env.workload.serving import SPECULATION_LENGTHS
 
 PARAMETER_FILE = Path(__file__).with_suffix(".json")
 
@@ -101,53 +99,17 @@ class ServingHeuristic(TunedRule[Parameters]):
     * Overlap: from a sum of contexts on, which is what attention time grows with.
     """
 
+    code = HEURISTIC
+    remembers = True
     kind = Parameters
     file = PARAMETER_FILE
     ranges = RANGES
 
-    def choose(self, view: ServingView, state: Any, episode_start: Any) -> tuple[Actions, Any]:
-        """Apply the rule. State: `Estimates`."""
-        state = Estimates(len(view.rlp)) if state is None else state
-        acceptance, prompt = state.update(view, episode_start)
-        actions = self.rule(view, acceptance, prompt)
-        state.decided(view, actions[:, at.ADMISSION] == at.ALL)
-        return actions, state
+    def _row(self, given: Parameters) -> list[float]:
+        return [*super()._row(given), np.nan]
 
-    def rule(self, view: ServingView, acceptance: FloatArray, prompt: FloatArray | None = None) -> Actions:
-        """The four choices, [num_envs, 4].
-
-        Args:
-            view: what is observed.
-            acceptance: the chance that a drafted token passes, [num_envs].
-            prompt: tokens of a prompt on average, [num_envs]; by default a full chunk.
-        """
-        p, rlp, backlog = self._p, view.rlp, view.backlog
-        alpha = min(max(self.env.alpha, 1.0), float(self.tables.fc_s.shape[1]))
-
-        room = (backlog < p.admit_backlog) & (view.feature("kv_use") < p.kv_limit)
-        admission = np.where(room & self.admits(view), at.ALL, at.NONE)
-
-        prompt = np.full(len(rlp), Estimates.chunk_tokens(view)) if prompt is None else prompt
-        beside = Estimates.coming_chunk(view, admission == at.ALL, prompt) > p.small_chunk
-        limit = np.where(beside, p.rows_beside, p.rows) * alpha
-        length = self._speculation(rlp, limit, acceptance)
-        n = rlp * np.array(SPECULATION_LENGTHS)[length]
-        drift = view.drift
-        alpha = alpha * (drift[:, at.PU] / drift[:, at.FC_PIM]) ** p.drift
-        pim = np.where(beside, p.pim_beside, p.pim_alone) * alpha
-        split = np.where(beside, p.split_beside, p.split_alone) * alpha
-        unit = np.where(n <= pim, at.FC_PIM, np.where(n <= split, at.SPLIT, at.PU))
-        overlap = (rlp > 1) & (rlp * view.mean_context >= p.overlap_tokens)
-        return np.stack([unit, length, admission, overlap], axis=1).astype(np.int64)
-
-    def _speculation(self, rlp: IntArray, limit: FloatArray, acceptance: FloatArray) -> IntArray:
-        """Index of the speculation length, [num_envs]."""
-        length = np.zeros(len(rlp), dtype=np.int64)
-        going = np.ones(len(rlp), dtype=np.bool_)
-        tokens = np.ones(len(rlp))
-        for k, t in enumerate(SPECULATION_LENGTHS[1:], start=1):
-            gained = geometric(acceptance, t)
-            going &= (rlp * t <= limit) & (gained >= self._p.gain * tokens)
-            length[going] = k
-            tokens = gained
-        return length
+    def knowing(self, acceptance: FloatArray) -> CompiledPolicy:
+        """The compiled policy where the chance that a draft passes is known, [num_envs], and prompts fill a chunk."""
+        policy = self.compiled(np.zeros((len(acceptance), NUM_MEMORY)))
+        policy.parameters[:, ACCEPTANCE] = acceptance
+        return policy

@@ -10,17 +10,18 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from agents.policy import Actions, Observations
+from agents.serving.estimates import Estimates
 from agents.serving.greedy import GreedyParameters, ProfileGreedy
+from agents.serving.inside.play import play_range
 from agents.serving.rules import ServingRule
-from agents.serving.tuned import Estimates
 from papi_env.envs.problem import Problem
 from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
+from papi_env.simulation.serving.rollout import roll
 
 # Candidates about the tuned parameters. chosen: from prompts that count for little to prompts first; the pace that was
 # tuned and a strict one; admission as tuned, and of everyone at once.
@@ -99,15 +100,8 @@ class ServingPortfolio(ServingRule):
         """
         copies = len(self.candidates)
         twin = engine.fork(env, copies, self._scratch)
-        known = Estimates(copies) if estimates is None else estimates.repeated(env, copies)
-        first: npt.NDArray[np.bool_] = np.full(copies, start)
-        total = np.zeros(copies)
-        while (going := twin.counters[:, at.DONE] == 0).any():
-            twin.actions[:], known = self._tried.act(twin.observations, known, first)
-            twin.advance()
-            total[going] += twin.rewards[going]
-            first = np.zeros(copies, dtype=np.bool_)
-        return total
+        known = Estimates(copies) if estimates is None or start else estimates.repeated(env, copies)
+        return roll(twin, play_range, self._tried.compiled(known.memory)[:]).returns
 
 
 class _Followed:

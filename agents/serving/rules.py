@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from agents.policy import Actions, Observations, RulePolicy
-from agents.serving.view import IntArray, ServingView
+from agents.serving.estimates import Estimates
+from agents.serving.inside.memory import NUM_MEMORY
+from agents.serving.inside.play import FIXED, PREFILL_THRESHOLD, THRESHOLD, CompiledPolicy, decide_all
+from agents.serving.view import ServingView, as_compiled
 from papi_env.envs.problem import Problem
 from papi_env.envs.serving import JOINT_ACTIONS, ServingProblem
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.tables import ServingTables
+from papi_env.simulation.serving.terms import Lookups
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 
@@ -58,9 +62,59 @@ class ServingRule(RulePolicy):
         actions[idle, at.ADMISSION] = at.ONE
         return actions
 
-    def fc_s(self, unit: int, rows: npt.NDArray[Any]) -> FloatArray:
-        """Profiled seconds of all FC kernels with so many rows on the PUs (0) or FC-PIM (1)."""
-        return self.tables.fc_s[unit, np.minimum(rows, self.tables.fc_s.shape[1] - 1)]
+
+class CompiledRule(ServingRule):
+    """A rule whose decisions are compiled, so that whole episodes can be played inside; see `agents.serving.inside`.
+
+    Subclasses say which kind of compiled policy it is, and its parameters.
+
+    Attributes:
+        code: the kind, of `inside.play`.
+        remembers: whether it learns from one decision to the next; its state is `Estimates` then.
+    """
+
+    code: ClassVar[int]
+    remembers: ClassVar[bool] = False
+    # What the kind chooses among, int64 [options, 4], where it does.
+    _options: npt.NDArray[np.int64] = np.zeros((1, len(at.NVEC)), dtype=np.int64)
+
+    def _read_profile(self, env: Problem) -> None:
+        super()._read_profile(env)
+        self._look = tuple(Lookups.of(self.tables))
+        self._busy = np.zeros(at.NUM_RESOURCES)
+
+    def rows(self, num_envs: int) -> FloatArray:
+        """The parameters, float64 [num_envs, columns of the kind]."""
+        raise ConfigurationError(f"{type(self).__name__} defines no rows()")
+
+    def compiled(self, memory: FloatArray) -> CompiledPolicy:
+        """The policy for compiled loops over as many environments as `memory` has rows; zeros know nothing."""
+        return CompiledPolicy(self.code, self.rows(len(memory)), self._options, memory)
+
+    def act(self, observations: Observations, state: Any, episode_start: Any) -> tuple[Actions, Any]:
+        """Int64 actions [num_envs, 4], all of them valid. State: `Estimates`, which is changed, or as it came."""
+        if self.remembers:
+            state = Estimates(len(observations)) if state is None else state
+            memory = state.memory
+            memory[episode_start] = 0.0
+        else:
+            memory = np.zeros((len(observations), NUM_MEMORY))
+        actions = np.zeros((len(observations), len(at.NVEC)), dtype=np.int64)
+        seen = as_compiled(observations, np.float32)
+        decide_all(self.compiled(memory)[:], seen, self._look, actions, self._busy)
+        return actions, state
+
+
+def compiled_rule(policy: Any) -> CompiledRule | None:
+    """The compiled rule that a bound policy plays; None where it decides in Python."""
+    # A registered name may stand for one class a problem.
+    playing = getattr(policy, "playing", policy)
+    if not isinstance(playing, CompiledRule):
+        return None
+    own = type(playing)
+    # A subclass may decide otherwise.
+    same = own.act is CompiledRule.act and own.predict is CompiledRule.predict
+    return playing if same else None
 
 
 def _index(speculation: int) -> int:
@@ -68,7 +122,7 @@ def _index(speculation: int) -> int:
     return lookup("speculation length", str(speculation), lengths)
 
 
-class ServingThreshold(ServingRule):
+class ServingThreshold(CompiledRule):
     """PAPI's scheduler as published: FC kernels on the PUs when RLP x TLP exceeds α, else on FC-PIM.
 
     The paper schedules FC kernels alone. The rest is the usual practice of serving systems: one fixed
@@ -78,19 +132,14 @@ class ServingThreshold(ServingRule):
         speculation: tokens verified per request, 1, 2, 4 or 8.
     """
 
+    code = THRESHOLD
+
     def __init__(self, speculation: int = 1) -> None:
         self.speculation = _index(speculation)
 
-    def choose(self, view: ServingView, state: Any, episode_start: Any) -> tuple[Actions, Any]:
-        """Compare n with α."""
-        actions = np.zeros((len(view.rlp), len(at.NVEC)), dtype=np.int64)
-        actions[:, at.SPECULATION] = self.speculation
-        actions[:, at.ADMISSION] = at.ALL
-        actions[:, at.FC], state = self._unit(view, view.rlp * SPECULATION_LENGTHS[self.speculation], state)
-        return actions, state
-
-    def _unit(self, view: ServingView, n: IntArray, state: Any) -> tuple[IntArray, Any]:
-        return np.where(n > self.env.alpha, at.PU, at.FC_PIM), state
+    def rows(self, num_envs: int) -> FloatArray:
+        """The index of its speculation length."""
+        return np.full((num_envs, 1), float(self.speculation))
 
 
 class ServingPrefillThreshold(ServingThreshold):
@@ -102,20 +151,10 @@ class ServingPrefillThreshold(ServingThreshold):
     row buffers max(FC_pu(c), FC_pim(n)). Without a chunk it is PAPI's rule.
     """
 
-    def _unit(self, view: ServingView, n: IntArray, state: Any) -> tuple[IntArray, Any]:
-        scalars, tables = self.tables.scalars, self.tables
-        chunk = view.coming_chunk
-        on_pim = self.fc_s(at.FC_PIM, n)
-        if not scalars[at.DUAL_BUFFERS]:
-            switching = scalars[at.SWITCHES_PER_SPLIT] * scalars[at.SWITCH_S]
-            on_pim = on_pim + tables.bank_s[chunk] + switching
-        together = self.fc_s(at.PU, n + chunk)
-        beside = np.maximum(self.fc_s(at.PU, chunk), on_pim)
-        unit = np.where(beside < together, at.FC_PIM, at.PU)
-        return np.where(chunk > 0, unit, np.where(n > self.env.alpha, at.PU, at.FC_PIM)), state
+    code = PREFILL_THRESHOLD
 
 
-class ServingFixed(ServingRule):
+class ServingFixed(CompiledRule):
     """One joint action throughout; what it names must exist in the system.
 
     Args:
@@ -124,6 +163,8 @@ class ServingFixed(ServingRule):
         admission: "none", "one" or "all"; with "none" one is admitted where nothing runs.
         overlap: "off" or "on".
     """
+
+    code = FIXED
 
     def __init__(
         self, unit: str | None = None, speculation: int = 1, admission: str = "all", overlap: str = "off"
@@ -153,9 +194,15 @@ class ServingFixed(ServingRule):
                 "expected overlap 'off'"
             )
 
-    def choose(self, view: ServingView, state: Any, episode_start: Any) -> tuple[Actions, Any]:
-        """Always the same."""
-        return np.repeat(self.action[None], len(view.rlp), axis=0), state
+    def rows(self, num_envs: int) -> FloatArray:
+        """The four choices."""
+        return np.repeat(self.action[None].astype(np.float64), num_envs, axis=0)
+
+
+def fixed_policy(actions: Actions) -> CompiledPolicy:
+    """A compiled policy that plays a joint action of its own in every environment, throughout."""
+    memory = np.zeros((len(actions), NUM_MEMORY))
+    return CompiledPolicy(FIXED, actions.astype(np.float64), CompiledRule._options, memory)
 
 
 def fixed_name(action: npt.NDArray[np.int64]) -> str:

@@ -7,13 +7,14 @@ import numpy as np
 from agents.policy import Actions
 from agents.serving.belief import imagine
 from agents.serving.heuristic import ServingHeuristic
+from agents.serving.inside.play import play_range
 from agents.serving.oracles import LookAhead
-from agents.serving.view import ServingView
 from papi_env.envs.problem import Problem
 from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
+from papi_env.simulation.serving.rollout import roll
 
 # A late request can catch up by decoding faster than its objective: by this share of the objective's time for
 # its remaining tokens. chosen: a half, twice as fast; range 0.1-0.9.
@@ -70,16 +71,11 @@ class ServingSearch(LookAhead):
         """Gain in worth per second of work after each option, [options]."""
         twin = self._future(engine, env, len(options))
         samples = twin.num_envs // len(options)
-        twin.actions[:] = np.repeat(options, samples, axis=0)
-        acceptance = np.full(twin.num_envs, self._acceptance[env])
         before = worth(twin, self._prompt_weight)
         start = twin.clocks[:, at.TIME_S] - twin.clocks[:, at.IDLE_S]
-        for _ in range(min(HOLD, iterations)):
-            twin.advance()
-        for _ in range(iterations - HOLD):  # none where the look is shorter
-            view = ServingView(twin.observations, self.tables.scalars)
-            twin.actions[:] = self._base.mended(self._base.rule(view, acceptance), view)
-            twin.advance()
+        base = self._base.knowing(np.full(twin.num_envs, self._acceptance[env]))
+        first = np.repeat(options, samples, axis=0)
+        roll(twin, play_range, base[:], first=first, hold=HOLD, steps=iterations)
         gain = worth(twin, self._prompt_weight) - before
         work = twin.clocks[:, at.TIME_S] - twin.clocks[:, at.IDLE_S] - start
         return gain.reshape(-1, samples).sum(axis=1) / np.maximum(

@@ -16,7 +16,8 @@ from agents.learned.distilled import DistilledPolicy
 from agents.learned.policy import LearnedPolicy
 from agents.registry import make_policy
 from agents.serving.bounds import serving_bounds
-from agents.serving.rules import fixed_name
+from agents.serving.inside.play import play_range
+from agents.serving.rules import ServingFixed, fixed_name, fixed_policy
 from experiments.arena.entries import (
     BEST_FIXED,
     BEST_THRESHOLD,
@@ -37,6 +38,7 @@ from papi_env.errors import ConfigurationError
 from papi_env.scenario import Scenario
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
+from papi_env.simulation.serving.rollout import roll
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 Watch = Callable[[ProblemVectorEnv], None]
@@ -183,10 +185,12 @@ def make_env(problem: str, scenario: Scenario, num_envs: int, **options: Any) ->
 
 
 def warm(problem: str, scenario: Scenario) -> None:
-    """Have a step compiled, before a clock starts or processes that would all compile it."""
+    """Have a step compiled, and a loop of steps, before a clock starts or processes that would all compile it."""
     env = make_env(problem, scenario, 1)
     env.reset(seed=0)
     env.step(np.zeros((1, *(env.single_action_space.shape or ())), dtype=np.int64))
+    if problem == SERVING:
+        evaluate(ServingFixed(), make_env(problem, scenario, 1, max_episode_steps=1), (0,))
 
 
 def rejections(engine: ServingEngine) -> dict[str, npt.NDArray[Any]]:
@@ -230,9 +234,7 @@ def best_fixed(scenario: Scenario, seeds: Sequence[int] = SELECTION_SEEDS) -> st
     """The name of the fixed joint action with the highest mean return on `seeds`, all tried at once."""
     count = len(JOINT_ACTIONS)
     engine = _engine_of(scenario, np.repeat(seeds, count).tolist())
-    engine.actions[:] = np.tile(JOINT_ACTIONS, (len(seeds), 1))
-    while (engine.counters[:, at.DONE] == 0).any():
-        engine.advance()
+    roll(engine, play_range, fixed_policy(np.tile(JOINT_ACTIONS, (len(seeds), 1)))[:])
     returns = engine.clocks[:, at.RETURN].reshape(len(seeds), count).mean(axis=0)
     scalars = engine.tables.scalars
     has = np.ones(count, dtype=np.bool_)

@@ -43,6 +43,9 @@ class Effort:
     concurrent: int = 64
     serving_requests: int = 512
     """Of an episode. Long enough that no machine drains while it is measured."""
+    fill_steps: int = 400
+    """Steps until a serving machine is full, before it is forked."""
+    evaluated_envs: int = 64
     sweep_requests: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
     sweep_tlp: tuple[int, ...] = (1, 2, 4, 8)
     sweep_sizes: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
@@ -61,6 +64,8 @@ QUICK = Effort(
     serving_envs=4,
     concurrent=8,
     serving_requests=64,
+    fill_steps=20,
+    evaluated_envs=2,
     sweep_requests=(4, 16),
     sweep_tlp=(1, 4),
     sweep_sizes=(1, 16),

@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from experiments.speed import parts, runs
+from experiments.speed import inside, parts, runs
 from experiments.speed.measure import pinned
 from experiments.speed.parts import QUICK, Effort, Findings, Ratio, Row, Say
 from experiments.speed.targets import PARTS, TARGETS
@@ -27,7 +27,7 @@ def measure_part(found: Findings, name: str, quick: bool, say: Say) -> int | Non
 
 def _part(name: str, quick: bool) -> Callable[[Findings, Effort, Say], None]:
     if name not in ("ppo", "target"):
-        module = runs if name in ("grid", "startup") else parts
+        module = inside if name == "inside" else runs if name in ("grid", "startup") else parts
         measured: Callable[[Findings, Effort, Say], None] = getattr(module, name)
         return measured
     # Only these need torch.

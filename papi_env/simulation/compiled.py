@@ -19,8 +19,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numba
 import numba.core.config
@@ -141,25 +142,41 @@ class Cache(FunctionCache):
 
 
 _FOLDER = cache_folder(cache_homes(), digest_of(sources()))
+Decorator: TypeAlias = Callable[[Callable[..., Any]], Any]
 
 
-def _compile(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+def _decorator(folder: Path | None, **options: Any) -> Decorator:
+    """Compiles with options of numba's, into the folder; None where nothing is to be kept."""
+
     def decorate(function: Callable[..., Any]) -> Any:
         # numba chooses the place of a cache when a function is decorated.
         before = _config.CACHE_DIR
-        _config.CACHE_DIR = before if _FOLDER is None else str(_FOLDER)
+        _config.CACHE_DIR = before if folder is None else str(folder)
         try:
             compiled = numba.njit(error_model="numpy", **options)(function)
             if _config.DISABLE_JIT:
                 # Python's own numbers of numpy warn where products wrap around, which hashes are meant to.
                 return np.errstate(over="ignore")(function)
-            if _FOLDER is not None:
+            if folder is not None:
                 compiled._cache = Cache(function)
             return compiled
         finally:
             _config.CACHE_DIR = before
 
     return decorate
+
+
+def _compile(**options: Any) -> Decorator:
+    return _decorator(_FOLDER, **options)
+
+
+def compiler(also: Iterable[Path]) -> Callable[..., Decorator]:
+    """What makes decorators for compiled code of another room, from options of numba's.
+
+    Args:
+        also: the files of that room that its compiled code is made from; a change of any starts a new folder, too.
+    """
+    return partial(_decorator, cache_folder(cache_homes(), digest_of([*sources(), *sorted(also)])))
 
 
 # For functions that create arrays.
@@ -172,5 +189,8 @@ lean = _compile(_nrt=False)
 inlined = _compile(_nrt=False, forceinline=True)
 # For steps that Python's own threads share: they run without the interpreter's lock.
 unlocked = _compile(_nrt=False, nogil=True)
+# For helpers that are made around compiled functions: they have no name under which a cache would find them in another
+# process, so what is compiled is kept with the function that calls them.
+woven = _decorator(None, _nrt=False)
 # For loops over `numba.prange`.
 parallel = _compile(parallel=True)

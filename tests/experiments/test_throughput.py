@@ -20,6 +20,7 @@ from experiments.common.runner import ROOT
 from experiments.speed import parts as throughput_parts
 from experiments.speed import ppo as throughput_ppo
 from experiments.speed.figure import throughput_figure
+from experiments.speed.inside import Prepared, measure_prepared
 from experiments.speed.measure import (
     CARTPOLE,
     DECODE,
@@ -390,3 +391,29 @@ def test_measuring_environments_needs_neither_torch_nor_matplotlib():
     code = "import sys, experiments.throughput; print(sorted({'torch', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_long_calls_are_timed_without_what_makes_ready_for_them():
+    order = []
+
+    def prepared(name, steps):
+        def call():
+            order.append(name)
+            return steps
+
+        return Prepared(name, lambda: order.append(f"ready {name}"), call)
+
+    rates = measure_prepared([prepared("a", 10), prepared("b", 20)], 2)
+    assert order == [
+        "ready b",
+        "b",
+        "ready a",
+        "a",
+        *("ready a", "a", "ready b", "b"),
+        "ready b",
+        "b",
+        "ready a",
+        "a",
+    ]
+    assert (rates["a"].steps_per_s > 0).all()
+    assert rates["b"].steps_per_s.shape == (2,)

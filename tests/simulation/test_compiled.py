@@ -59,6 +59,20 @@ def test_another_digest_is_another_folder(tmp_path):
     assert cache_folder([tmp_path], "0" * 16) == one
 
 
+def test_code_of_another_room_is_kept_under_a_digest_that_has_its_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled, "cache_homes", lambda: [tmp_path / "cache"])
+    rule = tmp_path / "rule.py"
+    for content in ("x = 1\n", "x = 2\n", "x = 1\n"):
+        rule.write_text(content)
+
+        @compiled.compiler([rule])()
+        def doubled(x):
+            return 2 * x
+
+        assert Path(doubled.stats.cache_path).is_relative_to(tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
 def test_only_folders_that_were_long_unused_are_forgotten(tmp_path):
     old, recent = cache_folder([tmp_path], "0" * 16), cache_folder([tmp_path], "1" * 16)
     (old / "part.nbc").write_text("x")

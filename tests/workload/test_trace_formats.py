@@ -322,7 +322,10 @@ def test_times_are_needed_only_where_they_are_used(write):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(AZURE_2023.encode(), mtime=0)[:-12], r"found a gzip file that is damaged or cut short"),
+        (
+            gzip.compress(AZURE_2023.encode(), mtime=0)[:-12],
+            r"found a gzip file that is damaged or cut short",
+        ),
         (gzip.compress(gzip.compress(b"a", mtime=0), mtime=0), "found gzip in gzip"),
         (b"PK\x03\x04rest", "found a ZIP archive"),
         (b"\x28\xb5\x2f\xfdrest", "found a file packed by zstd"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -108,24 +109,36 @@ class ServingEngine(Engine[ServingState]):
         self._advance(iterations)
 
     def _advance(self, iterations: int) -> None:
-        arguments: tuple[Any, ...] = (
+        actions, max_steps, state, tables, outcome = self.parts()
+        final = self.final[:]
+        autoreset = self.autoreset
+        self.share(
+            lambda start, stop, scratch: step_range(
+                start, stop, iterations, actions, autoreset, max_steps, state, tables, outcome, final, scratch
+            )
+        )
+
+    def parts(self) -> tuple[Any, ...]:
+        """What compiled loops advance, as plain tuples: actions, most steps, state, tables, and what a step writes."""
+        return (
             self.actions,
-            self.autoreset,
             self.max_steps,
             self.state[:],
             (self.tables[:ARRIVALS], self.tables.arrivals[:], self.tables[ARRIVALS + 1 :]),
             (self.observations, self.rewards, self.terminated, self.truncated, self.final_observations),
-            self.final[:],
         )
+
+    def share(self, advance: Callable[[int, int, tuple[Any, ...]], None]) -> None:
+        """Call a compiled loop as `advance(start, stop, scratch)` on shares of the environments, one a thread."""
         threads = len(self._busy)
         scratch = list(zip(self._busy, self._gains, self._limits, strict=True))
         bounds = [self.num_envs * k // threads for k in range(threads + 1)]
         if threads == 1:
-            step_range(*bounds, iterations, *arguments, scratch[0])
+            advance(0, self.num_envs, scratch[0])
             return
         # numba's own threads take no nested tuples such as the tables are.
         shares = [
-            _workers(threads).submit(step_range, start, stop, iterations, *(*arguments, own))
+            _workers(threads).submit(advance, start, stop, own)
             for (start, stop), own in zip(pairwise(bounds), scratch, strict=True)
         ]
         for share in shares:

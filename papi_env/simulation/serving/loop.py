@@ -287,6 +287,21 @@ def advance_env(e, actions, state, look, causes, thresholds, scratch):
     return reward(e, good_tokens(e, counters, scalars) - good_before, joules, clocks, scalars)
 
 
+@inlined
+def ends(e, max_steps, counters, clocks, scalars, outcome):
+    """Judge and note whether the episode of environment e has ended with the iteration that it just had."""
+    horizon = scalars[at.HORIZON_S]
+    over = counters[e, at.FINISHED] + counters[e, at.REJECTED] == counters[e, at.REQUESTS]
+    terminated = over and not np.isfinite(horizon)
+    late = clocks[e, at.TIME_S] >= horizon
+    late = late or (max_steps > 0 and counters[e, at.ITERATION] >= max_steps)
+    outcome.terminated[e] = terminated
+    outcome.truncated[e] = late and not terminated
+    if terminated or late:
+        counters[e, at.DONE] = 1
+    return terminated or late
+
+
 @lean
 def keep_final(e, state, final, observations, final_observations):
     """Copy what an episode that ends and restarts in one step leaves behind."""
@@ -361,7 +376,6 @@ def step_range(
     )
     causes = Causes(tables.fc_causes, tables.attention_causes, tables.draft_causes, tables.term_causes)
     scalars, thresholds = tables.scalars, tables.acceptance
-    horizon = scalars[at.HORIZON_S]
     counters, clocks = state.counters, state.clocks
     observations, rewards = outcome.observations, outcome.rewards
     terminated, truncated = outcome.terminated, outcome.truncated
@@ -376,13 +390,7 @@ def step_range(
         else:
             for _ in range(iterations):
                 rewards[e] += advance_env(e, actions, state, look, causes, thresholds, scratch)
-                over = counters[e, at.FINISHED] + counters[e, at.REJECTED] == counters[e, at.REQUESTS]
-                terminated[e] = over and not np.isfinite(horizon)
-                late = clocks[e, at.TIME_S] >= horizon
-                late = late or (max_steps > 0 and counters[e, at.ITERATION] >= max_steps)
-                truncated[e] = late and not terminated[e]
-                if terminated[e] or truncated[e]:
-                    counters[e, at.DONE] = 1
+                if ends(e, max_steps, counters, clocks, scalars, outcome):
                     break
             if counters[e, at.DONE] == 1 and autoreset == SAME_STEP:
                 observe_env(e, counters, clocks, scalars, observations)

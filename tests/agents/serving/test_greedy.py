@@ -10,7 +10,9 @@ from agents.evaluate import evaluate
 from agents.registry import make_policy
 from agents.serving.greedy import GREEDY_RANGES, GreedyParameters, ProfileGreedy
 from agents.serving.heuristic import Parameters, ServingHeuristic
-from agents.serving.tuned import Estimates, geometric
+from agents.serving.inside.memory import coming_chunk, expected_gain
+from agents.serving.inside.seen import see
+from agents.serving.tuned import Estimates
 from agents.serving.view import PRIOR_ACCEPTANCE, ServingView
 from papi_env.envs.serving import JOINT_ACTIONS, ServingVectorEnv
 from papi_env.errors import ConfigurationError
@@ -106,7 +108,7 @@ def test_it_takes_the_most_useful_tokens_per_second_of_its_profile():
     assert view.queued[0] > 0
     seconds, _ = policy.profiled(view, chunk, prompt)
     rate = [
-        view.rlp[0] * geometric(np.array([PRIOR_ACCEPTANCE]), 2**k)[0] + policy._prompt_weight * chunk[0]
+        view.rlp[0] * expected_gain(PRIOR_ACCEPTANCE, 2**k) + policy._prompt_weight * chunk[0]
         for k in policy._options[:, at.SPECULATION]
     ] / seconds[0]
     np.testing.assert_array_equal(action, policy._options[np.argmax(rate)])
@@ -190,9 +192,10 @@ def test_the_length_of_prompts_is_learned_from_those_admitted(tokens, rate):
     queued = observations.copy()
     queued[0, at.OBSERVATION_NAMES.index("queued")] = 2 / 18
     view = ServingView(queued, env.engine.tables.scalars)
-    coming = estimates.coming_chunk(view, everyone, prompt)[0]
+    seen, scalars = see(0, queued, view.scalars), view.scalars
+    coming = coming_chunk(seen, True, prompt[0], scalars)
     assert coming == pytest.approx(min(view.backlog[0] + 2 * prompt[0], 512), abs=1)
-    assert estimates.coming_chunk(view, ~everyone, prompt)[0] == min(view.backlog[0], 512)
+    assert coming_chunk(seen, False, prompt[0], scalars) == min(view.backlog[0], 512)
     # Another episode knows nothing.
     assert estimates.update(view, everyone)[1] == view.scalars[at.CHUNK]
 
@@ -231,6 +234,6 @@ def test_its_parameters_have_ranges_with_the_defaults_inside():
 
 @pytest.mark.parametrize("length", [1, 2, 4, 8])
 def test_gained_tokens_are_a_geometric_sum(length):
-    rates = np.array([0.0, 0.3, 0.65, 1.0])
-    expected = [sum(rate**j for j in range(length)) for rate in rates]
-    np.testing.assert_allclose(geometric(rates, length), expected, rtol=1e-12)
+    for rate in (0.0, 0.3, 0.65, 1.0):
+        expected = sum(rate**j for j in range(length))
+        assert expected_gain(rate, length) == pytest.approx(expected, rel=1e-12)

@@ -1,0 +1,12 @@
+"""The decorators of this folder; what they compile is kept under a digest that includes all files of the folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from papi_env.simulation.compiled import compiler
+
+_compile = compiler(Path(__file__).resolve().parent.glob("*.py"))
+# As in `papi_env.simulation.compiled`.
+inlined = _compile(_nrt=False, forceinline=True)
+unlocked = _compile(_nrt=False, nogil=True)

@@ -1,0 +1,93 @@
+"""Compiled policies by their kind: a decision for each environment of a batch, or whole episodes.
+
+A policy is a kind, parameters by environment, and what it remembers by environment; a further choice of a scheduler is
+a further column of the parameters.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from agents.serving.inside.compiled import inlined, unlocked
+from agents.serving.inside.memory import Known, chunk_tokens, know, remember
+from agents.serving.inside.rules import adaptive, fixed, mend, prefill_threshold, threshold
+from agents.serving.inside.seen import see
+from agents.serving.inside.tuned import ACCEPTANCE, greedy, heuristic
+from papi_env.kernel import FloatArray
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.rolling import roller
+from papi_env.simulation.serving.terms import Lookups
+
+# From ESTIMATING on, kinds have estimates of drafts and prompts.
+FIXED, THRESHOLD, PREFILL_THRESHOLD, ADAPTIVE, GREEDY, HEURISTIC = range(6)
+ESTIMATING = GREEDY
+
+
+class CompiledPolicy(NamedTuple):
+    """What compiled code needs to play a policy on `E` environments.
+
+    Attributes:
+        kind: one of those above.
+        parameters: float64 [E, columns]; the kind says what they are.
+        options: int64 [options, 4], the joint actions that `GREEDY` compares; of one row elsewhere.
+        memory: float64 [E, NUM_MEMORY], see `memory`; changed by every decision.
+    """
+
+    kind: int
+    parameters: FloatArray
+    options: npt.NDArray[np.int64]
+    memory: FloatArray
+
+
+@inlined
+def decide(e, forced, policy, first, observations, look, actions, busy):
+    """Write the joint action of environment e; where it is `forced`, that is the row of `first`.
+
+    A policy whose action is forced learns from the observation all the same, and knows what was done.
+    """
+    kind, parameters, memory, scalars = policy.kind, policy.parameters, policy.memory, look.scalars
+    seen = see(e, observations, scalars)
+    if kind == FIXED:
+        fixed(e, parameters, actions)
+    elif kind == THRESHOLD:
+        threshold(e, seen, parameters, look, actions)
+    elif kind == PREFILL_THRESHOLD:
+        prefill_threshold(e, seen, parameters, look, actions)
+    elif kind == ADAPTIVE:
+        adaptive(e, seen, policy, look, actions)
+    else:
+        known = know(e, seen, observations, memory, scalars)
+        if kind == GREEDY:
+            greedy(e, seen, known, policy, look, actions, busy)
+        else:
+            if not np.isnan(parameters[e, ACCEPTANCE]):
+                known = Known(parameters[e, ACCEPTANCE], chunk_tokens(scalars))
+            heuristic(e, seen, known, policy, look, actions)
+    if forced:
+        for k in range(actions.shape[1]):
+            actions[e, k] = first[e, k]
+    if kind >= ESTIMATING:
+        remember(e, seen, actions[e, at.ADMISSION] == at.ALL, memory)
+    if not forced:
+        mend(e, seen, scalars, actions)
+
+
+@unlocked
+def decide_all(policy_parts, observations, look_parts, actions, busy):
+    """Write a decision for every row of the observations; `busy` is scratch. Tuples are plain ones of `play_range`."""
+    policy = CompiledPolicy(*policy_parts)
+    look = Lookups(*look_parts)
+    for e in range(observations.shape[0]):
+        decide(e, False, policy, actions, observations, look, actions, busy)
+
+
+_roll = roller(decide)
+
+
+@unlocked
+def play_range(start: int, stop: int, policy_parts: Any, plan: Any, engine_parts: Any, played: Any) -> None:
+    """Play environments `start` to `stop`; see `papi_env.simulation.serving.rollout.roll`, which calls it."""
+    _roll(start, stop, CompiledPolicy(*policy_parts), plan, engine_parts, played)

@@ -1,0 +1,153 @@
+"""The tuned rules, compiled: profile-greedy and the heuristic, a decision for one environment."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from agents.serving.inside.compiled import inlined, unlocked
+from agents.serving.inside.memory import coming_chunk, expected_gain
+from agents.serving.inside.seen import see
+from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.iteration import iteration
+from papi_env.simulation.serving.requests import key_rows_of
+from papi_env.simulation.serving.terms import Decoding, Lookups, Placement, PromptChunk, Slowdowns
+from papi_env.workload.serving import SPECULATION_LENGTHS, WATERMARK
+
+# Columns of profile-greedy's parameters: those of `GreedyParameters`, and what a prompt token is worth to the scenario.
+PROMPT_WORTH, PACE, TIME_WORTH, GREEDY_SLACK, GREEDY_URGENT, PROMPT_WEIGHT = range(6)
+NUM_GREEDY = 6
+# Of the heuristic's: those of `Parameters`, and the acceptance where it is not to be estimated, else NaN.
+PIM_ALONE, SPLIT_ALONE, PIM_BESIDE, SPLIT_BESIDE, SMALL_CHUNK, DRIFT, ROWS, GAIN = range(8)
+ROWS_BESIDE, OVERLAP_TOKENS, ADMIT_SLACK, ADMIT_BACKLOG, URGENT, KV_LIMIT, ACCEPTANCE = range(8, 15)
+NUM_HEURISTIC = 15
+
+
+@inlined
+def admits(seen, slack, urgent, scalars):
+    """Whether to admit: decoding requests keep their pace, or a waiting one is urgent."""
+    keeps_pace = seen.slack_s >= slack * scalars[at.TPOT_S]
+    return keeps_pace or (seen.queued > 0 and seen.oldest_wait_s >= urgent * scalars[at.TTFT_S])
+
+
+@inlined
+def profile(options, k, seen, chunk, prompt, look, busy):
+    """The `Cost` of the coming iteration by choice k of `options`, as the profile has it; `busy` is scratch.
+
+    Contexts lie evenly about their mean. A mode change is read off the last iteration: FC-PIM's, unless the PUs had
+    prompts beside it.
+    """
+    mode = at.FC_PIM if seen.on_pim > 0.0 and seen.last_chunk == 0 else at.PU
+    rlp = seen.rlp
+    columns = np.int64(look.scalars[at.GROUP_COLUMNS])
+    # A token attends to half of its prompt on average. Of short prompts there are several in a chunk.
+    pairs = np.int64(0.5 * chunk * prompt)
+    read = np.int64(max(prompt, 1.0 * chunk)) if chunk > 0 else np.int64(0)
+    # As many end in it as it has of average length.
+    ending = np.int64(chunk / max(prompt, 1.0) + 0.5)
+    coming = PromptChunk(chunk, pairs, read, ending, max(ending, np.int64(1)))
+    tlp = SPECULATION_LENGTHS[options[k, at.SPECULATION]]
+    # A context ends anywhere in its last group and its last row of the memory.
+    context = seen.mean_context + tlp
+    groups = np.int64(rlp * (context / GROUP_TOKENS + 0.5))
+    key_rows = np.int64(rlp * (context / GROUP_TOKENS * columns / COLUMNS_PER_ROW + 0.5))
+    longest = np.int64(np.ceil((seen.longest_context + tlp) / GROUP_TOKENS))
+    decoding = Decoding(
+        rlp, tlp, np.int64(rlp * context), groups, longest, key_rows, key_rows_of(longest, columns)
+    )
+    placement = Placement(options[k, at.FC], options[k, at.OVERLAP], np.int64(mode))
+    slow = Slowdowns(seen.drift_pu, seen.drift_fc_pim, seen.drift_attention)
+    return iteration(decoding, coming, placement, slow, look, busy)
+
+
+@inlined
+def greedy(e, seen, known, policy, look, actions, busy):
+    """Unit, speculation and overlap of the most useful tokens per profiled cost; admission by two thresholds."""
+    p, options, scalars = policy.parameters, policy.options, look.scalars
+    admitting = admits(seen, p[e, GREEDY_SLACK], p[e, GREEDY_URGENT], scalars)
+    has_room = seen.running_share < 1.0 and seen.kv_use < 1.0 - WATERMARK
+    chunk = coming_chunk(seen, admitting and has_room, known.prompt, scalars)
+    credit = p[e, PROMPT_WORTH] * p[e, PROMPT_WEIGHT] * chunk
+    limit = p[e, PACE] * scalars[at.TPOT_S]
+    price = scalars[at.ENERGY_WEIGHT]
+    second = p[e, TIME_WORTH] * scalars[at.STATIC_W]
+    best = 0
+    most = -np.inf
+    for k in range(options.shape[0]):
+        seconds = 0.0
+        joules = 0.0
+        if seen.rlp + chunk > 0:
+            expected = profile(options, k, seen, chunk, known.prompt, look, busy)
+            seconds = expected.seconds
+            joules = expected.joules
+        gained = expected_gain(known.acceptance, SPECULATION_LENGTHS[options[k, at.SPECULATION]])
+        cost = price * (joules + second * seconds) if price > 0.0 else seconds
+        cost = cost * max(seconds / gained / limit, 1.0)
+        rate = (seen.rlp * gained + credit) / max(cost, 1e-12)
+        if rate > most:
+            best = k
+            most = rate
+    for k in range(actions.shape[1]):
+        actions[e, k] = options[best, k]
+    actions[e, at.ADMISSION] = at.ALL if admitting else at.NONE
+
+
+@inlined
+def longest_worth(e, rlp, limit, acceptance, p):
+    """Index of the longest speculation within the limit on rows whose every doubling gains enough."""
+    length = 0
+    tokens = 1.0
+    for k in range(1, len(SPECULATION_LENGTHS)):
+        t = SPECULATION_LENGTHS[k]
+        gained = expected_gain(acceptance, t)
+        if not (rlp * t <= limit and gained >= p[e, GAIN] * tokens):
+            break
+        length = k
+        tokens = gained
+    return length
+
+
+@inlined
+def heuristic(e, seen, known, policy, look, actions):
+    """All four choices by thresholds."""
+    p, scalars, rlp = policy.parameters, look.scalars, seen.rlp
+    alpha = min(max(scalars[at.ALPHA], 1.0), 1.0 * look.fc_s.shape[1])
+    room = seen.backlog < p[e, ADMIT_BACKLOG] and seen.kv_use < p[e, KV_LIMIT]
+    admitting = room and admits(seen, p[e, ADMIT_SLACK], p[e, URGENT], scalars)
+
+    beside = coming_chunk(seen, admitting, known.prompt, scalars) > p[e, SMALL_CHUNK]
+    limit = (p[e, ROWS_BESIDE] if beside else p[e, ROWS]) * alpha
+    length = longest_worth(e, rlp, limit, known.acceptance, p)
+    n = rlp * SPECULATION_LENGTHS[length]
+    alpha = alpha * (seen.drift_pu / seen.drift_fc_pim) ** p[e, DRIFT]
+    pim = (p[e, PIM_BESIDE] if beside else p[e, PIM_ALONE]) * alpha
+    split = (p[e, SPLIT_BESIDE] if beside else p[e, SPLIT_ALONE]) * alpha
+    unit = at.PU
+    if n <= pim:
+        unit = at.FC_PIM
+    elif n <= split:
+        unit = at.SPLIT
+    actions[e, at.FC] = unit
+    actions[e, at.SPECULATION] = length
+    actions[e, at.ADMISSION] = at.ALL if admitting else at.NONE
+    overlaps = rlp > 1 and rlp * seen.mean_context >= p[e, OVERLAP_TOKENS]
+    actions[e, at.OVERLAP] = 1 if overlaps else 0
+
+
+@unlocked
+def profile_all(options, observations, given, look_parts, out):
+    """Seconds and joules of every option, into [num_envs, options] each, from the profile.
+
+    `given` are the prompt tokens of the coming iteration and of a request on average, [num_envs]; `out` is scratch of
+    an iteration, seconds and joules.
+    """
+    look = Lookups(*look_parts)
+    chunk, prompt = given
+    busy, seconds, joules = out
+    for e in range(observations.shape[0]):
+        seen = see(e, observations, look.scalars)
+        for k in range(options.shape[0]):
+            if seen.rlp + chunk[e] > 0:
+                expected = profile(options, k, seen, chunk[e], prompt[e], look, busy)
+                seconds[e, k] = expected.seconds
+                joules[e, k] = expected.joules
