@@ -328,3 +328,12 @@ def test_the_lm_head_counts_for_tokens_that_are_yielded():
     _, going_on_s, _ = first_iterations(65)
     assert ended_s == pytest.approx(fc_s[64] + head[1, 0])
     assert going_on_s == pytest.approx(fc_s[64])
+
+
+def test_joules_by_cause_add_up_with_an_lm_head():
+    lengths = [(40 + 13 * i, 12) for i in range(16)]
+    engine = started(lengths, kv_tokens=40 * PAGE, system="h100", model="llama-3.1-70b", uneven_contexts=0.5)
+    engine.run()
+    clocks = engine.clocks[0]
+    assert engine.counters[0, at.PREEMPTIONS] > 0
+    assert clocks[at.CAUSE_J :].sum() == pytest.approx(clocks[at.DYNAMIC_J], rel=1e-9)
