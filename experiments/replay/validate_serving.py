@@ -28,12 +28,10 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.measures import latencies
 from papi_env.simulation.serving.tables import build_serving_tables, with_requests
+from papi_env.workload.servers import UNEVEN_CONTEXTS
 from papi_env.workload.serving import Serving
 from papi_env.workload.transformer import get_transformer
 
-# What unequal contexts cost attention: a share of the way from their mean to the longest. chosen: 0.02; range
-# 0.016-0.042, as profiled on an RTX 4090 and an RTX PRO 6000 (LLMServingSim's skew tables).
-UNEVEN_CONTEXTS = 0.02
 # Host time of an iteration. chosen: 0, since vLLM prepares the next iteration while the GPUs work (asynchronous
 # scheduling, its default); range 0-1 ms.
 HOST_S = 0.0

@@ -16,7 +16,9 @@ from papi_env.workload.serving import MAX_RUNNING, Objectives, Serving, Speculat
 FAMILY, TRAFFIC_NAME = "saturated", "conversation"
 # vLLM's default `max_num_batched_tokens` of a server, below 80 GB a card.
 TOKEN_BUDGET = 2048
-# As `experiments.validate --serving` has it. chosen: 0.02, range 0.016-0.042.
+# What unequal contexts cost attention: a share of the way from their mean to the longest, here and in replays.
+# chosen: 0.02, with a look at the two replayed runs; range 0.016-0.042, as profiled on an RTX 4090 and an RTX PRO 6000
+# (LLMServingSim's skew tables). A replay's mean TPOT moves by 0.3 to 0.6 % for each 0.01.
 UNEVEN_CONTEXTS = 0.02
 
 
