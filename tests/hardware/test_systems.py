@@ -52,6 +52,8 @@ def test_the_registry_holds_the_named_systems():
         "neupims-like",
         "aim-like",
         "cxl-pnm-like",
+        "rtx-4090",
+        "rtx-pro-6000-x2",
     }
     assert all(system.name == name for name, system in SYSTEMS.items())
 

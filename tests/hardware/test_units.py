@@ -89,7 +89,7 @@ def test_a_stack_that_waits_draws_no_more_than_one_that_works():
 
 
 def test_the_kernel_times_of_an_unknown_gpu_are_answered_with_the_known_ones():
-    with pytest.raises(ValidationError, match=r"Unknown kernel times 'a10'.*a100, h100, roofline"):
+    with pytest.raises(ValidationError, match=r"Unknown kernel times 'a10'.*a100, h100, layers, roofline"):
         gpu(kernels="a10")
 
 

@@ -85,7 +85,7 @@ def test_the_folder_of_a_training_means_its_policy(tiny, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "best").symlink_to(FOLDER, target_is_directory=True)
-    (run / "run.json").write_text(json.dumps({"experiment": "train", "sessions": []}))
+    (run / "run.json").write_text(json.dumps({"experiment": "train", "configuration": {}, "sessions": []}))
     rows = rows_of(serve, tmp_path / "s", "--scenarios", tiny, "--entries", f"a={run}", f"b={FOLDER}")
     one, other = (rows.filter(pl.col("policy") == name)["return"].to_list() for name in "ab")
     assert one == other

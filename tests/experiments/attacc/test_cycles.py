@@ -128,7 +128,7 @@ def test_one_line_of_json(write, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--allreduce: found none, expected one of them"),
+        ([], "--allreduce, --serving, --moe: found none, expected one of them"),
         (["--cycles", "a", "--grid", "b"], "found --cycles and --grid, expected one of them"),
         (["--cycles", "a", "--attacc-compatible"], "--attacc-compatible belongs to --grid"),
         (["--grid", "a", "--fit"], "--fit belongs to --cycles"),

@@ -10,6 +10,7 @@ from papi_env.envs.registration import ENV_IDS
 from papi_env.errors import ConfigurationError
 from papi_env.sb3 import make_vec
 from papi_env.sb3_mixture import make_mixture
+from papi_env.scenario import get_scenario
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import empty_state
 
@@ -243,7 +244,7 @@ def test_tokens_in_time_are_those_of_a_plain_count():
 )
 def test_a_request_counts_as_far_as_it_can_catch_up(deadline_s, expected):
     """At 5 s, with 30 of 50 tokens made and 0.1 s to catch up in each of the other 20."""
-    state = empty_state(1, 2, 1, at.NUM_CLOCKS)
+    state = empty_state(1, 2, 1, at.NUM_CLOCKS, get_scenario("saturated/llama-65b").serving)
     state.counters[0, at.RLP] = 1
     state.clocks[0, at.TIME_S] = 5.0
     state.facts[0, 0, at.OUTPUT], state.left[0, 0] = 50, 20

@@ -108,8 +108,8 @@ def test_context_sums_are_those_of_the_active_requests():
 @pytest.mark.parametrize("system", sorted(SYSTEMS))
 @pytest.mark.parametrize("choices", [1, at.NUM_CHOICES])
 def test_accounts_add_up(system, choices):
-    # A quarter of the layers, so that it fits the smallest system.
-    model = TRANSFORMERS["opt-30b"].model_copy(update={"layers": 12})
+    # An eighth of the layers, so that it fits the smallest system.
+    model = TRANSFORMERS["opt-30b"].model_copy(update={"layers": 6})
     engine = started(scenario(system=system, model=model, energy_weight=0.01), choices=choices)
     play(engine, lambda e: np.full((e.num_envs, choices), int(e.tables.defaults[0])))
     m = engine.metrics()
