@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from annotated_types import Le
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from papi_env.definition import Definition
@@ -66,7 +67,13 @@ class Transformer(Definition):
         Raises:
             DataError: the file is not such a description, or says something that is not understood; it names the field.
         """
-        fields, where = read_config(path)
+        highest = {
+            name: limit.le
+            for name, known in cls.model_fields.items()
+            for limit in known.metadata
+            if isinstance(limit, Le) and isinstance(limit.le, int)
+        }
+        fields, where = read_config(path, highest)
         try:
             return cls.define(fields, where)
         except ConfigurationError as error:

@@ -178,7 +178,22 @@ def test_windows_as_long_as_the_context_are_none(written):
         ("llama-3.1-8b", {"hidden_size": 10**30}, "hidden_size: found 1000000"),
         ("llama-3.1-8b", {"num_hidden_layers": 0}, "num_hidden_layers: found 0"),
         ("llama-3.1-8b", {"num_hidden_layers": None}, "num_hidden_layers: not there"),
-        ("llama-3.1-8b", {"num_hidden_layers": 5000}, "layers: found 5000"),
+        ("llama-3.1-8b", {"num_hidden_layers": 5000}, "num_hidden_layers: found 5000, expected .* to 1000"),
+        (
+            "llama-3.1-8b",
+            {"max_position_embeddings": 1 << 22},
+            "max_position_embeddings: found 4194304, expected .* to 1048576",
+        ),
+        (
+            "qwen3-30b-a3b",
+            {"shared_expert_intermediate_size": 768},
+            "shared_expert_intermediate_size: found 768",
+        ),
+        (
+            "falcon-40b",
+            {"ffn_hidden_size": 1024, "ff_factor": 4},
+            "ffn_hidden_size: found 1024, expected ff_factor",
+        ),
         (
             "llama-3.1-8b",
             {"num_key_value_heads": 7},
@@ -275,6 +290,48 @@ def test_what_is_no_description_of_a_model_is_refused(content, message, written)
 def test_a_file_that_is_not_there_is_named(tmp_path):
     assert "cannot be read" in refusal(tmp_path / "nothing.json")
     assert f"{tmp_path / 'config.json'}: cannot be read" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("llama-3.1-8b", {"max_sequence_length": 2048, "unsloth_version": "2024.9", "unsloth_fixed": True}),
+        (
+            "phi-3-mini",
+            {"interpolate_factor": 1, "full_attn_mod": 1, "lm_head_bias": False, "mlp_bias": False},
+        ),
+        ("qwen3-30b-a3b", {"shared_expert_intermediate_size": 0, "qkv_bias": False, "use_qk_norm": True}),
+        ("falcon-40b", {"ff_factor": 4, "ffn_hidden_size": 32768, "num_ln_in_parallel_attn": 1}),
+    ],
+)
+def test_more_that_public_files_say_changes_nothing(name, more, written):
+    plain, fuller = CONFIGS[name], {**CONFIGS[name], **more}
+    assert Transformer.from_hf(written(fuller)) == Transformer.from_hf(written(plain))
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "ours", "absent", "null"),
+    [
+        ("mistral-nemo", "num_key_value_heads", "kv_heads", 8, None),
+        ("mistral-nemo", "sliding_window", "windowed_layers", 40, 0),
+        ("mixtral-8x7b", "sliding_window", "windowed_layers", 0, 0),
+        ("qwen3-32b", "head_dim", "head_size", 128, 80),
+        ("gemma-2-27b", "head_dim", "head_size", 256, 144),
+        ("gpt-oss-20b", "num_key_value_heads", "kv_heads", 8, None),
+    ],
+)
+def test_an_absent_field_has_the_default_of_its_class_and_null_is_none(
+    name, field, ours, absent, null, written
+):
+    left_out = Transformer.from_hf(written(without(CONFIGS[name], field)))
+    assert getattr(left_out, ours) == absent
+    assert getattr(Transformer.from_hf(written({**CONFIGS[name], field: None})), ours) == null
+
+
+def test_deepseek_v3_has_the_defaults_of_its_class(written):
+    names = ("q_lora_rank", "n_shared_experts", "first_k_dense_replace")
+    whole = Transformer.from_hf(written(CONFIGS["deepseek-v3"]))
+    assert Transformer.from_hf(written(without(CONFIGS["deepseek-v3"], *names))) == whole
 
 
 @EACH

@@ -68,7 +68,7 @@ def _levels(data: dict[str, Any]) -> int:
 
 
 class Config:
-    """The fields of one object, asked by name; null is as if a field were absent.
+    """The fields of one object, asked by name; null is as if a field were absent, but for `assume`.
 
     Args:
         where: the file, and the path of the object within it, for errors.
@@ -77,8 +77,13 @@ class Config:
 
     def __init__(self, where: str, data: Mapping[str, Any]) -> None:
         self.where = where
+        self._said = frozenset(data)
         self._data = {name: value for name, value in data.items() if value is not None}
         self._asked: set[str] = set()
+
+    def assume(self, absent: Mapping[str, Any]) -> None:
+        """Take these values of fields that the object does not say; null says that there is none."""
+        self._data |= {name: value for name, value in absent.items() if name not in self._said}
 
     def refuse(self, name: str, found: object, expected: str) -> NoReturn:
         """Raise the DataError of a field."""

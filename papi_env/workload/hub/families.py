@@ -22,12 +22,13 @@ Fields = dict[str, Any]
 HARMLESS = re.compile(
     r"""
     rope_.* | .*rotary.* | position_embedding_type | alibi | original_max_position_embeddings | initial_context_length
+    | max_sequence_length | interpolate_factor
     | max_window_layers | use_mrope | rotary_.* | query_pre_attn_scalar | .*logit_softcapping | attn_scale.*
     | .*_eps | .*_epsilon | .*layernorm.* | .*layer_norm.* | .*_norm | norm_.* | num_ln_in_parallel_attn
     | use_qk_norm | parallel_attn | bias | .*_bias | hidden_act | hidden_activation | activation_function | activation
     | swiglu_limit
     | .*dropout.* | .*_pdrop | layerdrop | initializer_.* | init_std | .*aux_loss.* | seq_aux | pretraining_tp
-    | ep_size | use_cache | gradient_checkpointing
+    | ep_size | use_cache | gradient_checkpointing | unsloth_.* | transformers\.js_config
     | .*_token_id | .*_token_ids | .*_token_index | prefix | mm_tokens_per_image | summary_.* | tokenizer_class
     | router_jitter_noise | output_router_logits | routed_scaling_factor | scoring_func | topk_method | topk_group
     | n_group | norm_topk_prob
@@ -50,7 +51,8 @@ class Family:
         gated: whether feed-forward layers have a gate.
         tied: whether embedding and LM head are one where the file does not say.
         names: their names of fields of `Transformer`, where those are not the usual ones.
-        defaults: of whole numbers that files of this family leave out, by the usual name.
+        defaults: of whole numbers that files of this family leave out, by the field of `Transformer`.
+        absent: what the configuration class has where a file leaves out a field of its own name.
         parts: what else is read; each returns fields of `Transformer`.
         text: where a multimodal model keeps the fields of its decoder.
     """
@@ -60,6 +62,7 @@ class Family:
     tied: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, int] = field(default_factory=dict)
+    absent: Mapping[str, int] = field(default_factory=dict)
     parts: tuple[Callable[[Config, Fields], Fields], ...] = ()
     text: str | None = None
 
@@ -165,6 +168,10 @@ def qwen_experts(config: Config, fields: Fields) -> Fields:
             config.refuse("mlp_only_layers", index, f"whole numbers from 0 to {layers - 1}")
     dense = sum(index in plain or (index + 1) % every != 0 for index in range(layers))
     width = config.whole("moe_intermediate_size")
+    # Files of Qwen3-Coder say the width of the shared expert of older Qwen models, which Qwen3 has not.
+    shared = config.whole("shared_expert_intermediate_size", 0, low=0)
+    if shared:
+        config.refuse("shared_expert_intermediate_size", shared, "0, as Qwen3 has no shared expert")
     return {"experts": {**experts, "feed_forward": width, "dense_layers": dense}}
 
 
@@ -229,8 +236,12 @@ def falcon_heads(config: Config, fields: Fields) -> Fields:
 
 
 def falcon_width(config: Config, fields: Fields) -> Fields:
-    """Four times the hidden size where the file does not say."""
-    return {"feed_forward": config.whole("ffn_hidden_size", 4 * fields["hidden"])}
+    """`ff_factor` times the hidden size, or four times, where the file does not say."""
+    factor = config.optional("ff_factor")
+    width = config.whole("ffn_hidden_size", (factor or 4) * fields["hidden"])
+    if factor is not None and width != factor * fields["hidden"]:
+        config.refuse("ffn_hidden_size", width, f"ff_factor {factor} times hidden_size {fields['hidden']}")
+    return {"feed_forward": width}
 
 
 _GEMMA_3 = Family(
@@ -250,11 +261,20 @@ _GEMMA_3 = Family(
 
 FAMILIES: Mapping[str, Family] = {
     "llama": Family(("Llama",)),
-    "mistral": Family(("Mistral",), parts=(all_windows,)),
-    "qwen2": Family(("Qwen2",), parts=(later_windows,)),
-    "qwen3": Family(("Qwen3",), parts=(later_windows,)),
-    "qwen3_moe": Family(("Qwen3Moe",), parts=(later_windows, qwen_experts)),
-    "gemma2": Family(("Gemma2",), tied=True, parts=(alternate_windows,)),
+    "mistral": Family(
+        ("Mistral",), absent={"num_key_value_heads": 8, "sliding_window": 4096}, parts=(all_windows,)
+    ),
+    "qwen2": Family(("Qwen2",), absent={"num_key_value_heads": 32}, parts=(later_windows,)),
+    "qwen3": Family(("Qwen3",), absent={"num_key_value_heads": 32, "head_dim": 128}, parts=(later_windows,)),
+    "qwen3_moe": Family(
+        ("Qwen3Moe",), absent={"num_key_value_heads": 4}, parts=(later_windows, qwen_experts)
+    ),
+    "gemma2": Family(
+        ("Gemma2",),
+        tied=True,
+        absent={"num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096},
+        parts=(alternate_windows,),
+    ),
     "gemma3": _GEMMA_3,
     "gemma3_text": _GEMMA_3,
     "phi": Family(("Phi",), gated=False),
@@ -270,8 +290,20 @@ FAMILIES: Mapping[str, Family] = {
         defaults={"context_limit": 2048},
         parts=(falcon_heads, falcon_width),
     ),
-    "mixtral": Family(("Mixtral",), parts=(all_windows, mixtral_experts)),
-    "deepseek_v2": Family(("DeepseekV2",), parts=(latent_attention, deepseek_experts)),
-    "deepseek_v3": Family(("DeepseekV3",), parts=(latent_attention, deepseek_experts)),
-    "gpt_oss": Family(("GptOss",), parts=(alternate_windows, gpt_oss_experts)),
+    "mixtral": Family(("Mixtral",), absent={"num_key_value_heads": 8}, parts=(all_windows, mixtral_experts)),
+    "deepseek_v2": Family(
+        ("DeepseekV2",),
+        absent={"q_lora_rank": 1536, "n_shared_experts": 2},
+        parts=(latent_attention, deepseek_experts),
+    ),
+    "deepseek_v3": Family(
+        ("DeepseekV3",),
+        absent={"q_lora_rank": 1536, "n_shared_experts": 1, "first_k_dense_replace": 3},
+        parts=(latent_attention, deepseek_experts),
+    ),
+    "gpt_oss": Family(
+        ("GptOss",),
+        absent={"num_key_value_heads": 8, "head_dim": 64, "sliding_window": 128},
+        parts=(alternate_windows, gpt_oss_experts),
+    ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from papi_env.workload.hub.formats import read_dtype, read_quantization
 FILE = "config.json"
 
 
-def read_config(path: str | Path) -> tuple[dict[str, Any], str]:
+def read_config(path: str | Path, highest: Mapping[str, int]) -> tuple[dict[str, Any], str]:
     """The fields of `Transformer` from a `config.json`, or the one in the folder `path`; and its name, for errors.
 
     The model is named by the folder, or by the file if that is called otherwise. LM head and embedding count. Fields
@@ -43,7 +44,8 @@ def read_config(path: str | Path) -> tuple[dict[str, Any], str]:
                     whole.raw(name),
                     f"{text.raw(name)!r}, as in {family.text}: the file contradicts itself",
                 )
-    fields = _sizes(text, family)
+    text.assume(family.absent)
+    fields = _sizes(text, family, highest)
     for part in family.parts:
         fields |= part(text, fields)
     _check_heads(text, family, fields)
@@ -97,17 +99,17 @@ def _family(config: Config) -> Family:
     return family
 
 
-def _sizes(config: Config, family: Family) -> dict[str, Any]:
+def _sizes(config: Config, family: Family, highest: Mapping[str, int]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for ours, usual in USUAL.items():
         theirs = family.names.get(ours, usual)
         if not theirs:  # worked out from others
             continue
-        default = family.defaults.get(ours)
+        default, high = family.defaults.get(ours), highest.get(ours, 1 << 24)
         if ours in ("kv_heads", "head_dim") and default is None:
-            fields[ours] = config.optional(theirs)
+            fields[ours] = config.optional(theirs, high)
         else:
-            fields[ours] = config.whole(theirs, default)
+            fields[ours] = config.whole(theirs, default, high=high)
     return fields
 
 
