@@ -11,18 +11,28 @@ from papi_env.errors import ConfigurationError, lookup
 
 # What is read from a file of another format, by the key that names the file.
 Readers = Mapping[str, Callable[[str], BaseModel]]
+# The fields of a base that a table of changes leaves as they are.
+Kept = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 
-def resolve(value: Any, registry: Mapping[str, BaseModel], kind: str, readers: Readers | None = None) -> Any:
+def resolve(
+    value: Any,
+    registry: Mapping[str, BaseModel],
+    kind: str,
+    readers: Readers | None = None,
+    kept: Kept | None = None,
+) -> Any:
     """A registered name, or a table that overrides a registered one named by its `base`; else the value itself.
 
-    A table may also start from what one of `readers` reads.
+    A table may also start from what one of `readers` reads. `kept` says what of a base outlives a table of changes,
+    where a change takes more with it than what it names; all of it if absent.
     """
     if isinstance(value, str):
         return lookup(kind, value, registry)
     if isinstance(value, dict) and "base" in value:
         base = lookup(kind, value["base"], registry).model_dump()
-        return _override(base, {key: item for key, item in value.items() if key != "base"})
+        changes = {key: item for key, item in value.items() if key != "base"}
+        return _override(base if kept is None else kept(base, changes), changes)
     for start, read in (readers or {}).items():
         if isinstance(value, dict) and start in value:
             if not isinstance(value[start], str):

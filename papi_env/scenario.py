@@ -21,6 +21,7 @@ from papi_env.files import read_toml
 from papi_env.hardware.experts import ExpertPlacement
 from papi_env.hardware.system import SYSTEMS, System, get_system
 from papi_env.hardware.table import DENSE_ROWS
+from papi_env.hardware.units import kept_of_stacks
 from papi_env.quantities import Count, EnergyWeight, OverheadSeconds, Share, Tokens, Whole
 from papi_env.registry import resolve
 from papi_env.workload.images import MAX_IMAGES, Images
@@ -135,7 +136,7 @@ class Scenario(Definition):
     @field_validator("system", mode="before")
     @classmethod
     def _system(cls, value: Any) -> Any:
-        return resolve(value, SYSTEMS, "system")
+        return resolve(value, SYSTEMS, "system", kept=kept_of_stacks)
 
     @field_validator("model", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ import pytest
 
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.hardware.system import SYSTEMS
+from papi_env.hardware.technology import get_technology
 from papi_env.scenario import (
     DEFAULT_SCENARIO,
     MAX_BATCH,
@@ -804,3 +805,32 @@ lengths = { input = 10, output = 10 }
 )
 def test_a_model_that_contradicts_itself_is_refused(model, message):
     assert message in refusal(model=model)
+
+
+def _with_stacks(unit, **changes):
+    part = {"fpus_per_bank": 1, "stack": {"technology": "gddr6-aim"}, **changes}
+    return get_scenario(
+        {
+            "name": "other-dram",
+            "model": "llama2-70b",
+            "system": {"base": "papi", unit: part},
+            "workload": {"batch_size": 4, "lengths": {"table": "dolly-general-qa"}},
+        }
+    ).system.attn_pim
+
+
+def test_another_technology_takes_the_banks_and_watts_of_the_base_with_it():
+    aim, unit = get_technology("gddr6-aim"), _with_stacks("attn_pim")
+    assert unit.stack.banks_per_die == aim.banks_per_die
+    assert unit.power_budget_w == aim.power_budget_w
+    assert (unit.background_power_w, unit.idle_power_w) == (aim.background_power_w, aim.idle_power_w)
+    # The rest of the base stays, and what the changes say counts.
+    assert unit.stacks == SYSTEMS["papi"].attn_pim.stacks
+    assert _with_stacks("attn_pim", idle_power_w=0.1).idle_power_w == 0.1
+    same = _with_stacks("attn_pim", stack={"technology": "hbm3"})
+    assert same.background_power_w == SYSTEMS["papi"].attn_pim.background_power_w
+
+
+def test_another_technology_whose_pins_are_too_slow_is_refused_with_its_own_sizes():
+    with pytest.raises(ConfigurationError, match="5 FC-PIM stacks of gddr6-aim, whose pins give 320 GB/s"):
+        _with_stacks("fc_pim")

@@ -169,6 +169,24 @@ class ProcessingUnit(Definition):
 _POWERS = ("power_budget_w", "background_power_w", "idle_power_w")
 
 
+def kept_of_stacks(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The data of a system without what its PIM units have by a DRAM technology that `changes` replace.
+
+    Banks of a die and watts of a stack are those of its technology: another one brings its own, unless the changes say
+    them.
+    """
+    kept = dict(base)
+    for name in ("fc_pim", "attn_pim"):
+        unit, change = base.get(name), changes.get(name)
+        stack = change.get("stack") if isinstance(change, dict) else None
+        if isinstance(unit, dict) and isinstance(stack, dict) and "technology" in stack:
+            if dram.technology_of(stack) == dram.technology_of(unit.get("stack", {})):
+                continue
+            kept[name] = {field: value for field, value in unit.items() if field not in _POWERS}
+            kept[name]["stack"] = {k: v for k, v in unit["stack"].items() if k != "banks_per_die"}
+    return kept
+
+
 class PimUnit(Definition):
     """Stacks whose banks carry FPUs.
 
