@@ -29,6 +29,9 @@ def resolve(
     """
     if isinstance(value, str):
         return lookup(kind, value, registry)
+    starts = [name for name in ("base", *(readers or ())) if isinstance(value, dict) and name in value]
+    if len(starts) > 1:
+        raise ConfigurationError(f"found {' and '.join(starts)}, expected one {kind} to start from")
     if isinstance(value, dict) and "base" in value:
         base = lookup(kind, value["base"], registry).model_dump()
         changes = {key: item for key, item in value.items() if key != "base"}

@@ -834,3 +834,9 @@ def test_another_technology_takes_the_banks_and_watts_of_the_base_with_it():
 def test_another_technology_whose_pins_are_too_slow_is_refused_with_its_own_sizes():
     with pytest.raises(ConfigurationError, match="5 FC-PIM stacks of gddr6-aim, whose pins give 320 GB/s"):
         _with_stacks("fc_pim")
+
+
+def test_a_model_starts_from_one_thing():
+    data = {**PLAIN, "model": {"base": "llama-65b", "hf": "folder"}}
+    with pytest.raises(ConfigurationError, match="found base and hf, expected one model to start from"):
+        get_scenario(data)

@@ -150,10 +150,11 @@ class System(Definition):
                 )
             beside = self.pu.count * self.pu.stacks
             if self.fc_pim.stacks != beside:
+                gpus, rest = divmod(self.fc_pim.stacks, self.pu.stacks)
                 raise ValueError(
                     f"{self.fc_pim.stacks} FC-PIM stacks on {self.pu.count} GPUs of {self.pu.stacks} stacks each, "
-                    f"whose memory they are: expected fc_pim.stacks = {beside}, or pu.count = "
-                    f"{self.fc_pim.stacks / self.pu.stacks:g}"
+                    f"whose memory they are: expected fc_pim.stacks = {beside}"
+                    f"{'' if rest else f', or pu.count = {gpus}'}"
                 )
         self._check_pins()
         if self.fabric is not None:

@@ -176,6 +176,7 @@ def test_static_power_can_be_left_out():
             r"60 FC-PIM stacks on 6 GPUs of 5 .* fc_pim.stacks = 30, or pu.count = 12",
         ),
         ({"pu": {"count": 8}}, r"30 FC-PIM stacks on 8 GPUs of 5 .* fc_pim.stacks = 40, or pu.count = 6"),
+        ({"pu": {"stacks": 8}}, r"30 FC-PIM stacks on 6 GPUs of 8 .* fc_pim.stacks = 48(?!, or)"),
         ({"pu": {"stacks": 6}}, r"30 FC-PIM stacks on 6 GPUs of 6 .* fc_pim.stacks = 36, or pu.count = 5"),
     ],
 )
