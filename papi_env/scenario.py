@@ -161,14 +161,16 @@ class Scenario(Definition):
                 if (value is not None) != there:
                     raise ValueError(f"{name}: {'required' if there else 'not used'} with serving")
             assert self.model is not None
-            for part, instead in (
-                ("windows", 'windows = "none", with which all layers attend to everything'),
-                ("experts", "a model without"),
-            ):
-                if getattr(self.model, part) is not None:
-                    raise ValueError(
-                        f"model: {self.model.name} has {part}, which static batches alone have; expected {instead}"
-                    )
+            if self.model.experts is not None and self.model.experts.draws != "expectation":
+                raise ValueError(
+                    f"model: experts.draws of {self.model.name} is {self.model.experts.draws!r}, which static batches "
+                    "alone have; expected 'expectation' with serving"
+                )
+            if self.experts is not None and self.experts != ExpertPlacement():
+                raise ValueError(
+                    "experts: placed otherwise than in slices of all in every bank, which static batches alone have; "
+                    "expected no experts part with serving (dual_row_buffers are a field of serving)"
+                )
             return self
         if self.images is None or self.model is not None or self.workload is not None:
             for name, value, other in (

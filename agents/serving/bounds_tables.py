@@ -12,7 +12,7 @@ from papi_env.simulation.compiled import njit
 from papi_env.simulation.draws import accepted_prefix, request_key
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.iteration import iteration
-from papi_env.simulation.serving.requests import groups_of, key_rows_of
+from papi_env.simulation.serving.requests import groups_of, key_rows_of, near_context
 from papi_env.simulation.serving.tables import ServingTables
 from papi_env.simulation.serving.terms import Decoding, Lookups, Placement, PromptChunk, Slowdowns
 from papi_env.workload.serving import SPECULATION_LENGTHS
@@ -50,10 +50,26 @@ def _least(max_running: Any, chunk: Any, shortest: Any, units: Any, look: Any) -
         context = shortest + tlp
         groups = groups_of(context)
         key_rows = key_rows_of(groups, columns)
+        near, near_groups, near_key_rows = nothing, nothing, nothing
+        if look.scalars[at.WINDOW] > 0.0:
+            near = near_context(np.int64(context), tlp, look.scalars)
+            near_groups = groups_of(near)
+            near_key_rows = key_rows_of(near_groups, columns)
         for rlp in range(max_running + 1):
             longest = min(rlp, 1)
             decoding = Decoding(
-                rlp, tlp, rlp * context, rlp * groups, longest * groups, rlp * key_rows, longest * key_rows
+                rlp,
+                tlp,
+                rlp * context,
+                rlp * groups,
+                longest * groups,
+                rlp * key_rows,
+                longest * key_rows,
+                rlp * near,
+                rlp * near_groups,
+                longest * near_groups,
+                rlp * near_key_rows,
+                longest * near_key_rows,
             )
             for prompt in range(chunk + 1):
                 if rlp + prompt == 0:

@@ -169,7 +169,9 @@ class ServingEnv(ServingProblem, ProblemEnv[ServingEngine]):
     Two half-batches can take turns on FC kernels and attention, for which weights are read twice. KV caches
     take pages of 16 tokens (`page_tokens`) on Attn-PIM; when those run out, the request admitted last loses its
     own and is computed again. With a `token_budget` work is done in the order of vLLM's scheduler, where free
-    pages may keep their content (`prefix_caching`). Units may drift from their offline profile.
+    pages may keep their content (`prefix_caching`). Experts of a model run where their tokens' other FC kernels
+    do, at the mean over routings. Layers with sliding windows attend to what is inside; pages are of whole
+    contexts. Units may drift from their offline profile.
     `papi_env.workload.serving.Serving` lists every effect with its switch and source,
     `papi_env.simulation.serving.iteration` how an iteration is put together.
 

@@ -20,7 +20,7 @@ class Experts(Definition):
     `routing` says how tokens choose: `uniform`, or `zipf`, by which the expert of rank r is chosen in proportion to
     1 / r^exponent. `draws` says what a simulation makes of it: `expectation`, every layer of every iteration costs the
     mean over routings, or `keyed`, routings are drawn by a hash of seed, episode and iteration, the same for every
-    policy.
+    policy. Continuous batching has `expectation` alone.
     """
 
     experts: Count = Field(ge=2, le=1 << 16)

@@ -56,8 +56,8 @@ class ExpertProfile:
 
 
 @dataclass(frozen=True, eq=False)
-class _Costs:
-    """What compiled code needs to know of the units: see `routed.add_layer`."""
+class UnitCosts:
+    """What one expert takes on the units by its tokens, and a layer besides: see `routed.add_layer`."""
 
     one: FloatArray
     causes: FloatArray
@@ -71,7 +71,8 @@ def options_of(system: System) -> npt.NDArray[np.bool_]:
     return np.array([pu, pim, pu and pim])
 
 
-def _costs(system: System, layer: ExpertLayer, placement: ExpertPlacement, rows: int) -> _Costs:
+def unit_costs(system: System, layer: ExpertLayer, placement: ExpertPlacement, rows: int) -> UnitCosts:
+    """What one expert of a layer takes on either unit, by its tokens from 0 to `rows`."""
     groups = placement.groups
     tokens = np.arange(rows + 1)
     one, causes, fixed = (
@@ -95,7 +96,7 @@ def _costs(system: System, layer: ExpertLayer, placement: ExpertPlacement, rows:
         fixed[2] = sum(float(system.stack_sum_s(kernel, 1)) for kernel in layer.kernels)
         row_transfer_j = sum(float(system.stack_sum_j(kernel, 1)) for kernel in layer.kernels)
         causes[1, :, TRANSFER] += row_transfer_j * tokens
-    return _Costs(one, causes, fixed, row_transfer_j)
+    return UnitCosts(one, causes, fixed, row_transfer_j)
 
 
 @lru_cache(maxsize=16)
@@ -114,7 +115,7 @@ def expert_table(
     layer, most = routing.layer, max(wanted)
     asked = np.zeros(most + 1, dtype=np.bool_)
     asked[list(wanted)] = True
-    costs = _costs(system, layer, placement, most)
+    costs = unit_costs(system, layer, placement, most)
     table = _sampled(routing, placement, costs, asked, SAMPLES, layer.layers)
     if not routing.keyed:
         table = table.mean(axis=2, keepdims=True)
@@ -128,7 +129,7 @@ def expert_table(
 def _sampled(
     routing: Routing,
     placement: ExpertPlacement,
-    costs: _Costs,
+    costs: UnitCosts,
     asked: npt.NDArray[np.bool_],
     samples: int,
     layers: int,
@@ -147,7 +148,7 @@ def _sampled(
     return found
 
 
-def _exact(routing: Routing, costs: _Costs, rows: int) -> FloatArray:
+def _exact(routing: Routing, costs: UnitCosts, rows: int) -> FloatArray:
     """Means over routings of all layers on one unit, float64 [2 units, rows + 1, NUM_COLUMNS]; all banks have all."""
     loads = routing.loads(rows)
     tokens = np.arange(rows + 1) * routing.layer.active
@@ -166,7 +167,7 @@ def _exact(routing: Routing, costs: _Costs, rows: int) -> FloatArray:
     return exact * routing.layer.layers
 
 
-def _write_exact(table: FloatArray, routing: Routing, costs: _Costs, asked: npt.NDArray[np.bool_]) -> None:
+def _write_exact(table: FloatArray, routing: Routing, costs: UnitCosts, asked: npt.NDArray[np.bool_]) -> None:
     exact = _exact(routing, costs, len(asked) - 1)
     for unit in (routed.ON_PU, routed.ON_PIM):
         table[unit, asked, 0] = exact[unit, asked]
@@ -175,7 +176,7 @@ def _write_exact(table: FloatArray, routing: Routing, costs: _Costs, asked: npt.
 @lru_cache(maxsize=64)
 def expert_profile(system: System, routing: Routing, placement: ExpertPlacement) -> ExpertProfile:
     """The offline sweep over n = 1..1024: each unit runs all experts by itself."""
-    costs = _costs(system, routing.layer, placement, DENSE_ROWS)
+    costs = unit_costs(system, routing.layer, placement, DENSE_ROWS)
     asked = np.ones(DENSE_ROWS + 1, dtype=np.bool_)
     swept = _sampled(routing, placement, costs, asked, 1, _SWEPT_LAYERS)[:, :, 0, routed.SECONDS]
     means = swept * (routing.layer.layers / _SWEPT_LAYERS)

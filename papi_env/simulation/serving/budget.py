@@ -19,6 +19,7 @@ import numpy as np
 from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.pages import NOBODY, find_pages, give_back, settle_pages
+from papi_env.simulation.serving.parts import outside_windows
 from papi_env.simulation.serving.requests import leave_queue, next_waiting, pages_of, survey
 from papi_env.simulation.serving.terms import PromptChunk
 
@@ -93,9 +94,10 @@ def admit_one(e, request, whole, room, state, scalars):
 
 
 @inlined
-def pairs_of(done, part):
-    """(query, key) pairs of so many tokens after those that are done."""
-    return part * done + part * (part + 1) // 2
+def met(done, part, scalars):
+    """(query, key) pairs of so many tokens after those that are done, and tokens read for them."""
+    far_pairs, far = outside_windows(done, done + part, scalars)
+    return part * done + part * (part + 1) // 2 - far_pairs, done + part - far
 
 
 @lean
@@ -132,8 +134,7 @@ def schedule(e, tlp, most, state, scalars):
     prompts = np.int64(rows > 0)
     if rows > 0:
         done = counters[e, at.PREFILL_DONE]
-        pairs = pairs_of(done, rows)
-        read = done + rows
+        pairs, read = met(done, rows, scalars)
         ending = np.int64(rows == counters[e, at.PREFILL_BACKLOG])
     if caching:
         settle_pages(e, held, total, state)
@@ -153,8 +154,9 @@ def schedule(e, tlp, most, state, scalars):
             settle_pages(e, held, total, state)
         room -= part
         rows += part
-        pairs += pairs_of(found, part)
-        read += found + part
+        more_pairs, more_read = met(found, part, scalars)
+        pairs += more_pairs
+        read += more_read
         ending += np.int64(found + part == whole)
         prompts += 1
         admitted += 1

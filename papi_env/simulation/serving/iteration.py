@@ -16,6 +16,8 @@ How an iteration is put together (times of the whole model, n decode rows, c pro
   sub-batch interleaving). Each reads the weights for itself. The period is the longest of both FC parts, both
   attention parts, and either chain; the first FC kernel of all has nothing beside it.
 * Drafting comes first, on the PUs, and the LM head of tokens that are yielded last, as a kernel of its own.
+* Layers with sliding windows attend to what is inside them, the others to whole contexts: times and joules of
+  attention are the mean over layers of either kind.
 * On PUs with measured tables attention of decode rows and prompts is one kernel (`measured`).
 * Whatever happens, an iteration lasts as long as the link is busy.
 """
@@ -33,7 +35,9 @@ from papi_env.simulation.serving.parts import (
     decode_joules,
     drafting,
     heading,
+    near_attention,
     no_chunk,
+    of_layers,
     prompt_attention,
     unevenness,
 )
@@ -130,6 +134,9 @@ def half_batch(requests, prompt_rows, unit, decoding, slow, look):
             attention_s = slow.attention * measured_attention(decoding, no_chunk(), look)
         elif look.scalars[at.UNEVEN] > 0.0 and look.scalars[at.ATTENTION_UNIT] == 0.0:
             attention_s *= unevenness(decoding, look.scalars)
+        if look.scalars[at.WINDOW] > 0.0:
+            near_s = slow.attention * near_attention(requests, decoding, look)
+            attention_s = of_layers(attention_s, near_s, look.scalars)
         transfer_s = look.link[rows, layout.COST_S]
         transfer_j = look.link[rows, layout.COST_J]
     pim_s = fc_s[at.FC_PIM, pim_rows] * slow.fc_pim
@@ -281,7 +288,7 @@ def iteration(decoding, chunk, placement, slow, look, busy):
     joules += two.fc_j
     joules += two.combine_j
     joules += two.transfer_j
-    joules += decode_joules(decoding, look.attention[first, decoding.tlp])
+    joules += decode_joules(decoding, look.attention[first, decoding.tlp], scalars)
     joules += beside.joules
     link_s = prompt.link_s + one.transfer_s + two.transfer_s
     communication_s = one.combine_s + one.transfer_s + two.combine_s + two.transfer_s + beside.combine_s
@@ -370,7 +377,9 @@ def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
     rlp, tlp = decoding.rlp, decoding.tlp
     attention = causes.attention[ran.first, tlp]
     scalars, terms = look.scalars, causes.terms
-    attended = np.float64(decoding.context_sum if scalars[at.ATTENTION_UNIT] == 0.0 else decoding.group_sum)
+    context_sum = of_layers(decoding.context_sum, decoding.near_context_sum, scalars)
+    group_sum = of_layers(decoding.group_sum, decoding.near_group_sum, scalars)
+    attended = context_sum if scalars[at.ATTENTION_UNIT] == 0.0 else group_sum
     drafts = np.float64(tlp - 1 if rlp > 0 else 0)
     tokens = drafts * decoding.context_sum
     for k in range(at.NUM_CAUSES):
@@ -392,5 +401,5 @@ def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
     # A link's joules are in proportion to bytes, and those of no rows are none.
     moved += link[ran.first * tlp, layout.COST_J] + link[ran.second * tlp, layout.COST_J]
     moved += ran.crossings * moves[rlp * tlp + chunk.rows, layout.CROSSING_J]
-    moved += decoding.context_sum * attention[at.LINK]
+    moved += context_sum * attention[at.LINK]
     clocks[e, at.CAUSE_J + at.LINK] += moved

@@ -19,6 +19,7 @@ from papi_env.simulation.serving.budget import schedule
 from papi_env.simulation.serving.drift import drift_factor
 from papi_env.simulation.serving.iteration import charge_causes, iteration
 from papi_env.simulation.serving.observe import observe_env
+from papi_env.simulation.serving.parts import outside_windows
 from papi_env.simulation.serving.requests import (
     ServingState,
     admit,
@@ -131,8 +132,9 @@ def chunk_of_prompts(e, state, scalars):
         request = state.prefill[e, (counters[e, at.PREFILL_FRONT] + k) % slots]
         tokens = facts[e, request, at.INPUT] + facts[e, request, at.GENERATED]
         upto = min(tokens, done + room - rows)
-        pairs += upto * (upto + 1) // 2 - done * (done + 1) // 2
-        read += upto
+        far_pairs, far = outside_windows(done, upto, scalars)
+        pairs += upto * (upto + 1) // 2 - done * (done + 1) // 2 - far_pairs
+        read += upto - far
         rows += upto - done
         ending += np.int64(upto == tokens)
         done = 0

@@ -45,6 +45,12 @@ def as_measured(tables: Any, layers: ServerTables, system: System, model: Transf
     """
     assert system.pu is not None
     kernels = model.fc_kernels()
+    for part in ("experts", "windows"):
+        if getattr(model, part) is not None:
+            raise ConfigurationError(
+                f"{layers.folder}: model {model.name!r} has {part}, but the tables have layers without: expected a "
+                f"model without {part}"
+            )
     if len(kernels) != len(FC_LAYERS):
         raise ConfigurationError(
             f"{layers.folder}: model {model.name!r} has {len(kernels)} FC kernels in a layer, but the tables have "

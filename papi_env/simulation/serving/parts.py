@@ -7,10 +7,52 @@ import numpy as np
 from papi_env.hardware.dram import GROUP_TOKENS
 from papi_env.simulation.attention import Share, Work, attention_time
 from papi_env.simulation.batch import state as layout
-from papi_env.simulation.compiled import inlined
+from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.measured import measured_attention
-from papi_env.simulation.serving.terms import PromptChunk, PromptCost
+from papi_env.simulation.serving.terms import Decoding, PromptChunk, PromptCost
+
+
+@inlined
+def of_layers(whole, near, scalars):
+    """The mean of a quantity over layers that attend to everything and those with windows."""
+    return whole + scalars[at.WINDOW_SHARE] * (near - whole)
+
+
+@inlined
+def inside_windows(decoding):
+    """`Decoding` as the layers with windows see it."""
+    zero = np.int64(0)
+    return Decoding(
+        decoding.rlp,
+        decoding.tlp,
+        decoding.near_context_sum,
+        decoding.near_group_sum,
+        decoding.near_group_max,
+        decoding.near_key_row_sum,
+        decoding.near_key_row_max,
+        zero,
+        zero,
+        zero,
+        zero,
+        zero,
+    )
+
+
+@inlined
+def outside_windows(done, upto, scalars):
+    """What the tokens of a prompt after `done` do not meet, the mean over layers: (query, key) pairs, and tokens read.
+
+    Queries meet no keys that have left their window.
+    """
+    window = np.int64(scalars[at.WINDOW])
+    if window == 0:
+        return np.int64(0), np.int64(0)
+    before = max(done - window, 0)
+    after = max(upto - window, 0)
+    pairs = (after * (after + 1) - before * (before + 1)) // 2
+    share = scalars[at.WINDOW_SHARE]
+    return np.int64(share * pairs), np.int64(share * max(done + 1 - window, 0))
 
 
 @inlined
@@ -73,6 +115,17 @@ def unevenness(decoding, scalars):
     return 1.0 + scalars[at.UNEVEN] * max(longest * decoding.rlp / decoding.context_sum - 1.0, 0.0)
 
 
+@lean
+def near_attention(requests, decoding, look):
+    """Profiled seconds of decode attention of so many of the decoding requests, if all layers had windows."""
+    near = inside_windows(decoding)
+    row, shares = look.attention[requests, decoding.tlp], look.shares[requests, decoding.tlp]
+    seconds = attention_seconds(requests, near, row, shares)
+    if look.scalars[at.UNEVEN] > 0.0 and look.scalars[at.ATTENTION_UNIT] == 0.0:
+        seconds *= unevenness(near, look.scalars)
+    return seconds
+
+
 @inlined
 def prompt_attention(chunk, decoding, slow, look):
     """`PromptCost` of a chunk. Where prompts run on PIM, it is the KV caches' unit that attends to them.
@@ -100,8 +153,10 @@ def prompt_attention(chunk, decoding, slow, look):
 
 
 @inlined
-def decode_joules(decoding, row):
+def decode_joules(decoding, row, scalars):
     """Joules of decode attention; `row` is that of as many requests as attend at a time."""
     if decoding.rlp == 0:
         return 0.0
-    return row[layout.PER_GROUP_J] * decoding.group_sum + row[layout.PER_TOKEN_J] * decoding.context_sum
+    group_sum = of_layers(decoding.group_sum, decoding.near_group_sum, scalars)
+    context_sum = of_layers(decoding.context_sum, decoding.near_context_sum, scalars)
+    return row[layout.PER_GROUP_J] * group_sum + row[layout.PER_TOKEN_J] * context_sum

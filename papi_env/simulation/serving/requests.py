@@ -86,6 +86,34 @@ def drawn_class(key, cumulative):
 
 
 @inlined
+def near_context(context, tlp, scalars):
+    """Of so many tokens, those that are read in layers with windows.
+
+    Tokens verified together share a read of all that one of them sees.
+    """
+    return min(context, np.int64(scalars[at.WINDOW]) + tlp - 1)
+
+
+@lean
+def survey_windows(contexts, tlp, scalars):
+    """`survey` of what is inside the windows of layers that have any, in the order of `Decoding`; zeros without."""
+    context_sum = np.int64(0)
+    group_sum = np.int64(0)
+    group_max = np.int64(0)
+    key_row_sum = np.int64(0)
+    columns = np.int64(scalars[at.GROUP_COLUMNS])
+    if scalars[at.WINDOW] > 0.0:
+        for context in contexts:
+            near = near_context(np.int64(context) + tlp, tlp, scalars)
+            groups = groups_of(near)
+            context_sum += near
+            group_sum += groups
+            group_max = max(group_max, groups)
+            key_row_sum += key_rows_of(groups, columns)
+    return context_sum, group_sum, group_max, key_row_sum, key_rows_of(group_max, columns)
+
+
+@inlined
 def survey(e, tlp, state, scalars):
     """What decoding attends to, as `Decoding`, and the KV pages in use: of decoding requests and reserved ones."""
     counters, contexts = state.counters, state.contexts
@@ -105,7 +133,21 @@ def survey(e, tlp, state, scalars):
         key_row_sum += key_rows_of(groups, columns)
         pages += pages_of(context, scalars)
     key_row_max = key_rows_of(group_max, columns)
-    decoding = Decoding(rlp, tlp, context_sum, group_sum, group_max, key_row_sum, key_row_max)
+    near = survey_windows(contexts[e, :rlp], tlp, scalars)
+    decoding = Decoding(
+        rlp,
+        tlp,
+        context_sum,
+        group_sum,
+        group_max,
+        key_row_sum,
+        key_row_max,
+        near[0],
+        near[1],
+        near[2],
+        near[3],
+        near[4],
+    )
     return decoding, pages + counters[e, at.PREFILL_PAGES]
 
 

@@ -169,7 +169,9 @@ UNEVEN = 43  # share of what the longest context would cost all requests more th
 MEASURED_ROWS = 44
 MEASURED_MIXED = 45
 MEASURED_ALONE = 46
-NUM_SCALARS = 47
+WINDOW = 47  # tokens that a query sees in layers with windows; 0 without
+WINDOW_SHARE = 48  # of the layers that have them
+NUM_SCALARS = 49
 
 # --- what else takes joules, by cause ----------------------------------------------------------------
 # Of a prompt: each (query, key) pair, each token read, each token processed; and each token that a draft attends to.

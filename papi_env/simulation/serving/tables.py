@@ -11,9 +11,9 @@ from papi_env.errors import ConfigurationError
 from papi_env.hardware import costs, dram
 from papi_env.hardware.energy import ACTIVATION, NUM_CAUSES, READ
 from papi_env.hardware.system import System
-from papi_env.hardware.table import CostTable
+from papi_env.hardware.table import DENSE_ROWS, CostTable
 from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES
-from papi_env.kernel import FloatArray, Kernel, activation_bytes
+from papi_env.kernel import FloatArray, activation_bytes
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.batch.decode_tables import (
@@ -27,8 +27,11 @@ from papi_env.simulation.batch.decode_tables import (
 )
 from papi_env.simulation.prefill import prompt_work
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.expert_costs import served_experts
 from papi_env.simulation.serving.measured_tables import as_measured, without_layers
+from papi_env.simulation.serving.parts import of_layers
 from papi_env.workload.arrivals import TRACE, ArrivalTables, build_arrivals
+from papi_env.workload.routing import routing_of
 from papi_env.workload.serving import (
     CHUNK_TOKENS,
     DRAFTS,
@@ -51,8 +54,8 @@ class ServingTables(NamedTuple):
     """The look-ups of one serving scenario; seconds and joules of all layers together.
 
     Attributes:
-        fc_s, fc_j: [2 (PUs, FC-PIM), rows], all FC kernels of an iteration; zero on a unit that the system
-            lacks, which `ONLY_UNIT` keeps from being used.
+        fc_s, fc_j: [2 (PUs, FC-PIM), rows], all FC kernels of an iteration, those of experts among them (see
+            `expert_costs`); zero on a unit that the system lacks, which `ONLY_UNIT` keeps from being used.
         bank_s: [rows], the part of the PUs' time in which they read the stacks.
         attention: [RLP, TLP, coefficients]; shares: [RLP, TLP, NUM_SHARES]: of the unit that runs attention (see
             `layout`).
@@ -107,7 +110,7 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
     system, layers = without_layers(scenario.system)
     scenario = scenario.model_copy(update={"system": system})
     rows = serving.max_running * SPECULATION_LENGTHS[-1] + max(serving.most_prompt_rows, CHUNK_TOKENS)
-    fc_s, fc_j, bank_s = _fc(system, model.fc_kernels(), rows)
+    fc = _fc(system, model, rows)
     draft_causes, drafted_context = _draft_causes(system, serving)
     home = system.unit_of("attention")
     assert home is not None
@@ -132,15 +135,15 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         thresholds[k] = [int(rate * 2.0**53) for rate in values]
     shares = np.array(list(serving.speculation.classes.values()), dtype=np.float64)
     tables = ServingTables(
-        fc_s=fc_s,
-        fc_j=fc_j,
-        bank_s=bank_s,
+        fc_s=fc.seconds,
+        fc_j=fc.joules,
+        bank_s=fc.reading_s,
         attention=np.ascontiguousarray(attention[unit]),
         shares=np.ascontiguousarray(attention_shares[unit]),
         link=np.ascontiguousarray(attention_link_table(system, model, rows)[unit]),
         moves=moves_table(system, model, rows),
         draft=_draft(system, serving, scalars),
-        fc_causes=_fc_causes(system, model.fc_kernels(), rows),
+        fc_causes=fc.causes,
         attention_causes=np.ascontiguousarray(attention_causes(system, model, serving.max_running)[unit]),
         draft_causes=draft_causes,
         term_causes=np.stack([*prompt_work(system, model).causes, drafted_context]),
@@ -193,10 +196,20 @@ def freeze(tables: ServingTables) -> None:
             array.flags.writeable = False
 
 
-def _fc(system: System, kernels: tuple[Kernel, ...], rows: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Seconds and joules of all FC kernels on PUs and FC-PIM, and the PUs' reading time, by rows."""
+class _FcCosts(NamedTuple):
+    """All FC kernels of an iteration by rows: `fc_s`, `fc_j`, `fc_causes` and `bank_s` of `ServingTables`."""
+
+    seconds: FloatArray
+    joules: FloatArray
+    causes: FloatArray
+    reading_s: FloatArray
+
+
+def _fc(system: System, model: Transformer, rows: int) -> _FcCosts:
+    """`_FcCosts` for 0 to `rows` rows, with those of experts."""
+    kernels, routing = model.fc_kernels(), routing_of(model)
     seconds, joules = np.zeros((2, rows + 1)), np.zeros((2, rows + 1))
-    reading = np.zeros(rows + 1)
+    causes, reading = np.zeros((2, rows + 1, NUM_CAUSES)), np.zeros(rows + 1)
     table = CostTable(system, kernels)
     counts = np.arange(rows + 1)
     for unit, name in ((PU, UNIT_NAMES[PU]), (FC_PIM, UNIT_NAMES[FC_PIM])):
@@ -206,12 +219,19 @@ def _fc(system: System, kernels: tuple[Kernel, ...], rows: int) -> tuple[FloatAr
             s, j = table.cost(i, unit, counts)
             seconds[unit] += s
             joules[unit] += j
+            causes[unit] += table.joules_by_cause(i, unit, counts)
     if system.pu is not None:
         rate = system.pu.count * system.pu.streaming_bandwidth
         for kernel in kernels:
             size = kernel.weight_bytes + activation_bytes(kernel, counts)
             reading += np.where(counts > 0, kernel.count * size / rate, 0.0)
-    return seconds, joules, np.minimum(reading, seconds[PU])
+    if routing is not None:
+        experts = served_experts(system, routing, rows)
+        seconds += experts.seconds
+        joules += experts.causes.sum(axis=-1)
+        causes += experts.causes
+        reading += experts.reading_s
+    return _FcCosts(seconds, joules, causes, np.minimum(reading, seconds[PU]))
 
 
 def _head(system: System, model: Transformer, tokens: int) -> FloatArray:
@@ -263,17 +283,6 @@ def _draft(system: System, serving: Serving, scalars: FloatArray) -> FloatArray:
     return table
 
 
-def _fc_causes(system: System, kernels: tuple[Kernel, ...], rows: int) -> FloatArray:
-    """The joules of `_fc` by cause, [2, rows, causes]."""
-    joules = np.zeros((2, rows + 1, NUM_CAUSES))
-    table = CostTable(system, kernels)
-    for unit in (PU, FC_PIM):
-        if system.can_run(UNIT_NAMES[unit], "fc"):
-            for i in range(len(kernels)):
-                joules[unit] += table.joules_by_cause(i, unit, np.arange(rows + 1))
-    return joules
-
-
 def _draft_causes(system: System, serving: Serving) -> tuple[FloatArray, FloatArray]:
     """The joules of `_draft` by cause: [RLP, causes] of a step, and [causes] per context token of its attention."""
     joules, per_token = np.zeros((serving.max_running + 1, NUM_CAUSES)), np.zeros(NUM_CAUSES)
@@ -306,9 +315,15 @@ def _scalars(scenario: Scenario, serving: Serving, model: Transformer) -> FloatA
     s[at.STATIC_W] = system.static_power_w
     switch_s = system.mode_switch_s if scenario.switch_s is None else scenario.switch_s
     s[at.SWITCH_S] = switch_s if serving.switching else 0.0
-    s[at.SWITCHES_PER_SPLIT] = _CHANGES_PER_KERNEL * sum(kernel.count for kernel in model.fc_kernels())
+    # A token's experts stay on its unit from their first matrices to the last, as one kernel.
+    split = [*model.fc_kernels(), *model.expert_kernels()[:1]]
+    s[at.SWITCHES_PER_SPLIT] = _CHANGES_PER_KERNEL * sum(kernel.count for kernel in split)
     s[at.LAYERS] = model.layers
-    s[at.ALPHA] = CostTable(system, model.fc_kernels()).calibrate_alpha()
+    if model.windows is not None:
+        s[at.WINDOW], s[at.WINDOW_SHARE] = model.windows.tokens, model.windowed_layers / model.layers
+    routing = routing_of(model)
+    experts = None if routing is None else served_experts(system, routing, DENSE_ROWS).seconds
+    s[at.ALPHA] = CostTable(system, model.fc_kernels()).calibrate_alpha(beside=experts)
     s[at.CONTEXT_LIMIT] = model.context_limit
     s[at.MAX_RUNNING] = serving.max_running
     pages = _pages(system, model, serving)
@@ -344,7 +359,8 @@ def _scalars(scenario: Scenario, serving: Serving, model: Transformer) -> FloatA
 def _pages(system: System, model: Transformer, serving: Serving) -> int:
     """KV pages that there are: what was said, or what the stacks hold beside the weights where they share them.
 
-    Refuses weights and pages that do not fit.
+    Pages are of whole contexts, in all layers: what has left its window is kept, as where layers share one table of
+    pages. Refuses weights and pages that do not fit.
     """
     size = model.kv_bytes_per_token
     system.check_capacity(model.weight_bytes, (serving.kv_tokens or 0) * size)
@@ -371,6 +387,8 @@ def _reference_s(tables: ServingTables, serving: Serving) -> float:
     unit = max(int(tables.scalars[at.ONLY_UNIT]), 0)
     row = tables.attention[rlp, 1]
     mean = float(tables.population[:, 0].mean() + tables.population[:, 1].mean() / 2)
+    window = float(tables.scalars[at.WINDOW])
+    mean = of_layers(mean, min(mean, window), tables.scalars)
     groups = np.ceil(mean / dram.GROUP_TOKENS) * tables.shares[rlp, 1, layout.SHARE]
     attention = max(row[layout.PER_GROUP_S] * groups, row[layout.PER_TOKEN_S] * rlp * mean)
     return float(tables.fc_s[unit, rlp] + tables.moves[rlp, layout.COMBINE_S] + attention)

@@ -19,6 +19,7 @@ class Decoding(NamedTuple):
         rlp, tlp: how many requests, and tokens verified of each.
         context_sum: tokens. group_sum, key_row_sum: the memory's groups of tokens, and DRAM rows of keys.
         group_max, key_row_max: those of the longest context.
+        near_*: the same of what is inside the windows of layers that have any, else 0.
     """
 
     rlp: Count
@@ -28,13 +29,18 @@ class Decoding(NamedTuple):
     group_max: Count
     key_row_sum: Count
     key_row_max: Count
+    near_context_sum: Count = 0
+    near_group_sum: Count = 0
+    near_group_max: Count = 0
+    near_key_row_sum: Count = 0
+    near_key_row_max: Count = 0
 
 
 class PromptChunk(NamedTuple):
     """The prompt tokens of an iteration; int64.
 
     Attributes:
-        rows: tokens. pairs: (query, key) pairs. context: tokens read.
+        rows: tokens. pairs: (query, key) pairs. context: tokens read. Both the mean over layers, if any have windows.
         ending: prompts that end in it, and so yield a token. prompts: that it has tokens of.
     """
 

@@ -293,13 +293,6 @@ def test_experts_of_a_model_without_any_cannot_be_placed():
         get_scenario(data)
 
 
-def test_serving_refuses_experts():
-    with pytest.raises(
-        ConfigurationError, match="qwen3-30b-a3b has experts, which static batches alone have"
-    ):
-        get_scenario("light/llama-65b").replace(model="qwen3-30b-a3b")
-
-
 def test_dumps_hold_a_placement_only_where_there_is_one():
     assert "experts" not in SCENARIO.model_dump()
     placed = get_scenario(SCENARIO.model_dump() | {"experts": {"groups": 5}})

@@ -187,14 +187,3 @@ def test_a_format_decides_whether_weights_and_caches_fit():
     data["model"]["kv_format"] = "int4"
     data["workload"]["lengths"] = {"input": 500, "output": 100}
     parse_scenario(data, "here").check()
-
-
-def test_windows_are_not_served():
-    serving = get_scenario("saturated/llama-65b").model_dump()
-    serving["model"] = {"base": "llama-3.1-8b", "windows": {"tokens": 1024}}
-    with pytest.raises(
-        ConfigurationError, match='has windows, which static batches alone have; expected windows = "none"'
-    ):
-        parse_scenario(serving, "here")
-    serving["model"]["windows"] = "none"
-    assert parse_scenario(serving, "here").model == LLAMA
