@@ -1,0 +1,1 @@
+"""Searching designs over fields of scenarios: for `experiments.sweep`."""

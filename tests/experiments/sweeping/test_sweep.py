@@ -1,0 +1,234 @@
+"""Sweeps: three searches over a grid of four designs, going on, limits as rows, and files that are wrong."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from experiments.common.parts import scan
+from experiments.sweep import main
+from experiments.sweeping.definition import load_sweep
+from experiments.sweeping.fronts import front, undominated
+from experiments.sweeping.search import batches
+from tests.experiments.commands import called
+
+FPUS, BANKS = "system.fc_pim.fpus_per_bank", "system.fc_pim.stack.banks_per_die"
+# Of the four designs, one exceeds the die: four FPUs beside each of 128 banks.
+TINY = f"""
+scenarios = ["creative-writing/llama-65b"]
+seeds = 2
+population = 3
+[[schedulers]]
+name = "threshold"
+policies = ["threshold"]
+[[schedulers]]
+name = "best"
+policies = ["threshold", "oracle"]
+[[objectives]]
+measure = "tokens_per_s"
+goal = "max"
+[[objectives]]
+measure = "j_per_token"
+goal = "min"
+[[axes]]
+paths = "{FPUS}"
+values = [1, 4]
+[[axes]]
+paths = "{BANKS}"
+values = [96, 128]
+[question]
+name = "4P1B"
+paths = ["{FPUS}", "{BANKS}"]
+values = [4, 96]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes the file with some of its text replaced, and lines before it; returns its path."""
+
+    def file(*changes, before="", name="tiny"):
+        text = TINY
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        path = tmp_path / f"{name}.toml"
+        path.write_text(before + text)
+        return path
+
+    return file
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    """Folder and output of the grid."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "tiny.toml").write_text(TINY)
+    status, out, err = called(main, folder / "tiny.toml", "--jobs", 1, "--out", folder / "run")
+    assert status == 0, err
+    return folder / "run", out
+
+
+def parts(folder):
+    return {path.name: path.read_bytes() for path in (folder / "parts").iterdir()}
+
+
+def test_a_grid_has_a_row_for_all_and_the_reason_for_what_breaks_a_limit(played):
+    folder, out = played
+    rows = scan(folder).collect()
+    assert rows["design"].unique().sort().to_list() == [0, 1, 2, 3]
+    refused = rows.filter(pl.col("refused").is_not_null())
+    assert refused.select("design", FPUS, BANKS).row(0) == (3, 4.0, 128.0)
+    assert "exceed the die" in refused["note"][0]
+    kept = rows.filter(pl.col("refused").is_null())
+    assert len(kept) == 3 * 2 * 2
+    assert (kept["tokens_per_s"] * kept["total_s"] - kept["tokens"]).abs().max() < 1e-6
+    # Four FPUs take four times the area of one.
+    area = dict(kept.select("design", "fpu_area_mm2").unique().iter_rows())
+    assert area[2] > area[0]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["refused"] == {"machine": 1, "capacity": 0, "limit": 0, "policy": 0}
+    assert "4P1B under best" in out
+    # Nothing schedules better than what knows the costs, so a choice that has it is at least as good.
+    best = {k: v["front"][0]["tokens_per_s"] for k, v in summary["schedulers"].items()}
+    assert best["best"] >= best["threshold"]
+    assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert not list((folder / "jobs").iterdir())
+
+
+def test_a_run_goes_on_to_the_same_bytes(played, tmp_path, write, monkeypatch):
+    folder, _ = played
+    whole = parts(folder)
+    from experiments.sweeping import play
+
+    calls, real = [], play.play
+
+    def stopped(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(play, "play", stopped)
+    asked = (write(), "--jobs", 1, "--out", tmp_path / "run")
+    assert called(main, *asked)[0] == 130
+    assert not (tmp_path / "run" / "summary.json").exists()
+    done = len(list((tmp_path / "run" / "jobs").glob("*.csv")))
+    assert done == 1
+    assert called(main, *asked)[0] == 0
+    # Two policies of three designs that fit, but for the finished job of one design, and the call that stopped.
+    assert len(calls) == 4 + 4
+    assert parts(tmp_path / "run") == whole
+    # A part that is damaged is played again; one that is whole is not.
+    assert called(main, *asked)[0] == 0
+    assert len(calls) == 8
+    (path,) = (tmp_path / "run" / "parts").iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert called(main, *asked)[0] == 0
+    assert len(calls) == 14
+    assert parts(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize("search", ["random", "nsga2"])
+def test_other_searches_find_rows_of_the_grid(played, tmp_path, write, search):
+    path = write(before=f'search = "{search}"\ndesigns = 7\n')
+    status, _, err = called(main, path, "--jobs", 1, "--out", tmp_path / "run")
+    assert status == 0, err
+    rows, grid = scan(tmp_path / "run").collect(), scan(played[0]).collect()
+    assert rows["design"].n_unique() == 7
+    shared = [FPUS, BANKS, "policy", "seed", "tokens_per_s", "j_per_token"]
+    assert (
+        rows.select(shared)
+        .unique()
+        .join(grid.select(shared), on=shared, how="anti", nulls_equal=True)
+        .is_empty()
+    )
+    assert len(parts(tmp_path / "run")) == (3 if search == "nsga2" else 1)
+    before = parts(tmp_path / "run")
+    # Without its last generation it goes the same way again.
+    (tmp_path / "run" / "parts" / max(before)).unlink()
+    assert called(main, path, "--jobs", 1, "--out", tmp_path / "run")[0] == 0
+    assert parts(tmp_path / "run") == before
+
+
+def test_limits_of_the_file_and_capacity_are_reasons(tmp_path, write):
+    path = write(
+        ('"system.fc_pim.fpus_per_bank"\nvalues = [1, 4]', '["system.pu.count", "system.fc_pim.stacks"]\n'
+         "values = [[1, 5], [6, 30]]"),
+        (TINY[TINY.index("[question]") :], "[limits]\nrated_power_w = 9000\n"),
+    )  # fmt: skip
+    status, out, err = called(main, path, "--jobs", 1, "--out", tmp_path / "run")
+    assert status == 0, err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["refused"] == {"machine": 2, "capacity": 1, "limit": 1, "policy": 0}
+    assert summary["schedulers"]["best"]["front"] == []
+    assert "beyond a limit of the file" in out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("fpus_per_bank", "fpu_per_bank", "did you mean 'fpus_per_bank'"),
+        ("system.fc_pim.stack", "sytem.fc_pim.stack", "did you mean 'system'"),
+        ("values = [1, 4]", "values = []", "no values"),
+        ("values = [1, 4]", "low = 4\nhigh = 1\ncount = 2", "is empty"),
+        ("values = [1, 4]", "low = 1\nhigh = 4", "needs the count"),
+        ("values = [1, 4]", "values = [1, 'four']", "found the text 'four'"),
+        ("values = [1, 4]", "values = [1, 1]", "stands there twice"),
+        ("values = [1, 4]", "values = [1, 100]", "expected"),
+        ('measure = "j_per_token"', 'measure = "tokens_per_s"', "contradict each other"),
+        ("j_per_token", "joule_per_token", "Did you mean 'j_per_token'"),
+        ('policies = ["threshold"]', 'policies = ["treshold"]', "Did you mean 'threshold'"),
+        ("values = [4, 96]", "values = [4]", "1 values of 2 paths"),
+        ("seeds = 2", "seeds = 2\ndesigns = 3", "a grid tries all"),
+        ("seeds = 2", "seeds = 2\nsearch = 'random'", "needs designs"),
+        ("seeds = 2", "seed = 2\nlimit = 3", "did you mean 'limits'"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_before_anything_runs(tmp_path, write, old, new, said):
+    status, _, err = called(main, write((old, new)), "--out", tmp_path / "run")
+    assert status == 2
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_that_the_scenario_lacks_is_named(tmp_path, write):
+    path = write((f'"{BANKS}"\nvalues = [96, 128]', '"images.batch_sizes"\nvalues = [[1]]'),
+                 (TINY[TINY.index("[question]") :], ""))  # fmt: skip
+    status, _, err = called(main, path, "--out", tmp_path / "run")
+    assert status == 2
+    assert "the scenario has no images" in err
+
+
+def test_nothing_that_is_kept_is_dominated_and_all_else_is():
+    values = np.random.default_rng(0).integers(0, 6, (200, 2)).astype(float)
+    expected = [not any((other <= row).all() and (other < row).any() for other in values) for row in values]
+    assert undominated(values).tolist() == expected
+    assert 0 < sum(expected) < 200
+
+
+def test_a_front_is_of_what_is_best_whatever_the_goals(write):
+    sweep = load_sweep(write())
+    designs = pl.DataFrame(
+        {"design": [0, 1, 2], "tokens_per_s": [1.0, 2.0, 2.0], "j_per_token": [1.0, 2.0, 3.0]}
+    )
+    assert front(designs, sweep)["design"].to_list() == [1, 0]
+
+
+def test_designs_come_lazily_and_do_not_depend_on_the_batches(write):
+    many = "low = 1\nhigh = 64\ncount = 10000"
+    sweep = load_sweep(
+        write(("values = [1, 4]", many), ("values = [96, 128]", "low = 4\nhigh = 96\ncount = 90"))
+    )
+    assert sweep.size == 900_000
+    assert len(next(batches(sweep, 10))) == 10
+    path = write(
+        ("values = [1, 4]", "low = 1\nhigh = 64\nlog = true"), before="search = 'random'\ndesigns = 20\n"
+    )
+    drawn = load_sweep(path)
+    one, other = ([d for batch in batches(drawn, most) for d in batch] for most in (20, 7))
+    assert one == other
+    assert len(set(one)) > 15
+    assert all(1 <= design[0] <= 64 for design in one)
