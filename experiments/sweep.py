@@ -74,6 +74,8 @@ def resolve(sweep: Sweep, where: str) -> tuple[list[Scenario], Plan]:
         for name in names:
             if name not in known:
                 raise unknown_name(kind, name, known)
+    if sweep.prices is None and "cost" in (*(one.measure for one in sweep.objectives), *sweep.limits):
+        raise ConfigurationError(f"{where}: cost is asked for, but there are no prices to add up")
     for path in sweep.paths:
         check_path(path, where)
     if sweep.env == SERVING:

@@ -88,7 +88,8 @@ def finish(folder: RunFolder, count: int) -> None:
     for path in (folder.path / PARTS).glob("*.parquet"):
         if int(path.stem.partition("-")[0]) >= count:
             path.unlink()
-    for path in (folder.path / "jobs").glob("*.csv"):
+    # And none that was being written when a run was killed.
+    for path in (*(folder.path / "jobs").iterdir(), *(folder.path / PARTS).glob(".*")):
         path.unlink()
 
 

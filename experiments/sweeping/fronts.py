@@ -112,7 +112,11 @@ def answer(designs: pl.DataFrame, sweep: Sweep, question: Question) -> dict[str,
 
 def summarize(rows: pl.LazyFrame, sweep: Sweep) -> tuple[dict[str, Any], Mapping[str, pl.DataFrame]]:
     """What summary.json holds, and the designs by scheduler."""
-    designs = {one.name: scored(rows, sweep, one) for one in sweep.schedulers}
+    # A search may try a design twice.
+    designs = {
+        one.name: scored(rows, sweep, one).unique(sweep.paths, keep="first", maintain_order=True)
+        for one in sweep.schedulers
+    }
     counted = (
         rows.filter(pl.col("refused").is_not_null()).group_by("refused").agg(pl.col("design").n_unique())
     )
@@ -120,10 +124,14 @@ def summarize(rows: pl.LazyFrame, sweep: Sweep) -> tuple[dict[str, Any], Mapping
     schedulers = {}
     for one in sweep.schedulers:
         found = designs[one.name]
+        fits = rows.filter(pl.col("refused").is_null() & pl.col("policy").is_in(one.policies))
+        distinct = fits.select(sweep.paths).unique().select(pl.len()).collect().item()
         schedulers[one.name] = {
             "policies": list(one.policies),
             "privileged": [policy for policy in one.policies if is_privileged(policy)],
             "designs": len(found),
+            # They do not fit all scenarios, or nothing was measured that an objective asks for.
+            "unscored": distinct - len(found),
             "chosen": dict(found["policy"].value_counts(sort=True).iter_rows()),
             "front": front(found, sweep).to_dicts(),
             "answer": None if sweep.question is None else answer(found, sweep, sweep.question),

@@ -132,6 +132,11 @@ def _played(
         return [{**head, "refused": "machine", "note": str(error)}]
     found = proxies(scenario.system, plan.prices)
     head = {**head, **found}
+    if plan.prices is not None and found["cost"] is None:
+        assert scenario.system.pu is not None
+        known = ", ".join(plan.prices.pu)
+        note = f"prices.pu has no {scenario.system.pu.name!r}, expected it among {known}"
+        return [{**head, "refused": "limit", "note": note}]
     for name, most in plan.limits.items():
         value = found[name]
         if value is None or value > most:

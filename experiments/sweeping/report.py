@@ -43,6 +43,11 @@ def print_report(console: Console, summary: Mapping[str, Any], sweep: Sweep) -> 
         console.print(table)
         if len(found["front"]) > _MOST_SHOWN:
             say(console, f"... and {len(found['front']) - _MOST_SHOWN} more in summary.json")
+        if found["unscored"]:
+            say(
+                console,
+                f"{found['unscored']} more fit, but not all scenarios, or have no value of an objective",
+            )
         if found["answer"] is not None:
             _print_answer(console, name, found["answer"], sweep)
     if any(found["privileged"] for found in summary["schedulers"].values()):

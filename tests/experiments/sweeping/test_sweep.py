@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from experiments.common.parts import scan
-from experiments.sweep import main
+from experiments.common.runner import ROOT
+from experiments.sweep import main, resolve
 from experiments.sweeping.definition import load_sweep
 from experiments.sweeping.fronts import front, undominated
 from experiments.sweeping.search import batches
@@ -178,6 +179,7 @@ def test_limits_of_the_file_and_capacity_are_reasons(tmp_path, write):
         ("values = [1, 4]", "values = [1, 1]", "stands there twice"),
         ("values = [1, 4]", "values = [1, 100]", "expected"),
         ('measure = "j_per_token"', 'measure = "tokens_per_s"', "contradict each other"),
+        ("j_per_token", "cost", "no prices to add up"),
         ("j_per_token", "joule_per_token", "Did you mean 'j_per_token'"),
         ('policies = ["threshold"]', 'policies = ["treshold"]', "Did you mean 'threshold'"),
         ("values = [4, 96]", "values = [4]", "1 values of 2 paths"),
@@ -192,6 +194,16 @@ def test_a_file_that_is_wrong_is_refused_before_anything_runs(tmp_path, write, o
     assert said in err
     assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_card_without_a_price_is_a_row_with_the_reason(tmp_path, write):
+    path = write(("j_per_token", "cost"), ("values = [1, 4]", "values = [1]"),
+                 (TINY[TINY.index("[question]") :], "[prices]\npu = { H100 = 3e4 }\nstack = 240\n"))  # fmt: skip
+    status, _, err = called(main, path, "--jobs", 1, "--out", tmp_path / "run")
+    assert status == 0, err
+    rows = scan(tmp_path / "run").collect()
+    assert rows["refused"].to_list() == ["limit"] * 2
+    assert "has no 'A100'" in rows["note"][0]
 
 
 def test_a_part_that_the_scenario_lacks_is_named(tmp_path, write):
@@ -232,3 +244,17 @@ def test_designs_come_lazily_and_do_not_depend_on_the_batches(write):
     assert one == other
     assert len(set(one)) > 15
     assert all(1 <= design[0] <= 64 for design in one)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments" / "sweeps").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_shipped_files_can_be_played_and_hold_the_machine_in_question(path):
+    sweep = load_sweep(path)
+    scenarios, plan = resolve(sweep, path.name)
+    assert plan.bases[0]["name"] == scenarios[0].name
+    assert sweep.question is not None
+    asked = dict(zip(sweep.question.paths, sweep.question.values, strict=True))
+    assert any(
+        asked.items() <= dict(zip(sweep.paths, design, strict=True)).items() for design in sweep.grid()
+    )
