@@ -20,6 +20,7 @@ from papi_env.errors import DataError
 from papi_env.files import JSON_BYTES, read_bounded
 
 PARTS = "parts"
+_NAMES = "[0-9]" * 6 + "-*-*.parquet"
 _LENGTH = 16
 
 
@@ -85,7 +86,7 @@ def _read(path: Path, key: str) -> pl.DataFrame | None:
 
 def finish(folder: RunFolder, count: int) -> None:
     """Leave the first `count` parts alone in the folder: no later ones of other code, no files of jobs."""
-    for path in (folder.path / PARTS).glob("*.parquet"):
+    for path in (folder.path / PARTS).glob(_NAMES):
         if int(path.stem.partition("-")[0]) >= count:
             path.unlink()
     # And none that was being written when a run was killed.
@@ -95,4 +96,4 @@ def finish(folder: RunFolder, count: int) -> None:
 
 def scan(folder: Path) -> pl.LazyFrame:
     """All rows of a run folder, read as they are needed."""
-    return pl.scan_parquet(sorted((folder / PARTS).glob("*.parquet")))
+    return pl.scan_parquet(sorted((folder / PARTS).glob(_NAMES)))

@@ -70,10 +70,17 @@ def _print_answer(console: Console, scheduler: str, found: Mapping[str, Any], sw
     if not found["settings"]:
         say(console, f"{sweep.question.name} under {scheduler}: no design that fits has it")
         return
+    verdict = "right only in some settings"
+    if found["best"] == found["settings"]:
+        verdict = "right"
+    elif found["undominated"] == found["settings"]:
+        verdict = "right by some objective"
+    elif not found["undominated"]:
+        verdict = "not right"
     others = ", ".join(f"({name}) in {count}" for name, count in found["others"].items())
     say(
         console,
-        f"{sweep.question.name} under {scheduler}: best {objective} in {found['best']} of {found['settings']} settings "
-        f"of the other axes, undominated in {found['undominated']}; the best is {100 * found['gain']:.2f} % better "
-        f"on average. Best: {others}",
+        f"{sweep.question.name} under {scheduler}: {verdict}: best {objective} in "
+        f"{found['best']} of {found['settings']} settings of the other axes, undominated in "
+        f"{found['undominated']}; the best is {100 * found['gain']:.2f} % better on average. Best: {others}",
     )
