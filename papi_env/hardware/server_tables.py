@@ -1,14 +1,15 @@
-"""What the layers of one model take on one GPU of a server, as measured: a folder of three files.
+"""What the layers of one model take on one GPU of a server, as measured: a folder of three files, or four.
 
 Each is UTF-8 text, comma-separated, with a header; times are microseconds of one call on one tensor-parallel rank.
 
 * `dense.csv`, columns layer, tokens, time_us: the FC kernels `qkv_proj`, `o_proj`, `gate_up_proj`, `down_proj`, all
-  four required, and what lies between them: `layernorm` (two in a decoder layer), `qk_norm`, `rotary_emb`, `act_fn`,
-  and once in an iteration `embedding` and `final_layernorm`.
+  four required (of a mixture of experts the first two), and what lies between them: `layernorm` (two in a decoder
+  layer), `qk_norm`, `rotary_emb`, `act_fn`, and once in an iteration `embedding` and `final_layernorm`.
 * `attention.csv`, columns prefill_chunk, kv_prefill, n_decode, kv_decode, time_us: one kernel over a prompt's chunk,
   with so many of its tokens before it, and decoding requests of equal contexts. Both kinds alone are required:
   prefill_chunk = kv_prefill = 0, and n_decode = kv_decode = 0.
 * `per_sequence.csv`, columns layer, sequences, time_us: `lm_head` and `sampler`, for sequences that yield a token.
+* `moe.csv` of a mixture of experts, columns tokens, activated_experts, time_us: all experts of a layer.
 
 LLMServingSim's profiler writes such files; of its later ones, rows whose decode_q_len is above 1 are left out.
 Between its points a table is linear. On an axis no number is more than four times the one before, as in `measured`.
@@ -33,7 +34,8 @@ from papi_env.errors import DataError, nearest
 from papi_env.hardware.measured import Curve, gap
 from papi_env.kernel import FloatArray
 
-FC_LAYERS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+ATTENTION_LAYERS = ("qkv_proj", "o_proj")
+FC_LAYERS = (*ATTENTION_LAYERS, "gate_up_proj", "down_proj")
 # How often a decoder layer calls each layer of `dense.csv`; and what an iteration calls once.
 CALLS: Mapping[str, int] = dict.fromkeys(FC_LAYERS, 1) | {
     "layernorm": 2,
@@ -48,6 +50,8 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "attention.csv": ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"),
     "per_sequence.csv": ("layer", "sequences", "time_us"),
 }
+MIXTURE = "moe.csv"
+_COLUMNS = {**FILES, MIXTURE: ("tokens", "activated_experts", "time_us")}
 # Tokens verified of each decoding request.
 VERIFIED = "decode_q_len"
 MAX_COUNT = 2**30
@@ -74,6 +78,30 @@ class AttentionGrid(NamedTuple):
     most_mixed: int
 
 
+class MixtureGrid(NamedTuple):
+    """The experts of one layer at every combination of two axes, whatever of them was measured.
+
+    Attributes:
+        tokens: of an iteration; activated: experts that have any. float64, increasing.
+        seconds: float64 [tokens, activated].
+    """
+
+    tokens: FloatArray
+    activated: FloatArray
+    seconds: FloatArray
+
+    def at(self, tokens: FloatArray, activated: FloatArray) -> FloatArray:
+        """Seconds between the points, and on the line of the last two beyond them (arguments of one shape)."""
+        by_tokens = np.stack([_along(tokens, self.tokens, column) for column in self.seconds.T])
+        low = np.clip(
+            np.searchsorted(self.activated, activated, side="right") - 1, 0, len(self.activated) - 2
+        )
+        first, second = self.activated[low], self.activated[low + 1]
+        part = np.maximum((activated - first) / (second - first), 0.0)
+        each = np.arange(len(tokens))
+        return (1 - part) * by_tokens[low, each] + part * by_tokens[low + 1, each]
+
+
 @dataclass(frozen=True, eq=False)
 class ServerTables:
     """The tables of one folder; arrays are read-only.
@@ -81,18 +109,25 @@ class ServerTables:
     Attributes:
         folder: where they are.
         dense: times by layer and tokens; heads: by layer and sequences.
-        attention: see `AttentionGrid`.
+        attention: see `AttentionGrid`; mixture: see `MixtureGrid`, None without experts.
     """
 
     folder: Path
     dense: Mapping[str, Curve]
     heads: Mapping[str, Curve]
     attention: AttentionGrid
+    mixture: MixtureGrid | None = None
+
+    @property
+    def fc_layers(self) -> tuple[str, ...]:
+        """The FC kernels that all layers of the model have."""
+        return FC_LAYERS if self.mixture is None else ATTENTION_LAYERS
 
     @property
     def most_tokens(self) -> int:
         """Tokens up to which all layers were measured."""
-        return int(min(curve.rows[-1] for curve in self.dense.values()))
+        most = min(curve.rows[-1] for curve in self.dense.values())
+        return int(most if self.mixture is None else min(most, self.mixture.tokens[-1]))
 
     @property
     def most_sequences(self) -> int:
@@ -133,7 +168,8 @@ def load_server_tables(folder: str | Path) -> ServerTables:
     """
     folder = Path(folder)
     stamps = []
-    for name, columns in FILES.items():
+    files = _COLUMNS if (folder / MIXTURE).exists() else FILES
+    for name, columns in files.items():
         try:
             found = (folder / name).stat()
         except OSError as error:
@@ -146,11 +182,14 @@ def load_server_tables(folder: str | Path) -> ServerTables:
 
 @lru_cache(maxsize=16)
 def _load(folder: Path, stamps: tuple[tuple[int, int], ...]) -> ServerTables:
+    mixture = len(stamps) > len(FILES)
+    known = [name for name in (*CALLS, *ONCE) if not mixture or name not in FC_LAYERS[2:]]
     return ServerTables(
         folder,
-        _curves(folder / "dense.csv", (*CALLS, *ONCE), FC_LAYERS),
+        _curves(folder / "dense.csv", known, ATTENTION_LAYERS if mixture else FC_LAYERS),
         _curves(folder / "per_sequence.csv", HEAD_LAYERS, HEAD_LAYERS),
         _grid(folder / "attention.csv"),
+        _mixture(folder / MIXTURE) if mixture else None,
     )
 
 
@@ -159,7 +198,7 @@ def _load(folder: Path, stamps: tuple[tuple[int, int], ...]) -> ServerTables:
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Numbers of lines and their fields in the order of the columns; the header is checked and left out."""
-    columns = FILES[path.name]
+    columns = _COLUMNS[path.name]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -259,6 +298,34 @@ def _check_steps(path: Path, what: str, counts: Sequence[int], line: int) -> Non
     wrong = gap([n for n in counts if n > 0])
     if wrong is not None:
         raise DataError(f"{path}:{line}: {what}: found {wrong[1].replace('rows', 'of them')}")
+
+
+def _mixture(path: Path) -> MixtureGrid:
+    """The grid of a file whose combinations need not be complete: few tokens activate few experts."""
+    points: dict[int, dict[int, float]] = {}
+    lines: dict[tuple[int, int], int] = {}
+    for number, (tokens, activated, time) in _lines(path):
+        where = f"{path}:{number}"
+        key = _whole(where, "tokens", tokens, 1), _whole(where, "activated_experts", activated, 1)
+        if key in lines:
+            raise DataError(
+                f"{where}: found {key[0]} tokens with {key[1]} experts again, expected it once: line {lines[key]} "
+                "has it"
+            )
+        lines[key] = number
+        points.setdefault(key[0], {})[key[1]] = _seconds(where, time)
+    axes = [sorted({key[k] for key in lines}) for k in range(2)]
+    if any(len(axis) < 2 for axis in axes):
+        raise DataError(
+            f"{path}: found {len(lines)} rows, expected two numbers of tokens and of experts at least"
+        )
+    for name, axis in zip(_COLUMNS[MIXTURE], axes, strict=False):
+        _check_steps(path, name, axis, max(lines.values()))
+    tokens_axis, activated_axis = (np.array(axis, dtype=float) for axis in axes)
+    grid = MixtureGrid(tokens_axis, activated_axis, _plane(points, tokens_axis, activated_axis))
+    for array in grid:
+        array.setflags(write=False)
+    return grid
 
 
 # --- attention ---------------------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ import numpy as np
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.hardware import costs
 from papi_env.hardware.energy import NUM_CAUSES
-from papi_env.hardware.server_tables import FC_LAYERS, AttentionGrid, ServerTables
+from papi_env.hardware.server_tables import MIXTURE, AttentionGrid, ServerTables
 from papi_env.hardware.system import System
 from papi_env.hardware.units import PU, ROOFLINE
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
+from papi_env.workload.routing import routing_of
 from papi_env.workload.transformer import Transformer
 
 # Tables faster than the peaks by more than this are of another model or GPU, or in another unit; a cache that holds a
@@ -45,18 +46,23 @@ def as_measured(tables: Any, layers: ServerTables, system: System, model: Transf
     """
     assert system.pu is not None
     kernels = model.fc_kernels()
-    for part in ("experts", "windows"):
-        if getattr(model, part) is not None:
-            raise ConfigurationError(
-                f"{layers.folder}: model {model.name!r} has {part}, but the tables have layers without: expected a "
-                f"model without {part}"
-            )
-    if len(kernels) != len(FC_LAYERS):
+    if model.windows is not None:
+        raise ConfigurationError(
+            f"{layers.folder}: model {model.name!r} has windows, but the tables have layers without: expected a model "
+            "without windows"
+        )
+    if (model.experts is None) != (layers.mixture is None):
+        has, file = ("no experts", "a") if model.experts is None else ("experts", "no")
+        raise ConfigurationError(
+            f"{layers.folder}: found {file} {MIXTURE}, but model {model.name!r} has {has}: expected the tables of this "
+            "model"
+        )
+    if len(kernels) != len(layers.fc_layers):
         raise ConfigurationError(
             f"{layers.folder}: model {model.name!r} has {len(kernels)} FC kernels in a layer, but the tables have "
-            f"{', '.join(FC_LAYERS)}: expected a model with these"
+            f"{', '.join(layers.fc_layers)}: expected a model with these"
         )
-    for name, kernel in zip(FC_LAYERS, kernels, strict=True):
+    for name, kernel in zip(layers.fc_layers, kernels, strict=True):
         curve = layers.dense[name]
         least = costs.pu_peak_s(system.pu, kernel, curve.rows.astype(np.int64))
         if np.any(_FASTER * curve.seconds < least):
@@ -67,7 +73,13 @@ def as_measured(tables: Any, layers: ServerTables, system: System, model: Transf
                 "tables of this model, GPU and number of GPUs"
             )
     fc_s, head = tables.fc_s.copy(), tables.head
-    fc_s[PU] = layers.layers_s(np.arange(fc_s.shape[1], dtype=np.float64), model.layers)
+    rows = np.arange(fc_s.shape[1], dtype=np.float64)
+    fc_s[PU] = layers.layers_s(rows, model.layers)
+    routing = routing_of(model)
+    if layers.mixture is not None and routing is not None:
+        # Experts that have any of so many tokens, on average over routings: times are all but linear in them.
+        activated = np.sum(1.0 - (1.0 - routing.chance) ** rows[1:, None], axis=1)
+        fc_s[PU, 1:] += routing.layer.layers * layers.mixture.at(rows[1:], activated)
     if len(head) == 0:
         head = np.zeros((fc_s.shape[1], 2 + NUM_CAUSES))
     head = head.copy()

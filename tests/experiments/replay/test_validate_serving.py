@@ -147,7 +147,7 @@ def test_a_ring_takes_its_hops():
             r"requests\.csv:2: found a request of 105 tokens, expected at most 32, by kv_tokens",
         ),
         ({"kv_tokens": 1_000_000}, r"weights and KV caches need"),
-        ({"gpu": "h200", "model": "qwen3-30b-a3b"}, r"qwen3-30b-a3b has experts"),
+        ({"gpu": "h200", "model": "qwen3-30b-a3b"}, r"found no moe\.csv, but model 'qwen3-30b-a3b' has"),
         ({"cards": 2}, r"cards: not a known field"),
         (
             {"model": "qwen3-32b", "kv_tokens": 2048},
@@ -287,3 +287,64 @@ def test_names_of_hubs_and_drivers(tmp_path):
         registered_gpu(path, "TPU v5")
     with pytest.raises(ConfigurationError, match="Unknown model 'llama-3-8b'"):
         registered_model(path, "meta-llama/Llama-3-8B")
+
+
+def write_mixture(folder):
+    """Tables of a mixture of experts instead: 300 us for one expert, 2 us for each more, 1 us for each token."""
+    for name in FC[2:]:
+        lines = (folder / "dense.csv").read_text().splitlines()
+        (folder / "dense.csv").write_text("\n".join(x for x in lines if not x.startswith(name)) + "\n")
+    points = [(n, a) for n in doubling(256) for a in (8, 16, 32, 64, 128) if a <= 8 * n]
+    rows = [f"{n},{a},{300.0 + 2.0 * a + n}" for n, a in points]
+    (folder / "moe.csv").write_text("\n".join(["tokens,activated_experts,time_us", *rows]) + "\n")
+
+
+def test_a_mixture_of_experts_takes_its_table_at_the_experts_that_its_tokens_activate(write):
+    folder = write(model="qwen3-30b-a3b", gpu="rtx-pro-6000")
+    write_mixture(folder)
+    measured = validate_serving(folder, silent)["measured"]
+    fixed = 48 * (LAYER_US / 2 + ATTENTION_US) + HEAD_US
+
+    def iteration_s(tokens):
+        activated = 128 * (1 - (1 - 8 / 128) ** tokens)
+        return (fixed + 48 * (300.0 + 2.0 * activated + tokens)) * 1e-6
+
+    assert measured["ttft"]["mean"]["simulated"] == pytest.approx(iteration_s(100), rel=1e-6)
+    assert measured["tpot"]["mean"]["simulated"] == pytest.approx(iteration_s(1), rel=1e-6)
+
+
+def test_tables_with_experts_and_a_model_without_do_not_go_together(write):
+    folder = write()
+    write_mixture(folder)
+    with pytest.raises(
+        ConfigurationError, match=r"found a moe\.csv, but model 'llama-3\.1-8b' has no experts"
+    ):
+        validate_serving(folder, silent)
+    folder = write(model="qwen3-30b-a3b", gpu="rtx-pro-6000")
+    (folder / "moe.csv").unlink()
+    with pytest.raises(ConfigurationError, match=r"found no moe\.csv, but model 'qwen3-30b-a3b' has experts"):
+        validate_serving(folder, silent)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (
+            lambda x: [*x, x[1]],
+            r"moe\.csv:\d+: found 1 tokens with 8 experts again, expected it once: line 2",
+        ),
+        (lambda x: [x[0], *(line for line in x[1:] if not line.startswith("8,"))], None),
+        (lambda x: x[:2], r"moe\.csv: found 1 rows, expected two numbers"),
+        (lambda x: [x[0].replace("activated_experts", "experts"), *x[1:]], r"column 'activated_experts'"),
+        (lambda x: [x[0], "0,8,1", *x[1:]], r"moe\.csv:2: column 'tokens': found '0'"),
+    ],
+)
+def test_a_bad_table_of_experts_is_refused(write, edit, words):
+    folder = write(model="qwen3-30b-a3b", gpu="rtx-pro-6000")
+    write_mixture(folder)
+    (folder / "moe.csv").write_text("\n".join(edit((folder / "moe.csv").read_text().splitlines())) + "\n")
+    if words is None:  # steps of four are near enough
+        assert validate_serving(folder, silent)["measured"] is not None
+        return
+    with pytest.raises(DataError, match=words):
+        validate_serving(folder, silent)
