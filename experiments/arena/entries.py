@@ -187,18 +187,29 @@ def default_entries(view: str, own: Mapping[str, System]) -> list[str]:
 
     Args:
         view: "compare decode", "compare images", "compare experts" or "compare serving".
-        own: systems of the scenarios: all but decode play on all of them; in decode those that are not registered
-            join the registered ones, lest they be left out silently.
+        own: systems of the scenarios: all but decode play on all of them, where those without a choice of units for
+            FC kernels have one static mapping; in decode those that are not registered join the registered ones, lest
+            they be left out silently.
     """
     policies = default_policies(view)
     if view != "compare decode":
-        return [f"{name}/{policy}" for name in own for policy in policies]
+        served = view == "compare serving"
+        return [
+            f"{name}/{policy}"
+            for name, system in own.items()
+            for policy in (policies if served or _has_choice(system) else ("static",))
+        ]
     names = [*BASELINES, *(f"papi/{policy}" for policy in policies)]
     for name, system in own.items():
         if name not in SYSTEMS:
-            choice = system.can_run("pu", "fc") and system.can_run("fc-pim", "fc")
-            names += [f"{name}/{p}" for p in (("threshold", "adaptive", ORACLE) if choice else ("static",))]
+            chosen = ("threshold", "adaptive", ORACLE) if _has_choice(system) else ("static",)
+            names += [f"{name}/{policy}" for policy in chosen]
     return names
+
+
+def _has_choice(system: System) -> bool:
+    """Whether FC kernels may run on PUs and on FC-PIM: rules of either need both."""
+    return system.can_run("pu", "fc") and system.can_run("fc-pim", "fc")
 
 
 def known_systems(scenarios: Iterable[Scenario]) -> dict[str, System]:

@@ -65,3 +65,9 @@ def test_views_are_known_and_slow_policies_are_never_listed():
     slow = {name for name, entry in SERVING_POLICIES.items() if entry.slow}
     assert slow == {"search", "clairvoyant", "portfolio"}
     assert all(is_slow(name) and not SERVING_POLICIES[name].views for name in slow)
+
+
+@pytest.mark.parametrize("view", ["compare images", "compare experts"])
+def test_a_machine_without_a_choice_of_units_has_one_static_mapping(view):
+    assert default_entries(view, {"a100-attacc": SYSTEMS["a100-attacc"]}) == ["a100-attacc/static"]
+    assert len(default_entries(view, {"papi": SYSTEMS["papi"]})) > 5
