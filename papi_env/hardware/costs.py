@@ -374,9 +374,9 @@ def attention_mapping(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
     exceeds the KV heads. With a copy for each query head, attention is that of as many KV heads as query heads. Fewer
     copies, split or whole, replace it where they are never slower for requests of equal contexts, however long. So
     fewer KV heads are never slower than one for each query head; and not than a multiple of theirs either, but for
-    one in a thousand cases of 72 query heads and more, or of four FPUs a bank, where whole numbers of heads and slots
-    leave no mapping that is better at all contexts. Numbers of KV heads of which none divides the other can be packed
-    better or worse than each other.
+    one in a thousand cases, nearly all of 96 query heads and more or of four FPUs a bank (counted once; no command
+    prints it), where whole numbers of heads and slots leave no mapping that is better at all contexts. Numbers of KV
+    heads of which none divides the other can be packed better or worse than each other.
 
     A channel keeps one copy of the keys and values that its query heads share, at most those of two pairs where a
     pair has more query heads than channels; that this fits is not checked but where a kernel has `most_copies`. Moving

@@ -3,7 +3,8 @@
 FLOP/s are dense FP16 with FP32 accumulation. How FC kernels are timed is measured for A100 and H100. Cards like them
 take the H100's constants at their own peaks and bandwidths: on the FC kernels of two models that were measured on an
 RTX 4090 and an RTX PRO 6000 these err by 5 and 7 % in the mean, the A100's by 23 and 29 %, and the roofline's default
-shares by 14 and 11 %. Cards with much faster caches, or of another make, take the roofline.
+shares by 14 and 11 % (worked out by hand, see README.md here). Cards with much faster caches, or of another make, take
+the roofline.
 
 Cards with GDDR have no stacks: what their memory draws while it waits is part of `idle_power_w`.
 """
