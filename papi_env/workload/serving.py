@@ -21,7 +21,6 @@ from papi_env.errors import lookup
 from papi_env.quantities import (
     Count,
     Number,
-    ObjectiveSeconds,
     OverheadSeconds,
     Share,
     Slowdown,
@@ -31,7 +30,9 @@ from papi_env.quantities import (
 )
 from papi_env.workload.arrivals import Arrivals
 from papi_env.workload.lengths import ContextPolicy
+from papi_env.workload.objectives import Objectives as Objectives
 from papi_env.workload.requests import Lengths
+from papi_env.workload.service import Service
 from papi_env.workload.transformer import Transformer
 
 # Concurrent requests of a preset, vLLM's default `max_num_seqs`, and the most of any scenario, vLLM's default on
@@ -77,13 +78,6 @@ ACCEPTANCE = {
     for name, (first, last) in _ENDS.items()
 }
 REQUEST_CLASSES = tuple(ACCEPTANCE)
-
-
-class Objectives(Definition):
-    """Latency objectives of a request: time to its first token, and mean time per output token after it."""
-
-    ttft_s: ObjectiveSeconds = Field(gt=0, le=1e6)
-    tpot_s: ObjectiveSeconds = Field(gt=0, le=1e6)
 
 
 class Speculation(Definition):
@@ -188,6 +182,8 @@ class Serving(Definition):
     # Time that a decision adds to every iteration.
     decision_s: OverheadSeconds = Field(0.0, ge=0, le=1)
     reward: Literal["attained", "on-time"] = "attained"
+    # Classes of requests and conversations; None: all are alike, and each stands alone.
+    service: Service | None = None
 
     @field_validator("page_tokens")
     @classmethod
@@ -247,4 +243,5 @@ _LEFT_OUT: dict[str, Any] = {
     "prefix_caching": False,
     "kv_tokens": None,
     "uneven_contexts": 0.0,
+    "service": None,
 }

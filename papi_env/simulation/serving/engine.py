@@ -196,7 +196,8 @@ class ServingEngine(Engine[ServingState]):
 
 def empty_state(num_envs: int, slots: int, requests: int, clocks: int, serving: Serving) -> ServingState:
     """Zeroed state with so many clocks; shapes as in `ServingState`."""
-    found = 1 if serving.token_budget is None else slots
+    service = serving.service
+    found = slots if serving.token_budget is not None or service is not None else 1
     free = 2 * (slots if serving.prefix_caching else 1) + 2
     return ServingState(
         counters=np.zeros((num_envs, at.NUM_COUNTERS), dtype=np.int64),
@@ -213,4 +214,10 @@ def empty_state(num_envs: int, slots: int, requests: int, clocks: int, serving: 
         preempted=np.zeros((num_envs, slots), dtype=np.int32),
         found=np.zeros((num_envs, found), dtype=np.int32),
         free=np.zeros((num_envs, free, 2), dtype=np.int32),
+        more=np.zeros((num_envs, requests if service else 1, at.NUM_MORE), dtype=np.int32),
+        patience=np.zeros((num_envs, requests if service else 1)),
+        queue=np.zeros((num_envs, service.max_waiting if service else 1), dtype=np.int32),
+        places=np.zeros((num_envs, service.max_open if service else 1, at.NUM_PLACE), dtype=np.int32),
+        place_s=np.zeros((num_envs, service.max_open if service else 1, at.NUM_PLACE_S)),
+        prefixes=np.zeros((num_envs, at.MAX_CLASSES if service else 1, at.NUM_PREFIX), dtype=np.int32),
     )

@@ -38,6 +38,10 @@ class ServingState(NamedTuple):
         prefill: int32 [E, S], a ring of requests in prefill; preempted: int32 [E, S], a stack of requests.
         found: int32 [E, S], beside `prefill`: tokens that need no processing. free: int32 [E, 2 S + 2, 2], what free
             pages hold (see `pages`). Without a token budget or prefix caching S is 1 here, and nothing is written.
+        more: int32 [E, R, NUM_MORE]; patience: float64 [E, R], when the sender of a request gives up waiting; queue:
+            int32 [E, Q], requests that wait and were never admitted, in order of arrival; places: int32
+            [E, C, NUM_PLACE] and place_s: float64 [E, C, NUM_PLACE_S], conversations; prefixes: int32
+            [E, classes, NUM_PREFIX]. All of one entry where there are no classes of requests.
     """
 
     counters: npt.NDArray[np.int64]
@@ -54,6 +58,12 @@ class ServingState(NamedTuple):
     preempted: npt.NDArray[np.int32]
     found: npt.NDArray[np.int32]
     free: npt.NDArray[np.int32]
+    more: npt.NDArray[np.int32]
+    patience: npt.NDArray[np.float64]
+    queue: npt.NDArray[np.int32]
+    places: npt.NDArray[np.int32]
+    place_s: npt.NDArray[np.float64]
+    prefixes: npt.NDArray[np.int32]
 
 
 @inlined

@@ -17,6 +17,27 @@ NONE, ONE, ALL = range(3)
 CHOICES = (("pu", "fc-pim", "split"), SPECULATION_LENGTHS, ("none", "one", "all"), ("off", "on"))
 NVEC = tuple(len(choices) for choices in CHOICES)
 NUM_ACTIONS = 72
+# Who is served, in Serving-v1 besides: int64 [num_envs, 10] in all. Option 0 of each is what Serving-v0 always does.
+ORDER, SHEDDING, VICTIM, KEEPING, EVICTION, DRAFTED_FOR = range(4, 10)
+BY_ARRIVAL, BY_DEADLINE, BY_PROMPT, BY_WORK, BY_WEIGHT = range(5)
+SHED_NONE, SHED_LATE, SHED_CLASS = range(3)
+VICTIM_LATEST, VICTIM_PROGRESS, VICTIM_SLACK = range(3)
+KEEP_NONE, KEEP_ALL, KEEP_CLASS = range(3)
+# The last, of the reference alone, knows when conversations go on (Belady, IBM Systems Journal 5(2), 1966).
+EVICT_LRU, EVICT_RETURN, EVICT_TRUE_RETURN = range(3)
+DRAFT_ALL, DRAFT_ACCEPTED = range(2)
+SERVICE_CHOICES = (
+    ("arrival", "deadline", "shortest-prompt", "least-work", "weight-per-work"),
+    ("keep", "late", "class"),
+    ("latest", "least-progress", "most-slack"),
+    ("drop", "keep", "class"),
+    ("lru", "return"),
+    ("all", "accepted"),
+)
+CHOICES_V1 = CHOICES + SERVICE_CHOICES
+NVEC_V1 = tuple(len(choices) for choices in CHOICES_V1)
+# Classes of requests that a scenario may have, each with features of its own.
+MAX_CLASSES = 4
 
 # Resources whose busy time is kept; `banks` are those of the stacks with the weights.
 RESOURCES = ("pu", "fc-pim", "attn-pim", "link", "banks")
@@ -70,7 +91,25 @@ FREE_PAGES = 43
 FREE_PARTS = 44
 FOUND_TOKENS = 45
 BEYOND = 46  # iterations whose times lie beyond what was measured, where tables of a server are used
-NUM_COUNTERS = 47
+# With classes of requests.
+SESSIONS = 47  # that have come: conversations, and requests that are none
+OPEN = 48  # places of conversations that are taken
+FREE_RECORD = 49  # the first free record of a list, -1 at its end
+FREE_PLACE = 50  # the first free place of a conversation
+KEPT_PAGES = 51  # of turns that are done, which conversations may go on from
+SHARED_PAGES = 52  # of prefixes, less what the requests that use them would take for them
+ADMISSIONS = 53  # so far; the rank of the next
+ABANDONED = 54  # requests whose sender gave up waiting
+SHED = 55  # requests dropped by choice
+EVICTIONS = 56  # of kept turns
+CUT = 57  # turns that never came, since an earlier one of their conversation was given up
+HIT_TOKENS = 58  # prompt tokens found in kept pages and shared prefixes
+CLASS_QUEUED = 59  # .. +3: waiting requests by class
+CLASS_OFFERED = 63  # .. +3: turns that have come or would have, by class
+CLASS_ATTAINED = 67  # .. +3: of those, within their objectives
+CLASS_LOST = 71  # .. +3: and late, dropped, refused, given up or cut
+LAST_SERVICE = 75  # .. +5: the last choices from ORDER on
+NUM_COUNTERS = 81
 
 # --- clocks: float64 [num_envs, NUM_CLOCKS] ---------------------------------------------------------
 TIME_S = 0
@@ -103,8 +142,22 @@ BEHIND = 39  # share of decoding requests whose slack is negative
 LOST = 40  # share of decoding requests that missed their first-token objective
 PAGES_USED_TIME = 41  # integral of pages in use over time
 LAST_START_S = 42  # when the last iteration began
+# With classes of requests.
+OFFERED = 43  # worth of all requests that have come, and of the further turns of their conversations
+SERVED = 44  # worth of those within their objectives
+LOST_WORTH = 45  # worth of those late, dropped, refused, given up, and of turns that will never come
+OPERATIONAL_S = 46  # the operational time of the last session that was drawn
+NEXT_SESSION_S = 47
+NEXT_RETURN_S = 48  # of a conversation
+NEXT_LEAVE_S = 49  # when the first of those who wait gives up
+LAST_SWITCH_S = 50  # when the stacks last changed mode
+ELAPSED_S = 51  # from the last decision to the coming one
+CLASS_SLACK_S = 52  # .. +3: to the first-token deadline of the request at the head of a class's queue
+CLASS_PROMPT = 56  # .. +3: its prompt tokens to process
+CLASS_ACCEPTED = 60  # .. +3: moving average of accepted over drafted tokens
+HEAT = 64  # .. +3: see `heat`
 # What an engine need not have.
-CAUSE_J = 43  # .. +5: dynamic joules by cause, in the order of `energy.CAUSES`
+CAUSE_J = 68  # .. +5: dynamic joules by cause, in the order of `energy.CAUSES`
 NUM_CAUSES, LINK = energy.NUM_CAUSES, energy.LINK
 NUM_CLOCKS = CAUSE_J + NUM_CAUSES
 
@@ -118,9 +171,36 @@ INPUT, OUTPUT, GENERATED, PREEMPTED_TIMES, CLASS, STATUS = range(6)
 NUM_FACTS = 6
 FACT_NAMES = ("input", "output", "generated", "preemptions", "class", "status")
 # Status: not there yet, queued, admitted, finished within its objectives or not, or refused on arrival for being
-# longer than the context or than all KV pages.
-FUTURE, WAITING, RUNNING, ATTAINED_STATUS, LATE, REFUSED = range(6)
-STATUS_NAMES = ("future", "waiting", "running", "attained", "late", "rejected")
+# longer than the context or than all KV pages; with classes also where too many wait, dropped by choice, and given up.
+FUTURE, WAITING, RUNNING, ATTAINED_STATUS, LATE, REFUSED, DROPPED, LEFT = range(8)
+STATUS_NAMES = ("future", "waiting", "running", "attained", "late", "rejected", "dropped", "abandoned")
+# With classes: int32 [num_envs, requests, 5]. `CLASS` is then the kind: a class with one of its acceptances.
+SESSION, PLACE, TURN, KEPT, RANK = range(5)  # RANK: of its last admission
+NUM_MORE = 5
+MORE_NAMES = ("session", "place", "turn", "kept", "rank")
+
+# --- a conversation's record, with classes -----------------------------------------------------------
+# int32 [num_envs, places, 6]: its number, or -1 where the place is free; the next turn; turns in all; tokens so far;
+# pages kept; kind. Of a free place CONTEXT is the next free one.
+NUMBER, NEXT_TURN, TURNS, CONTEXT, PAGES, KIND = range(6)
+NUM_PLACE = 6
+# float64 [num_envs, places, 2]: when its next turn comes, infinite where none will or one is being served; when the
+# last one was done.
+RETURN_S, DONE_S = range(2)
+NUM_PLACE_S = 2
+# int32 [num_envs, classes, 2]: requests and kept turns that use the shared prefix; its pages, 0 where it is not there.
+USERS, PREFIX_PAGES = range(2)
+NUM_PREFIX = 2
+
+# --- a kind of request, with classes: float64 [kinds, NUM_KIND] ---------------------------------------
+# Class; what an output token within the objectives is worth; objectives; patience from and to, infinite without;
+# chance that a turn is followed by another, and turns at most; parameters of lognormal think times; tokens of the
+# prefix that the class shares, and its full pages; mean output tokens; whether `KEEP_CLASS` keeps its turns.
+OF_CLASS, WEIGHT, KIND_TTFT_S, KIND_TPOT_S, PATIENCE_S, LONGEST_S, GOES_ON, MOST_TURNS = range(8)
+THINK_MU, THINK_SIGMA, PREFIX, SHARED, MEAN_OUTPUT, RETURNS = range(8, 14)
+NUM_KIND = 14
+# int64 [kinds, 4]: first row and rows in `service_lengths` of first turns, and of later ones.
+FIRST_ROW, FIRST_ROWS, LATER_ROW, LATER_ROWS = range(4)
 
 # --- scalars: float64 [NUM_SCALARS] -----------------------------------------------------------------
 ENERGY_WEIGHT = 0
@@ -171,7 +251,17 @@ MEASURED_MIXED = 45
 MEASURED_ALONE = 46
 WINDOW = 47  # tokens that a query sees in layers with windows; 0 without
 WINDOW_SHARE = 48  # of the layers that have them
-NUM_SCALARS = 49
+# With classes of requests: whether there are any, what is charged for lost worth, whether a request's worth is by its
+# output tokens, and whether the episode goes on until all are served.
+SERVICE = 49
+CHARGE = 50
+WORTH_BY_TOKENS = 51
+DRAINS = 52
+NUM_CLASSES = 53
+# Least seconds of a prompt token on the profile, and of an output token on a machine that is a quarter full.
+PROMPT_TOKEN_S = 54
+DECODE_TOKEN_S = 55
+NUM_SCALARS = 56
 
 # --- what else takes joules, by cause ----------------------------------------------------------------
 # Of a prompt: each (query, key) pair, each token read, each token processed; and each token that a draft attends to.

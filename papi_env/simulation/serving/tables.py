@@ -30,6 +30,7 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.expert_costs import served_experts
 from papi_env.simulation.serving.measured_tables import as_measured, without_layers
 from papi_env.simulation.serving.parts import of_layers
+from papi_env.simulation.serving.service_tables import GRID, build_service_tables, kinds_of, rates_of
 from papi_env.workload.arrivals import TRACE, ArrivalTables, build_arrivals
 from papi_env.workload.routing import routing_of
 from papi_env.workload.serving import (
@@ -69,6 +70,7 @@ class ServingTables(NamedTuple):
         scalars: see `serving.state`; descriptors: float32; arrivals: see `workload.arrivals`.
         head: [tokens, (s, J, J by cause)], LM head and sampler for tokens that are yielded; empty where there is none.
         grid: attention of the PUs as measured, see `pack_grid`; empty where it was not.
+        kinds, spans, service_lengths, returning: see `service_tables.ServiceTables`; empty without classes.
     """
 
     fc_s: FloatArray
@@ -93,6 +95,10 @@ class ServingTables(NamedTuple):
     arrivals: ArrivalTables
     head: FloatArray = np.zeros((0, 2 + NUM_CAUSES))
     grid: FloatArray = np.zeros(0)
+    kinds: FloatArray = np.zeros((0, at.NUM_KIND))
+    spans: npt.NDArray[np.int64] = np.zeros((0, 4), dtype=np.int64)
+    service_lengths: npt.NDArray[np.int32] = np.zeros((0, 2), dtype=np.int32)
+    returning: FloatArray = np.zeros((0, GRID))
 
 
 ARRIVALS = ServingTables._fields.index("arrivals")
@@ -129,11 +135,11 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
     if serving.paired and serving.arrivals.process == "trace":
         treated = trace_lengths(serving.arrivals.read(), model.context_limit, serving.beyond_context)
         own, refused = treated.lengths, treated.refused
-    rates = serving.speculation.rates()
+    rates = rates_of(serving)
     thresholds = np.zeros((len(rates) + 1, MAX_DRAFTED), dtype=np.uint64)
-    for k, values in enumerate(rates.values()):
+    for k, values in enumerate(rates):
         thresholds[k] = [int(rate * 2.0**53) for rate in values]
-    shares = np.array(list(serving.speculation.classes.values()), dtype=np.float64)
+    shares = np.array([kind.share for kind in kinds_of(serving)], dtype=np.float64)
     tables = ServingTables(
         fc_s=fc.seconds,
         fc_j=fc.joules,
@@ -161,9 +167,45 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         tables = tables._replace(**as_measured(tables, layers, system, model))
     scalars[at.REFERENCE_S] = _reference_s(tables, serving)
     scalars[at.REFERENCE_TOKENS] = float(population[:, 1].mean())
+    if serving.service is not None:
+        tables = _with_classes(tables, serving, model)
     tables.descriptors[:] = _descriptors(scenario, serving, model, scalars)
     freeze(tables)
     return tables
+
+
+def _with_classes(tables: ServingTables, serving: Serving, model: Transformer) -> ServingTables:
+    """The tables with those of classes; scalars are written."""
+    service, scalars = serving.service, tables.scalars
+    assert service is not None
+    scalars[at.SERVICE], scalars[at.CHARGE] = 1.0, service.charge
+    scalars[at.WORTH_BY_TOKENS], scalars[at.DRAINS] = service.worth == "tokens", service.drain
+    scalars[at.NUM_CLASSES] = len(service.classes)
+    if serving.prefill:
+        scalars[at.PROMPT_TOKEN_S] = prompt_token_s(tables)
+    scalars[at.DECODE_TOKEN_S] = decode_token_s(tables)
+    found, worth = build_service_tables(serving, model, scalars)
+    scalars[at.REFERENCE_TOKENS] = worth[0]
+    if service.drain:
+        # Arrivals end there, the episode does not.
+        scalars[at.HORIZON_S] = np.inf
+    return tables._replace(**found._asdict())
+
+
+def prompt_token_s(tables: ServingTables) -> float:
+    """Profiled seconds of FC kernels that a prompt token takes in a full chunk, on the unit that processes prompts."""
+    chunk = int(tables.scalars[at.CHUNK])
+    seconds = tables.fc_s[int(tables.scalars[at.PREFILL_UNIT]), chunk] + tables.moves[chunk, layout.COMBINE_S]
+    return float(seconds / chunk)
+
+
+def decode_token_s(tables: ServingTables) -> float:
+    """Profiled seconds of FC kernels that an output token takes on the faster unit of a machine that is a quarter full."""
+    scalars = tables.scalars
+    rows = max(int(scalars[at.MAX_RUNNING]) // 4, 1)
+    only = int(scalars[at.ONLY_UNIT])
+    units = [only] if only >= 0 else [at.PU, at.FC_PIM]
+    return float((tables.fc_s[units, rows].min() + tables.moves[rows, layout.COMBINE_S]) / rows)
 
 
 def with_requests(

@@ -1,0 +1,215 @@
+"""What the serving engine looks up of classes of requests and their conversations, computed once per scenario."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from papi_env.errors import ConfigurationError
+from papi_env.kernel import FloatArray
+from papi_env.simulation.serving import state as at
+from papi_env.workload.lengths import RequestPopulation
+from papi_env.workload.requests import Lengths
+from papi_env.workload.service import RequestClass, Service
+from papi_env.workload.serving import Serving, Speculation
+from papi_env.workload.transformer import Transformer
+
+# Where `returning` is tabulated: logarithms to base 2 of the time since the last answer over the median think time.
+# chosen: quarters of an octave, from where nothing has happened yet to where nobody comes back.
+FIRST_OCTAVE, LAST_OCTAVE, STEPS_PER_OCTAVE = -6, 10, 4
+GRID = (LAST_OCTAVE - FIRST_OCTAVE) * STEPS_PER_OCTAVE + 1
+# Of a think time that does not vary, so that its distribution has a density.
+_LEAST_SIGMA = 1e-3
+_LEAST_CHANCE = 1e-12
+
+
+class ServiceTables(NamedTuple):
+    """The part of `ServingTables` that is about classes.
+
+    Attributes:
+        kinds: float64 [kinds, NUM_KIND], see `state.OF_CLASS`; spans: int64 [kinds, 4], see `state.FIRST_ROW`.
+        service_lengths: int32 [rows, 2], new prompt tokens and output tokens of a turn.
+        returning: float64 [kinds, GRID], seconds until a conversation is expected to go on over the chance that it
+            does, by the time since its last answer: what is largest is least worth keeping.
+    """
+
+    kinds: FloatArray
+    spans: npt.NDArray[np.int64]
+    service_lengths: npt.NDArray[np.int32]
+    returning: FloatArray
+
+
+class Kind(NamedTuple):
+    """A class with one of the acceptances of its drafts."""
+
+    name: str
+    number: int
+    acceptance: str
+    share: float
+
+
+def kinds_of(serving: Serving) -> tuple[Kind, ...]:
+    """Every kind of request, class by class; without classes, the kinds of text alone. Shares are not normalised."""
+    if serving.service is None:
+        return tuple(Kind("", 0, name, share) for name, share in serving.speculation.classes.items())
+    found = []
+    for number, (name, entry) in enumerate(serving.service.classes.items()):
+        accepted = _accepted(entry, serving.speculation)
+        whole = sum(accepted.values())
+        # The scenario's own shares are kept as they are: sums in another order end in other bits.
+        alone = len(serving.service.classes) == 1
+        for text, share in accepted.items():
+            found.append(Kind(name, number, text, share if alone else entry.share * share / whole))
+    return tuple(found)
+
+
+def rates_of(serving: Serving) -> tuple[tuple[float, ...], ...]:
+    """Acceptance of every kind at draft positions 1..7."""
+    named = {kind.acceptance: 1.0 for kind in kinds_of(serving)}
+    rates = serving.speculation.model_copy(update={"classes": named}).rates()
+    return tuple(rates[kind.acceptance] for kind in kinds_of(serving))
+
+
+def _accepted(entry: RequestClass, speculation: Speculation) -> dict[str, float]:
+    if entry.acceptance is None:
+        return speculation.classes
+    return Speculation.model_validate(speculation.model_dump() | {"classes": entry.acceptance}).classes
+
+
+def build_service_tables(
+    serving: Serving, model: Transformer, scalars: FloatArray
+) -> tuple[ServiceTables, FloatArray]:
+    """Tabulate the classes of a scenario; also the mean worth of a request, as an array of one number.
+
+    Args:
+        serving: has a `service`.
+        model: whose context limits prompts and outputs.
+        scalars: see `state`; `PROMPT_TOKEN_S` among them.
+
+    Raises:
+        ConfigurationError: a class cannot be served as it is.
+    """
+    service = serving.service
+    assert service is not None
+    kinds = np.zeros((len(kinds_of(serving)), at.NUM_KIND))
+    spans = np.zeros((len(kinds), 4), dtype=np.int64)
+    returning = np.zeros((len(kinds), GRID))
+    lengths: list[npt.NDArray[np.int32]] = []
+    rows, held = 0, {}  # by class, for all of its kinds
+    worth, turns = 0.0, 0.0
+    values = _return_values(service)
+    for k, kind in enumerate(kinds_of(serving)):
+        entry = service.classes[kind.name]
+        first = _population(kind.name, entry, entry.lengths or serving.lengths, serving, model)
+        later = first
+        if entry.conversation is not None and entry.conversation.lengths is not None:
+            later = _population(kind.name, entry, entry.conversation.lengths, serving, model)
+        if kind.name not in held:
+            parts = [first.lengths] if later is first else [first.lengths, later.lengths]
+            held[kind.name] = (
+                rows,
+                len(first.lengths),
+                rows + len(first.lengths) * (later is not first),
+                len(later.lengths),
+            )
+            lengths += parts
+            rows += sum(map(len, parts))
+        spans[k] = held[kind.name]
+        row = kinds[k]
+        row[at.OF_CLASS], row[at.WEIGHT] = kind.number, entry.weight
+        objectives = entry.objectives or serving.objectives
+        row[at.KIND_TTFT_S], row[at.KIND_TPOT_S] = objectives.ttft_s, objectives.tpot_s
+        row[at.PATIENCE_S], row[at.LONGEST_S] = entry.patience_s or (np.inf, np.inf)
+        row[at.PREFIX] = entry.shared_prefix
+        row[at.SHARED] = entry.shared_prefix // serving.page_tokens
+        row[at.MOST_TURNS] = 1
+        mean_turns = 1.0
+        talk = entry.conversation
+        if talk is not None:
+            mean_turns = talk.turns
+            row[at.GOES_ON], row[at.MOST_TURNS] = _goes_on(talk.turns, talk.most_turns), talk.most_turns
+            row[at.THINK_MU], row[at.THINK_SIGMA] = np.log(talk.think_s), talk.think_sigma
+            row[at.RETURNS] = values[kind.name] >= np.mean(list(values.values()))
+            returning[k] = _returning(talk.think_s, talk.think_sigma, row[at.GOES_ON])
+        out = float(first.lengths[:, 1].mean())
+        if mean_turns > 1:
+            out = (out + (mean_turns - 1) * float(later.lengths[:, 1].mean())) / mean_turns
+        row[at.MEAN_OUTPUT] = out
+        worth += kind.share * mean_turns * entry.weight * (out if service.worth == "tokens" else 1.0)
+        turns += kind.share * mean_turns
+        _check_patience(kind.name, entry, first, scalars)
+    tables = ServiceTables(
+        kinds, spans, np.ascontiguousarray(np.concatenate(lengths), dtype=np.int32), returning
+    )
+    return tables, np.array([worth / turns])
+
+
+def _population(
+    name: str, entry: RequestClass, lengths: Lengths, serving: Serving, model: Transformer
+) -> RequestPopulation:
+    """Requests of a class beside its prefix."""
+    limit = model.context_limit - entry.shared_prefix
+    if limit < 2:
+        raise ConfigurationError(
+            f"classes.{name}.shared_prefix is {entry.shared_prefix}, but {model.name} has a context of "
+            f"{model.context_limit} tokens"
+        )
+    return lengths.population(limit, serving.beyond_context)
+
+
+def _check_patience(name: str, entry: RequestClass, first: RequestPopulation, scalars: FloatArray) -> None:
+    """Refuse a patience that ends before the first token could come."""
+    if entry.patience_s is None:
+        return
+    low, high = entry.patience_s
+    if low > high:
+        raise ConfigurationError(
+            f"classes.{name}.patience_s is {low:g} to {high:g} s, expected the shorter one first"
+        )
+    tokens = int(first.lengths[:, 0].min()) + entry.shared_prefix
+    fastest = tokens * float(scalars[at.PROMPT_TOKEN_S])
+    if low < fastest:
+        raise ConfigurationError(
+            f"classes.{name}.patience_s begins at {low:g} s, before the fastest possible first token: {tokens} prompt "
+            f"tokens take {fastest:.3g} s at least"
+        )
+
+
+def _goes_on(turns: float, most: int) -> float:
+    """The chance of another turn with which there are so many on average, and `most` at most."""
+    if turns == 1:
+        return 0.0
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if sum(middle**k for k in range(most)) < turns:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _return_values(service: Service) -> dict[str, float]:
+    """Chance of another turn over the time until then, by class that has conversations."""
+    return {
+        name: (1 - 1 / entry.conversation.turns) / entry.conversation.think_s
+        for name, entry in service.classes.items()
+        if entry.conversation is not None
+    }
+
+
+def _returning(median_s: float, sigma: float, goes_on: float) -> FloatArray:
+    """A row of `returning`: the median of what remains of a think time, over the chance that it ends in a turn."""
+    normal, spread = NormalDist(), max(sigma, _LEAST_SIGMA)
+    found = np.zeros(GRID)
+    for k in range(GRID):
+        octave = FIRST_OCTAVE + k / STEPS_PER_OCTAVE
+        passed = median_s * 2.0**octave
+        waits = max(normal.cdf(-octave * np.log(2.0) / spread), _LEAST_CHANCE)
+        ends = median_s * float(np.exp(-spread * normal.inv_cdf(waits / 2)))
+        chance = goes_on * waits / (1 - goes_on + goes_on * waits)
+        found[k] = max(ends - passed, 0.0) / max(chance, _LEAST_CHANCE)
+    return found
