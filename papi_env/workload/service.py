@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from papi_env.definition import Definition
-from papi_env.quantities import Count, Number, Ratio, Share, SpanSeconds, Tokens, Truth, Whole
+from papi_env.quantities import Count, Number, Ratio, Share, SpanSeconds, Truth, Whole
 from papi_env.workload.objectives import Objectives
 from papi_env.workload.requests import Lengths
 

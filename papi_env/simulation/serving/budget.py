@@ -20,14 +20,8 @@ from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.pages import NOBODY, find_pages, give_back, settle_pages
 from papi_env.simulation.serving.parts import outside_windows
-from papi_env.simulation.serving.requests import leave_queue, next_waiting, pages_of, survey
+from papi_env.simulation.serving.requests import leave_queue, next_waiting, pages_of, prompt_tokens, survey
 from papi_env.simulation.serving.terms import PromptChunk
-
-
-@inlined
-def prompt_tokens(e, request, state):
-    """Tokens of a request to process before it decodes: its prompt, and what it had produced when preempted."""
-    return state.facts[e, request, at.INPUT] + state.facts[e, request, at.GENERATED]
 
 
 @inlined

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from papi_env.simulation.compiled import njit
+from papi_env.simulation.compiled import lean
 from papi_env.simulation.draws import mix, request_key
 from papi_env.workload.arrivals import GAMMA, TOGETHER, TRACE
 
@@ -22,26 +22,26 @@ _NO_REQUEST = np.uint64(2**64 - 1)  # stands for the episode itself
 _12 = np.uint64(12)
 
 
-@njit
+@lean
 def arrival_stream(seed, episode, request):
     """uint64 key of the draws for one request's arrival."""
     return mix(request_key(seed, episode, request) ^ _ARRIVALS)
 
 
-@njit
+@lean
 def uniform(stream, counter):
     """Draw `counter` of a stream: one of 2^52 even steps inside (0, 1), never at its ends."""
     bits = mix(stream + np.uint64(counter) * _GOLDEN) >> _12
     return (np.float64(bits) + 0.5) * 2.0**-52
 
 
-@njit
+@lean
 def exponential(stream, counter):
     """Exponential draw of mean 1, by inversion."""
     return -math.log(uniform(stream, counter))
 
 
-@njit
+@lean
 def standard_gamma(stream, counter, shape):
     """Gamma draw of the given shape (mean and variance), from draws `counter` on.
 
@@ -67,7 +67,7 @@ def standard_gamma(stream, counter, shape):
     return d * v
 
 
-@njit
+@lean
 def gap(stream, kind, shape):
     """Gap between two requests, in units of the mean gap."""
     if kind == GAMMA:
@@ -75,7 +75,7 @@ def gap(stream, kind, shape):
     return exponential(stream, 1)
 
 
-@njit
+@lean
 def first_gap(stream, kind, shape):
     """Time from the start of an episode to its first request, in units of the mean gap.
 
@@ -87,66 +87,109 @@ def first_gap(stream, kind, shape):
     return exponential(stream, 1)  # without memory
 
 
-@njit
+@lean
+def after(values, x):
+    """How many of the ascending values are at most x."""
+    low = 0
+    high = len(values)
+    while low < high:
+        middle = (low + high) // 2
+        if x < values[middle]:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@lean
 def operational_time(within_s, knots_s, operational_s, stretch):
     """Operational seconds that have passed `within_s` seconds after a period's start; less than a period."""
-    segment = np.searchsorted(knots_s, within_s, side="right") - 1
+    segment = after(knots_s, within_s) - 1
     if stretch[segment] == 0.0:
         return operational_s[segment]
     return operational_s[segment] + (within_s - knots_s[segment]) / stretch[segment]
 
 
-@njit
+@lean
 def real_time(operational, period_s, knots_s, operational_s, stretch):
     """The time at which `operational` seconds of operational time have passed since a period's start."""
     periods = math.floor(operational / period_s)
     within = max(0.0, operational - periods * period_s)
     # The last knot at or before it: at the end of a time without arrivals, not at its start.
-    segment = np.searchsorted(operational_s, within, side="right") - 1
+    segment = after(operational_s, within) - 1
     segment = min(segment, len(stretch) - 1)
     return periods * period_s + knots_s[segment] + (within - operational_s[segment]) * stretch[segment]
 
 
-@njit
+@lean
+def phase(seed, episode, tables):
+    """Seconds after the start of a profile's period at which an episode starts."""
+    if not tables.random_phase:
+        return 0.0
+    return tables.period_s * uniform(arrival_stream(seed, episode, _NO_REQUEST), 1)
+
+
+@lean
+def first_operational(seed, episode, tables):
+    """The operational time at which an episode starts."""
+    if not tables.random_phase:
+        return 0.0
+    phase_s = phase(seed, episode, tables)
+    return operational_time(phase_s, tables.knots_s, tables.operational_s, tables.stretch)
+
+
+@lean
+def next_renewal(seed, episode, i, operational, before, tables):
+    """Request i of a Poisson or gamma process: its seconds since the episode's start, and its operational time.
+
+    `operational` and `before` are those of the request before it, or `first_operational` and 0.
+    """
+    stream = arrival_stream(seed, episode, np.uint64(i))
+    gaps = first_gap(stream, tables.kind, tables.shape) if i == 0 else gap(stream, tables.kind, tables.shape)
+    operational += gaps * tables.mean_gap_s
+    time = operational
+    if len(tables.stretch) > 0:
+        real = real_time(operational, tables.period_s, tables.knots_s, tables.operational_s, tables.stretch)
+        time = real - phase(seed, episode, tables)
+    return max(time, before), operational  # rounding at the knots must not reorder
+
+
+@lean
 def draw_renewal(seed, episode, tables, limit, times, rows):
     """`draw_arrivals` of a Poisson or gamma process, at most `limit` requests."""
-    kind, shape, mean_gap_s, horizon_s = tables.kind, tables.shape, tables.mean_gap_s, tables.horizon_s
-    period_s, knots_s, operational_s = tables.period_s, tables.knots_s, tables.operational_s
-    stretch = tables.stretch
-    phase_s = 0.0
-    operational = 0.0
-    if tables.random_phase:
-        phase_s = period_s * uniform(arrival_stream(seed, episode, _NO_REQUEST), 1)
-        operational = operational_time(phase_s, knots_s, operational_s, stretch)
+    operational = first_operational(seed, episode, tables)
     before = 0.0
     for i in range(limit):
-        stream = arrival_stream(seed, episode, np.uint64(i))
-        gaps = first_gap(stream, kind, shape) if i == 0 else gap(stream, kind, shape)
-        operational += gaps * mean_gap_s
-        time = operational
-        if len(stretch) > 0:
-            time = real_time(operational, period_s, knots_s, operational_s, stretch) - phase_s
-        time = max(time, before)  # rounding at the knots must not reorder
-        if time >= horizon_s:
+        before, operational = next_renewal(seed, episode, i, operational, before, tables)
+        if before >= tables.horizon_s:
             return i
-        times[i] = time
+        times[i] = before
         rows[i] = -1
-        before = time
     return limit
 
 
-@njit
-def draw_window(seed, episode, tables, limit, times, rows):
-    """`draw_arrivals` of a trace: the rows of a window that starts at a drawn time or row."""
-    rows_s, horizon_s, first_row = tables.rows_s, tables.horizon_s, tables.first_row
+@lean
+def window_start(seed, episode, tables):
+    """Where the window of a trace begins: seconds, and the first of its rows."""
+    rows_s = tables.rows_s
     u = uniform(arrival_stream(seed, episode, _NO_REQUEST), 1)
     if tables.start_rows > 0:
         first = min(np.int64(u * tables.start_rows), tables.start_rows - 1)
-        start_s = rows_s[first]
-    else:
-        low, high = tables.first_start_s, tables.last_start_s
-        start_s = min(low + u * (high - low), high)
-        first = np.searchsorted(rows_s, start_s)
+        return rows_s[first], first
+    low, high = tables.first_start_s, tables.last_start_s
+    start_s = min(low + u * (high - low), high)
+    # The first row at that time or later.
+    first = after(rows_s, start_s)
+    while first > 0 and rows_s[first - 1] == start_s:
+        first -= 1
+    return start_s, first
+
+
+@lean
+def draw_window(seed, episode, tables, limit, times, rows):
+    """`draw_arrivals` of a trace: the rows of a window that starts at a drawn time or row."""
+    rows_s, horizon_s, first_row = tables.rows_s, tables.horizon_s, tables.first_row
+    start_s, first = window_start(seed, episode, tables)
     count = 0
     while count < limit and first + count < len(rows_s):
         time = rows_s[first + count] - start_s
@@ -158,7 +201,7 @@ def draw_window(seed, episode, tables, limit, times, rows):
     return count
 
 
-@njit
+@lean
 def draw_arrivals(seed, episode, tables, times, rows):
     """The requests of an episode, in order of arrival; returns how many there are.
 
@@ -175,3 +218,30 @@ def draw_arrivals(seed, episode, tables, times, rows):
             rows[i] = -1
         return limit
     return draw_renewal(seed, episode, tables, limit, times, rows)
+
+
+@lean
+def next_arrival(seed, episode, i, operational, before, tables):
+    """Request i of an episode, drawn one by one: its time, infinite where there is none; its row; operational time.
+
+    As `draw_arrivals` has them. `operational` and `before` are of the request before it; of the first one the former is
+    not read.
+    """
+    row = np.int64(-1)
+    if i >= tables.capacity:
+        return np.inf, row, operational
+    if tables.kind == TOGETHER:
+        return 0.0, row, operational
+    if tables.kind == TRACE:
+        start_s, first = window_start(seed, episode, tables)
+        if first + i >= len(tables.rows_s):
+            return np.inf, row, operational
+        time = tables.rows_s[first + i] - start_s
+        row = np.int64(tables.first_row + first + i)
+    else:
+        if i == 0:
+            operational = first_operational(seed, episode, tables)
+        time, operational = next_renewal(seed, episode, i, operational, before, tables)
+    if time >= tables.horizon_s:
+        return np.inf, row, operational
+    return time, row, operational

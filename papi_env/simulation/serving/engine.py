@@ -41,6 +41,8 @@ class ServingEngine(Engine[ServingState]):
         tables: of the scenario, if they are built already.
         causes: keep joules by cause, for the metrics named so; they are NaN otherwise. Changes nothing else, but steps
             take a few per cent longer.
+        records: with classes of requests, keep the record of every request of an episode, for `records`; else there are
+            records of those who wait or run, however long the episode. Without classes all are kept anyhow.
 
     Attributes:
         state: see `serving.requests.ServingState`.
@@ -60,22 +62,27 @@ class ServingEngine(Engine[ServingState]):
         tables: ServingTables | None = None,
         threads: int = 1,
         causes: bool = True,
+        records: bool = False,
     ) -> None:
+        serving = scenario.serving
+        service = None if serving is None else serving.service
         super().__init__(
             scenario,
             num_envs,
-            options=at.NVEC,
+            options=at.NVEC if service is None else at.NVEC_V1,
             features=len(at.OBSERVATION_NAMES),
             autoreset=autoreset,
             max_steps=max_steps,
             threads=threads,
         )
         self.tables = build_serving_tables(scenario) if tables is None else tables
-        assert scenario.serving is not None
-        slots, requests = scenario.serving.max_running, max(self.tables.arrivals.capacity, 1)
-        self.state = empty_state(
-            num_envs, slots, requests, at.NUM_CLOCKS if causes else at.CAUSE_J, scenario.serving
-        )
+        assert serving is not None
+        slots, requests = serving.max_running, max(self.tables.arrivals.capacity, 1)
+        if service is not None:
+            live = slots + service.max_waiting + 1
+            turns = int(self.tables.kinds[:, at.MOST_TURNS].max())
+            requests = max(requests * turns, live) + 1 if records else live
+        self.state = empty_state(num_envs, slots, requests, at.NUM_CLOCKS if causes else at.CAUSE_J, serving)
         # Final states keep what metrics need; their slots are not copied.
         self.final = self.state._replace(
             counters=np.zeros_like(self.state.counters),
@@ -161,7 +168,7 @@ class ServingEngine(Engine[ServingState]):
         for name in ServingState._fields:
             getattr(state, name)[:] = getattr(self.state, name)[env]
         twin.state = twin.final = state
-        twin.actions = np.zeros((copies, len(at.NVEC)), dtype=np.int64)
+        twin.actions = np.zeros((copies, self.actions.shape[1]), dtype=np.int64)
         twin.observations = np.repeat(self.observations[env : env + 1], copies, axis=0)
         twin.final_observations = twin.observations
         twin.rewards = np.zeros(copies)

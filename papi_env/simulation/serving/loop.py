@@ -18,14 +18,17 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.budget import schedule
 from papi_env.simulation.serving.drift import drift_factor
 from papi_env.simulation.serving.iteration import charge_causes, iteration
+from papi_env.simulation.serving.keeping import NO_PLACE, evict
 from papi_env.simulation.serving.observe import observe_env
 from papi_env.simulation.serving.parts import outside_windows
+from papi_env.simulation.serving.queueing import abandon, shed, survey_queue
 from papi_env.simulation.serving.requests import (
     ServingState,
     admit,
+    admit_chosen,
     arrive,
     find_oldest,
-    preempt_latest,
+    preempt,
     reset_env,
     survey,
     wait,
@@ -38,6 +41,7 @@ from papi_env.simulation.serving.terms import (
     Placement,
     PromptChunk,
     Ran,
+    Served,
     Slowdowns,
 )
 from papi_env.simulation.serving.tokens import (
@@ -105,13 +109,27 @@ def resolved(e, actions, counters, scalars):
 
 
 @inlined
-def fitted(e, tlp, state, scalars):
-    """The same, once as many requests are preempted as it takes for the others to fit; one always stays."""
+def pages_beside(e, state, served, pages, scalars):
+    """KV pages in use with those of kept turns and prefixes; what is kept is evicted as far as it must be."""
+    counters = state.counters
+    if scalars[at.SERVICE] == 0.0:
+        return pages
+    while pages + counters[e, at.KEPT_PAGES] + counters[e, at.SHARED_PAGES] > scalars[at.TOTAL_PAGES]:
+        if evict(e, NO_PLACE, state, served) == 0:
+            break
+    return pages + counters[e, at.KEPT_PAGES] + counters[e, at.SHARED_PAGES]
+
+
+@inlined
+def fitted(e, tlp, state, served, scalars):
+    """`Decoding` and pages once kept pages are evicted, then requests preempted, until the others fit; one stays."""
     counters = state.counters
     decoding, pages = survey(e, tlp, state, scalars)
+    pages = pages_beside(e, state, served, pages, scalars)
     while pages > scalars[at.TOTAL_PAGES] and counters[e, at.RLP] + counters[e, at.PREFILLING] > 1:
-        preempt_latest(e, state, scalars)
+        preempt(e, state, served, scalars)
         decoding, pages = survey(e, tlp, state, scalars)
+        pages = pages_beside(e, state, served, pages, scalars)
     counters[e, at.PAGES_HIGH] = max(counters[e, at.PAGES_HIGH], pages)
     return decoding, pages
 
@@ -123,6 +141,7 @@ def chunk_of_prompts(e, state, scalars):
     room = np.int64(scalars[at.CHUNK])
     slots = state.requests.shape[1]
     done = counters[e, at.PREFILL_DONE]
+    finds = scalars[at.SERVICE] > 0.0
     rows = np.int64(0)
     pairs = np.int64(0)
     read = np.int64(0)
@@ -137,8 +156,10 @@ def chunk_of_prompts(e, state, scalars):
         read += upto - far
         rows += upto - done
         ending += np.int64(upto == tokens)
-        done = 0
         k += 1
+        done = np.int64(0)
+        if finds:
+            done = np.int64(state.found[e, (counters[e, at.PREFILL_FRONT] + k) % slots])
     return PromptChunk(rows, pairs, read, ending, np.int64(k))
 
 
@@ -207,6 +228,8 @@ def account(e, cost, pages, busy, counters, clocks):
     counters[e, at.SWITCHES] += cost.switches
     counters[e, at.SPLIT_ROWS] = cost.pim_rows
     clocks[e, at.SWITCHING_S] += cost.switching_s
+    if cost.switches > 0:
+        clocks[e, at.LAST_SWITCH_S] = clocks[e, at.TIME_S]
     clocks[e, at.OVERLAPPED_S] += max(computing - cost.seconds, 0.0)
     clocks[e, at.LAST_START_S] = clocks[e, at.TIME_S]
     clocks[e, at.TIME_S] += cost.seconds
@@ -227,11 +250,13 @@ def account(e, cost, pages, busy, counters, clocks):
 
 
 @inlined
-def good_tokens(e, counters, scalars):
-    """Tokens that the reward counts, so far."""
+def good_so_far(e, counters, clocks, scalars):
+    """What the reward counts, so far: tokens, or with classes worth that was served less a share of what was lost."""
+    if scalars[at.SERVICE] > 0.0:
+        return clocks[e, at.SERVED] - scalars[at.CHARGE] * clocks[e, at.LOST_WORTH]
     if scalars[at.REWARD_ON_TIME] > 0.0:
-        return counters[e, at.ON_TIME_TOKENS]
-    return counters[e, at.GOOD_TOKENS]
+        return np.float64(counters[e, at.ON_TIME_TOKENS])
+    return np.float64(counters[e, at.GOOD_TOKENS])
 
 
 @inlined
@@ -245,21 +270,38 @@ def reward(e, good, joules, clocks, scalars):
 
 
 @inlined
-def advance_env(e, actions, state, look, causes, thresholds, scratch):
+def choose_service(e, actions, counters):
+    """Note what was chosen of who is served; where an action says nothing about it, what Serving-v0 does."""
+    for k in range(at.ORDER, at.DRAFTED_FOR + 1):
+        choice = actions[e, k] if actions.shape[1] > k else 0
+        counters[e, at.LAST_SERVICE + k - at.ORDER] = choice
+
+
+@inlined
+def advance_env(e, actions, state, look, causes, served, thresholds, scratch):
     """One iteration of environment e. Returns the reward."""
     counters, clocks, scalars = state.counters, state.clocks, look.scalars
     placement, admission, invalid = resolved(e, actions, counters, scalars)
     tlp = SPECULATION_LENGTHS[actions[e, at.SPECULATION]]
-    good_before = good_tokens(e, counters, scalars)
+    good_before = good_so_far(e, counters, clocks, scalars)
+    began = clocks[e, at.TIME_S]
     counters[e, at.INVALID] += invalid
     running = counters[e, at.RLP] + counters[e, at.PREFILLING]
     most = 0 if admission == at.NONE else 1 if admission == at.ONE else state.requests.shape[1]
     if scalars[at.TOKEN_BUDGET] > 0.0:
         decoding, chunk, pages = schedule(e, tlp, most, state, scalars)
+    elif scalars[at.SERVICE] > 0.0:
+        choose_service(e, actions, counters)
+        shed(e, counters[e, at.LAST_SERVICE + at.SHEDDING - at.ORDER], state, served, scalars)
+        if most > 0 and counters[e, at.QUEUED] > 0:
+            order = counters[e, at.LAST_SERVICE]
+            admit_chosen(e, most, order, state, served, scalars)
+        decoding, pages = fitted(e, tlp, state, served, scalars)
+        chunk = chunk_of_prompts(e, state, scalars)
     else:
         if most > 0 and counters[e, at.QUEUED] > 0 and running < scalars[at.MAX_RUNNING]:
-            admit(e, most, state, scalars)
-        decoding, pages = fitted(e, tlp, state, scalars)
+            admit(e, most, state, served, scalars)
+        decoding, pages = fitted(e, tlp, state, served, scalars)
         chunk = chunk_of_prompts(e, state, scalars)
 
     cost = run(e, decoding, chunk, placement, state, look, scratch.busy)
@@ -275,25 +317,34 @@ def advance_env(e, actions, state, look, causes, thresholds, scratch):
     counters[e, at.LAST_DECODED] = 0
 
     if decoding.rlp > 0:
-        decode_tokens(e, decoding, state, thresholds, scalars, scratch)
+        decode_tokens(e, decoding, state, thresholds, served, scalars, scratch)
     if chunk.rows > 0:
-        prefill_tokens(e, chunk.rows, state, scalars)
+        prefill_tokens(e, chunk.rows, state, served, scalars)
     if clocks[e, at.NEXT_ARRIVAL_S] <= clocks[e, at.TIME_S]:
-        arrive(e, state)
+        arrive(e, state, served, scalars)
+    if scalars[at.SERVICE] > 0.0:
+        abandon(e, state, served, scalars)
     before = clocks[e, at.TIME_S]
     if counters[e, at.RLP] + counters[e, at.PREFILLING] + counters[e, at.QUEUED] == 0:
-        wait(e, state, scalars)
-    find_oldest(e, state, counters, clocks)
+        wait(e, state, served, scalars)
+    find_oldest(e, state, counters, clocks, scalars)
+    if scalars[at.SERVICE] > 0.0:
+        survey_queue(e, state, served, scalars)
+    clocks[e, at.ELAPSED_S] = clocks[e, at.TIME_S] - began
     elapsed = cost.seconds + clocks[e, at.TIME_S] - before
     joules = cost.joules + elapsed * scalars[at.STATIC_W]
-    return reward(e, good_tokens(e, counters, scalars) - good_before, joules, clocks, scalars)
+    return reward(e, good_so_far(e, counters, clocks, scalars) - good_before, joules, clocks, scalars)
 
 
 @inlined
 def ends(e, max_steps, counters, clocks, scalars, outcome):
     """Judge and note whether the episode of environment e has ended with the iteration that it just had."""
     horizon = scalars[at.HORIZON_S]
-    over = counters[e, at.FINISHED] + counters[e, at.REJECTED] == counters[e, at.REQUESTS]
+    if scalars[at.SERVICE] > 0.0:
+        left = counters[e, at.RLP] + counters[e, at.PREFILLING] + counters[e, at.QUEUED]
+        over = left == 0 and not np.isfinite(clocks[e, at.NEXT_ARRIVAL_S])
+    else:
+        over = counters[e, at.FINISHED] + counters[e, at.REJECTED] == counters[e, at.REQUESTS]
     terminated = over and not np.isfinite(horizon)
     late = clocks[e, at.TIME_S] >= horizon
     late = late or (max_steps > 0 and counters[e, at.ITERATION] >= max_steps)
@@ -377,6 +428,16 @@ def step_range(
         tables.grid,
     )
     causes = Causes(tables.fc_causes, tables.attention_causes, tables.draft_causes, tables.term_causes)
+    served = Served(
+        tables.kinds,
+        tables.spans,
+        tables.service_lengths,
+        tables.returning,
+        tables.class_shares,
+        tables.trace_lengths,
+        tables.trace_refused,
+        tables.arrivals,
+    )
     scalars, thresholds = tables.scalars, tables.acceptance
     counters, clocks = state.counters, state.clocks
     observations, rewards = outcome.observations, outcome.rewards
@@ -391,7 +452,7 @@ def step_range(
             continue
         else:
             for _ in range(iterations):
-                rewards[e] += advance_env(e, actions, state, look, causes, thresholds, scratch)
+                rewards[e] += advance_env(e, actions, state, look, causes, served, thresholds, scratch)
                 if ends(e, max_steps, counters, clocks, scalars, outcome):
                     break
             if counters[e, at.DONE] == 1 and autoreset == SAME_STEP:

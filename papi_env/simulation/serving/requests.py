@@ -10,17 +10,31 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
 from papi_env.simulation.compiled import inlined, lean, njit
-from papi_env.simulation.draws import mix, request_key, request_row
+from papi_env.simulation.draws import request_key, request_row
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.counting import groups_of as groups_of
+from papi_env.simulation.serving.counting import key_rows_of as key_rows_of
+from papi_env.simulation.serving.counting import pages_of as pages_of
 from papi_env.simulation.serving.draws import draw_arrivals
+from papi_env.simulation.serving.keeping import evict, held_pages, lose_pages, use_kept
 from papi_env.simulation.serving.pages import start_pages
-from papi_env.simulation.serving.terms import Decoding
+from papi_env.simulation.serving.queueing import close_queue, first_due, next_in_queue, survey_queue
+from papi_env.simulation.serving.sessions import (
+    NOBODY,
+    arrive_sessions,
+    class_of,
+    conclude,
+    draw_session,
+    drawn_class,
+    start_lists,
+    turn_key,
+    turn_of,
+    waiting,
+)
+from papi_env.simulation.serving.terms import Decoding, Served
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
-_CLASS_STREAM = np.uint64(0xA24BAED4963EE407)
-_11 = np.uint64(11)
 MISSED = -np.inf  # deadline of a request whose first token was late
 UNBORN = np.inf  # deadline of a request without a first token
 
@@ -64,35 +78,6 @@ class ServingState(NamedTuple):
     places: npt.NDArray[np.int32]
     place_s: npt.NDArray[np.float64]
     prefixes: npt.NDArray[np.int32]
-
-
-@inlined
-def pages_of(tokens, scalars):
-    """KV pages that so many tokens take."""
-    log2 = np.int64(scalars[at.PAGE_LOG2])
-    return (tokens + (np.int64(1) << log2) - 1) >> log2
-
-
-@inlined
-def groups_of(tokens):
-    """Groups in which the memory attends to so many tokens: what attention's time and energy are counted by."""
-    return (tokens + GROUP_TOKENS - 1) // GROUP_TOKENS
-
-
-@inlined
-def key_rows_of(groups, group_columns):
-    """DRAM rows of keys in so many groups of one request, each of which takes `group_columns` columns."""
-    return (groups * group_columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW
-
-
-@inlined
-def drawn_class(key, cumulative):
-    """Index of a request's class from its key and the cumulative shares."""
-    uniform = np.float64(mix(key ^ _CLASS_STREAM) >> _11) * 2.0**-53
-    kind = 0
-    while kind < cumulative.shape[0] - 1 and uniform >= cumulative[kind]:
-        kind += 1
-    return kind
 
 
 @inlined
@@ -165,8 +150,17 @@ def survey(e, tlp, state, scalars):
 
 
 @lean
-def arrive(e, state):
+def arrive(e, state, served, scalars):
     """Move requests whose arrival has passed into the queue; refused ones are counted as they come."""
+    if scalars[at.SERVICE] > 0.0:
+        arrive_sessions(e, state, served, scalars)
+    else:
+        arrive_drawn(e, state)
+
+
+@lean
+def arrive_drawn(e, state):
+    """`arrive` where all requests of an episode were drawn at its start."""
     counters, clocks, moments, facts = state.counters, state.clocks, state.moments, state.facts
     now = clocks[e, at.TIME_S]
     arrived = counters[e, at.ARRIVED]
@@ -187,19 +181,33 @@ def arrive(e, state):
 
 
 @inlined
-def find_oldest(e, state, counters, clocks):
-    """Note when the request that would be admitted next arrived."""
+def find_oldest(e, state, counters, clocks, scalars):
+    """Note when the request arrived that would be admitted next, in order of arrival."""
     if counters[e, at.PREEMPTED] > 0:
         request = state.preempted[e, counters[e, at.PREEMPTED] - 1]
         clocks[e, at.HEAD_ARRIVAL_S] = state.moments[e, request, at.ARRIVAL_S]
-    elif counters[e, at.HEAD] < counters[e, at.ARRIVED]:
+    elif scalars[at.SERVICE] > 0.0 and counters[e, at.QUEUED] > 0:
+        clocks[e, at.HEAD_ARRIVAL_S] = state.moments[e, state.queue[e, 0], at.ARRIVAL_S]
+    elif scalars[at.SERVICE] == 0.0 and counters[e, at.HEAD] < counters[e, at.ARRIVED]:
         clocks[e, at.HEAD_ARRIVAL_S] = state.moments[e, counters[e, at.HEAD], at.ARRIVAL_S]
     else:
         clocks[e, at.HEAD_ARRIVAL_S] = clocks[e, at.TIME_S]
 
 
+@inlined
+def ttft_of(kind, served, scalars):
+    """Objective of a kind for the first token, in seconds."""
+    return served.kinds[kind, at.KIND_TTFT_S] if scalars[at.SERVICE] > 0.0 else scalars[at.TTFT_S]
+
+
+@inlined
+def tpot_of(kind, served, scalars):
+    """Objective of a kind for each further token, in seconds."""
+    return served.kinds[kind, at.KIND_TPOT_S] if scalars[at.SERVICE] > 0.0 else scalars[at.TPOT_S]
+
+
 @lean
-def finish(e, request, state, scalars):
+def finish(e, request, state, served, scalars):
     """A request has all its tokens: judge it by its objectives."""
     counters, moments, facts = state.counters, state.moments, state.facts
     now = state.clocks[e, at.TIME_S]
@@ -207,28 +215,41 @@ def finish(e, request, state, scalars):
     output = facts[e, request, at.OUTPUT]
     facts[e, request, at.GENERATED] = output
     first = moments[e, request, at.FIRST_TOKEN_S]
-    attained = first - moments[e, request, at.ARRIVAL_S] <= scalars[at.TTFT_S]
-    attained = attained and now - first <= scalars[at.TPOT_S] * (output - 1)
+    kind = facts[e, request, at.CLASS]
+    attained = first - moments[e, request, at.ARRIVAL_S] <= ttft_of(kind, served, scalars)
+    attained = attained and now - first <= tpot_of(kind, served, scalars) * (output - 1)
     facts[e, request, at.STATUS] = at.ATTAINED_STATUS if attained else at.LATE
     counters[e, at.FINISHED] += 1
     counters[e, at.FINISHED_TOKENS] += output
     if attained:
         counters[e, at.ATTAINED] += 1
         counters[e, at.GOOD_TOKENS] += output
+    if scalars[at.SERVICE] > 0.0:
+        conclude(e, request, attained, state, served, scalars)
 
 
 @lean
-def first_deadline(e, request, state, scalars):
+def first_deadline(e, request, state, served, scalars):
     """Note the first token; when it was due: now if in time, else the request is lost."""
     now = state.clocks[e, at.TIME_S]
     state.moments[e, request, at.FIRST_TOKEN_S] = now
-    if now - state.moments[e, request, at.ARRIVAL_S] <= scalars[at.TTFT_S]:
+    ttft_s = ttft_of(state.facts[e, request, at.CLASS], served, scalars)
+    if now - state.moments[e, request, at.ARRIVAL_S] <= ttft_s:
         return now
     return MISSED
 
 
+@inlined
+def acceptance_key(e, request, state, scalars):
+    """The key of the draws that decide which drafts of a request pass."""
+    counters = state.counters
+    if scalars[at.SERVICE] > 0.0:
+        return turn_key(e, state.more[e, request, at.SESSION], turn_of(e, request, state), counters)
+    return request_key(counters[e, at.SEED], counters[e, at.EPISODE], request)
+
+
 @lean
-def begin_decode(e, request, context, generated, state, scalars):
+def begin_decode(e, request, context, generated, state, served, scalars):
     """Put a request that holds `context` tokens and has produced `generated` into a slot."""
     counters = state.counters
     i = counters[e, at.RLP]
@@ -236,12 +257,13 @@ def begin_decode(e, request, context, generated, state, scalars):
     state.contexts[e, i] = context
     state.left[e, i] = state.facts[e, request, at.OUTPUT] - generated
     state.classes[e, i] = state.facts[e, request, at.CLASS]
-    state.keys[e, i] = request_key(counters[e, at.SEED], counters[e, at.EPISODE], request)
+    state.keys[e, i] = acceptance_key(e, request, state, scalars)
+    kind = state.facts[e, request, at.CLASS]
     first = state.moments[e, request, at.FIRST_TOKEN_S]
     if np.isnan(first):
         state.deadlines[e, i] = UNBORN
-    elif first - state.moments[e, request, at.ARRIVAL_S] <= scalars[at.TTFT_S]:
-        state.deadlines[e, i] = first + scalars[at.TPOT_S] * (generated - 1)
+    elif first - state.moments[e, request, at.ARRIVAL_S] <= ttft_of(kind, served, scalars):
+        state.deadlines[e, i] = first + tpot_of(kind, served, scalars) * (generated - 1)
     else:
         state.deadlines[e, i] = MISSED
     counters[e, at.RLP] = i + 1
@@ -262,6 +284,15 @@ def next_waiting(e, state):
     return np.int64(-1)
 
 
+@inlined
+def be_admitted(e, request, state):
+    """A request waits no more."""
+    state.counters[e, at.QUEUED] -= 1
+    state.facts[e, request, at.STATUS] = at.RUNNING
+    if np.isnan(state.moments[e, request, at.ADMITTED_S]):
+        state.moments[e, request, at.ADMITTED_S] = state.clocks[e, at.TIME_S]
+
+
 @lean
 def leave_queue(e, request, state):
     """`next_waiting` waits no more."""
@@ -273,17 +304,39 @@ def leave_queue(e, request, state):
         while head < counters[e, at.ARRIVED] and facts[e, head, at.STATUS] != at.WAITING:
             head += 1
         counters[e, at.HEAD] = head
-    counters[e, at.QUEUED] -= 1
-    facts[e, request, at.STATUS] = at.RUNNING
-    if np.isnan(state.moments[e, request, at.ADMITTED_S]):
-        state.moments[e, request, at.ADMITTED_S] = state.clocks[e, at.TIME_S]
+    be_admitted(e, request, state)
+
+
+@inlined
+def prompt_tokens(e, request, state):
+    """Tokens of a request to process before it decodes: its prompt, and what it had produced when preempted."""
+    return state.facts[e, request, at.INPUT] + state.facts[e, request, at.GENERATED]
 
 
 @lean
-def admit(e, most, state, scalars):
-    """Admit up to `most` requests, preempted ones first, then in order of arrival, while slots and pages last."""
-    counters, facts = state.counters, state.facts
+def begin(e, request, found, state, served, scalars):
+    """An admitted request has its prompt processed, but for the tokens found; or decodes if prompts come processed."""
+    counters = state.counters
     slots = state.requests.shape[1]
+    tokens = prompt_tokens(e, request, state)
+    if scalars[at.PREFILL_ON] > 0.0:
+        place = (counters[e, at.PREFILL_FRONT] + counters[e, at.PREFILLING]) % slots
+        state.prefill[e, place] = request
+        if scalars[at.SERVICE] > 0.0:
+            state.found[e, place] = found
+            if counters[e, at.PREFILLING] == 0:
+                counters[e, at.PREFILL_DONE] = found
+        counters[e, at.PREFILLING] += 1
+        counters[e, at.PREFILL_BACKLOG] += tokens - found
+        counters[e, at.PREFILL_PAGES] += pages_of(tokens + 1, scalars)
+    else:
+        begin_decode(e, request, tokens, state.facts[e, request, at.GENERATED], state, served, scalars)
+
+
+@lean
+def admit(e, most, state, served, scalars):
+    """Admit up to `most` requests, preempted ones first, then in order of arrival, while slots and pages last."""
+    counters = state.counters
     admitted = 0
     while admitted < most:
         running = counters[e, at.RLP] + counters[e, at.PREFILLING]
@@ -292,45 +345,89 @@ def admit(e, most, state, scalars):
         request = next_waiting(e, state)
         if request < 0:
             break
-        tokens = facts[e, request, at.INPUT] + facts[e, request, at.GENERATED]
-        need = pages_of(tokens + 1, scalars)
+        need = pages_of(prompt_tokens(e, request, state) + 1, scalars)
         used = counters[e, at.PAGE_SUM] + counters[e, at.PREFILL_PAGES]
         if running > 0 and used + need + scalars[at.WATERMARK_PAGES] > scalars[at.TOTAL_PAGES]:
             break
         leave_queue(e, request, state)
-        if scalars[at.PREFILL_ON] > 0.0:
-            place = (counters[e, at.PREFILL_FRONT] + counters[e, at.PREFILLING]) % slots
-            state.prefill[e, place] = request
-            counters[e, at.PREFILLING] += 1
-            counters[e, at.PREFILL_BACKLOG] += tokens
-            counters[e, at.PREFILL_PAGES] += need
-        else:
-            begin_decode(e, request, tokens, facts[e, request, at.GENERATED], state, scalars)
+        begin(e, request, np.int64(0), state, served, scalars)
         admitted += 1
     return admitted
 
 
 @lean
-def preempt_latest(e, state, scalars):
-    """Take the KV pages of the request admitted last; it waits at the queue's front and is computed again."""
+def makes_room(e, request, running, state, served, scalars):
+    """Whether there are pages for a waiting request, once kept ones have been evicted for it as far as need be."""
+    kind = state.facts[e, request, at.CLASS]
+    place = np.int64(state.more[e, request, at.PLACE])
+    need = pages_of(prompt_tokens(e, request, state) + 1, scalars)
+    if place >= 0 and state.places[e, place, at.PAGES] > 0:
+        # Its own pages become those of the running request.
+        need -= np.int64(state.places[e, place, at.PAGES]) + np.int64(served.kinds[kind, at.SHARED])
+    elif state.prefixes[e, class_of(kind, served), at.PREFIX_PAGES] > 0:
+        need -= np.int64(served.kinds[kind, at.SHARED])
+    spare = scalars[at.WATERMARK_PAGES] if running > 0 else 0.0
+    while held_pages(e, state, scalars) + need + spare > scalars[at.TOTAL_PAGES]:
+        pages = evict(e, place, state, served)
+        if pages == 0:
+            return running == 0
+        if place < 0 and state.prefixes[e, class_of(kind, served), at.PREFIX_PAGES] == 0:
+            # The prefix that it had counted on is gone.
+            need = pages_of(prompt_tokens(e, request, state) + 1, scalars)
+    return True
+
+
+@lean
+def admit_chosen(e, most, order, state, served, scalars):
+    """`admit` in a chosen order, preempted requests first; kept pages make room."""
+    counters = state.counters
+    admitted = 0
+    while admitted < most and counters[e, at.QUEUED] > 0:
+        running = counters[e, at.RLP] + counters[e, at.PREFILLING]
+        if running >= scalars[at.MAX_RUNNING]:
+            break
+        stack = counters[e, at.PREEMPTED]
+        position = np.int64(NOBODY)
+        if stack > 0:
+            request = np.int64(state.preempted[e, stack - 1])
+        else:
+            position = next_in_queue(e, order, state, served, scalars)
+            request = np.int64(state.queue[e, position])
+        if not makes_room(e, request, running, state, served, scalars):
+            break
+        if stack > 0:
+            counters[e, at.PREEMPTED] -= 1
+        else:
+            close_queue(e, position, waiting(e, counters), state)
+            counters[e, at.CLASS_QUEUED + class_of(state.facts[e, request, at.CLASS], served)] -= 1
+        be_admitted(e, request, state)
+        if state.more[e, request, at.RANK] == NOBODY:
+            state.more[e, request, at.RANK] = counters[e, at.ADMISSIONS]
+            counters[e, at.ADMISSIONS] += 1
+        found = use_kept(e, request, state, served, scalars)
+        begin(e, request, found, state, served, scalars)
+        admitted += 1
+    return admitted
+
+
+@lean
+def take_back(e, victim, state, served, scalars):
+    """Take the KV pages of a decoding request, or of the last in prefill (-1); it will be computed again, and first."""
     counters, facts = state.counters, state.facts
     slots = state.requests.shape[1]
-    if counters[e, at.PREFILLING] > 0:
+    if victim < 0:
         place = (counters[e, at.PREFILL_FRONT] + counters[e, at.PREFILLING] - 1) % slots
         request = state.prefill[e, place]
-        tokens = facts[e, request, at.INPUT] + facts[e, request, at.GENERATED]
+        tokens = prompt_tokens(e, request, state)
+        found = np.int64(state.found[e, place]) if scalars[at.SERVICE] > 0.0 else np.int64(0)
         counters[e, at.PREFILLING] -= 1
-        counters[e, at.PREFILL_BACKLOG] -= tokens
+        counters[e, at.PREFILL_BACKLOG] -= tokens - found
         counters[e, at.PREFILL_PAGES] -= pages_of(tokens + 1, scalars)
         if counters[e, at.PREFILLING] == 0:
             counters[e, at.PREFILL_BACKLOG] = 0
-            counters[e, at.RECOMPUTED] += counters[e, at.PREFILL_DONE]
+            counters[e, at.RECOMPUTED] += counters[e, at.PREFILL_DONE] - found
             counters[e, at.PREFILL_DONE] = 0
     else:
-        victim = 0
-        for i in range(counters[e, at.RLP]):
-            if state.requests[e, i] > state.requests[e, victim]:
-                victim = i
         request = state.requests[e, victim]
         facts[e, request, at.GENERATED] = facts[e, request, at.OUTPUT] - state.left[e, victim]
         if scalars[at.PREFILL_ON] > 0.0:
@@ -338,12 +435,76 @@ def preempt_latest(e, state, scalars):
         counters[e, at.CONTEXT_SUM] -= state.contexts[e, victim]
         counters[e, at.PAGE_SUM] -= pages_of(state.contexts[e, victim] + 1, scalars)
         leave_slot(e, victim, state)
+    if scalars[at.SERVICE] > 0.0:
+        lose_pages(e, request, state, served)
     facts[e, request, at.STATUS] = at.WAITING
     facts[e, request, at.PREEMPTED_TIMES] += 1
     state.preempted[e, counters[e, at.PREEMPTED]] = request
     counters[e, at.PREEMPTED] += 1
     counters[e, at.QUEUED] += 1
     counters[e, at.PREEMPTIONS] += 1
+
+
+@lean
+def latest(e, state):
+    """Whom to preempt if it is the request admitted last: a slot, or -1 for the last in prefill."""
+    if state.counters[e, at.PREFILLING] > 0:
+        return np.int64(-1)
+    victim = np.int64(0)
+    for i in range(state.counters[e, at.RLP]):
+        if state.requests[e, i] > state.requests[e, victim]:
+            victim = np.int64(i)
+    return victim
+
+
+@inlined
+def reluctance(e, request, left, deadline, choice, state):
+    """How much speaks against preempting a request: its rank reversed, its progress, or its lack of slack."""
+    if choice == at.VICTIM_LATEST:
+        return -np.float64(state.more[e, request, at.RANK])
+    if choice == at.VICTIM_PROGRESS:
+        return np.float64(state.facts[e, request, at.OUTPUT] - left)
+    # One that is late already has nothing to lose.
+    return -np.inf if deadline == MISSED else state.clocks[e, at.TIME_S] - deadline
+
+
+@lean
+def chosen_victim(e, choice, state, served, scalars):
+    """Whom to preempt by a rule: a slot, or -1 for the last in prefill."""
+    counters = state.counters
+    victim = np.int64(-1)
+    least = np.inf
+    if counters[e, at.PREFILLING] > 0:
+        if choice == at.VICTIM_LATEST:
+            return victim
+        place = (counters[e, at.PREFILL_FRONT] + counters[e, at.PREFILLING] - 1) % state.requests.shape[1]
+        request = state.prefill[e, place]
+        left = state.facts[e, request, at.OUTPUT] - state.facts[e, request, at.GENERATED]
+        first = state.moments[e, request, at.FIRST_TOKEN_S]
+        due = first_due(e, request, state, served)
+        if first <= due:
+            tpot_s = tpot_of(state.facts[e, request, at.CLASS], served, scalars)
+            due = first + tpot_s * (state.facts[e, request, at.GENERATED] - 1)
+        elif first > due:
+            due = MISSED
+        least = reluctance(e, request, left, due, choice, state)
+    for i in range(counters[e, at.RLP]):
+        value = reluctance(e, state.requests[e, i], state.left[e, i], state.deadlines[e, i], choice, state)
+        if value < least:
+            least = value
+            victim = np.int64(i)
+    return victim
+
+
+@lean
+def preempt(e, state, served, scalars):
+    """Preempt one request: that admitted last, or with classes the one that was chosen."""
+    if scalars[at.SERVICE] > 0.0:
+        choice = state.counters[e, at.LAST_SERVICE + at.VICTIM - at.ORDER]
+        victim = chosen_victim(e, choice, state, served, scalars)
+    else:
+        victim = latest(e, state)
+    take_back(e, victim, state, served, scalars)
 
 
 @inlined
@@ -385,12 +546,48 @@ def reset_env(e, state, tables):
     """Draw the instance of (seed, episode): arrivals, lengths, classes. Time starts at the first arrival."""
     counters, clocks, moments, facts = state.counters, state.clocks, state.moments, state.facts
     scalars = tables.scalars
-    seed = counters[e, at.SEED]
-    episode = counters[e, at.EPISODE]
+    served = Served(
+        tables.kinds,
+        tables.spans,
+        tables.service_lengths,
+        tables.returning,
+        tables.class_shares,
+        tables.trace_lengths,
+        tables.trace_refused,
+        tables.arrivals,
+    )
     counters[e, 2:] = 0
     clocks[e, :] = 0.0
     moments[e, :, :] = np.nan
     facts[e, :, :] = 0
+    if scalars[at.SERVICE] > 0.0:
+        start_lists(e, state)
+        clocks[e, at.NEXT_RETURN_S] = np.inf
+        clocks[e, at.NEXT_LEAVE_S] = np.inf
+        draw_session(e, state, served)
+    else:
+        draw_requests(e, state, tables)
+    counters[e, at.LAST_FC] = -1
+    for k in range(4):
+        counters[e, at.LAST_ACTION + k] = -1
+    for unit in range(at.NUM_DRIFTING):
+        clocks[e, at.SEEN_DRIFT + unit] = 1.0
+    if scalars[at.PREFIX_CACHING] > 0.0:
+        start_pages(e, state, np.int64(scalars[at.TOTAL_PAGES]))
+    arrive(e, state, served, scalars)
+    wait(e, state, served, scalars)
+    find_oldest(e, state, counters, clocks, scalars)
+    if scalars[at.SERVICE] > 0.0:
+        survey_queue(e, state, served, scalars)
+
+
+@lean
+def draw_requests(e, state, tables):
+    """Draw all requests of an episode: arrivals, lengths, classes."""
+    counters, moments, facts = state.counters, state.moments, state.facts
+    scalars = tables.scalars
+    seed = counters[e, at.SEED]
+    episode = counters[e, at.EPISODE]
     # The column of outputs serves as scratch for the rows of the trace.
     count = draw_arrivals(seed, episode, tables.arrivals, moments[e, :, at.ARRIVAL_S], facts[e, :, at.OUTPUT])
     for i in range(count):
@@ -410,20 +607,10 @@ def reset_env(e, state, tables):
         facts[e, i, at.CLASS] = drawn_class(key, tables.class_shares)
         facts[e, i, at.STATUS] = at.REFUSED if refused else at.FUTURE
     counters[e, at.REQUESTS] = count
-    counters[e, at.LAST_FC] = -1
-    for k in range(4):
-        counters[e, at.LAST_ACTION + k] = -1
-    for unit in range(at.NUM_DRIFTING):
-        clocks[e, at.SEEN_DRIFT + unit] = 1.0
-    if scalars[at.PREFIX_CACHING] > 0.0:
-        start_pages(e, state, np.int64(scalars[at.TOTAL_PAGES]))
-    arrive(e, state)
-    wait(e, state, scalars)
-    find_oldest(e, state, counters, clocks)
 
 
 @lean
-def wait(e, state, scalars):
+def wait(e, state, served, scalars):
     """While nothing runs and nothing waits, time passes to the next arrival, or to the end of the episode."""
     counters, clocks = state.counters, state.clocks
     horizon = scalars[at.HORIZON_S]
@@ -433,4 +620,4 @@ def wait(e, state, scalars):
             break
         clocks[e, at.IDLE_S] += until - clocks[e, at.TIME_S]
         clocks[e, at.TIME_S] = until
-        arrive(e, state)
+        arrive(e, state, served, scalars)

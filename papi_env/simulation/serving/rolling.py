@@ -14,7 +14,7 @@ from papi_env.simulation.serving.loop import Outcome, Scratch, advance_env, ends
 from papi_env.simulation.serving.observe import observe_env
 from papi_env.simulation.serving.requests import ServingState
 from papi_env.simulation.serving.tables import ServingTables
-from papi_env.simulation.serving.terms import Causes, Lookups
+from papi_env.simulation.serving.terms import Causes, Lookups, Served
 from papi_env.workload.arrivals import ArrivalTables
 
 # Why a rollout ended: the episode had ended before, it terminated or was truncated, or a limit of the rollout's.
@@ -76,6 +76,16 @@ def roller(decide: Callable[..., None]) -> Callable[..., None]:
             tables.grid,
         )
         causes = Causes(tables.fc_causes, tables.attention_causes, tables.draft_causes, tables.term_causes)
+        served = Served(
+            tables.kinds,
+            tables.spans,
+            tables.service_lengths,
+            tables.returning,
+            tables.class_shares,
+            tables.trace_lengths,
+            tables.trace_refused,
+            tables.arrivals,
+        )
         scalars = tables.scalars
         counters, clocks, observations = state.counters, state.clocks, outcome.observations
         for e in range(start, stop):
@@ -90,7 +100,7 @@ def roller(decide: Callable[..., None]) -> Callable[..., None]:
                 reason = STEPS
                 while step < plan.steps:
                     decide(e, step < plan.hold, policy, plan.first, observations, look, actions, scratch.busy)
-                    last = advance_env(e, actions, state, look, causes, tables.acceptance, scratch)
+                    last = advance_env(e, actions, state, look, causes, served, tables.acceptance, scratch)
                     total += last
                     weighed += weight * last
                     step += 1

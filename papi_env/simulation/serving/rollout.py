@@ -86,13 +86,14 @@ def roll(
         raise ConfigurationError(f"discount is {discount}, expected more than 0 and at most 1")
     count = engine.num_envs
     if first is None:
-        first, hold = np.zeros((1, len(at.NVEC)), dtype=np.int64), 0
+        first, hold = np.zeros((1, engine.actions.shape[1]), dtype=np.int64), 0
     else:
         first = np.ascontiguousarray(first, dtype=np.int64)
-        if first.shape != engine.actions.shape or (first < 0).any() or (first >= at.NVEC).any():
+        options = at.NVEC if engine.actions.shape[1] == len(at.NVEC) else at.NVEC_V1
+        if first.shape != engine.actions.shape or (first < 0).any() or (first >= options).any():
             raise ConfigurationError(
                 f"first has shape {first.shape} and values {first.min()} to {first.max()}, expected "
-                f"{engine.actions.shape} within {at.NVEC}"
+                f"{engine.actions.shape} within {options}"
             )
         if hold < 1:
             raise ConfigurationError(f"hold is {hold}, expected at least 1")

@@ -174,10 +174,11 @@ FACT_NAMES = ("input", "output", "generated", "preemptions", "class", "status")
 # longer than the context or than all KV pages; with classes also where too many wait, dropped by choice, and given up.
 FUTURE, WAITING, RUNNING, ATTAINED_STATUS, LATE, REFUSED, DROPPED, LEFT = range(8)
 STATUS_NAMES = ("future", "waiting", "running", "attained", "late", "rejected", "dropped", "abandoned")
-# With classes: int32 [num_envs, requests, 5]. `CLASS` is then the kind: a class with one of its acceptances.
-SESSION, PLACE, TURN, KEPT, RANK = range(5)  # RANK: of its last admission
-NUM_MORE = 5
-MORE_NAMES = ("session", "place", "turn", "kept", "rank")
+# With classes: int32 [num_envs, requests, 4]. `CLASS` is then the kind: a class with one of its acceptances. Of a request
+# that stands alone PLACE is -1; RANK is that of its first admission, -1 before.
+SESSION, PLACE, KEPT, RANK = range(4)
+NUM_MORE = 4
+MORE_NAMES = ("session", "place", "kept", "rank")
 
 # --- a conversation's record, with classes -----------------------------------------------------------
 # int32 [num_envs, places, 6]: its number, or -1 where the place is free; the next turn; turns in all; tokens so far;

@@ -200,7 +200,7 @@ def prompt_token_s(tables: ServingTables) -> float:
 
 
 def decode_token_s(tables: ServingTables) -> float:
-    """Profiled seconds of FC kernels that an output token takes on the faster unit of a machine that is a quarter full."""
+    """Profiled seconds of FC kernels for an output token, on the faster unit of a machine that is a quarter full."""
     scalars = tables.scalars
     rows = max(int(scalars[at.MAX_RUNNING]) // 4, 1)
     only = int(scalars[at.ONLY_UNIT])

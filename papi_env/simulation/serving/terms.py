@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from papi_env.kernel import FloatArray
 
@@ -96,6 +97,19 @@ class Lookups(NamedTuple):
     def of(tables: Any) -> Lookups:
         """Those of `ServingTables`."""
         return Lookups(*(getattr(tables, name) for name in Lookups._fields))
+
+
+class Served(NamedTuple):
+    """The part of `ServingTables` that says who is served; see there. Put together as `Lookups` is."""
+
+    kinds: FloatArray
+    spans: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int32]
+    returning: FloatArray
+    class_shares: FloatArray
+    trace_lengths: npt.NDArray[np.int32]
+    trace_refused: npt.NDArray[np.bool_]
+    arrivals: Any
 
 
 class Causes(NamedTuple):

@@ -18,6 +18,8 @@ from papi_env.simulation.serving.requests import (
     groups_of,
     leave_slot,
     pages_of,
+    tpot_of,
+    ttft_of,
 )
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
@@ -65,16 +67,24 @@ def gain_tokens(e, rlp, state, gains):
 
 
 @inlined
-def keep_pace(e, rlp, state, gains, scalars):
+def keep_pace(e, rlp, state, gains, served, scalars):
     """Move deadlines on by what was gained. Returns the tokens that came in time."""
     deadlines = state.deadlines
     now = state.clocks[e, at.TIME_S]
     tpot = scalars[at.TPOT_S]
-    if scalars[at.PREFILL_ON] == 0.0:
+    if scalars[at.SERVICE] > 0.0:
+        for i in range(rlp):
+            pace = served.kinds[state.classes[e, i], at.KIND_TPOT_S]
+            if deadlines[e, i] == UNBORN:
+                due = first_deadline(e, state.requests[e, i], state, served, scalars)
+                deadlines[e, i] = due + pace * (gains[i] - 1)
+            else:
+                deadlines[e, i] += pace * gains[i]
+    elif scalars[at.PREFILL_ON] == 0.0:
         # Prompts that arrive processed have their first token now; only those after it have a pace to keep.
         for i in range(rlp):
             if deadlines[e, i] == UNBORN:
-                due = first_deadline(e, state.requests[e, i], state, scalars)
+                due = first_deadline(e, state.requests[e, i], state, served, scalars)
                 deadlines[e, i] = due + tpot * (gains[i] - 1)
             else:
                 deadlines[e, i] += tpot * gains[i]
@@ -139,7 +149,7 @@ def leave_pages(e, tokens, state, scalars):
 
 
 @inlined
-def decode_tokens(e, decoding, state, thresholds, scalars, scratch):
+def decode_tokens(e, decoding, state, thresholds, served, scalars, scratch):
     """Advance the requests of an iteration that has just ended; those with all tokens leave.
 
     In passes over one or two arrays each, which the compiler turns into vector instructions.
@@ -149,12 +159,12 @@ def decode_tokens(e, decoding, state, thresholds, scalars, scratch):
     drafted = tlp - 1
     accepted = accept_drafts(e, rlp, drafted, state, thresholds, gains, scratch.limits)
     decoded, leaving = gain_tokens(e, rlp, state, gains)
-    on_time = keep_pace(e, rlp, state, gains, scalars)
+    on_time = keep_pace(e, rlp, state, gains, served, scalars)
     if leaving > 0 and scalars[at.TOKEN_BUDGET] > 0.0:
         for i in range(rlp):
             if left[e, i] == 0:
                 leave_pages(e, state.contexts[e, i], state, scalars)
-                finish(e, state.requests[e, i], state, scalars)
+                finish(e, state.requests[e, i], state, served, scalars)
         close_gaps(e, state)
     elif leaving > 0:
         i = 0
@@ -162,7 +172,7 @@ def decode_tokens(e, decoding, state, thresholds, scalars, scratch):
             if left[e, i] > 0:
                 i += 1
                 continue
-            finish(e, state.requests[e, i], state, scalars)
+            finish(e, state.requests[e, i], state, served, scalars)
             # The last decoding request takes this place and is looked at in its turn.
             leave_slot(e, i, state)
     sum_up(e, state, scalars)
@@ -180,7 +190,7 @@ def decode_tokens(e, decoding, state, thresholds, scalars, scratch):
 
 
 @lean
-def prefill_tokens(e, rows, state, scalars):
+def prefill_tokens(e, rows, state, served, scalars):
     """Process `rows` prompt tokens of the ring; a request whose last one is done has produced a token."""
     counters, facts = state.counters, state.facts
     slots = state.requests.shape[1]
@@ -204,21 +214,24 @@ def prefill_tokens(e, rows, state, scalars):
                 counters[e, at.PREFILL_DONE] = state.found[e, counters[e, at.PREFILL_FRONT]]
         else:
             counters[e, at.PREFILL_PAGES] -= pages_of(tokens + 1, scalars)
+            if scalars[at.SERVICE] > 0.0 and counters[e, at.PREFILLING] > 0:
+                counters[e, at.PREFILL_DONE] = state.found[e, counters[e, at.PREFILL_FRONT]]
         generated = facts[e, request, at.GENERATED] + 1
         facts[e, request, at.GENERATED] = generated
         counters[e, at.TOKENS] += 1
         if np.isnan(state.moments[e, request, at.FIRST_TOKEN_S]):
-            due = first_deadline(e, request, state, scalars)
+            due = first_deadline(e, request, state, served, scalars)
         else:
             first = state.moments[e, request, at.FIRST_TOKEN_S]
             due = MISSED
-            if first - state.moments[e, request, at.ARRIVAL_S] <= scalars[at.TTFT_S]:
-                due = first + scalars[at.TPOT_S] * (generated - 1)
+            kind = facts[e, request, at.CLASS]
+            if first - state.moments[e, request, at.ARRIVAL_S] <= ttft_of(kind, served, scalars):
+                due = first + tpot_of(kind, served, scalars) * (generated - 1)
         if state.clocks[e, at.TIME_S] <= due:
             counters[e, at.ON_TIME_TOKENS] += 1
         if generated == facts[e, request, at.OUTPUT]:
             if scalars[at.TOKEN_BUDGET] > 0.0:
                 leave_pages(e, tokens, state, scalars)
-            finish(e, request, state, scalars)
+            finish(e, request, state, served, scalars)
         else:
-            begin_decode(e, request, tokens, generated, state, scalars)
+            begin_decode(e, request, tokens, generated, state, served, scalars)

@@ -1,0 +1,512 @@
+"""Sessions, compiled: conversations and lone requests come, turn by turn, and end well or badly.
+
+Everything is drawn from keys of (seed, episode, session, turn), one session after the other as they come, so that
+every policy meets the same ones and nothing grows with the length of an episode. For one environment of a batch, of a
+scenario with classes of requests.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.draws import mix, request_key, request_row
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.counting import pages_of
+from papi_env.simulation.serving.draws import next_arrival, uniform
+from papi_env.workload.serving import SPECULATION_LENGTHS
+
+_CLASS_STREAM = np.uint64(0xA24BAED4963EE407)
+# Any odd constants, each of its own.
+_TURN = np.uint64(0xC2B2AE3D27D4EB4F)
+_GOES_ON = np.uint64(0x165667B19E3779F9)
+_THINKS = np.uint64(0x27D4EB2F165667C5)
+_WAITS = np.uint64(0x85EBCA77C2B2AE63)
+_11 = np.uint64(11)
+NOBODY = -1
+
+
+@inlined
+def chance(key, stream):
+    """Uniform in [0, 1), of a key's own for each stream."""
+    return np.float64(mix(key ^ stream) >> _11) * 2.0**-53
+
+
+@inlined
+def drawn_class(key, cumulative):
+    """Index of a request's class, or of its kind, from its key and the cumulative shares."""
+    share = chance(key, _CLASS_STREAM)
+    kind = 0
+    while kind < cumulative.shape[0] - 1 and share >= cumulative[kind]:
+        kind += 1
+    return kind
+
+
+@inlined
+def turn_key(e, session, turn, counters):
+    """Key of all draws of a turn. The first turn of a session has that of a request without conversations."""
+    key = request_key(counters[e, at.SEED], counters[e, at.EPISODE], session)
+    if turn > 0:
+        key = mix(key ^ (np.uint64(turn) * _TURN))
+    return key
+
+
+# --- what turns are ---------------------------------------------------------------------------------------
+
+
+@inlined
+def worth_of(kind, output, served, scalars):
+    """What a request of so many output tokens is worth within its objectives."""
+    weight = served.kinds[kind, at.WEIGHT]
+    return weight * output if scalars[at.WORTH_BY_TOKENS] > 0.0 else weight
+
+
+@inlined
+def class_of(kind, served):
+    """The number of a kind's class."""
+    return np.int64(served.kinds[kind, at.OF_CLASS])
+
+
+@inlined
+def talks(kind, served):
+    """Whether requests of a kind may be followed by others of the same conversation."""
+    return served.kinds[kind, at.MOST_TURNS] > 1.0
+
+
+@lean
+def turn_lengths(key, kind, turn, row, served):
+    """New prompt tokens of a turn, and its output tokens; `row` of a trace, or -1."""
+    if turn == 0 and row >= 0 and served.trace_lengths.shape[0] > 0:
+        return np.int64(served.trace_lengths[row, 0]), np.int64(served.trace_lengths[row, 1])
+    part = at.FIRST_ROW if turn == 0 else at.LATER_ROW
+    drawn = served.spans[kind, part] + request_row(key, served.spans[kind, part + 1])
+    fresh = np.int64(served.lengths[drawn, 0])
+    if turn == 0:
+        fresh += np.int64(served.kinds[kind, at.PREFIX])
+    return fresh, np.int64(served.lengths[drawn, 1])
+
+
+@lean
+def fits(tokens, output, scalars):
+    """Whether the memory could hold a request of so many prompt and output tokens."""
+    return pages_of(tokens + output + SPECULATION_LENGTHS[-1], scalars) <= scalars[at.TOTAL_PAGES]
+
+
+@lean
+def turns_of(e, session, kind, row, counters, served, scalars):
+    """Turns of a session, and what all of them are worth.
+
+    It ends by chance, at the most turns of its class, or before a turn that does not fit into context or memory.
+    """
+    context = np.int64(0)
+    turns = np.int64(0)
+    worth = 0.0
+    while True:
+        key = turn_key(e, session, turns, counters)
+        fresh, output = turn_lengths(key, kind, turns, row, served)
+        prompt = context + fresh
+        if turns > 0 and (prompt + output > scalars[at.CONTEXT_LIMIT] or not fits(prompt, output, scalars)):
+            break
+        worth += worth_of(kind, output, served, scalars)
+        turns += 1
+        context = prompt + output
+        if (
+            turns >= served.kinds[kind, at.MOST_TURNS]
+            or chance(key, _GOES_ON) >= served.kinds[kind, at.GOES_ON]
+        ):
+            break
+    return turns, worth
+
+
+@lean
+def worth_between(e, session, kind, first, turns, counters, served, scalars):
+    """What turns `first` to the last of `turns`, none of them a session's first, are worth."""
+    worth = 0.0
+    for turn in range(first, turns):
+        key = turn_key(e, session, turn, counters)
+        _, output = turn_lengths(key, kind, turn, np.int64(-1), served)
+        worth += worth_of(kind, output, served, scalars)
+    return worth
+
+
+@lean
+def think_s(key, kind, served):
+    """Seconds from the end of a turn to the next one, lognormal (Box and Muller, 1958)."""
+    sigma = served.kinds[kind, at.THINK_SIGMA]
+    normal = 0.0
+    if sigma > 0.0:
+        stream = mix(key ^ _THINKS)
+        normal = np.sqrt(-2.0 * np.log(uniform(stream, 1))) * np.cos(2.0 * np.pi * uniform(stream, 2))
+    return np.exp(served.kinds[kind, at.THINK_MU] + sigma * normal)
+
+
+# --- places and records -------------------------------------------------------------------------------------
+
+
+@lean
+def start_lists(e, state):
+    """All records and places are free."""
+    counters, facts, places = state.counters, state.facts, state.places
+    records = facts.shape[1]
+    for request in range(records):
+        facts[e, request, at.INPUT] = request + 1 if request + 1 < records else NOBODY
+    for place in range(places.shape[1]):
+        places[e, place, at.NUMBER] = NOBODY
+        places[e, place, at.PAGES] = 0
+        places[e, place, at.CONTEXT] = place + 1 if place + 1 < places.shape[1] else NOBODY
+        state.place_s[e, place, at.RETURN_S] = np.inf
+    for number in range(state.prefixes.shape[1]):
+        state.prefixes[e, number, at.USERS] = 0
+        state.prefixes[e, number, at.PREFIX_PAGES] = 0
+    counters[e, at.FREE_RECORD] = 0
+    counters[e, at.FREE_PLACE] = 0
+
+
+@inlined
+def reuses_records(state):
+    """Whether a request's record is another's once it is over; else there is one for each."""
+    return state.facts.shape[1] == state.requests.shape[1] + state.queue.shape[1] + 1
+
+
+@lean
+def free_record(e, request, state):
+    """A request is over."""
+    if reuses_records(state):
+        state.facts[e, request, at.INPUT] = state.counters[e, at.FREE_RECORD]
+        state.counters[e, at.FREE_RECORD] = request
+
+
+@lean
+def free_place(e, place, state):
+    """A conversation is over, and keeps nothing."""
+    state.places[e, place, at.NUMBER] = NOBODY
+    state.places[e, place, at.CONTEXT] = state.counters[e, at.FREE_PLACE]
+    state.place_s[e, place, at.RETURN_S] = np.inf
+    state.counters[e, at.FREE_PLACE] = place
+    state.counters[e, at.OPEN] -= 1
+
+
+@lean
+def release_kept(e, place, state, served):
+    """Give the pages back that a conversation keeps. Returns how many."""
+    counters, places = state.counters, state.places
+    pages = np.int64(places[e, place, at.PAGES])
+    if pages > 0:
+        kind = places[e, place, at.KIND]
+        places[e, place, at.PAGES] = 0
+        counters[e, at.KEPT_PAGES] -= pages
+        leave_prefix(e, kind, state, served)
+        if places[e, place, at.NEXT_TURN] == places[e, place, at.TURNS]:
+            free_place(e, place, state)
+    return pages
+
+
+@inlined
+def leave_prefix(e, kind, state, served):
+    """One less uses the prefix of a class, whose pages stay until they are needed."""
+    if served.kinds[kind, at.SHARED] > 0.0:
+        state.prefixes[e, class_of(kind, served), at.USERS] -= 1
+
+
+@lean
+def take_place(e, state, served):
+    """A free place for a conversation, or -1.
+
+    Where none is left, the conversation that is over and whose pages were kept longest gives its own up.
+    """
+    counters, places = state.counters, state.places
+    if counters[e, at.FREE_PLACE] == NOBODY:
+        oldest = NOBODY
+        for place in range(places.shape[1]):
+            if places[e, place, at.NEXT_TURN] == places[e, place, at.TURNS] and (
+                oldest == NOBODY or state.place_s[e, place, at.DONE_S] < state.place_s[e, oldest, at.DONE_S]
+            ):
+                oldest = place
+        if oldest == NOBODY:
+            return np.int64(NOBODY)
+        counters[e, at.EVICTIONS] += 1
+        release_kept(e, oldest, state, served)
+    place = counters[e, at.FREE_PLACE]
+    counters[e, at.FREE_PLACE] = places[e, place, at.CONTEXT]
+    counters[e, at.OPEN] += 1
+    return place
+
+
+# --- requests come ------------------------------------------------------------------------------------------
+
+
+@inlined
+def turn_of(e, request, state):
+    """Which turn of its conversation a request is that waits or runs; 0 of one that stands alone."""
+    place = state.more[e, request, at.PLACE]
+    return np.int64(state.places[e, place, at.NEXT_TURN]) if place >= 0 else np.int64(0)
+
+
+@inlined
+def waiting(e, counters):
+    """Requests that wait and were never admitted."""
+    return counters[e, at.QUEUED] - counters[e, at.PREEMPTED]
+
+
+@lean
+def record(e, arrival_s, kind, prompt, output, place, session, state):
+    """Write the record of a request that comes, and return it; -1 where refused ones leave none."""
+    counters, facts, more = state.counters, state.facts, state.more
+    request = counters[e, at.FREE_RECORD]
+    counters[e, at.FREE_RECORD] = facts[e, request, at.INPUT]
+    for k in range(at.NUM_MOMENTS):
+        state.moments[e, request, k] = np.nan
+    state.moments[e, request, at.ARRIVAL_S] = arrival_s
+    facts[e, request, at.INPUT] = prompt
+    facts[e, request, at.OUTPUT] = output
+    facts[e, request, at.GENERATED] = 0
+    facts[e, request, at.PREEMPTED_TIMES] = 0
+    facts[e, request, at.CLASS] = kind
+    facts[e, request, at.STATUS] = at.WAITING
+    more[e, request, at.SESSION] = session
+    more[e, request, at.PLACE] = place
+    more[e, request, at.KEPT] = 0
+    more[e, request, at.RANK] = NOBODY
+    state.patience[e, request] = np.inf
+    return request
+
+
+@lean
+def join_queue(e, request, key, state, served):
+    """A request waits from its arrival on, as long as its sender does."""
+    counters, clocks = state.counters, state.clocks
+    kind = state.facts[e, request, at.CLASS]
+    low, high = served.kinds[kind, at.PATIENCE_S], served.kinds[kind, at.LONGEST_S]
+    if np.isfinite(low):
+        until = state.moments[e, request, at.ARRIVAL_S] + low + chance(key, _WAITS) * (high - low)
+        state.patience[e, request] = until
+        clocks[e, at.NEXT_LEAVE_S] = min(clocks[e, at.NEXT_LEAVE_S], until)
+    state.queue[e, waiting(e, counters)] = request
+    counters[e, at.QUEUED] += 1
+    counters[e, at.CLASS_QUEUED + class_of(kind, served)] += 1
+
+
+@lean
+def lose(e, kind, output, session, turn, turns, state, served, scalars):
+    """A turn is not served in time, if `output` is not negative, and those after it up to `turns` never come."""
+    counters, clocks = state.counters, state.clocks
+    number = class_of(kind, served)
+    if output >= 0:
+        clocks[e, at.LOST_WORTH] += worth_of(kind, output, served, scalars)
+        counters[e, at.CLASS_LOST + number] += 1
+    if turn + 1 < turns:
+        clocks[e, at.LOST_WORTH] += worth_between(
+            e, session, kind, turn + 1, turns, counters, served, scalars
+        )
+        counters[e, at.CLASS_LOST + number] += turns - turn - 1
+        counters[e, at.CUT] += turns - turn - 1
+
+
+@lean
+def refuse(e, arrival_s, kind, prompt, output, place, turn, turns, session, state, served, scalars):
+    """A request is sent away as it comes, and with it its conversation."""
+    state.counters[e, at.REJECTED] += 1
+    lose(e, kind, output, session, turn, turns, state, served, scalars)
+    if not reuses_records(state):
+        request = record(e, arrival_s, kind, prompt, output, place, session, state)
+        state.facts[e, request, at.STATUS] = at.REFUSED
+    if place >= 0:
+        end_conversation(e, place, state, served)
+
+
+@lean
+def end_conversation(e, place, state, served):
+    """Nothing of a conversation comes any more; what it kept is given back."""
+    state.places[e, place, at.NEXT_TURN] = state.places[e, place, at.TURNS]
+    if state.places[e, place, at.PAGES] > 0:
+        release_kept(e, place, state, served)
+    else:
+        free_place(e, place, state)
+
+
+@lean
+def draw_session(e, state, served):
+    """Note when the next session comes. Its row of the trace is drawn again as it does."""
+    counters, clocks = state.counters, state.clocks
+    time, _, operational = next_arrival(
+        counters[e, at.SEED],
+        counters[e, at.EPISODE],
+        counters[e, at.SESSIONS],
+        clocks[e, at.OPERATIONAL_S],
+        clocks[e, at.NEXT_SESSION_S],
+        served.arrivals,
+    )
+    clocks[e, at.NEXT_SESSION_S] = time
+    clocks[e, at.OPERATIONAL_S] = operational
+
+
+@lean
+def trace_row(e, session, counters, served):
+    """The row of the trace of a session, or -1."""
+    _, row, _ = next_arrival(
+        counters[e, at.SEED], counters[e, at.EPISODE], session, 0.0, 0.0, served.arrivals
+    )
+    return row
+
+
+@lean
+def begin_session(e, state, served, scalars):
+    """The next session comes: its first turn waits, or is refused."""
+    counters, clocks, places = state.counters, state.clocks, state.places
+    session = counters[e, at.SESSIONS]
+    arrival_s = clocks[e, at.NEXT_SESSION_S]
+    row = np.int64(-1)
+    refused = False
+    if served.trace_lengths.shape[0] > 0:
+        row = trace_row(e, session, counters, served)
+        refused = row >= 0 and served.trace_refused[row]
+    key = turn_key(e, session, 0, counters)
+    kind = drawn_class(key, served.class_shares)
+    prompt, output = turn_lengths(key, kind, 0, row, served)
+    turns, worth = turns_of(e, session, kind, row, counters, served, scalars)
+    clocks[e, at.OFFERED] += worth
+    counters[e, at.CLASS_OFFERED + class_of(kind, served)] += turns
+    counters[e, at.ARRIVED] += 1
+    place = np.int64(NOBODY)
+    refused = refused or not fits(prompt, output, scalars) or waiting(e, counters) == state.queue.shape[1]
+    if not refused and talks(kind, served):
+        place = take_place(e, state, served)
+        refused = place == NOBODY
+    if refused:
+        refuse(e, arrival_s, kind, prompt, output, place, 0, turns, session, state, served, scalars)
+    else:
+        if place >= 0:
+            places[e, place, at.NUMBER] = session
+            places[e, place, at.NEXT_TURN] = 0
+            places[e, place, at.TURNS] = turns
+            places[e, place, at.CONTEXT] = 0
+            places[e, place, at.PAGES] = 0
+            places[e, place, at.KIND] = kind
+            state.place_s[e, place, at.RETURN_S] = np.inf
+            state.place_s[e, place, at.DONE_S] = arrival_s
+        request = record(e, arrival_s, kind, prompt, output, place, session, state)
+        join_queue(e, request, key, state, served)
+    counters[e, at.SESSIONS] = session + 1
+    draw_session(e, state, served)
+
+
+@lean
+def find_return(e, state):
+    """Note when the next conversation goes on; returns its place, or -1."""
+    first = np.int64(NOBODY)
+    soonest = np.inf
+    for place in range(state.place_s.shape[1]):
+        if state.place_s[e, place, at.RETURN_S] < soonest:
+            soonest = state.place_s[e, place, at.RETURN_S]
+            first = np.int64(place)
+    state.clocks[e, at.NEXT_RETURN_S] = soonest
+    return first
+
+
+@lean
+def go_on(e, state, served, scalars):
+    """The conversation that is due goes on: its next turn waits, or is refused."""
+    counters, places = state.counters, state.places
+    place = find_return(e, state)
+    arrival_s = state.place_s[e, place, at.RETURN_S]
+    state.place_s[e, place, at.RETURN_S] = np.inf
+    session = np.int64(places[e, place, at.NUMBER])
+    turn = np.int64(places[e, place, at.NEXT_TURN])
+    turns = np.int64(places[e, place, at.TURNS])
+    kind = np.int64(places[e, place, at.KIND])
+    key = turn_key(e, session, turn, counters)
+    fresh, output = turn_lengths(key, kind, turn, np.int64(-1), served)
+    prompt = places[e, place, at.CONTEXT] + fresh
+    counters[e, at.ARRIVED] += 1
+    if waiting(e, counters) == state.queue.shape[1]:
+        refuse(e, arrival_s, kind, prompt, output, place, turn, turns, session, state, served, scalars)
+    else:
+        request = record(e, arrival_s, kind, prompt, output, place, session, state)
+        join_queue(e, request, key, state, served)
+    find_return(e, state)
+
+
+@lean
+def arrive_sessions(e, state, served, scalars):
+    """All sessions and turns that are due join the queue, in the order of their arrival."""
+    clocks = state.clocks
+    now = clocks[e, at.TIME_S]
+    while min(clocks[e, at.NEXT_SESSION_S], clocks[e, at.NEXT_RETURN_S]) <= now:
+        if clocks[e, at.NEXT_SESSION_S] <= clocks[e, at.NEXT_RETURN_S]:
+            begin_session(e, state, served, scalars)
+        else:
+            go_on(e, state, served, scalars)
+    clocks[e, at.NEXT_ARRIVAL_S] = min(clocks[e, at.NEXT_SESSION_S], clocks[e, at.NEXT_RETURN_S])
+
+
+# --- requests are over ------------------------------------------------------------------------------------------
+
+
+@lean
+def give_up(e, request, status, state, served, scalars):
+    """A request that waits is not served: its sender left, or it is dropped; and with it its conversation."""
+    counters, places = state.counters, state.places
+    kind = np.int64(state.facts[e, request, at.CLASS])
+    turn = turn_of(e, request, state)
+    place = np.int64(state.more[e, request, at.PLACE])
+    turns = np.int64(places[e, place, at.TURNS]) if place >= 0 else np.int64(1)
+    output = np.int64(state.facts[e, request, at.OUTPUT])
+    lose(e, kind, output, state.more[e, request, at.SESSION], turn, turns, state, served, scalars)
+    counters[e, at.CLASS_QUEUED + class_of(kind, served)] -= 1
+    counters[e, at.QUEUED] -= 1
+    counters[e, at.ABANDONED if status == at.LEFT else at.SHED] += 1
+    state.facts[e, request, at.STATUS] = status
+    state.moments[e, request, at.FINISH_S] = state.clocks[e, at.TIME_S]
+    if place >= 0:
+        end_conversation(e, place, state, served)
+    free_record(e, request, state)
+
+
+@lean
+def conclude(e, request, attained, state, served, scalars):
+    """A request has all its tokens: its worth is served or lost, and its conversation may go on and keep its pages."""
+    counters, clocks = state.counters, state.clocks
+    kind = np.int64(state.facts[e, request, at.CLASS])
+    output = np.int64(state.facts[e, request, at.OUTPUT])
+    place = np.int64(state.more[e, request, at.PLACE])
+    if attained:
+        clocks[e, at.SERVED] += worth_of(kind, output, served, scalars)
+        counters[e, at.CLASS_ATTAINED + class_of(kind, served)] += 1
+    else:
+        lose(e, kind, output, np.int64(0), np.int64(0), np.int64(1), state, served, scalars)
+    counters[e, at.SHARED_PAGES] += np.int64(served.kinds[kind, at.SHARED])
+    keeps = False
+    if place >= 0:
+        choice = counters[e, at.LAST_SERVICE + at.KEEPING - at.ORDER]
+        keeps = choice == at.KEEP_ALL or (choice == at.KEEP_CLASS and served.kinds[kind, at.RETURNS] > 0.0)
+        rest(e, place, request, keeps, state, served, scalars)
+    if not keeps:
+        leave_prefix(e, kind, state, served)
+    free_record(e, request, state)
+
+
+@lean
+def rest(e, place, request, keeps, state, served, scalars):
+    """A conversation's turn is done; note when the next one comes, if one does, and what is kept until then."""
+    counters, clocks, places = state.counters, state.clocks, state.places
+    now = clocks[e, at.TIME_S]
+    kind = np.int64(places[e, place, at.KIND])
+    turn = np.int64(places[e, place, at.NEXT_TURN])
+    context = np.int64(state.facts[e, request, at.INPUT]) + np.int64(state.facts[e, request, at.OUTPUT])
+    places[e, place, at.NEXT_TURN] = turn + 1
+    places[e, place, at.CONTEXT] = context
+    state.place_s[e, place, at.DONE_S] = now
+    over = turn + 1 == places[e, place, at.TURNS]
+    if not over:
+        returns = now + think_s(turn_key(e, places[e, place, at.NUMBER], turn, counters), kind, served)
+        state.place_s[e, place, at.RETURN_S] = returns
+        clocks[e, at.NEXT_RETURN_S] = min(clocks[e, at.NEXT_RETURN_S], returns)
+        clocks[e, at.NEXT_ARRIVAL_S] = min(clocks[e, at.NEXT_ARRIVAL_S], returns)
+    if keeps:
+        pages = pages_of(context, scalars) - np.int64(served.kinds[kind, at.SHARED])
+        places[e, place, at.PAGES] = pages
+        counters[e, at.KEPT_PAGES] += pages
+        if pages == 0:  # a prefix alone: there is nothing to keep of its own
+            leave_prefix(e, kind, state, served)
+    if over and places[e, place, at.PAGES] == 0:
+        free_place(e, place, state)
