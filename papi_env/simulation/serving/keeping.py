@@ -21,7 +21,7 @@ def found_tokens(e, request, state, served, scalars):
     tokens = np.int64(state.facts[e, request, at.INPUT]) + np.int64(state.facts[e, request, at.GENERATED])
     found = np.int64(0)
     if place >= 0 and state.places[e, place, at.PAGES] > 0:
-        found = np.int64(state.places[e, place, at.CONTEXT])
+        found = np.int64(state.places[e, place, at.TOLD])
     elif state.prefixes[e, class_of(kind, served), at.PREFIX_PAGES] > 0:
         found = np.int64(served.kinds[kind, at.SHARED]) << np.int64(scalars[at.PAGE_LOG2])
     return min(found, tokens - 1)

@@ -153,7 +153,7 @@ def start_lists(e, state):
     for place in range(places.shape[1]):
         places[e, place, at.NUMBER] = NOBODY
         places[e, place, at.PAGES] = 0
-        places[e, place, at.CONTEXT] = place + 1 if place + 1 < places.shape[1] else NOBODY
+        places[e, place, at.TOLD] = place + 1 if place + 1 < places.shape[1] else NOBODY
         state.place_s[e, place, at.RETURN_S] = np.inf
     for number in range(state.prefixes.shape[1]):
         state.prefixes[e, number, at.USERS] = 0
@@ -180,7 +180,7 @@ def free_record(e, request, state):
 def free_place(e, place, state):
     """A conversation is over, and keeps nothing."""
     state.places[e, place, at.NUMBER] = NOBODY
-    state.places[e, place, at.CONTEXT] = state.counters[e, at.FREE_PLACE]
+    state.places[e, place, at.TOLD] = state.counters[e, at.FREE_PLACE]
     state.place_s[e, place, at.RETURN_S] = np.inf
     state.counters[e, at.FREE_PLACE] = place
     state.counters[e, at.OPEN] -= 1
@@ -227,7 +227,7 @@ def take_place(e, state, served):
         counters[e, at.EVICTIONS] += 1
         release_kept(e, oldest, state, served)
     place = counters[e, at.FREE_PLACE]
-    counters[e, at.FREE_PLACE] = places[e, place, at.CONTEXT]
+    counters[e, at.FREE_PLACE] = places[e, place, at.TOLD]
     counters[e, at.OPEN] += 1
     return place
 
@@ -379,7 +379,7 @@ def begin_session(e, state, served, scalars):
             places[e, place, at.NUMBER] = session
             places[e, place, at.NEXT_TURN] = 0
             places[e, place, at.TURNS] = turns
-            places[e, place, at.CONTEXT] = 0
+            places[e, place, at.TOLD] = 0
             places[e, place, at.PAGES] = 0
             places[e, place, at.KIND] = kind
             state.place_s[e, place, at.RETURN_S] = np.inf
@@ -416,7 +416,7 @@ def go_on(e, state, served, scalars):
     kind = np.int64(places[e, place, at.KIND])
     key = turn_key(e, session, turn, counters)
     fresh, output = turn_lengths(key, kind, turn, np.int64(-1), served)
-    prompt = places[e, place, at.CONTEXT] + fresh
+    prompt = places[e, place, at.TOLD] + fresh
     counters[e, at.ARRIVED] += 1
     if waiting(e, counters) == state.queue.shape[1]:
         refuse(e, arrival_s, kind, prompt, output, place, turn, turns, session, state, served, scalars)
@@ -494,7 +494,7 @@ def rest(e, place, request, keeps, state, served, scalars):
     turn = np.int64(places[e, place, at.NEXT_TURN])
     context = np.int64(state.facts[e, request, at.INPUT]) + np.int64(state.facts[e, request, at.OUTPUT])
     places[e, place, at.NEXT_TURN] = turn + 1
-    places[e, place, at.CONTEXT] = context
+    places[e, place, at.TOLD] = context
     state.place_s[e, place, at.DONE_S] = now
     over = turn + 1 == places[e, place, at.TURNS]
     if not over:

@@ -182,8 +182,8 @@ MORE_NAMES = ("session", "place", "kept", "rank")
 
 # --- a conversation's record, with classes -----------------------------------------------------------
 # int32 [num_envs, places, 6]: its number, or -1 where the place is free; the next turn; turns in all; tokens so far;
-# pages kept; kind. Of a free place CONTEXT is the next free one.
-NUMBER, NEXT_TURN, TURNS, CONTEXT, PAGES, KIND = range(6)
+# pages kept; kind. Of a free place TOLD is the next free one.
+NUMBER, NEXT_TURN, TURNS, TOLD, PAGES, KIND = range(6)
 NUM_PLACE = 6
 # float64 [num_envs, places, 2]: when its next turn comes, infinite where none will or one is being served; when the
 # last one was done.
