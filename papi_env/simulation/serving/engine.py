@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from papi_env.errors import ConfigurationError
 from papi_env.scenario import Scenario
 from papi_env.simulation.engine import DISABLED, SAME_STEP, Engine, Metrics
 from papi_env.simulation.serving import state as at
@@ -184,21 +185,50 @@ class ServingEngine(Engine[ServingState]):
         """The last records of the episodes that ended in environments `envs`."""
         return ServingState._make(array[envs] for array in self.final)
 
+    @property
+    def reuses_records(self) -> bool:
+        """Whether a request's record is another's once it is over, so that `records` has nothing to say."""
+        slots, waiting = self.state.requests.shape[1], self.state.queue.shape[1]
+        classes = self.tables.scalars[at.SERVICE] > 0
+        return bool(classes and self.state.facts.shape[1] == slots + waiting + 1)
+
     def records(self, env: int, state: ServingState | None = None) -> dict[str, npt.NDArray[Any]]:
         """What became of every request of environment `env` that has arrived, arrays [requests].
 
         Moments are seconds from the episode's start, NaN where they have not come: `arrival_s`, `admitted_s`,
         `first_token_s`, `finish_s`; then `input`, `output` and `generated` tokens (`generated` of a request
         that is decoding counts up to its last preemption), `preemptions`, `class` and `status` (see
-        `serving.state.STATUS_NAMES`).
+        `serving.state.STATUS_NAMES`). With classes `class` is the class and `kind` the class with its acceptance; then
+        `session`, `turn`, `kept` tokens that the prompt found, and `rank` of its admission.
+
+        Raises:
+            ConfigurationError: the engine has classes of requests and was made without `records=True`.
         """
+        if self.reuses_records:
+            raise ConfigurationError(
+                "records of requests that are over are not kept with classes of requests: expected an engine that was "
+                "made with records=True"
+            )
         state = self.state if state is None else state
         count = int(state.counters[env, at.ARRIVED])
         moments, facts = state.moments[env, :count], state.facts[env, :count]
         columns: dict[str, npt.NDArray[Any]] = {
             name: moments[:, k].copy() for k, name in enumerate(at.MOMENT_NAMES)
         }
-        return columns | {name: facts[:, k].copy() for k, name in enumerate(at.FACT_NAMES)}
+        columns |= {name: facts[:, k].copy() for k, name in enumerate(at.FACT_NAMES)}
+        if self.tables.scalars[at.SERVICE] == 0:
+            return columns
+        more = state.more[env, :count]
+        columns["kind"] = columns["class"]
+        columns["class"] = self.tables.kinds[columns["kind"], at.OF_CLASS].astype(np.int32)
+        columns["session"] = more[:, at.SESSION].copy()
+        # Turns of a session come one after the other.
+        order = np.argsort(columns["session"], kind="stable")
+        own = columns["session"][order]
+        turns = np.arange(count) - np.searchsorted(own, own)
+        columns["turn"] = np.empty(count, dtype=np.int32)
+        columns["turn"][order] = turns
+        return columns | {"kept": more[:, at.KEPT].copy(), "rank": more[:, at.RANK].copy()}
 
 
 def empty_state(num_envs: int, slots: int, requests: int, clocks: int, serving: Serving) -> ServingState:

@@ -174,8 +174,8 @@ FACT_NAMES = ("input", "output", "generated", "preemptions", "class", "status")
 # longer than the context or than all KV pages; with classes also where too many wait, dropped by choice, and given up.
 FUTURE, WAITING, RUNNING, ATTAINED_STATUS, LATE, REFUSED, DROPPED, LEFT = range(8)
 STATUS_NAMES = ("future", "waiting", "running", "attained", "late", "rejected", "dropped", "abandoned")
-# With classes: int32 [num_envs, requests, 4]. `CLASS` is then the kind: a class with one of its acceptances. Of a request
-# that stands alone PLACE is -1; RANK is that of its first admission, -1 before.
+# With classes: int32 [num_envs, requests, 4]. `CLASS` is then the kind: a class with one of its acceptances. Of a
+# request that stands alone PLACE is -1; RANK is that of its first admission, -1 before.
 SESSION, PLACE, KEPT, RANK = range(4)
 NUM_MORE = 4
 MORE_NAMES = ("session", "place", "kept", "rank")
