@@ -230,6 +230,10 @@ QUANTITIES: Mapping[str, Quantity] = {
     ),
     "energy weight": Quantity("seconds or tokens per joule", 1e-9, 1e6, zero=True),
     "area": Quantity("mm2", 1e-3, 1e4, typical=1.0),
+    # From freezing coolant to where silicon fails.
+    "temperature": Quantity("degrees Celsius", -40.0, 200.0, typical=85.0),
+    "thermal resistance": Quantity("K/W", 1e-3, 1e3, typical=0.5, mistakes=(("K/kW", 1e-3), ("K/mW", 1e3))),
+    "heat capacity": Quantity("J/K", 1e-3, 1e5, typical=1.0, mistakes=(("mJ/K", 1e-3), ("kJ/K", 1e3))),
     "clocks": Quantity("clocks", 1.0, 1e3),
     "FPUs": Quantity("FPUs per bank", 1 / 1024, 64.0),
     "efficiency": Quantity("a share of the peak", 1e-6, 1.0),
@@ -261,6 +265,9 @@ JoulesPerMac: TypeAlias = Annotated[float, QUANTITIES["energy of a MAC"]]
 RowJoules: TypeAlias = Annotated[float, QUANTITIES["energy of a row"]]
 SquareMillimetres: TypeAlias = Annotated[float, QUANTITIES["area"]]
 EnergyWeight: TypeAlias = Annotated[float, QUANTITIES["energy weight"]]
+Celsius: TypeAlias = Annotated[float, QUANTITIES["temperature"]]
+ThermalResistance: TypeAlias = Annotated[float, QUANTITIES["thermal resistance"]]
+HeatCapacity: TypeAlias = Annotated[float, QUANTITIES["heat capacity"]]
 Clocks: TypeAlias = Annotated[float, QUANTITIES["clocks"]]
 FpusPerBank: TypeAlias = Annotated[float, QUANTITIES["FPUs"]]
 Efficiency: TypeAlias = Annotated[float, QUANTITIES["efficiency"]]

@@ -23,6 +23,7 @@ from papi_env.hardware.units import ProcessingUnit
 from papi_env.quantities import QUANTITIES, Quantity, TruthValue
 from papi_env.scenario import SCENARIOS, Scenario, get_scenario
 from papi_env.workload.arrivals import ARRIVALS
+from papi_env.workload.heat import Heat
 from papi_env.workload.serving import DRAFTS, Drift
 from papi_env.workload.transformer import TRANSFORMERS
 from papi_env.workload.vision.network import REPMLPNETS
@@ -31,7 +32,7 @@ BILLION = 10**9
 # All that is registered, and what is registered nowhere with its defaults.
 REGISTERED = [
     *(*SYSTEMS.values(), *GPUS.values(), *LINKS.values(), *TRANSFORMERS.values(), *REPMLPNETS.values()),
-    *(*SCENARIOS.values(), *ARRIVALS.values(), *DRAFTS.values(), Drift()),
+    *(*SCENARIOS.values(), *ARRIVALS.values(), *DRAFTS.values(), Drift(), Heat()),
 ]
 
 

@@ -29,6 +29,7 @@ from papi_env.quantities import (
     Truth,
 )
 from papi_env.workload.arrivals import Arrivals
+from papi_env.workload.heat import Heat
 from papi_env.workload.lengths import ContextPolicy
 from papi_env.workload.objectives import Objectives as Objectives
 from papi_env.workload.requests import Lengths
@@ -140,8 +141,8 @@ class Serving(Definition):
 
     Effects, each with its switch: `prefill` (prompts are processed in chunks before the first token; off:
     prompts arrive processed), `paging` (KV pages limit admission and cause preemption by recomputation; off:
-    memory is unbounded), `draft_cost`, `switching` (mode switches of the FC-PIM stacks), `drift` (absent: none),
-    `dual_row_buffers` (PU reads and PIM work at once, NeuPIMs, ASPLOS 2024), `decision_s`.
+    memory is unbounded), `draft_cost`, `switching` (mode switches of the FC-PIM stacks), `drift` and `heat`
+    (absent: none), `dual_row_buffers` (PU reads and PIM work at once, NeuPIMs, ASPLOS 2024), `decision_s`.
 
     Two orders of work. Without `token_budget` as Sarathi-Serve: whoever fits is admitted first, and a chunk of
     `chunk_tokens` prompt tokens runs beside the decode rows. With it as vLLM (`scheduler.py` of its engine v1): one
@@ -182,6 +183,8 @@ class Serving(Definition):
     # Time that a decision adds to every iteration.
     decision_s: OverheadSeconds = Field(0.0, ge=0, le=1)
     reward: Literal["attained", "on-time"] = "attained"
+    # Stacks that warm up, are refreshed more and throttled; None: they are always cool.
+    heat: Heat | None = None
     # Classes of requests and conversations; None: all are alike, and each stands alone.
     service: Service | None = None
 
@@ -243,5 +246,6 @@ _LEFT_OUT: dict[str, Any] = {
     "prefix_caching": False,
     "kv_tokens": None,
     "uneven_contexts": 0.0,
+    "heat": None,
     "service": None,
 }

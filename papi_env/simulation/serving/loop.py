@@ -17,6 +17,7 @@ from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.budget import schedule
 from papi_env.simulation.serving.drift import drift_factor
+from papi_env.simulation.serving.heat import hot_factor, warm_stacks
 from papi_env.simulation.serving.iteration import charge_causes, iteration
 from papi_env.simulation.serving.keeping import NO_PLACE, evict
 from papi_env.simulation.serving.observe import observe_env
@@ -176,6 +177,9 @@ def slowdowns(e, counters, clocks, scalars):
         pu = drift_factor(seed, episode, 0, now, scalars)
         fc_pim = drift_factor(seed, episode, 1, now, scalars)
         attention = drift_factor(seed, episode, 2, now, scalars)
+    if scalars[at.HEAT_RESISTANCE] > 0.0:
+        fc_pim *= hot_factor(e, 0, clocks, scalars)
+        attention *= hot_factor(e, 1, clocks, scalars)
     home = scalars[at.ATTENTION_UNIT]
     if home == 0.0:
         attention = pu
@@ -308,6 +312,8 @@ def advance_env(e, actions, state, look, causes, served, thresholds, scratch):
     account(e, cost, pages, scratch.busy, counters, clocks)
     if clocks.shape[1] == at.NUM_CLOCKS:
         charge_causes(e, decoding, chunk, cost.ran, look, causes, clocks)
+    if scalars[at.HEAT_RESISTANCE] > 0.0:
+        warm_stacks(e, decoding, chunk, cost, causes, clocks, scalars)
     counters[e, at.LAST_ACTION + at.FC] = placement.unit
     counters[e, at.LAST_ACTION + at.SPECULATION] = actions[e, at.SPECULATION]
     counters[e, at.LAST_ACTION + at.ADMISSION] = admission
@@ -427,7 +433,15 @@ def step_range(
         tables.head,
         tables.grid,
     )
-    causes = Causes(tables.fc_causes, tables.attention_causes, tables.draft_causes, tables.term_causes)
+    causes = Causes(
+        tables.fc_causes,
+        tables.attention_causes,
+        tables.draft_causes,
+        tables.term_causes,
+        tables.heat_rows,
+        tables.heat_attention,
+        tables.heat_terms,
+    )
     served = Served(
         tables.kinds,
         tables.spans,

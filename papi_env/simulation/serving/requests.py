@@ -17,6 +17,7 @@ from papi_env.simulation.serving.counting import groups_of as groups_of
 from papi_env.simulation.serving.counting import key_rows_of as key_rows_of
 from papi_env.simulation.serving.counting import pages_of as pages_of
 from papi_env.simulation.serving.draws import draw_arrivals
+from papi_env.simulation.serving.heat import cool_stacks, start_stacks
 from papi_env.simulation.serving.keeping import evict, held_pages, lose_pages, use_kept
 from papi_env.simulation.serving.pages import start_pages
 from papi_env.simulation.serving.queueing import close_queue, first_due, next_in_queue, survey_queue
@@ -572,6 +573,7 @@ def reset_env(e, state, tables):
         counters[e, at.LAST_ACTION + k] = -1
     for unit in range(at.NUM_DRIFTING):
         clocks[e, at.SEEN_DRIFT + unit] = 1.0
+    start_stacks(e, clocks, scalars)
     if scalars[at.PREFIX_CACHING] > 0.0:
         start_pages(e, state, np.int64(scalars[at.TOTAL_PAGES]))
     arrive(e, state, served, scalars)
@@ -618,6 +620,7 @@ def wait(e, state, served, scalars):
         until = min(clocks[e, at.NEXT_ARRIVAL_S], horizon)
         if not np.isfinite(until) or until <= clocks[e, at.TIME_S]:
             break
+        cool_stacks(e, until - clocks[e, at.TIME_S], clocks, scalars)
         clocks[e, at.IDLE_S] += until - clocks[e, at.TIME_S]
         clocks[e, at.TIME_S] = until
         arrive(e, state, served, scalars)

@@ -75,7 +75,15 @@ def roller(decide: Callable[..., None]) -> Callable[..., None]:
             tables.head,
             tables.grid,
         )
-        causes = Causes(tables.fc_causes, tables.attention_causes, tables.draft_causes, tables.term_causes)
+        causes = Causes(
+            tables.fc_causes,
+            tables.attention_causes,
+            tables.draft_causes,
+            tables.term_causes,
+            tables.heat_rows,
+            tables.heat_attention,
+            tables.heat_terms,
+        )
         served = Served(
             tables.kinds,
             tables.spans,

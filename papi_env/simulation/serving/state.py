@@ -155,7 +155,8 @@ ELAPSED_S = 51  # from the last decision to the coming one
 CLASS_SLACK_S = 52  # .. +3: to the first-token deadline of the request at the head of a class's queue
 CLASS_PROMPT = 56  # .. +3: its prompt tokens to process
 CLASS_ACCEPTED = 60  # .. +3: moving average of accepted over drafted tokens
-HEAT = 64  # .. +3: see `heat`
+HEAT = 64  # .. +1: temperatures of stacks with weights, and of those that attend, in degrees Celsius
+THROTTLED = 66  # .. +1: whether they are throttled, 0 or 1
 # What an engine need not have.
 CAUSE_J = 68  # .. +5: dynamic joules by cause, in the order of `energy.CAUSES`
 NUM_CAUSES, LINK = energy.NUM_CAUSES, energy.LINK
@@ -262,7 +263,24 @@ NUM_CLASSES = 53
 # Least seconds of a prompt token on the profile, and of an output token on a machine that is a quarter full.
 PROMPT_TOKEN_S = 54
 DECODE_TOKEN_S = 55
-NUM_SCALARS = 56
+# With stacks that warm up: see `heat`. Thermal resistance, 0 without; one over the time constant; temperatures; how
+# many times as slow a throttled stack is.
+HEAT_RESISTANCE = 56
+HEAT_RATE = 57
+AMBIENT_C = 58
+REFRESH_AT_C = 59
+THROTTLE_AT_C = 60
+RELEASE_AT_C = 61
+THROTTLE = 62
+# Of stacks with weights, and of those that attend: how many, idle watts of one, and how many times as long they take
+# with refreshes doubled.
+HEAT_STACKS = 63  # .. +1
+HEAT_IDLE_W = 65  # .. +1
+HEAT_REFRESH = 67  # .. +1
+# Which of them decode attention and prompts' attention warm.
+HEAT_KV = 69
+HEAT_PROMPT = 70
+NUM_SCALARS = 71
 
 # --- what else takes joules, by cause ----------------------------------------------------------------
 # Of a prompt: each (query, key) pair, each token read, each token processed; and each token that a draft attends to.

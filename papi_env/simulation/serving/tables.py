@@ -28,6 +28,8 @@ from papi_env.simulation.batch.decode_tables import (
 from papi_env.simulation.prefill import prompt_work
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.expert_costs import served_experts
+from papi_env.simulation.serving.heat import NUM_ROWS
+from papi_env.simulation.serving.heat_tables import heat_tables, write_heat
 from papi_env.simulation.serving.measured_tables import as_measured, without_layers
 from papi_env.simulation.serving.parts import of_layers
 from papi_env.simulation.serving.service_tables import GRID, build_service_tables, kinds_of, rates_of
@@ -71,6 +73,8 @@ class ServingTables(NamedTuple):
         head: [tokens, (s, J, J by cause)], LM head and sampler for tokens that are yielded; empty where there is none.
         grid: attention of the PUs as measured, see `pack_grid`; empty where it was not.
         kinds, spans, service_lengths, returning: see `service_tables.ServiceTables`; empty without classes.
+        heat_rows, heat_attention, heat_terms: joules left in stacks, of [FC kernels on PUs, on FC-PIM, LM head, a step
+            of drafting] by rows, of what `attention_causes` and `term_causes` count; empty where stacks do not warm up.
     """
 
     fc_s: FloatArray
@@ -99,6 +103,9 @@ class ServingTables(NamedTuple):
     spans: npt.NDArray[np.int64] = np.zeros((0, 4), dtype=np.int64)
     service_lengths: npt.NDArray[np.int32] = np.zeros((0, 2), dtype=np.int32)
     returning: FloatArray = np.zeros((0, GRID))
+    heat_rows: FloatArray = np.zeros((NUM_ROWS, 0))
+    heat_attention: FloatArray = np.zeros((0, 0))
+    heat_terms: FloatArray = np.zeros(0)
 
 
 ARRIVALS = ServingTables._fields.index("arrivals")
@@ -167,6 +174,9 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         tables = tables._replace(**as_measured(tables, layers, system, model))
     scalars[at.REFERENCE_S] = _reference_s(tables, serving)
     scalars[at.REFERENCE_TOKENS] = float(population[:, 1].mean())
+    if serving.heat is not None:
+        write_heat(serving.heat, system, scalars)
+        tables = tables._replace(**heat_tables(tables, system))
     if serving.service is not None:
         tables = _with_classes(tables, serving, model)
     tables.descriptors[:] = _descriptors(scenario, serving, model, scalars)

@@ -113,12 +113,15 @@ class Served(NamedTuple):
 
 
 class Causes(NamedTuple):
-    """The part of `ServingTables` that splits joules of an iteration that was run by cause."""
+    """The part of `ServingTables` that splits joules of an iteration that was run: by cause, and by stacks."""
 
     fc: FloatArray
     attention: FloatArray
     draft: FloatArray
     terms: FloatArray
+    heat_rows: FloatArray
+    heat_attention: FloatArray
+    heat_terms: FloatArray
 
 
 class Ran(NamedTuple):
