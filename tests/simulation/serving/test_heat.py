@@ -52,7 +52,7 @@ def begun(heat, action=(1, 0, 2, 0), num_envs=1, **arguments):
     engine = ServingEngine(scenario(heat, **arguments), num_envs)
     engine.counters[:, at.SEED] = 5
     engine.reset()
-    engine.actions[:] = action
+    engine.actions[:, :4] = action
     return engine
 
 
@@ -195,9 +195,10 @@ def test_machines_without_such_stacks_have_none_that_warm_up():
 # --- an episode -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("serving", [{}, {"service": {}}, {"token_budget": 512}])
 @pytest.mark.parametrize("action", [(0, 0, 2, 0), (1, 2, 2, 1), (2, 1, 1, 0)])
-def test_heat_that_reaches_no_threshold_changes_nothing_else(action):
-    engine, twin = begun(NEVER, action), begun(None, action)
+def test_heat_that_reaches_no_threshold_changes_nothing_else(action, serving):
+    engine, twin = begun(NEVER, action, **serving), begun(None, action, **serving)
     for each in (engine, twin):
         each.run()
     warmed = slice(at.HEAT, at.THROTTLED + 2)
