@@ -10,6 +10,7 @@ from papi_env.workload.traces.columns import TIME_EXPECTED, TIME_UNITS, TimeUnit
 from papi_env.workload.traces.formats import FORMATS, Columns, Format
 from papi_env.workload.traces.named import TraceForm, cached_trace, version_of
 from papi_env.workload.traces.reading import read_trace
+from papi_env.workload.traces.sessions import Sessions, sessions_of
 from papi_env.workload.traces.tables import csv_rows, csv_text
 from papi_env.workload.traces.trace import ContextCounts, Trace, TraceLengths, trace_lengths
 
@@ -20,6 +21,7 @@ __all__ = [
     "Columns",
     "ContextCounts",
     "Format",
+    "Sessions",
     "TimeUnit",
     "Trace",
     "TraceForm",
@@ -28,6 +30,7 @@ __all__ = [
     "csv_rows",
     "csv_text",
     "read_trace",
+    "sessions_of",
     "trace_lengths",
     "version_of",
 ]
