@@ -332,11 +332,25 @@ def load_scenario(path: str | Path) -> Scenario:
     for part, source in (("workload", "lengths"), ("serving", "lengths"), ("serving", "arrivals")):
         table = data.get(part)
         _from_folder(table.get(source) if isinstance(table, dict) else None, "trace", path.parent)
+    for lengths in _lengths_of_classes(data.get("serving")):
+        _from_folder(lengths, "trace", path.parent)
     _from_folder(data.get("model"), "hf", path.parent)
     images = data.get("images")
     if isinstance(images, dict) and names_a_file(images.get("network")):
         images["network"] = str(path.parent / images["network"])
     return parse_scenario(data, str(path))
+
+
+def _lengths_of_classes(serving: Any) -> Iterator[Any]:
+    """The tables of lengths of a serving part's classes and their conversations, whatever else they hold."""
+    classes: Any = serving
+    for part in ("service", "classes"):
+        classes = classes.get(part) if isinstance(classes, dict) else None
+    for entry in classes.values() if isinstance(classes, dict) else ():
+        if isinstance(entry, dict):
+            talk = entry.get("conversation")
+            yield entry.get("lengths")
+            yield talk.get("lengths") if isinstance(talk, dict) else None
 
 
 def _from_folder(table: Any, name: str, folder: Path) -> None:

@@ -6,16 +6,22 @@ belong to conversations. What a class leaves out it takes from the serving scena
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from papi_env.definition import Definition
+from papi_env.errors import shortened
 from papi_env.quantities import Count, Number, Ratio, Share, SpanSeconds, Truth, Whole
 from papi_env.workload.objectives import Objectives
 from papi_env.workload.requests import Lengths
 
 MAX_CLASSES = 4
+# Kinds of text of a class, as of `Speculation`.
+MAX_TEXTS = 16
+# What names columns of results and observations, too. chosen: up to 32 characters (range 16-64).
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}", re.ASCII)
 # chosen: more turns than conversations in public logs have but for one in a thousand; range 8-256.
 MOST_TURNS = 64
 # Requests that wait, and conversations that are open, at most. chosen: two full machines of either (range 64-4096);
@@ -44,7 +50,8 @@ class Conversation(Definition):
     def _ends(self) -> Conversation:
         if self.turns > 1 and self.turns >= self.most_turns:
             raise ValueError(
-                f"turns is {self.turns} on average with most_turns = {self.most_turns}: expected less than the most"
+                f"turns is {self.turns:g} on average with most_turns = {self.most_turns}, so that conversations would "
+                f"never end by themselves: expected turns below most_turns, or 1"
             )
         return self
 
@@ -65,7 +72,7 @@ class RequestClass(Definition):
             descriptions of tools). Their full KV pages are computed once, and counted once.
     """
 
-    share: Ratio = Field(1.0, ge=0, le=1e6)
+    share: Number = Field(1.0, ge=0, le=1e6)
     weight: Ratio = Field(1.0, gt=0, le=1e6)
     objectives: Objectives | None = None
     lengths: Lengths | None = None
@@ -73,6 +80,28 @@ class RequestClass(Definition):
     patience_s: tuple[SpanSeconds, SpanSeconds] | None = None
     conversation: Conversation | None = None
     shared_prefix: Whole = Field(0, ge=0, le=1_000_000)
+
+    @field_validator("patience_s")
+    @classmethod
+    def _shorter_first(cls, patience: tuple[float, float] | None) -> tuple[float, float] | None:
+        if patience is not None and patience[0] > patience[1]:
+            raise ValueError(f"{patience[0]:g} to {patience[1]:g} s, expected the shorter one first")
+        return patience
+
+    @field_validator("acceptance")
+    @classmethod
+    def _shares(cls, shares: dict[str, float] | None) -> dict[str, float] | None:
+        # Whether the kinds of text are known says the scenario, which may define its own (`Serving`).
+        if shares is None:
+            return None
+        if not 1 <= len(shares) <= MAX_TEXTS:
+            raise ValueError(f"{len(shares)} kinds of text, expected 1 to {MAX_TEXTS}")
+        for name, share in shares.items():
+            if share < 0:
+                raise ValueError(f"share of {name!r} is {share:g}, expected at least 0")
+        if not sum(shares.values()) > 0:
+            raise ValueError("shares of the kinds of text are all 0, expected one above")
+        return shares
 
 
 class Service(Definition):
@@ -99,6 +128,12 @@ class Service(Definition):
     def _classes(self) -> Service:
         if not 1 <= len(self.classes) <= MAX_CLASSES:
             raise ValueError(f"{len(self.classes)} classes, expected 1 to {MAX_CLASSES}")
+        for name in self.classes:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"a class is called {shortened(repr(name), 60)}, expected a letter and up to 31 letters, digits, "
+                    "'-' and '_'"
+                )
         if not sum(entry.share for entry in self.classes.values()) > 0:
-            raise ValueError("shares of the classes are all 0")
+            raise ValueError("shares of the classes are all 0, expected one above")
         return self

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from papi_env.definition import Definition
-from papi_env.errors import lookup
+from papi_env.errors import ConfigurationError, lookup
 from papi_env.quantities import (
     Count,
     Number,
@@ -222,6 +222,34 @@ class Serving(Definition):
                 f"token_budget is {self.token_budget}, expected at least a token of each of max_running = "
                 f"{self.max_running} requests"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _served(self) -> Serving:
+        if self.service is None:
+            return self
+        if self.token_budget is not None:
+            raise ValueError(
+                f"token_budget is {self.token_budget} with service: classes of requests are served in chunks of "
+                "chunk_tokens; expected one of the two"
+            )
+        known = {**ACCEPTANCE, **self.speculation.acceptance}
+        for name, entry in self.service.classes.items():
+            for text in entry.acceptance or {}:
+                try:
+                    lookup("kind of text", text, known)
+                except ConfigurationError as error:
+                    raise ValueError(f"service.classes.{name}.acceptance: {error}") from None
+            # Prompts that arrive processed bring their keys with them, whatever is kept.
+            for field, given in (
+                ("conversation", entry.conversation is not None),
+                ("shared_prefix", entry.shared_prefix > 0),
+            ):
+                if given and not self.prefill:
+                    raise ValueError(
+                        f"service.classes.{name}.{field} with prefill = false: prompts arrive processed, so that "
+                        f"nothing is gained by what is kept; expected prefill = true, or no {field}"
+                    )
         return self
 
     @property

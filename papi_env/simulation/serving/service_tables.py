@@ -140,6 +140,7 @@ def build_service_tables(
         row[at.MEAN_OUTPUT] = out
         worth += kind.share * mean_turns * entry.weight * (out if service.worth == "tokens" else 1.0)
         turns += kind.share * mean_turns
+        _check_turns(kind.name, entry, first, later, model)
         _check_patience(kind.name, entry, first, scalars)
     tables = ServiceTables(
         kinds, spans, np.ascontiguousarray(np.concatenate(lengths), dtype=np.int32), returning
@@ -157,24 +158,41 @@ def _population(
             f"classes.{name}.shared_prefix is {entry.shared_prefix}, but {model.name} has a context of "
             f"{model.context_limit} tokens"
         )
-    return lengths.population(limit, serving.beyond_context)
+    try:
+        return lengths.population(limit, serving.beyond_context)
+    except ConfigurationError as error:
+        prefix = f" beside a shared prefix of {entry.shared_prefix}" if entry.shared_prefix else ""
+        raise ConfigurationError(f"classes.{name}.lengths{prefix}: {error}") from None
+
+
+def _check_turns(
+    name: str, entry: RequestClass, first: RequestPopulation, later: RequestPopulation, model: Transformer
+) -> None:
+    """Refuse conversations of which none can have a second turn."""
+    if entry.conversation is None or entry.conversation.turns == 1:
+        return
+    shortest = (
+        entry.shared_prefix + int(first.lengths.sum(axis=1).min()) + int(later.lengths.sum(axis=1).min())
+    )
+    if shortest > model.context_limit:
+        raise ConfigurationError(
+            f"classes.{name}.conversation.turns is {entry.conversation.turns:g}, but not even the two shortest turns "
+            f"fit the context of {model.name}: they need {shortest} tokens of {model.context_limit}; expected shorter "
+            "ones, or turns = 1"
+        )
 
 
 def _check_patience(name: str, entry: RequestClass, first: RequestPopulation, scalars: FloatArray) -> None:
     """Refuse a patience that ends before the first token could come."""
     if entry.patience_s is None:
         return
-    low, high = entry.patience_s
-    if low > high:
-        raise ConfigurationError(
-            f"classes.{name}.patience_s is {low:g} to {high:g} s, expected the shorter one first"
-        )
+    low, _ = entry.patience_s
     tokens = int(first.lengths[:, 0].min()) + entry.shared_prefix
     fastest = tokens * float(scalars[at.PROMPT_TOKEN_S])
     if low < fastest:
         raise ConfigurationError(
             f"classes.{name}.patience_s begins at {low:g} s, before the fastest possible first token: {tokens} prompt "
-            f"tokens take {fastest:.3g} s at least"
+            f"tokens take {fastest:.3g} s at least; expected {fastest:.3g} s or more"
         )
 
 
