@@ -18,10 +18,10 @@ from experiments.common.runner import canonical, digest
 from papi_env.errors import DataError
 from papi_env.scenario import Scenario
 from papi_env.workload.arrivals import Arrivals
-from papi_env.workload.lengths import LENGTH_TABLES
 from papi_env.workload.requests import Lengths
 from papi_env.workload.serving import Serving
 from papi_env.workload.traces import TraceForm, cached_trace
+from papi_env.workload.turn_lengths import ALL_TABLES
 
 # Words for people, not what is simulated.
 _WORDS = frozenset(("name", "description", "source"))
@@ -149,7 +149,7 @@ def fingerprint(scenario: Scenario, traces: Mapping[str, str]) -> str:
 def _lengths(lengths: Lengths, traces: Mapping[str, str]) -> Part:
     data = lengths.model_dump(mode="json")
     if lengths.table is not None:
-        data["table"] = asdict(LENGTH_TABLES[lengths.table])
+        data["table"] = asdict(ALL_TABLES[lengths.table])
         return _part("lengths", data, lengths.table)
     if lengths.trace is not None:
         data["trace"] = _content_of(lengths.trace, traces)

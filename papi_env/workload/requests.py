@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from papi_env.errors import lookup
 from papi_env.quantities import SpanSeconds, StartSeconds, Tokens
 from papi_env.workload.lengths import (
-    LENGTH_TABLES,
     ContextPolicy,
     RequestPopulation,
     fixed_lengths,
@@ -18,6 +17,7 @@ from papi_env.workload.lengths import (
     within_context,
 )
 from papi_env.workload.traces import TraceForm, cached_trace, version_of
+from papi_env.workload.turn_lengths import ALL_TABLES
 
 
 class Lengths(TraceForm):
@@ -49,7 +49,7 @@ class Lengths(TraceForm):
         if fixed and (self.input is None or self.output is None):
             raise ValueError("fixed lengths need both input and output")
         if self.table is not None:
-            lookup("length table", self.table, LENGTH_TABLES)
+            lookup("length table", self.table, ALL_TABLES)
         older = (self.input_column, self.output_column, self.category_column, self.categories)
         said = (*older, *(getattr(self, name) for name in self._younger))
         if self.trace is None and any(value is not None for value in said):
@@ -68,7 +68,7 @@ def _population(
 ) -> RequestPopulation:
     """Cached; `version` changes with the trace file."""
     if lengths.table is not None:
-        population = sample_table(lookup("length table", lengths.table, LENGTH_TABLES))
+        population = sample_table(lookup("length table", lengths.table, ALL_TABLES))
     elif lengths.trace is not None:
         population = cached_trace(
             lengths.trace,
