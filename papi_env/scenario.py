@@ -29,6 +29,7 @@ from papi_env.workload.lengths import ContextPolicy, RequestPopulation
 from papi_env.workload.presets import serving_presets
 from papi_env.workload.requests import Lengths
 from papi_env.workload.servers import SERVERS
+from papi_env.workload.service_presets import service_presets
 from papi_env.workload.serving import Serving
 from papi_env.workload.transformer import PRESET_MODELS, TRANSFORMERS, Transformer, get_transformer
 from papi_env.workload.vision.network import RepMLPNet, get_repmlpnet, names_a_file
@@ -431,6 +432,25 @@ def _mixtures() -> Iterator[Scenario]:
         )
 
 
+def _classes() -> Iterator[Scenario]:
+    """Presets with classes of requests."""
+    sixth = _sixth()
+    for name, preset in service_presets().items():
+        model = get_transformer(preset.model)
+        if preset.skew is not None:
+            assert model.experts is not None
+            routing = {"routing": "zipf", "exponent": preset.skew}
+            model = model.model_copy(update={"experts": model.experts.model_copy(update=routing)})
+        yield Scenario(
+            name=name,
+            description=preset.description,
+            system=sixth if preset.system == sixth.name else get_system(preset.system),
+            model=model,
+            serving=preset.serving,
+            energy_weight=preset.energy_weight,
+        )
+
+
 def _presets() -> dict[str, Scenario]:
     presets = {}
     for dataset, table in _DATASETS.items():
@@ -475,6 +495,7 @@ def _presets() -> dict[str, Scenario]:
             serving=preset.serving,
             energy_weight=preset.energy_weight,
         )
+    presets |= {scenario.name: scenario for scenario in _classes()}
     for name, server in SERVERS.items():
         presets[name] = Scenario(
             name=name,

@@ -96,8 +96,9 @@ def serving_presets() -> list[str]:
 
 
 def serving_families() -> list[str]:
-    """Names of all serving presets on any machine."""
-    return [name for name, scenario in SCENARIOS.items() if scenario.serving is not None]
+    """Names of all serving presets on any machine, without those that have classes of requests."""
+    served = ((name, scenario.serving) for name, scenario in SCENARIOS.items())
+    return [name for name, serving in served if serving is not None and serving.service is None]
 
 
 def serving_scenarios(

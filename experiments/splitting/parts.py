@@ -83,6 +83,8 @@ def _trace_sources(scenario: Scenario) -> dict[str, dict[str, Any]]:
         parts.append(scenario.workload.lengths)
     if scenario.serving is not None:
         parts += [scenario.serving.lengths, scenario.serving.arrivals]
+        if scenario.serving.service is not None:
+            parts += scenario.serving.service.lengths()
     fields = ("input_column", "output_column", "time_column", *TraceForm.model_fields)
     # Of a file that both name, arrivals know the times.
     return {
@@ -117,6 +119,9 @@ def parts_of(scenario: Scenario, traces: Mapping[str, str]) -> tuple[Part, ...]:
         data = serving.model_dump(mode="json")
         data["lengths"] = found[-1].sha256
         data["rates"] = serving.speculation.rates()
+        if serving.service is not None:
+            data["class_lengths"] = [_lengths(own, traces).sha256 for own in serving.service.lengths()]
+            data["service"] = _without(data["service"], "lengths")
         label = scenario.name
         if serving.arrivals.trace is not None:
             content = _content_of(serving.arrivals.trace, traces)
@@ -170,6 +175,13 @@ def _content_of(path: str, traces: Mapping[str, str]) -> str:
     if path not in traces:
         raise DataError(f"{path}: a trace whose content is not known here")
     return traces[path]
+
+
+def _without(data: Any, name: str) -> Any:
+    """Plain data without the fields of that name, however deep."""
+    if isinstance(data, Mapping):
+        return {key: _without(value, name) for key, value in data.items() if key != name}
+    return data
 
 
 def _part(kind: str, data: Any, label: str) -> Part:

@@ -124,6 +124,14 @@ class Service(Definition):
     max_open: Count = Field(MAX_OPEN, ge=1, le=4096)
     drain: Truth = True
 
+    def lengths(self) -> tuple[Lengths, ...]:
+        """Where the lengths of classes and of their later turns come from, as far as they have their own."""
+        found = []
+        for entry in self.classes.values():
+            talk = entry.conversation
+            found += [entry.lengths, None if talk is None else talk.lengths]
+        return tuple(lengths for lengths in found if lengths is not None)
+
     @model_validator(mode="after")
     def _classes(self) -> Service:
         if not 1 <= len(self.classes) <= MAX_CLASSES:

@@ -159,8 +159,7 @@ FAMILIES: Mapping[str, Family] = {
     "documents": Family(
         traffic="documents",
         load=1.3,
-        held_out=True,
-        why="long documents with questions about them beside short requests: prompts longer than any in training "
+        why="long documents with questions about them beside short requests, which do not want to wait for them "
         "(range of load 1-1.6)",
     ),
     "wandering": Family(
