@@ -86,7 +86,7 @@ TRAFFIC: Mapping[str, Traffic] = {
         stacks={"llama-65b": 10, "llama-3.1-70b": 10, "gpt3-175b": 10, "qwen3-30b-a3b": 3},
     ),
     "documents": Traffic(
-        shares={"readers": 1, "interactive": 1},
+        shares={"readers": 1, "standard": 1},
         stacks={"llama-65b": 10, "llama-3.1-70b": 10, "gpt3-175b": 10, "qwen3-30b-a3b": 3},
     ),
     # chosen: Zipf with 0.7, range 0-1.5, as in the presets of static batches.

@@ -51,14 +51,15 @@ TURN_TABLES: dict[str, LengthTable] = {table.name: table for table in (
         output_quantiles=(1, 1, 2, 5, 10, 20, 32, 46, 63, 83, 109, 145, 208, 270, 353, 416, 478, 623, 894),
         input_mean=1738.3, output_mean=90.7, rank_correlation=_CORRELATION,
     ),
-    # chosen: a deviation of 1, range 0.7-2; Mooncake's figure of lengths spans three decades.
+    # chosen: a standard deviation of half the mean, range 0.3-0.8, and 20,000 tokens at most.
     LengthTable(
-        name="mooncake-conversation", n=12_031,
-        source="Mooncake (Qin et al., FAST 2025), conversation trace: means of prompt and answer",
-        input_quantiles=(332, 1220, 1531, 2152, 2911, 4199, 5469, 6853, 8462, 10449, 13095, 17053, 24596, 33283, 46781,
-                         58700, 72250, 110875, 120000),
-        output_quantiles=(1, 3, 7, 18, 36, 76, 122, 174, 237, 313, 411, 549, 786, 1023, 1335, 1572, 1809, 2358, 3381),
-        input_mean=12_035, output_mean=343, rank_correlation=_CORRELATION,
+        name="mlperf-405b", n=8_313,
+        source="MLPerf Inference v5.0, Llama-3.1 405B: means of prompts (long texts with a question) and of answers",
+        input_quantiles=(1362, 2851, 3243, 3934, 4670, 5749, 6679, 7591, 8556, 9644, 10961, 12733, 15674, 18609,
+                         20000, 20000, 20000, 20000, 20000),
+        output_quantiles=(1, 7, 14, 35, 72, 152, 243, 348, 472, 624, 820, 1096, 1567, 2039, 2663, 3135, 3607, 4702,
+                          6742),
+        input_mean=9400, output_mean=684, rank_correlation=_CORRELATION,
     ),
     # chosen: means of 150 and 60, ranges 100-400 and 30-150: with a prompt of 512 and 2.5-28 calls, contexts end at
     # InferCept's 1246-2185 tokens (Abhyankar et al., ICML 2024, table 1); deviation 0.5, range 0.2-1.
