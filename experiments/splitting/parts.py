@@ -84,7 +84,7 @@ def _trace_sources(scenario: Scenario) -> dict[str, dict[str, Any]]:
     if scenario.serving is not None:
         parts += [scenario.serving.lengths, scenario.serving.arrivals]
         if scenario.serving.service is not None:
-            parts += scenario.serving.service.lengths()
+            parts += scenario.serving.service.lengths().values()
     fields = ("input_column", "output_column", "time_column", *TraceForm.model_fields)
     # Of a file that both name, arrivals know the times.
     return {
@@ -120,7 +120,9 @@ def parts_of(scenario: Scenario, traces: Mapping[str, str]) -> tuple[Part, ...]:
         data["lengths"] = found[-1].sha256
         data["rates"] = serving.speculation.rates()
         if serving.service is not None:
-            data["class_lengths"] = [_lengths(own, traces).sha256 for own in serving.service.lengths()]
+            data["class_lengths"] = {
+                name: _lengths(own, traces).sha256 for name, own in serving.service.lengths().items()
+            }
             data["service"] = _without(data["service"], "lengths")
         label = scenario.name
         if serving.arrivals.trace is not None:

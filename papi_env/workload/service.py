@@ -124,13 +124,16 @@ class Service(Definition):
     max_open: Count = Field(MAX_OPEN, ge=1, le=4096)
     drain: Truth = True
 
-    def lengths(self) -> tuple[Lengths, ...]:
-        """Where the lengths of classes and of their later turns come from, as far as they have their own."""
-        found = []
-        for entry in self.classes.values():
+    def lengths(self) -> dict[str, Lengths]:
+        """Where the lengths of classes ("people") and of their later turns ("people.conversation") come from.
+
+        Only those that have their own.
+        """
+        found: dict[str, Lengths | None] = {}
+        for name, entry in self.classes.items():
             talk = entry.conversation
-            found += [entry.lengths, None if talk is None else talk.lengths]
-        return tuple(lengths for lengths in found if lengths is not None)
+            found |= {name: entry.lengths, f"{name}.conversation": None if talk is None else talk.lengths}
+        return {name: lengths for name, lengths in found.items() if lengths is not None}
 
     @model_validator(mode="after")
     def _classes(self) -> Service:
