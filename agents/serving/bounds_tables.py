@@ -14,7 +14,14 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.iteration import iteration
 from papi_env.simulation.serving.requests import groups_of, key_rows_of, near_context
 from papi_env.simulation.serving.tables import ServingTables
-from papi_env.simulation.serving.terms import Decoding, Lookups, Placement, PromptChunk, Slowdowns
+from papi_env.simulation.serving.terms import (
+    NOTHING,
+    Decoding,
+    Lookups,
+    Placement,
+    PromptChunk,
+    Slowdowns,
+)
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 _LENGTHS = len(SPECULATION_LENGTHS)
@@ -70,6 +77,8 @@ def _least(max_running: Any, chunk: Any, shortest: Any, units: Any, look: Any) -
                 longest * near_groups,
                 rlp * near_key_rows,
                 longest * near_key_rows,
+                nothing,
+                NOTHING,
             )
             for prompt in range(chunk + 1):
                 if rlp + prompt == 0:

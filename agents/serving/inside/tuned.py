@@ -12,7 +12,14 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.iteration import iteration
 from papi_env.simulation.serving.parts import of_layers
 from papi_env.simulation.serving.requests import key_rows_of
-from papi_env.simulation.serving.terms import Decoding, Lookups, Placement, PromptChunk, Slowdowns
+from papi_env.simulation.serving.terms import (
+    NOTHING,
+    Decoding,
+    Lookups,
+    Placement,
+    PromptChunk,
+    Slowdowns,
+)
 from papi_env.workload.serving import SPECULATION_LENGTHS, WATERMARK
 
 # Columns of profile-greedy's parameters: those of `GreedyParameters`, and what a prompt token is worth to the scenario.
@@ -84,6 +91,8 @@ def profile(options, k, seen, chunk, prompt, look, busy):
         near_longest,
         near_key_rows,
         key_rows_of(near_longest, columns),
+        np.int64(0),
+        NOTHING,
     )
     placement = Placement(options[k, at.FC], options[k, at.OVERLAP], np.int64(mode))
     slow = Slowdowns(seen.drift_pu, seen.drift_fc_pim, seen.drift_attention)

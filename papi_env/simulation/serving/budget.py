@@ -19,7 +19,7 @@ import numpy as np
 from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.pages import NOBODY, find_pages, give_back, settle_pages
-from papi_env.simulation.serving.parts import outside_windows
+from papi_env.simulation.serving.parts import decode_rows, outside_windows
 from papi_env.simulation.serving.requests import leave_queue, next_waiting, pages_of, prompt_tokens, survey
 from papi_env.simulation.serving.terms import PromptChunk
 
@@ -109,7 +109,7 @@ def schedule(e, tlp, most, state, scalars):
     before = counters[e, at.PREEMPTIONS]
     while True:
         decoding, held = survey(e, tlp, state, scalars)
-        room = max(np.int64(scalars[at.TOKEN_BUDGET]) - decoding.rlp * tlp, 0)
+        room = max(np.int64(scalars[at.TOKEN_BUDGET]) - decode_rows(decoding), 0)
         rows = np.int64(0)
         more = np.int64(0)
         if counters[e, at.PREFILLING] > 0:

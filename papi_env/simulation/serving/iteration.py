@@ -16,6 +16,8 @@ How an iteration is put together (times of the whole model, n decode rows, c pro
   sub-batch interleaving). Each reads the weights for itself. The period is the longest of both FC parts, both
   attention parts, and either chain; the first FC kernel of all has nothing beside it.
 * Drafting comes first, on the PUs, and the LM head of tokens that are yielded last, as a kernel of its own.
+* Some requests may draft while others verify a single token: FC kernels have the rows of both, attention the work of
+  both (`parts.mixed_attention`), each half-batch its half of both, and only those that draft are drafted for.
 * Layers with sliding windows attend to what is inside them, the others to whole contexts: times and joules of
   attention are the mean over layers of either kind.
 * On PUs with measured tables attention of decode rows and prompts is one kernel (`measured`).
@@ -31,14 +33,19 @@ from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.measured import measured_attention
 from papi_env.simulation.serving.parts import (
-    attention_seconds,
+    attended_sums,
     decode_joules,
+    decode_rows,
+    drafters_of,
     drafting,
+    drafting_contexts,
     heading,
     near_attention,
     no_chunk,
     of_layers,
+    profiled_attention,
     prompt_attention,
+    rows_of,
     unevenness,
 )
 from papi_env.simulation.serving.terms import (
@@ -106,10 +113,10 @@ def split_rows(decode_rows, prompt_rows, fc_s, bank_s, scalars):
 
 
 @inlined
-def half_batch(requests, prompt_rows, unit, decoding, slow, look):
-    """`HalfCost` of so many of the decoding requests, with so many prompt rows in the same kernels."""
+def half_batch(requests, drafters, prompt_rows, unit, decoding, slow, look):
+    """`HalfCost` of so many of the decoding requests, of whom so many draft, with prompt rows in the same kernels."""
     zero = np.int64(0)
-    rows = requests * decoding.tlp
+    rows = rows_of(requests, drafters, decoding.tlp)
     if rows + prompt_rows == 0:
         return HalfCost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, zero, zero, zero)
     fc_s = look.fc_s
@@ -124,18 +131,13 @@ def half_batch(requests, prompt_rows, unit, decoding, slow, look):
     transfer_s = 0.0
     transfer_j = 0.0
     if requests > 0:
-        attention_s = slow.attention * attention_seconds(
-            requests,
-            decoding,
-            look.attention[requests, decoding.tlp],
-            look.shares[requests, decoding.tlp],
-        )
+        attention_s = slow.attention * profiled_attention(requests, drafters, decoding, look)
         if look.grid.shape[0] > 0:
             attention_s = slow.attention * measured_attention(decoding, no_chunk(), look)
         elif look.scalars[at.UNEVEN] > 0.0 and look.scalars[at.ATTENTION_UNIT] == 0.0:
             attention_s *= unevenness(decoding, look.scalars)
         if look.scalars[at.WINDOW] > 0.0:
-            near_s = slow.attention * near_attention(requests, decoding, look)
+            near_s = slow.attention * near_attention(requests, drafters, decoding, look)
             attention_s = of_layers(attention_s, near_s, look.scalars)
         transfer_s = look.link[rows, layout.COST_S]
         transfer_j = look.link[rows, layout.COST_J]
@@ -259,7 +261,7 @@ def iteration(decoding, chunk, placement, slow, look, busy):
     # Sums keep their order, on which the last bit depends.
     scalars = look.scalars
     rlp = decoding.rlp
-    n = rlp * decoding.tlp
+    n = decode_rows(decoding)
     unit = placement.unit
     dual = scalars[at.DUAL_BUFFERS] > 0.0
     switch_s = scalars[at.SWITCH_S]
@@ -277,8 +279,10 @@ def iteration(decoding, chunk, placement, slow, look, busy):
         first = rlp - rlp // 2
     beside_rows = chunk.rows if unit == at.FC_PIM and not on_pim else 0
     with_first = chunk.rows - beside_rows
-    one = half_batch(first, with_first, unit, decoding, slow, look)
-    two = half_batch(rlp - first, 0, unit, decoding, slow, look)
+    first_drafters = drafters_of(first, decoding)
+    second_drafters = rlp - decoding.single - first_drafters
+    one = half_batch(first, first_drafters, with_first, unit, decoding, slow, look)
+    two = half_batch(rlp - first, second_drafters, 0, unit, decoding, slow, look)
     beside = prompt_beside(beside_rows, slow, look)
 
     joules = draft_j + head_j + prompt.attention_j + prompt.write_j
@@ -288,7 +292,7 @@ def iteration(decoding, chunk, placement, slow, look, busy):
     joules += two.fc_j
     joules += two.combine_j
     joules += two.transfer_j
-    joules += decode_joules(decoding, look.attention[first, decoding.tlp], scalars)
+    joules += decode_joules(first, decoding, look)
     joules += beside.joules
     link_s = prompt.link_s + one.transfer_s + two.transfer_s
     communication_s = one.combine_s + one.transfer_s + two.combine_s + two.transfer_s + beside.combine_s
@@ -375,31 +379,38 @@ def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
         ran: `Ran`; causes: `Causes`.
     """
     rlp, tlp = decoding.rlp, decoding.tlp
-    attention = causes.attention[ran.first, tlp]
+    attention, attention_of_one = causes.attention[ran.first, tlp], causes.attention[ran.first, 1]
     scalars, terms = look.scalars, causes.terms
     context_sum = of_layers(decoding.context_sum, decoding.near_context_sum, scalars)
-    group_sum = of_layers(decoding.group_sum, decoding.near_group_sum, scalars)
-    attended = context_sum if scalars[at.ATTENTION_UNIT] == 0.0 else group_sum
+    groups, contexts, single_groups, single_contexts = attended_sums(decoding, scalars)
+    by_token = scalars[at.ATTENTION_UNIT] == 0.0
+    attended = contexts if by_token else groups
+    attended_by_one = single_contexts if by_token else single_groups
     drafts = np.float64(tlp - 1 if rlp > 0 else 0)
-    tokens = drafts * decoding.context_sum
+    tokens = drafts * drafting_contexts(decoding)
+    drafters = rlp - decoding.single
+    rows = decode_rows(decoding)
+    first_rows = rows_of(ran.first, drafters_of(ran.first, decoding), tlp)
     for k in range(at.NUM_CAUSES):
         joules = causes.fc[at.PU, ran.first_pu, k] + causes.fc[at.FC_PIM, ran.first_pim, k]
         joules += causes.fc[at.PU, ran.second_pu, k] + causes.fc[at.FC_PIM, ran.second_pim, k]
         joules += causes.fc[at.PU, ran.beside, k]
         if k != at.LINK:
             joules += attended * attention[k]
+            if decoding.single > 0:
+                joules += attended_by_one * attention_of_one[k]
         joules += chunk.pairs * terms[at.PAIR, k] + chunk.context * terms[at.CONTEXT, k]
         joules += chunk.rows * terms[at.ROW, k]
-        joules += drafts * causes.draft[rlp, k] + tokens * terms[at.DRAFTED_CONTEXT, k]
+        joules += drafts * causes.draft[drafters, k] + tokens * terms[at.DRAFTED_CONTEXT, k]
         if look.head.shape[0] > 0:
-            joules += look.head[rlp * tlp + chunk.ending, 2 + k]
+            joules += look.head[rows + chunk.ending, 2 + k]
         clocks[e, at.CAUSE_J + k] += joules
     link, moves = look.link, look.moves
     moved = moves[ran.first_pu + ran.first_pim, layout.COMBINE_J]
     moved += moves[ran.second_pu + ran.second_pim, layout.COMBINE_J]
     moved += moves[ran.beside, layout.COMBINE_J]
     # A link's joules are in proportion to bytes, and those of no rows are none.
-    moved += link[ran.first * tlp, layout.COST_J] + link[ran.second * tlp, layout.COST_J]
-    moved += ran.crossings * moves[rlp * tlp + chunk.rows, layout.CROSSING_J]
+    moved += link[first_rows, layout.COST_J] + link[rows - first_rows, layout.COST_J]
+    moved += ran.crossings * moves[rows + chunk.rows, layout.CROSSING_J]
     moved += context_sum * attention[at.LINK]
     clocks[e, at.CAUSE_J + at.LINK] += moved

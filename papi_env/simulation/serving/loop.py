@@ -21,7 +21,7 @@ from papi_env.simulation.serving.heat import hot_factor, warm_stacks
 from papi_env.simulation.serving.iteration import charge_causes, iteration
 from papi_env.simulation.serving.keeping import NO_PLACE, evict
 from papi_env.simulation.serving.observe import observe_env
-from papi_env.simulation.serving.parts import outside_windows
+from papi_env.simulation.serving.parts import decode_rows, outside_windows
 from papi_env.simulation.serving.queueing import abandon, shed, survey_queue
 from papi_env.simulation.serving.requests import (
     ServingState,
@@ -203,9 +203,7 @@ def run(e, decoding, chunk, placement, state, look, busy):
         return Cost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, none, placement.last_mode, none, ran)
     if look.grid.shape[0] > 0:
         most = look.scalars[at.MEASURED_MIXED] if chunk.rows > 0 else look.scalars[at.MEASURED_ALONE]
-        beyond = (
-            decoding.rlp > most or decoding.rlp * decoding.tlp + chunk.rows > look.scalars[at.MEASURED_ROWS]
-        )
+        beyond = decoding.rlp > most or decode_rows(decoding) + chunk.rows > look.scalars[at.MEASURED_ROWS]
         counters[e, at.BEYOND] += int(beyond)
     slow = slowdowns(e, counters, clocks, look.scalars)
     cost = iteration(decoding, chunk, placement, slow, look, busy)
@@ -318,7 +316,7 @@ def advance_env(e, actions, state, look, causes, served, thresholds, scratch):
     counters[e, at.LAST_ACTION + at.SPECULATION] = actions[e, at.SPECULATION]
     counters[e, at.LAST_ACTION + at.ADMISSION] = admission
     counters[e, at.LAST_ACTION + at.OVERLAP] = placement.overlap
-    counters[e, at.LAST_N] = decoding.rlp * tlp
+    counters[e, at.LAST_N] = decode_rows(decoding)
     counters[e, at.LAST_CHUNK] = chunk.rows
     counters[e, at.LAST_DECODED] = 0
 

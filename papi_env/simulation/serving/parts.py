@@ -10,7 +10,7 @@ from papi_env.simulation.batch import state as layout
 from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.measured import measured_attention
-from papi_env.simulation.serving.terms import Decoding, PromptChunk, PromptCost
+from papi_env.simulation.serving.terms import Attended, Decoding, PromptChunk, PromptCost
 
 
 @inlined
@@ -23,6 +23,7 @@ def of_layers(whole, near, scalars):
 def inside_windows(decoding):
     """`Decoding` as the layers with windows see it."""
     zero = np.int64(0)
+    drafting = decoding.drafting
     return Decoding(
         decoding.rlp,
         decoding.tlp,
@@ -36,7 +37,39 @@ def inside_windows(decoding):
         zero,
         zero,
         zero,
+        decoding.single,
+        Attended(
+            drafting.near_context_sum,
+            drafting.near_group_sum,
+            drafting.near_group_max,
+            drafting.near_key_row_sum,
+            drafting.near_key_row_max,
+            zero,
+            zero,
+            zero,
+            zero,
+            zero,
+        ),
     )
+
+
+@inlined
+def rows_of(requests, drafters, tlp):
+    """Rows of so many decoding requests: `tlp` of each of those that draft, one of each of the others."""
+    return requests + drafters * (tlp - 1)
+
+
+@inlined
+def decode_rows(decoding):
+    """Rows of all decoding requests."""
+    return rows_of(decoding.rlp, decoding.rlp - decoding.single, decoding.tlp)
+
+
+@inlined
+def drafters_of(first, decoding):
+    """How many of the first half-batch, of so many requests, draft: half of those that do, if it is not all."""
+    drafters = decoding.rlp - decoding.single
+    return drafters - (drafters // 2 if first < decoding.rlp else 0)
 
 
 @inlined
@@ -68,7 +101,7 @@ def attention_seconds(requests, decoding, row, shares):
     key_row_sum = share * decoding.key_row_sum
     work = Work(
         row[layout.PER_GROUP_S],
-        row[layout.PER_KEY_ROW_S] + row[layout.UNPAIRED_S] * shares[layout.UNPAIRED],
+        per_key_row(row, shares),
         row[layout.PER_PAIR_S],
         row[layout.PER_START_S],
         row[layout.PER_TOKEN_S],
@@ -81,14 +114,89 @@ def attention_seconds(requests, decoding, row, shares):
 
 
 @inlined
+def per_key_row(row, shares):
+    """Seconds of a key row, with its part of the moves of a last pair without a partner."""
+    return row[layout.PER_KEY_ROW_S] + row[layout.UNPAIRED_S] * shares[layout.UNPAIRED]
+
+
+@lean
+def mixed_attention(requests, drafters, decoding, look):
+    """`attention_seconds` of so many of the decoding requests, of whom so many draft, where some verify a single token.
+
+    Every pair of a head and a request reads its keys and values once; its commands and its arithmetic follow its own
+    tokens. Pairs lie as in a batch of as many requests and are dealt by the time that they take, so that channels
+    come near the mean, and the busiest has no less than any one request needs. What a channel does once is that of
+    requests that draft. On PUs each request takes the longer of its reads and its arithmetic.
+    """
+    single = requests - drafters
+    many, many_shares = look.attention[requests, decoding.tlp], look.shares[requests, decoding.tlp]
+    one, one_shares = look.attention[requests, 1], look.shares[requests, 1]
+    # These requests' part of all that draft, and of all others.
+    part = drafters / (decoding.rlp - decoding.single)
+    rest = single / decoding.single
+    whole, theirs = decoding, decoding.drafting
+
+    # Groups and key rows are counted in seconds from here on.
+    many_group, one_group = many[layout.PER_GROUP_S], one[layout.PER_GROUP_S]
+    many_row, one_row = per_key_row(many, many_shares), per_key_row(one, one_shares)
+    many_share, one_share = many_shares[layout.SHARE] * part, one_shares[layout.SHARE] * rest
+    groups = many_share * many_group * theirs.group_sum
+    groups += one_share * one_group * (whole.group_sum - theirs.group_sum)
+    key_rows = many_share * many_row * theirs.key_row_sum
+    key_rows += one_share * one_row * (whole.key_row_sum - theirs.key_row_sum)
+    longest_groups = 0.0
+    longest_key_rows = 0.0
+    start = one[layout.PER_START_S]
+    if drafters > 0:
+        longest_groups = many_shares[layout.SHARE_OF_ONE] * many_group * theirs.group_max
+        longest_key_rows = many_shares[layout.SHARE_OF_ONE] * many_row * theirs.key_row_max
+        start = max(start, many[layout.PER_START_S])
+    if single > 0:
+        # The longest of all may draft; then it takes more than this.
+        longest_groups = max(longest_groups, one_shares[layout.SHARE_OF_ONE] * one_group * whole.group_max)
+        of_one = one_shares[layout.SHARE_OF_ONE] * one_row * whole.key_row_max
+        longest_key_rows = max(longest_key_rows, of_one)
+    pairs = drafters * many[layout.PER_PAIR_S] * many_shares[layout.PAIRS]
+    pairs += single * one[layout.PER_PAIR_S] * one_shares[layout.PAIRS]
+    tokens = part * many[layout.PER_TOKEN_S] * theirs.context_sum
+    tokens += rest * one[layout.PER_TOKEN_S] * (whole.context_sum - theirs.context_sum)
+    return attention_time(
+        Work(1.0, 1.0, 1.0, start, 1.0),
+        1.0,
+        1.0,
+        pairs / requests,
+        Share(groups / requests, key_rows / requests),
+        Share(longest_groups, longest_key_rows),
+        tokens,
+    )
+
+
+@inlined
+def profiled_attention(requests, drafters, decoding, look):
+    """Profiled seconds of decode attention of so many of the decoding requests, of whom so many draft."""
+    if decoding.single > 0:
+        return mixed_attention(requests, drafters, decoding, look)
+    row, shares = look.attention[requests, decoding.tlp], look.shares[requests, decoding.tlp]
+    return attention_seconds(requests, decoding, row, shares)
+
+
+@inlined
+def drafting_contexts(decoding):
+    """Tokens of the contexts of all requests that draft."""
+    return decoding.drafting.context_sum if decoding.single > 0 else decoding.context_sum
+
+
+@inlined
 def drafting(decoding, slow, look):
     """Seconds and joules of drafting, one token after the other: on the PUs, or on FC-PIM where there are none."""
     if decoding.tlp <= 1 or decoding.rlp == 0:
         return 0.0, 0.0
     scalars = look.scalars
     steps = decoding.tlp - 1
-    seconds = steps * (look.draft[decoding.rlp, 0] + scalars[at.DRAFT_CONTEXT_S] * decoding.context_sum)
-    joules = steps * (look.draft[decoding.rlp, 1] + scalars[at.DRAFT_CONTEXT_J] * decoding.context_sum)
+    requests = decoding.rlp - decoding.single
+    contexts = drafting_contexts(decoding)
+    seconds = steps * (look.draft[requests, 0] + scalars[at.DRAFT_CONTEXT_S] * contexts)
+    joules = steps * (look.draft[requests, 1] + scalars[at.DRAFT_CONTEXT_J] * contexts)
     return seconds * (slow.fc_pim if scalars[at.ONLY_UNIT] == at.FC_PIM else slow.pu), joules
 
 
@@ -116,11 +224,10 @@ def unevenness(decoding, scalars):
 
 
 @lean
-def near_attention(requests, decoding, look):
-    """Profiled seconds of decode attention of so many of the decoding requests, if all layers had windows."""
+def near_attention(requests, drafters, decoding, look):
+    """`profiled_attention` if all layers had windows."""
     near = inside_windows(decoding)
-    row, shares = look.attention[requests, decoding.tlp], look.shares[requests, decoding.tlp]
-    seconds = attention_seconds(requests, near, row, shares)
+    seconds = profiled_attention(requests, drafters, near, look)
     if look.scalars[at.UNEVEN] > 0.0 and look.scalars[at.ATTENTION_UNIT] == 0.0:
         seconds *= unevenness(near, look.scalars)
     return seconds
@@ -153,10 +260,30 @@ def prompt_attention(chunk, decoding, slow, look):
 
 
 @inlined
-def decode_joules(decoding, row, scalars):
-    """Joules of decode attention; `row` is that of as many requests as attend at a time."""
-    if decoding.rlp == 0:
-        return 0.0
+def attended_sums(decoding, scalars):
+    """Groups and tokens that are attended to, the mean over layers.
+
+    First those of requests that verify `tlp` tokens, then those of the others.
+    """
     group_sum = of_layers(decoding.group_sum, decoding.near_group_sum, scalars)
     context_sum = of_layers(decoding.context_sum, decoding.near_context_sum, scalars)
-    return row[layout.PER_GROUP_J] * group_sum + row[layout.PER_TOKEN_J] * context_sum
+    if decoding.single == 0:
+        return group_sum, context_sum, 0.0, 0.0
+    theirs = decoding.drafting
+    groups = of_layers(theirs.group_sum, theirs.near_group_sum, scalars)
+    contexts = of_layers(theirs.context_sum, theirs.near_context_sum, scalars)
+    return groups, contexts, group_sum - groups, context_sum - contexts
+
+
+@inlined
+def decode_joules(requests, decoding, look):
+    """Joules of decode attention, so many requests at a time."""
+    if decoding.rlp == 0:
+        return 0.0
+    groups, contexts, single_groups, single_contexts = attended_sums(decoding, look.scalars)
+    row = look.attention[requests, decoding.tlp]
+    joules = row[layout.PER_GROUP_J] * groups + row[layout.PER_TOKEN_J] * contexts
+    if decoding.single > 0:
+        one = look.attention[requests, 1]
+        joules += one[layout.PER_GROUP_J] * single_groups + one[layout.PER_TOKEN_J] * single_contexts
+    return joules

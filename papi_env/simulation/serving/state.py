@@ -109,7 +109,8 @@ CLASS_OFFERED = 63  # .. +3: turns that have come or would have, by class
 CLASS_ATTAINED = 67  # .. +3: of those, within their objectives
 CLASS_LOST = 71  # .. +3: and late, dropped, refused, given up or cut
 LAST_SERVICE = 75  # .. +5: the last choices from ORDER on
-NUM_COUNTERS = 81
+UNDRAFTED = 81  # kinds that draft nothing in this iteration, a bit each: at most 4 classes x 16 acceptances
+NUM_COUNTERS = 82
 
 # --- clocks: float64 [num_envs, NUM_CLOCKS] ---------------------------------------------------------
 TIME_S = 0

@@ -13,14 +13,37 @@ from papi_env.kernel import FloatArray
 Count = int | np.int64
 
 
+class Attended(NamedTuple):
+    """What some of the requests that decode attend to, by the names of `Decoding`; int64."""
+
+    context_sum: Count
+    group_sum: Count
+    group_max: Count
+    key_row_sum: Count
+    key_row_max: Count
+    near_context_sum: Count
+    near_group_sum: Count
+    near_group_max: Count
+    near_key_row_sum: Count
+    near_key_row_max: Count
+
+
+NOTHING = Attended(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
 class Decoding(NamedTuple):
     """What the requests that decode attend to, with the tokens that are verified of each; int64.
 
+    Compiled code has to name all fields.
+
     Attributes:
-        rlp, tlp: how many requests, and tokens verified of each.
+        rlp, tlp: how many requests, and tokens verified of each but those that verify a single one.
         context_sum: tokens. group_sum, key_row_sum: the memory's groups of tokens, and DRAM rows of keys.
         group_max, key_row_max: those of the longest context.
         near_*: the same of what is inside the windows of layers that have any, else 0.
+        single: how many of the requests verify one token, without drafts, while the others verify `tlp`; fewer than
+            all, and 0 where TLP is 1.
+        drafting: of all this, what belongs to the others; read only where some verify a single token.
     """
 
     rlp: Count
@@ -35,6 +58,8 @@ class Decoding(NamedTuple):
     near_group_max: Count = 0
     near_key_row_sum: Count = 0
     near_key_row_max: Count = 0
+    single: Count = 0
+    drafting: Attended = NOTHING
 
 
 class PromptChunk(NamedTuple):

@@ -7,6 +7,7 @@ import numpy as np
 from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.draws import draft_draw
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.drafting import drafts_kind
 from papi_env.simulation.serving.pages import NOBODY, give_back
 from papi_env.simulation.serving.requests import (
     MISSED,
@@ -31,9 +32,10 @@ NEWEST = 1.0 / 16.0
 def accept_drafts(e, rlp, drafted, state, thresholds, gains, limits):
     """Tokens that each of the first `rlp` slots gains, into `gains`: one, and its drafts up to the first refused.
 
-    Returns the drafts accepted.
+    Requests of kinds in UNDRAFTED have no drafts. Returns the drafts accepted.
     """
     contexts, classes, keys = state.contexts, state.classes, state.keys
+    undrafted = state.counters[e, at.UNDRAFTED]
     accepted = 0
     for i in range(rlp):
         gains[i] = 1
@@ -41,6 +43,9 @@ def accept_drafts(e, rlp, drafted, state, thresholds, gains, limits):
     for draft in range(1, drafted + 1):
         for i in range(rlp):
             limits[i] = thresholds[classes[e, i], draft - 1]
+        if undrafted != 0:
+            for i in range(rlp):
+                limits[i] *= np.uint64(drafts_kind(classes[e, i], undrafted))
         for i in range(rlp):
             passed = draft_draw(keys[e, i], contexts[e, i] + draft) < limits[i]
             gains[i] += np.int64(passed and gains[i] == draft)
@@ -141,6 +146,26 @@ def average_in(e, clock, seen, clocks):
     clocks[e, clock] = seen if old == 0.0 else old + NEWEST * (seen - old)
 
 
+@lean
+def note_accepted(e, drafted, state, gains, kinds):
+    """Let CLASS_ACCEPTED follow what each class of requests has accepted, of so many drafts each.
+
+    For `decode_tokens` with classes, once `gains` are drawn.
+    """
+    counters, clocks, requests = state.counters, state.clocks, state.classes
+    rlp, undrafted = counters[e, at.RLP], counters[e, at.UNDRAFTED]
+    for number in range(at.MAX_CLASSES):
+        drafters = 0
+        accepted = 0
+        for i in range(rlp):
+            kind = requests[e, i]
+            counts = int(kinds[kind, at.OF_CLASS] == number and drafts_kind(kind, undrafted))
+            drafters += counts
+            accepted += counts * (gains[i] - 1)
+        if drafters > 0:
+            average_in(e, at.CLASS_ACCEPTED + number, accepted / (drafted * drafters), clocks)
+
+
 @inlined
 def leave_pages(e, tokens, state, scalars):
     """A request that is done gives its pages back, whose content nobody asks for."""
@@ -155,7 +180,8 @@ def decode_tokens(e, decoding, state, thresholds, served, scalars, scratch):
     In passes over one or two arrays each, which the compiler turns into vector instructions.
     """
     counters, clocks, left, gains = state.counters, state.clocks, state.left, scratch.gains
-    rlp, tlp = decoding.rlp, decoding.tlp
+    rlp, tlp, single = decoding.rlp, decoding.tlp, decoding.single
+    drafters = rlp - single
     drafted = tlp - 1
     accepted = accept_drafts(e, rlp, drafted, state, thresholds, gains, scratch.limits)
     decoded, leaving = gain_tokens(e, rlp, state, gains)
@@ -179,14 +205,17 @@ def decode_tokens(e, decoding, state, thresholds, served, scalars, scratch):
     counters[e, at.TOKENS] += decoded
     counters[e, at.ON_TIME_TOKENS] += on_time
     counters[e, at.LAST_DECODED] = decoded
-    counters[e, at.DRAFTED] += drafted * rlp
+    counters[e, at.DRAFTED] += drafted * drafters
     counters[e, at.ACCEPTED] += accepted
     if drafted > 0:
-        average_in(e, at.SEEN_ACCEPTED, accepted / (drafted * rlp), clocks)
+        average_in(e, at.SEEN_ACCEPTED, accepted / (drafted * drafters), clocks)
     k = 0
     while SPECULATION_LENGTHS[k] != tlp:
         k += 1
-    average_in(e, at.SEEN_TOKENS + k, decoded / rlp, clocks)
+    # Those that verify a single token gain it.
+    average_in(e, at.SEEN_TOKENS + k, (decoded - single) / drafters, clocks)
+    if single > 0:
+        average_in(e, at.SEEN_TOKENS, 1.0, clocks)
 
 
 @lean
