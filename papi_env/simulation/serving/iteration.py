@@ -131,13 +131,13 @@ def half_batch(requests, drafters, prompt_rows, unit, decoding, slow, look):
     transfer_s = 0.0
     transfer_j = 0.0
     if requests > 0:
-        attention_s = slow.attention * profiled_attention(requests, drafters, decoding, look)
+        attention_s = slow.attention * profiled_attention(requests, decoding, look)
         if look.grid.shape[0] > 0:
             attention_s = slow.attention * measured_attention(decoding, no_chunk(), look)
         elif look.scalars[at.UNEVEN] > 0.0 and look.scalars[at.ATTENTION_UNIT] == 0.0:
             attention_s *= unevenness(decoding, look.scalars)
         if look.scalars[at.WINDOW] > 0.0:
-            near_s = slow.attention * near_attention(requests, drafters, decoding, look)
+            near_s = slow.attention * near_attention(requests, decoding, look)
             attention_s = of_layers(attention_s, near_s, look.scalars)
         transfer_s = look.link[rows, layout.COST_S]
         transfer_j = look.link[rows, layout.COST_J]

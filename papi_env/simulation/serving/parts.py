@@ -120,62 +120,48 @@ def per_key_row(row, shares):
 
 
 @lean
-def mixed_attention(requests, drafters, decoding, look):
-    """`attention_seconds` of so many of the decoding requests, of whom so many draft, where some verify a single token.
+def mixed_attention(requests, decoding, look):
+    """`attention_seconds` of so many of the decoding requests where some verify a single token.
 
     Every pair of a head and a request reads its keys and values once; its commands and its arithmetic follow its own
     tokens. Pairs lie as in a batch of as many requests and are dealt by the time that they take, so that channels
     come near the mean, and the busiest has no less than any one request needs. What a channel does once is that of
-    requests that draft. On PUs each request takes the longer of its reads and its arithmetic.
+    requests that draft. On PUs each request takes the longer of its reads and its arithmetic. A half-batch is as mixed
+    as the whole.
     """
-    single = requests - drafters
+    rlp, single = decoding.rlp, decoding.single
     many, many_shares = look.attention[requests, decoding.tlp], look.shares[requests, decoding.tlp]
     one, one_shares = look.attention[requests, 1], look.shares[requests, 1]
-    # These requests' part of all that draft, and of all others.
-    part = drafters / (decoding.rlp - decoding.single)
-    rest = single / decoding.single
     whole, theirs = decoding, decoding.drafting
-
     # Groups and key rows are counted in seconds from here on.
     many_group, one_group = many[layout.PER_GROUP_S], one[layout.PER_GROUP_S]
     many_row, one_row = per_key_row(many, many_shares), per_key_row(one, one_shares)
-    many_share, one_share = many_shares[layout.SHARE] * part, one_shares[layout.SHARE] * rest
+    many_share, one_share = many_shares[layout.SHARE] / rlp, one_shares[layout.SHARE] / rlp
     groups = many_share * many_group * theirs.group_sum
     groups += one_share * one_group * (whole.group_sum - theirs.group_sum)
     key_rows = many_share * many_row * theirs.key_row_sum
     key_rows += one_share * one_row * (whole.key_row_sum - theirs.key_row_sum)
-    longest_groups = 0.0
-    longest_key_rows = 0.0
-    start = one[layout.PER_START_S]
-    if drafters > 0:
-        longest_groups = many_shares[layout.SHARE_OF_ONE] * many_group * theirs.group_max
-        longest_key_rows = many_shares[layout.SHARE_OF_ONE] * many_row * theirs.key_row_max
-        start = max(start, many[layout.PER_START_S])
-    if single > 0:
-        # The longest of all may draft; then it takes more than this.
-        longest_groups = max(longest_groups, one_shares[layout.SHARE_OF_ONE] * one_group * whole.group_max)
-        of_one = one_shares[layout.SHARE_OF_ONE] * one_row * whole.key_row_max
-        longest_key_rows = max(longest_key_rows, of_one)
-    pairs = drafters * many[layout.PER_PAIR_S] * many_shares[layout.PAIRS]
+    pairs = (rlp - single) * many[layout.PER_PAIR_S] * many_shares[layout.PAIRS]
     pairs += single * one[layout.PER_PAIR_S] * one_shares[layout.PAIRS]
-    tokens = part * many[layout.PER_TOKEN_S] * theirs.context_sum
-    tokens += rest * one[layout.PER_TOKEN_S] * (whole.context_sum - theirs.context_sum)
-    return attention_time(
-        Work(1.0, 1.0, 1.0, start, 1.0),
-        1.0,
-        1.0,
-        pairs / requests,
-        Share(groups / requests, key_rows / requests),
-        Share(longest_groups, longest_key_rows),
-        tokens,
+    tokens = many[layout.PER_TOKEN_S] * theirs.context_sum
+    tokens += one[layout.PER_TOKEN_S] * (whole.context_sum - theirs.context_sum)
+    many_of_one, one_of_one = many_shares[layout.SHARE_OF_ONE], one_shares[layout.SHARE_OF_ONE]
+    # The longest of all may draft: then it takes more than with one token.
+    longest = Share(
+        max(many_of_one * many_group * theirs.group_max, one_of_one * one_group * whole.group_max),
+        max(many_of_one * many_row * theirs.key_row_max, one_of_one * one_row * whole.key_row_max),
     )
+    start = max(many[layout.PER_START_S], one[layout.PER_START_S])
+    work = Work(1.0, 1.0, 1.0, start, 1.0)
+    share = requests / rlp
+    return attention_time(work, 1.0, 1.0, pairs / rlp, Share(groups, key_rows), longest, share * tokens)
 
 
 @inlined
-def profiled_attention(requests, drafters, decoding, look):
-    """Profiled seconds of decode attention of so many of the decoding requests, of whom so many draft."""
+def profiled_attention(requests, decoding, look):
+    """Profiled seconds of decode attention of so many of the decoding requests."""
     if decoding.single > 0:
-        return mixed_attention(requests, drafters, decoding, look)
+        return mixed_attention(requests, decoding, look)
     row, shares = look.attention[requests, decoding.tlp], look.shares[requests, decoding.tlp]
     return attention_seconds(requests, decoding, row, shares)
 
@@ -224,10 +210,10 @@ def unevenness(decoding, scalars):
 
 
 @lean
-def near_attention(requests, drafters, decoding, look):
+def near_attention(requests, decoding, look):
     """`profiled_attention` if all layers had windows."""
     near = inside_windows(decoding)
-    seconds = profiled_attention(requests, drafters, near, look)
+    seconds = profiled_attention(requests, near, look)
     if look.scalars[at.UNEVEN] > 0.0 and look.scalars[at.ATTENTION_UNIT] == 0.0:
         seconds *= unevenness(near, look.scalars)
     return seconds
