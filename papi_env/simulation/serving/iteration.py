@@ -34,16 +34,17 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.measured import measured_attention
 from papi_env.simulation.serving.parts import (
     attended_sums,
+    attention_seconds,
     decode_joules,
     decode_rows,
     drafters_of,
     drafting,
     drafting_contexts,
     heading,
+    mixed_attention,
     near_attention,
     no_chunk,
     of_layers,
-    profiled_attention,
     prompt_attention,
     rows_of,
     unevenness,
@@ -131,14 +132,22 @@ def half_batch(requests, drafters, prompt_rows, unit, decoding, slow, look):
     transfer_s = 0.0
     transfer_j = 0.0
     if requests > 0:
-        attention_s = slow.attention * profiled_attention(requests, decoding, look)
-        if look.grid.shape[0] > 0:
-            attention_s = slow.attention * measured_attention(decoding, no_chunk(), look)
-        elif look.scalars[at.UNEVEN] > 0.0 and look.scalars[at.ATTENTION_UNIT] == 0.0:
-            attention_s *= unevenness(decoding, look.scalars)
-        if look.scalars[at.WINDOW] > 0.0:
-            near_s = slow.attention * near_attention(requests, decoding, look)
-            attention_s = of_layers(attention_s, near_s, look.scalars)
+        if decoding.single > 0:
+            attention_s = slow.attention * mixed_attention(requests, decoding, look)
+        else:
+            attention_s = slow.attention * attention_seconds(
+                requests,
+                decoding,
+                look.attention[requests, decoding.tlp],
+                look.shares[requests, decoding.tlp],
+            )
+            if look.grid.shape[0] > 0:
+                attention_s = slow.attention * measured_attention(decoding, no_chunk(), look)
+            elif look.scalars[at.UNEVEN] > 0.0 and look.scalars[at.ATTENTION_UNIT] == 0.0:
+                attention_s *= unevenness(decoding, look.scalars)
+            if look.scalars[at.WINDOW] > 0.0:
+                near_s = slow.attention * near_attention(requests, decoding, look)
+                attention_s = of_layers(attention_s, near_s, look.scalars)
         transfer_s = look.link[rows, layout.COST_S]
         transfer_j = look.link[rows, layout.COST_J]
     pim_s = fc_s[at.FC_PIM, pim_rows] * slow.fc_pim

@@ -119,8 +119,8 @@ def per_key_row(row, shares):
     return row[layout.PER_KEY_ROW_S] + row[layout.UNPAIRED_S] * shares[layout.UNPAIRED]
 
 
-@lean
-def mixed_attention(requests, decoding, look):
+@inlined
+def mixed_seconds(requests, decoding, look):
     """`attention_seconds` of so many of the decoding requests where some verify a single token.
 
     Every pair of a head and a request reads its keys and values once; its commands and its arithmetic follow its own
@@ -155,15 +155,6 @@ def mixed_attention(requests, decoding, look):
     work = Work(1.0, 1.0, 1.0, start, 1.0)
     share = requests / rlp
     return attention_time(work, 1.0, 1.0, pairs / rlp, Share(groups, key_rows), longest, share * tokens)
-
-
-@inlined
-def profiled_attention(requests, decoding, look):
-    """Profiled seconds of decode attention of so many of the decoding requests."""
-    if decoding.single > 0:
-        return mixed_attention(requests, decoding, look)
-    row, shares = look.attention[requests, decoding.tlp], look.shares[requests, decoding.tlp]
-    return attention_seconds(requests, decoding, row, shares)
 
 
 @inlined
@@ -211,11 +202,35 @@ def unevenness(decoding, scalars):
 
 @lean
 def near_attention(requests, decoding, look):
-    """`profiled_attention` if all layers had windows."""
+    """Profiled seconds of decode attention of so many of the decoding requests, if all layers had windows."""
     near = inside_windows(decoding)
-    seconds = profiled_attention(requests, near, look)
+    row, shares = look.attention[requests, decoding.tlp], look.shares[requests, decoding.tlp]
+    seconds = attention_seconds(requests, near, row, shares)
     if look.scalars[at.UNEVEN] > 0.0 and look.scalars[at.ATTENTION_UNIT] == 0.0:
         seconds *= unevenness(near, look.scalars)
+    return seconds
+
+
+@lean
+def mixed_attention(requests, decoding, look):
+    """Profiled seconds of decode attention of so many of the decoding requests where some verify a single token.
+
+    In one function, as large as it is, so that it stays out of the way of iterations in which all verify as many.
+    """
+    scalars = look.scalars
+    uneven = scalars[at.UNEVEN] > 0.0 and scalars[at.ATTENTION_UNIT] == 0.0
+    if look.grid.shape[0] > 0:
+        seconds = measured_attention(decoding, no_chunk(), look)
+    else:
+        seconds = mixed_seconds(requests, decoding, look)
+        if uneven:
+            seconds *= unevenness(decoding, scalars)
+    if scalars[at.WINDOW] > 0.0:
+        near = inside_windows(decoding)
+        near_s = mixed_seconds(requests, near, look)
+        if uneven:
+            near_s *= unevenness(near, scalars)
+        seconds = of_layers(seconds, near_s, scalars)
     return seconds
 
 
