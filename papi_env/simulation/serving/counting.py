@@ -26,3 +26,12 @@ def groups_of(tokens):
 def key_rows_of(groups, group_columns):
     """DRAM rows of keys in so many groups of one request, each of which takes `group_columns` columns."""
     return (groups * group_columns + COLUMNS_PER_ROW - 1) // COLUMNS_PER_ROW
+
+
+@inlined
+def near_context(context, tlp, scalars):
+    """Of so many tokens, those that are read in layers with windows.
+
+    Tokens verified together share a read of all that one of them sees.
+    """
+    return min(context, np.int64(scalars[at.WINDOW]) + tlp - 1)

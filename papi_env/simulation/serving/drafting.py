@@ -1,4 +1,7 @@
-"""Who drafts in an iteration, compiled: all requests, or those of classes whose drafts are accepted."""
+"""Who drafts in an iteration, compiled: all requests, or those of classes whose drafts are accepted.
+
+The others verify one token. What a mixed batch costs is in `parts` and `iteration`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import numpy as np
 
 from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.counting import groups_of, key_rows_of, near_context, pages_of
+from papi_env.simulation.serving.terms import Attended, Decoding
 
 
 @inlined
@@ -50,3 +55,75 @@ def choose_drafters(e, choice, state, kinds):
                     if kinds[kind, at.OF_CLASS] == number:
                         undrafted |= np.int64(1) << np.int64(kind)
     state.counters[e, at.UNDRAFTED] = undrafted
+
+
+@lean
+def survey_mixed(e, tlp, state, scalars):
+    """`requests.survey` where requests of kinds in UNDRAFTED verify a single token. Where all do, TLP is 1."""
+    counters, contexts = state.counters, state.contexts
+    rlp = counters[e, at.RLP]
+    columns = np.int64(scalars[at.GROUP_COLUMNS])
+    windows = scalars[at.WINDOW] > 0.0
+    zero = np.int64(0)
+    drafting, pages = zero, zero
+    # Of all requests, and of those that draft.
+    context_sum, group_sum, group_max, key_row_sum = zero, zero, zero, zero
+    their_contexts, their_groups, their_most, their_key_rows = zero, zero, zero, zero
+    near_sum, near_group_sum, near_group_max, near_key_row_sum = zero, zero, zero, zero
+    their_near, their_near_groups, their_near_most, their_near_key_rows = zero, zero, zero, zero
+    for i in range(rlp):
+        drafts = np.int64(drafts_kind(state.classes[e, i], counters[e, at.UNDRAFTED]))
+        verified = tlp if drafts > 0 else np.int64(1)
+        context = np.int64(contexts[e, i]) + verified
+        groups = groups_of(context)
+        key_rows = key_rows_of(groups, columns)
+        drafting += drafts
+        pages += pages_of(context, scalars)
+        context_sum += context
+        group_sum += groups
+        group_max = max(group_max, groups)
+        key_row_sum += key_rows
+        their_contexts += drafts * context
+        their_groups += drafts * groups
+        their_most = max(their_most, drafts * groups)
+        their_key_rows += drafts * key_rows
+        if windows:
+            near = near_context(context, verified, scalars)
+            groups = groups_of(near)
+            key_rows = key_rows_of(groups, columns)
+            near_sum += near
+            near_group_sum += groups
+            near_group_max = max(near_group_max, groups)
+            near_key_row_sum += key_rows
+            their_near += drafts * near
+            their_near_groups += drafts * groups
+            their_near_most = max(their_near_most, drafts * groups)
+            their_near_key_rows += drafts * key_rows
+    decoding = Decoding(
+        rlp,
+        tlp if drafting > 0 else np.int64(1),
+        context_sum,
+        group_sum,
+        group_max,
+        key_row_sum,
+        key_rows_of(group_max, columns),
+        near_sum,
+        near_group_sum,
+        near_group_max,
+        near_key_row_sum,
+        key_rows_of(near_group_max, columns),
+        rlp - drafting if drafting > 0 else zero,
+        Attended(
+            their_contexts,
+            their_groups,
+            their_most,
+            their_key_rows,
+            key_rows_of(their_most, columns),
+            their_near,
+            their_near_groups,
+            their_near_most,
+            their_near_key_rows,
+            key_rows_of(their_near_most, columns),
+        ),
+    )
+    return decoding, pages + counters[e, at.PREFILL_PAGES]

@@ -16,6 +16,7 @@ from papi_env.simulation.compiled import inlined, lean, njit, unlocked
 from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.budget import schedule
+from papi_env.simulation.serving.drafting import choose_drafters
 from papi_env.simulation.serving.drift import drift_factor
 from papi_env.simulation.serving.heat import hot_factor, warm_stacks
 from papi_env.simulation.serving.iteration import charge_causes, iteration
@@ -298,6 +299,8 @@ def advance_env(e, actions, state, look, causes, served, thresholds, scratch):
         if most > 0 and counters[e, at.QUEUED] > 0:
             order = counters[e, at.LAST_SERVICE]
             admit_chosen(e, most, order, state, served, scalars)
+        drafted_for = counters[e, at.LAST_SERVICE + at.DRAFTED_FOR - at.ORDER]
+        choose_drafters(e, drafted_for, state, served.kinds)
         decoding, pages = fitted(e, tlp, state, served, scalars)
         chunk = chunk_of_prompts(e, state, scalars)
     else:

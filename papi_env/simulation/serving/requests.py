@@ -15,8 +15,9 @@ from papi_env.simulation.draws import request_key, request_row
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.counting import groups_of as groups_of
 from papi_env.simulation.serving.counting import key_rows_of as key_rows_of
+from papi_env.simulation.serving.counting import near_context as near_context
 from papi_env.simulation.serving.counting import pages_of as pages_of
-from papi_env.simulation.serving.drafting import drafts_kind
+from papi_env.simulation.serving.drafting import survey_mixed
 from papi_env.simulation.serving.draws import draw_arrivals
 from papi_env.simulation.serving.heat import cool_stacks, start_stacks
 from papi_env.simulation.serving.keeping import evict, held_pages, lose_pages, use_kept
@@ -34,7 +35,7 @@ from papi_env.simulation.serving.sessions import (
     turn_of,
     waiting,
 )
-from papi_env.simulation.serving.terms import NOTHING, Attended, Decoding, Served
+from papi_env.simulation.serving.terms import NOTHING, Decoding, Served
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 MISSED = -np.inf  # deadline of a request whose first token was late
@@ -82,15 +83,6 @@ class ServingState(NamedTuple):
     prefixes: npt.NDArray[np.int32]
 
 
-@inlined
-def near_context(context, tlp, scalars):
-    """Of so many tokens, those that are read in layers with windows.
-
-    Tokens verified together share a read of all that one of them sees.
-    """
-    return min(context, np.int64(scalars[at.WINDOW]) + tlp - 1)
-
-
 @lean
 def survey_windows(contexts, tlp, scalars):
     """`survey` of what is inside the windows of layers that have any, in the order of `Decoding`; zeros without."""
@@ -108,78 +100,6 @@ def survey_windows(contexts, tlp, scalars):
             group_max = max(group_max, groups)
             key_row_sum += key_rows_of(groups, columns)
     return context_sum, group_sum, group_max, key_row_sum, key_rows_of(group_max, columns)
-
-
-@lean
-def survey_mixed(e, tlp, state, scalars):
-    """`survey` where requests of kinds in UNDRAFTED verify a single token. Where all do, TLP is 1."""
-    counters, contexts = state.counters, state.contexts
-    rlp = counters[e, at.RLP]
-    columns = np.int64(scalars[at.GROUP_COLUMNS])
-    windows = scalars[at.WINDOW] > 0.0
-    zero = np.int64(0)
-    drafting, pages = zero, zero
-    # Of all requests, and of those that draft.
-    context_sum, group_sum, group_max, key_row_sum = zero, zero, zero, zero
-    their_contexts, their_groups, their_most, their_key_rows = zero, zero, zero, zero
-    near_sum, near_group_sum, near_group_max, near_key_row_sum = zero, zero, zero, zero
-    their_near, their_near_groups, their_near_most, their_near_key_rows = zero, zero, zero, zero
-    for i in range(rlp):
-        drafts = np.int64(drafts_kind(state.classes[e, i], counters[e, at.UNDRAFTED]))
-        verified = tlp if drafts > 0 else np.int64(1)
-        context = np.int64(contexts[e, i]) + verified
-        groups = groups_of(context)
-        key_rows = key_rows_of(groups, columns)
-        drafting += drafts
-        pages += pages_of(context, scalars)
-        context_sum += context
-        group_sum += groups
-        group_max = max(group_max, groups)
-        key_row_sum += key_rows
-        their_contexts += drafts * context
-        their_groups += drafts * groups
-        their_most = max(their_most, drafts * groups)
-        their_key_rows += drafts * key_rows
-        if windows:
-            near = near_context(context, verified, scalars)
-            groups = groups_of(near)
-            key_rows = key_rows_of(groups, columns)
-            near_sum += near
-            near_group_sum += groups
-            near_group_max = max(near_group_max, groups)
-            near_key_row_sum += key_rows
-            their_near += drafts * near
-            their_near_groups += drafts * groups
-            their_near_most = max(their_near_most, drafts * groups)
-            their_near_key_rows += drafts * key_rows
-    decoding = Decoding(
-        rlp,
-        tlp if drafting > 0 else np.int64(1),
-        context_sum,
-        group_sum,
-        group_max,
-        key_row_sum,
-        key_rows_of(group_max, columns),
-        near_sum,
-        near_group_sum,
-        near_group_max,
-        near_key_row_sum,
-        key_rows_of(near_group_max, columns),
-        rlp - drafting if drafting > 0 else zero,
-        Attended(
-            their_contexts,
-            their_groups,
-            their_most,
-            their_key_rows,
-            key_rows_of(their_most, columns),
-            their_near,
-            their_near_groups,
-            their_near_most,
-            their_near_key_rows,
-            key_rows_of(their_near_most, columns),
-        ),
-    )
-    return decoding, pages + counters[e, at.PREFILL_PAGES]
 
 
 @inlined

@@ -184,6 +184,8 @@ def decode_tokens(e, decoding, state, thresholds, served, scalars, scratch):
     drafters = rlp - single
     drafted = tlp - 1
     accepted = accept_drafts(e, rlp, drafted, state, thresholds, gains, scratch.limits)
+    if drafted > 0 and scalars[at.SERVICE] > 0.0:
+        note_accepted(e, drafted, state, gains, served.kinds)
     decoded, leaving = gain_tokens(e, rlp, state, gains)
     on_time = keep_pace(e, rlp, state, gains, served, scalars)
     if leaving > 0 and scalars[at.TOKEN_BUDGET] > 0.0:

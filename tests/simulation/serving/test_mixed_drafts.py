@@ -9,10 +9,9 @@ from papi_env.hardware import dram
 from papi_env.scenario import parse_scenario
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.drafting import choose_drafters
+from papi_env.simulation.serving.drafting import choose_drafters, survey_mixed
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.iteration import iteration
-from papi_env.simulation.serving.requests import survey_mixed
 from papi_env.simulation.serving.tables import build_serving_tables
 from papi_env.simulation.serving.terms import (
     Attended,
