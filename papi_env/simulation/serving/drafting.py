@@ -12,6 +12,9 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.counting import groups_of, key_rows_of, near_context, pages_of
 from papi_env.simulation.serving.terms import Attended, Decoding
 
+# Iterations of which one drafts for all. chosen: 16, as many as moving averages look back; range 4-256.
+TRIAL = 16
+
 
 @inlined
 def drafts_kind(kind, undrafted):
@@ -41,13 +44,14 @@ def choose_drafters(e, choice, state, kinds):
 
     With `DRAFT_ACCEPTED` a request drafts where its class has had no fewer drafts accepted, of those that it had, than
     the decoding requests on average (moving averages, CLASS_ACCEPTED). Classes that have never drafted do, so that
-    they are tried; the mean is that of the others.
+    they are tried; the mean is that of the others. One iteration in `TRIAL` drafts for all: else a class whose first
+    drafts failed would stay out for ever.
 
     Args:
         e, state: as elsewhere; kinds: float64 [kinds, NUM_KIND], see `tables.ServingTables`.
     """
     undrafted = np.int64(0)
-    if choice == at.DRAFT_ACCEPTED:
+    if choice == at.DRAFT_ACCEPTED and state.counters[e, at.ITERATION] % TRIAL != 0:
         for number in range(at.MAX_CLASSES):
             accepted = state.clocks[e, at.CLASS_ACCEPTED + number]
             if accepted > 0.0 and mean_excess(e, accepted, state, kinds) > 0.0:

@@ -388,13 +388,12 @@ def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
         ran: `Ran`; causes: `Causes`.
     """
     rlp, tlp = decoding.rlp, decoding.tlp
-    attention, attention_of_one = causes.attention[ran.first, tlp], causes.attention[ran.first, 1]
+    attention = causes.attention[ran.first, tlp]
     scalars, terms = look.scalars, causes.terms
     context_sum = of_layers(decoding.context_sum, decoding.near_context_sum, scalars)
     groups, contexts, single_groups, single_contexts = attended_sums(decoding, scalars)
     by_token = scalars[at.ATTENTION_UNIT] == 0.0
     attended = contexts if by_token else groups
-    attended_by_one = single_contexts if by_token else single_groups
     drafts = np.float64(tlp - 1 if rlp > 0 else 0)
     tokens = drafts * drafting_contexts(decoding)
     drafters = rlp - decoding.single
@@ -406,14 +405,17 @@ def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
         joules += causes.fc[at.PU, ran.beside, k]
         if k != at.LINK:
             joules += attended * attention[k]
-            if decoding.single > 0:
-                joules += attended_by_one * attention_of_one[k]
         joules += chunk.pairs * terms[at.PAIR, k] + chunk.context * terms[at.CONTEXT, k]
         joules += chunk.rows * terms[at.ROW, k]
         joules += drafts * causes.draft[drafters, k] + tokens * terms[at.DRAFTED_CONTEXT, k]
         if look.head.shape[0] > 0:
             joules += look.head[rows + chunk.ending, 2 + k]
         clocks[e, at.CAUSE_J + k] += joules
+    if decoding.single > 0:
+        attended = single_contexts if by_token else single_groups
+        for k in range(at.NUM_CAUSES):
+            if k != at.LINK:
+                clocks[e, at.CAUSE_J + k] += attended * causes.attention[ran.first, 1, k]
     link, moves = look.link, look.moves
     moved = moves[ran.first_pu + ran.first_pim, layout.COMBINE_J]
     moved += moves[ran.second_pu + ran.second_pim, layout.COMBINE_J]

@@ -9,7 +9,7 @@ from papi_env.hardware import dram
 from papi_env.scenario import parse_scenario
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.drafting import choose_drafters, survey_mixed
+from papi_env.simulation.serving.drafting import TRIAL, choose_drafters, survey_mixed
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.iteration import iteration
 from papi_env.simulation.serving.tables import build_serving_tables
@@ -23,6 +23,8 @@ from papi_env.simulation.serving.terms import (
 )
 from papi_env.simulation.serving.tokens import note_accepted
 from papi_env.workload.serving import SPECULATION_LENGTHS
+from tests.simulation.serving.service_books import TALK, always, check_books, check_end, drain, started
+from tests.simulation.serving.service_books import scenario as books_scenario
 
 TABLES = {}
 
@@ -238,6 +240,7 @@ def engine_of(kinds, **changes):
     rng = np.random.default_rng(3)
     count = len(kinds)
     engine.counters[0, at.RLP] = count
+    engine.counters[0, at.ITERATION] = 1
     engine.state.contexts[0, :count] = rng.integers(1, 1500, count)
     engine.state.classes[0, :count] = kinds
     return engine
@@ -354,8 +357,10 @@ def test_classes_draft_whose_drafts_are_accepted_no_less_than_on_average(accepte
     choose_drafters(0, at.DRAFT_ACCEPTED, engine.state, table)
     undrafted = engine.counters[0, at.UNDRAFTED]
     assert {k for k in range(len(accepted)) if not undrafted >> k & 1} == expected
-    choose_drafters(0, at.DRAFT_ALL, engine.state, table)
-    assert engine.counters[0, at.UNDRAFTED] == 0
+    for choice, number in ((at.DRAFT_ALL, 1), (at.DRAFT_ACCEPTED, 2 * TRIAL)):
+        engine.counters[0, at.UNDRAFTED], engine.counters[0, at.ITERATION] = -1, number
+        choose_drafters(0, choice, engine.state, table)
+        assert engine.counters[0, at.UNDRAFTED] == 0
 
 
 def test_all_kinds_of_a_class_draft_or_none():
@@ -380,3 +385,51 @@ def test_what_is_accepted_is_kept_by_class():
     np.testing.assert_allclose(seen, [0, 6 / 12, 0, 0])
     note_accepted(0, 3, engine.state, np.array([1, 4, 4, 4, 4]), table)
     np.testing.assert_allclose(seen, [0, 0.5 + 0.5 / 16, 0, 0])
+
+
+# --- in the engine ---------------------------------------------------------------------------------------
+
+APART = {
+    "good": {"acceptance": {"maths": 1.0}, "objectives": {"ttft_s": 1.0, "tpot_s": 0.05}},
+    "poor": {"acceptance": {"tools": 1.0}, "conversation": TALK, "shared_prefix": 100},
+}
+
+
+def test_an_engine_drafts_for_classes_whose_drafts_are_accepted():
+    """From when both have been tried on, the poor one drafts only where nobody else decodes."""
+    engine = started(books_scenario(APART))
+    state, seen, mixed = engine.state, [], []
+
+    def watch(engine):
+        check_books(engine, 0)
+        accepted = engine.clocks[0, at.CLASS_ACCEPTED : at.CLASS_ACCEPTED + 2]
+        assert (accepted <= 1).all()
+        seen.append(accepted.copy())
+        kinds = set(state.classes[0, : engine.counters[0, at.RLP]])
+        mixed.append((engine.counters[0, at.UNDRAFTED], kinds, engine.counters[0, at.LAST_N]))
+
+    drain(engine, always(SPECULATION=2, DRAFTED_FOR=at.DRAFT_ACCEPTED), watch)
+    check_end(engine, 0)
+    undrafted = [int(u) for u, _, _ in mixed]
+    assert set(undrafted) <= {0b00, 0b01, 0b10}
+    assert undrafted.count(0b10) > len(undrafted) / 4
+    # Averages of a class move only when it drafts.
+    for before, after, u in zip(seen, seen[1:], undrafted[1:], strict=False):
+        for number in range(2):
+            if u >> number & 1:
+                assert before[number] == after[number]
+    joules = engine.clocks[0, at.CAUSE_J : at.CAUSE_J + at.NUM_CAUSES].sum()
+    assert joules == pytest.approx(engine.clocks[0, at.DYNAMIC_J], rel=1e-12)
+    everybody = drain(started(books_scenario(APART)), always(SPECULATION=2))
+    share, plain = (x.counters[0, at.ACCEPTED] / x.counters[0, at.DRAFTED] for x in (engine, everybody))
+    assert share > plain
+    assert engine.counters[0, at.DRAFTED] < everybody.counters[0, at.DRAFTED]
+
+
+def test_with_one_class_all_of_it_drafts():
+    found = [
+        drain(started(books_scenario({"one": {}})), always(SPECULATION=2, DRAFTED_FOR=choice))
+        for choice in (at.DRAFT_ALL, at.DRAFT_ACCEPTED)
+    ]
+    np.testing.assert_array_equal(found[0].clocks, found[1].clocks)
+    assert found[0].counters[0, at.ACCEPTED] == found[1].counters[0, at.ACCEPTED] > 0
