@@ -12,7 +12,7 @@ import numpy as np
 
 from papi_env.simulation.compiled import inlined, lean
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.parts import of_layers
+from papi_env.simulation.serving.parts import attended_sums, decode_rows, drafting_contexts
 
 # Rows of `heat_rows` after those of FC kernels by unit: the LM head by tokens, and a step of drafting by requests.
 HEAD, DRAFT = 2, 3
@@ -85,14 +85,14 @@ def stack_joules(decoding, chunk, ran, causes, scalars):
     rlp, tlp = decoding.rlp, decoding.tlp
     weights = rows[at.PU, ran.first_pu] + rows[at.FC_PIM, ran.first_pim]
     weights += rows[at.PU, ran.second_pu] + rows[at.FC_PIM, ran.second_pim]
-    weights += rows[at.PU, ran.beside] + rows[HEAD, rlp * tlp + chunk.ending]
+    weights += rows[at.PU, ran.beside] + rows[HEAD, decode_rows(decoding) + chunk.ending]
     drafts = np.float64(tlp - 1 if rlp > 0 else 0)
-    weights += drafts * (rows[DRAFT, rlp] + decoding.context_sum * terms[at.DRAFTED_CONTEXT])
+    drafted = drafting_contexts(decoding) * terms[at.DRAFTED_CONTEXT]
+    weights += drafts * (rows[DRAFT, rlp - decoding.single] + drafted)
+    groups, contexts, one_groups, one_contexts = attended_sums(decoding, scalars)
     if scalars[at.ATTENTION_UNIT] == 0.0:
-        attended = of_layers(decoding.context_sum, decoding.near_context_sum, scalars)
-    else:
-        attended = of_layers(decoding.group_sum, decoding.near_group_sum, scalars)
-    kv = attended * causes.heat_attention[ran.first, tlp]
+        groups, one_groups = contexts, one_contexts
+    kv = groups * causes.heat_attention[ran.first, tlp] + one_groups * causes.heat_attention[ran.first, 1]
     prompt = chunk.pairs * terms[at.PAIR] + chunk.context * terms[at.CONTEXT] + chunk.rows * terms[at.ROW]
     keys = 0.0
     if scalars[at.HEAT_KV] == KEYS:
