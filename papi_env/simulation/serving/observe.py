@@ -1,4 +1,7 @@
-"""What a scheduler of Serving-v0 sees, compiled; what each feature is stands in `serving.state.STATE_FEATURES`."""
+"""What a scheduler sees, compiled; what each feature is stands in `serving.state`.
+
+Those are `STATE_FEATURES`, and with classes of requests `SERVICE_FEATURES` besides.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import numpy as np
 from papi_env.hardware.dram import GROUP_TOKENS
 from papi_env.simulation.compiled import inlined
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.state import COLUMN
+from papi_env.simulation.serving.state import COLUMN, SERVICE_COLUMN
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 
@@ -75,3 +78,74 @@ def observe_env(e, counters, clocks, scalars, observations):
     observations[e, COLUMN.attainment] = counters[e, at.ATTAINED] / finished if finished > 0 else 1.0
     elapsed = max(clocks[e, at.TIME_S], reference)
     observations[e, COLUMN.arrival_rate] = squash(counters[e, at.ARRIVED] / elapsed * ttft / 16.0)
+
+
+@inlined
+def share(part, whole):
+    """Part of a whole, from 0 to 1; 0 of nothing."""
+    return min(max(part / whole, 0.0), 1.0) if whole > 0.0 else 0.0
+
+
+@inlined
+def stale_pages(e, counters, clocks, places, place_s, kinds):
+    """Kept pages of conversations whose last answer is further back than all but a sixth of their think times.
+
+    The logarithm of a think time is one deviation above its mean then.
+    """
+    stale = 0
+    left = counters[e, at.KEPT_PAGES]
+    now = clocks[e, at.TIME_S]
+    place = 0
+    while left > 0 and place < places.shape[1]:
+        pages = places[e, place, at.PAGES]
+        if places[e, place, at.NUMBER] >= 0 and pages > 0:
+            left -= pages
+            kind = places[e, place, at.KIND]
+            if now - place_s[e, place, at.DONE_S] > np.exp(
+                kinds[kind, at.THINK_MU] + kinds[kind, at.THINK_SIGMA]
+            ):
+                stale += pages
+        place += 1
+    return stale
+
+
+@inlined
+def observe_classes(e, counters, clocks, kinds, observations):
+    """Write what is seen of each class's queue; those that the scenario lacks stay 0."""
+    for kind in range(kinds.shape[0]):
+        c = np.int64(kinds[kind, at.OF_CLASS])
+        waiting = counters[e, at.CLASS_QUEUED + c]
+        # Kinds of one class have its objectives.
+        slack = clocks[e, at.CLASS_SLACK_S + c] / kinds[kind, at.KIND_TTFT_S] if waiting > 0 else 1.0
+        prompt = clocks[e, at.CLASS_PROMPT + c] if waiting > 0 else 0.0
+        observations[e, SERVICE_COLUMN.queued_0 + c] = squash(waiting / 16.0)
+        observations[e, SERVICE_COLUMN.slack_0 + c] = signed_squash(slack)
+        observations[e, SERVICE_COLUMN.prompt_0 + c] = squash(prompt / 2048.0)
+        observations[e, SERVICE_COLUMN.accepted_0 + c] = min(max(clocks[e, at.CLASS_ACCEPTED + c], 0.0), 1.0)
+
+
+@inlined
+def observe_service(e, state, kinds, scalars, observations):
+    """Write what is seen of classes and conversations, all of `serving.state.SERVICE_FEATURES`; nothing else."""
+    counters, clocks = state.counters, state.clocks
+    observe_classes(e, counters, clocks, kinds, observations)
+    pages = scalars[at.TOTAL_PAGES]
+    kept = counters[e, at.KEPT_PAGES]
+    stale = stale_pages(e, counters, clocks, state.places, state.place_s, kinds)
+    observations[e, SERVICE_COLUMN.kept] = share(kept, pages)
+    observations[e, SERVICE_COLUMN.stale] = share(stale, kept)
+    observations[e, SERVICE_COLUMN.shared] = share(counters[e, at.SHARED_PAGES], pages)
+    observations[e, SERVICE_COLUMN.open] = squash(counters[e, at.OPEN] / 64.0)
+    age = clocks[e, at.TIME_S] - clocks[e, at.LAST_SWITCH_S]
+    observations[e, SERVICE_COLUMN.mode_age] = squash(age / (64.0 * scalars[at.REFERENCE_S]))
+    served = clocks[e, at.SERVED]
+    judged = served + clocks[e, at.LOST_WORTH]
+    observations[e, SERVICE_COLUMN.served] = share(served, judged) if judged > 0.0 else 1.0
+    for k in range(2):
+        observations[e, SERVICE_COLUMN.heat_fc_pim + k] = share(clocks[e, at.HEAT + k], 125.0)
+    feature = SERVICE_COLUMN.last_order_arrival
+    for k in range(len(at.NVEC), len(at.NVEC_V1)):
+        last = counters[e, at.LAST_SERVICE + k - len(at.NVEC)]
+        for choice in range(at.NVEC_V1[k]):
+            observations[e, feature] = 1.0 if last == choice else 0.0
+            feature += 1

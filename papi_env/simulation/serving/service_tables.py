@@ -231,3 +231,37 @@ def _returning(median_s: float, sigma: float, goes_on: float) -> FloatArray:
         chance = goes_on * waits / (1 - goes_on + goes_on * waits)
         found[k] = max(ends - passed, 0.0) / max(chance, _LEAST_CHANCE)
     return found
+
+
+def class_descriptors(
+    tables: ServiceTables, service: Service, class_shares: FloatArray, scalars: FloatArray
+) -> list[float]:
+    """What of classes no step changes, as `state.SERVICE_DESCRIPTOR_FEATURES` has it.
+
+    Args:
+        class_shares: of sessions by kind, cumulative.
+        scalars: see `state`; `REFERENCE_S` and `REFERENCE_TOKENS` among them.
+    """
+    reference_s, mean_worth = float(scalars[at.REFERENCE_S]), float(scalars[at.REFERENCE_TOKENS])
+    shares = np.diff(class_shares, prepend=0.0)
+    columns = np.zeros((8, at.MAX_CLASSES))
+    for row, share in zip(tables.kinds, shares, strict=True):
+        worth = row[at.WEIGHT] * (row[at.MEAN_OUTPUT] if service.worth == "tokens" else 1.0)
+        talks = row[at.GOES_ON] > 0
+        number = int(row[at.OF_CLASS])
+        columns[0, number] += share
+        columns[1:, number] = [
+            _squash(worth / mean_worth),
+            _squash(row[at.KIND_TTFT_S] / (100 * reference_s)),
+            _squash(row[at.KIND_TPOT_S] / (4 * reference_s)),
+            _squash(row[at.MEAN_OUTPUT] / 512),
+            _squash(row[at.PREFIX] / 2048),
+            row[at.GOES_ON],
+            _squash(np.exp(row[at.THINK_MU]) / (100 * row[at.KIND_TTFT_S])) if talks else 0.0,
+        ]
+    columns[0] = np.minimum(columns[0], 1.0)  # sums of shares end in other bits
+    return [service.charge, float(service.worth == "tokens"), float(service.drain), *columns.ravel().tolist()]
+
+
+def _squash(value: float) -> float:
+    return float(value / (1 + value))

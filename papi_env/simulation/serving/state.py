@@ -34,6 +34,8 @@ SERVICE_CHOICES = (
     ("lru", "return"),
     ("all", "accepted"),
 )
+CHOICE_NAMES = ("fc", "speculation", "admission", "overlap")
+SERVICE_CHOICE_NAMES = ("order", "shedding", "victim", "keeping", "eviction", "drafted-for")
 CHOICES_V1 = CHOICES + SERVICE_CHOICES
 NVEC_V1 = tuple(len(choices) for choices in CHOICES_V1)
 # Classes of requests that a scenario may have, each with features of its own.
@@ -316,7 +318,7 @@ STATE_FEATURES = (
     Feature("last_chunk", "prompt tokens in the last iteration", linear(512)),
     *(
         Feature(f"last_{kind}_{choice}", f"the last iteration had {kind} {choice}")
-        for kind, choices in zip(("fc", "speculation", "admission", "overlap"), CHOICES, strict=True)
+        for kind, choices in zip(CHOICE_NAMES, CHOICES, strict=True)
         for choice in choices
     ),
     # Observed over profiled time.
@@ -350,11 +352,70 @@ DESCRIPTOR_FEATURES = (
     # At most 1024.
     Feature("alpha", "α", linear(1024)),
 )
+# With classes, after the state's and before the descriptors. Classes have numbers, in the order of the scenario; those
+# that it lacks are 0 throughout, and so are temperatures where stacks have none.
+_NUMBERS = range(MAX_CLASSES)
+SERVICE_FEATURES = (
+    *(Feature(f"queued_{c}", f"requests of class {c} waiting", squash(16)) for c in _NUMBERS),
+    # Of the request of a class that has waited longest: what is left of its objective, all where nobody waits.
+    *(
+        Feature(f"slack_{c}", f"slack at the head of class {c}", signed(1), "TTFT objectives")
+        for c in _NUMBERS
+    ),
+    *(Feature(f"prompt_{c}", f"prompt tokens at the head of class {c}", squash(2048)) for c in _NUMBERS),
+    # Moving averages.
+    *(Feature(f"accepted_{c}", f"drafts of class {c} accepted", linear(100), "%") for c in _NUMBERS),
+    Feature("kept", "KV pages of turns that are done", linear(100), "%"),
+    # Those that go on have gone on by then in five cases of six.
+    Feature("stale", "kept pages later than their think time", linear(100), "% of those kept"),
+    Feature("shared", "KV pages of shared prefixes", linear(100), "%"),
+    Feature("open", "conversations", squash(64)),
+    Feature("mode_age", "time since the stacks changed mode", squash(64), "reference iterations"),
+    # Of the worth that was served or lost so far; all before there is any.
+    Feature("served", "worth served within objectives so far", linear(100), "%"),
+    Feature("heat_fc-pim", "FC-PIM stacks", linear(125), "°C"),
+    Feature("heat_attn-pim", "Attn-PIM stacks", linear(125), "°C"),
+    *(
+        Feature(f"last_{kind}_{choice}", f"the last iteration had {kind} {choice}")
+        for kind, choices in zip(SERVICE_CHOICE_NAMES, SERVICE_CHOICES, strict=True)
+        for choice in choices
+    ),
+)
+# And after them, what of classes no step changes.
+SERVICE_DESCRIPTOR_FEATURES = (
+    Feature("charge", "share of lost worth that is charged", linear(1)),
+    Feature("worth_by_tokens", "a request's worth is by its output tokens"),
+    Feature("drains", "the episode goes on until all are served"),
+    *(Feature(f"share_{c}", f"sessions that are of class {c}", linear(100), "%") for c in _NUMBERS),
+    *(Feature(f"worth_{c}", f"worth of a request of class {c}", squash(), "mean requests") for c in _NUMBERS),
+    *(
+        Feature(f"ttft_objective_{c}", f"TTFT objective of class {c}", squash(100), "reference iterations")
+        for c in _NUMBERS
+    ),
+    *(
+        Feature(f"tpot_objective_{c}", f"TPOT objective of class {c}", squash(4), "reference iterations")
+        for c in _NUMBERS
+    ),
+    *(Feature(f"output_{c}", f"mean output tokens of class {c}", squash(512)) for c in _NUMBERS),
+    *(Feature(f"prefix_{c}", f"shared prefix of class {c}", squash(2048), "tokens") for c in _NUMBERS),
+    *(Feature(f"goes_on_{c}", f"chance of another turn in class {c}", linear(100), "%") for c in _NUMBERS),
+    *(
+        Feature(f"think_{c}", f"median think time of class {c}", squash(100), "TTFT objectives")
+        for c in _NUMBERS
+    ),
+)
 FEATURES = STATE_FEATURES + DESCRIPTOR_FEATURES
+FEATURES_V1 = STATE_FEATURES + SERVICE_FEATURES + DESCRIPTOR_FEATURES + SERVICE_DESCRIPTOR_FEATURES
 STATE_NAMES, DESCRIPTOR_NAMES = names(STATE_FEATURES), names(DESCRIPTOR_FEATURES)
 OBSERVATION_NAMES = STATE_NAMES + DESCRIPTOR_NAMES
 NUM_STATE_FEATURES = len(STATE_NAMES)
+SERVICE_NAMES, SERVICE_DESCRIPTOR_NAMES = names(SERVICE_FEATURES), names(SERVICE_DESCRIPTOR_FEATURES)
+OBSERVATION_NAMES_V1 = names(FEATURES_V1)
+NUM_STATE_FEATURES_V1 = NUM_STATE_FEATURES + len(SERVICE_NAMES)
 # Columns by name, "-" written as "_"; compiled code takes them for constants.
 COLUMN: Any = namedtuple("Column", [name.replace("-", "_") for name in STATE_NAMES])(
     *range(NUM_STATE_FEATURES)
+)
+SERVICE_COLUMN: Any = namedtuple("ServiceColumn", [name.replace("-", "_") for name in SERVICE_NAMES])(
+    *range(NUM_STATE_FEATURES, NUM_STATE_FEATURES_V1)
 )

@@ -32,7 +32,13 @@ from papi_env.simulation.serving.heat import NUM_ROWS
 from papi_env.simulation.serving.heat_tables import heat_tables, write_heat
 from papi_env.simulation.serving.measured_tables import as_measured, without_layers
 from papi_env.simulation.serving.parts import of_layers
-from papi_env.simulation.serving.service_tables import GRID, build_service_tables, kinds_of, rates_of
+from papi_env.simulation.serving.service_tables import (
+    GRID,
+    build_service_tables,
+    class_descriptors,
+    kinds_of,
+    rates_of,
+)
 from papi_env.workload.arrivals import TRACE, ArrivalTables, build_arrivals
 from papi_env.workload.routing import routing_of
 from papi_env.workload.serving import (
@@ -179,7 +185,7 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         tables = tables._replace(**heat_tables(tables, system))
     if serving.service is not None:
         tables = _with_classes(tables, serving, model)
-    tables.descriptors[:] = _descriptors(scenario, serving, model, scalars)
+    tables.descriptors[: len(at.DESCRIPTOR_NAMES)] = _descriptors(scenario, serving, model, scalars)
     freeze(tables)
     return tables
 
@@ -199,7 +205,9 @@ def _with_classes(tables: ServingTables, serving: Serving, model: Transformer) -
     if service.drain:
         # Arrivals end there, the episode does not.
         scalars[at.HORIZON_S] = np.inf
-    return tables._replace(**found._asdict())
+    of_classes = class_descriptors(found, service, tables.class_shares, scalars)
+    descriptors = np.concatenate([tables.descriptors, np.array(of_classes, dtype=np.float32)])
+    return tables._replace(descriptors=descriptors, **found._asdict())
 
 
 def prompt_token_s(tables: ServingTables) -> float:
