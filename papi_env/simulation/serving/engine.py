@@ -71,7 +71,7 @@ class ServingEngine(Engine[ServingState]):
             scenario,
             num_envs,
             options=at.NVEC if service is None else at.NVEC_V1,
-            features=len(at.OBSERVATION_NAMES),
+            features=len(at.OBSERVATION_NAMES if service is None else at.OBSERVATION_NAMES_V1),
             autoreset=autoreset,
             max_steps=max_steps,
             threads=threads,
@@ -91,7 +91,8 @@ class ServingEngine(Engine[ServingState]):
             moments=np.zeros_like(self.state.moments) if autoreset == SAME_STEP else self.state.moments,
             facts=np.zeros_like(self.state.facts) if autoreset == SAME_STEP else self.state.facts,
         )
-        self.observations[:, at.NUM_STATE_FEATURES :] = self.tables.descriptors
+        first = at.NUM_STATE_FEATURES if service is None else at.NUM_STATE_FEATURES_V1
+        self.observations[:, first : first + len(self.tables.descriptors)] = self.tables.descriptors
         # Scratch of a step.
         self._busy = np.zeros((self.threads, at.NUM_RESOURCES))
         self._gains = np.zeros((self.threads, slots), dtype=np.int64)
@@ -158,7 +159,7 @@ class ServingEngine(Engine[ServingState]):
         `into` is an earlier fork of this engine with at least as many copies, which is overwritten: fresh memory costs
         more than the copying. Its tables are not taken over.
         """
-        twin = object.__new__(ServingEngine)
+        twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin.num_envs, twin.autoreset, twin.max_steps = copies, DISABLED, 0
         if into is None:

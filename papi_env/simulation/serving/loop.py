@@ -21,7 +21,7 @@ from papi_env.simulation.serving.drift import drift_factor
 from papi_env.simulation.serving.heat import hot_factor, warm_stacks
 from papi_env.simulation.serving.iteration import charge_causes, iteration
 from papi_env.simulation.serving.keeping import NO_PLACE, evict
-from papi_env.simulation.serving.observe import observe_env
+from papi_env.simulation.serving.observe import observe_env, observe_service
 from papi_env.simulation.serving.parts import decode_rows, outside_windows
 from papi_env.simulation.serving.queueing import abandon, shed, survey_queue
 from papi_env.simulation.serving.requests import (
@@ -388,6 +388,8 @@ def reset_batch(mask, state, tables, observations):
         if mask[e]:
             reset_env(e, state, tables)
             observe_env(e, state.counters, state.clocks, tables.scalars, observations)
+            if tables.scalars[at.SERVICE] > 0.0:
+                observe_service(e, state, tables.kinds, tables.scalars, observations)
 
 
 @unlocked
@@ -472,9 +474,13 @@ def step_range(
                     break
             if counters[e, at.DONE] == 1 and autoreset == SAME_STEP:
                 observe_env(e, counters, clocks, scalars, observations)
+                if scalars[at.SERVICE] > 0.0:
+                    observe_service(e, state, tables.kinds, scalars, observations)
                 keep_final(e, state, final, observations, outcome.final_observations)
                 resets = True
         if resets:
             counters[e, at.EPISODE] += 1
             reset_env(e, state, tables)
         observe_env(e, counters, clocks, scalars, observations)
+        if scalars[at.SERVICE] > 0.0:
+            observe_service(e, state, tables.kinds, scalars, observations)

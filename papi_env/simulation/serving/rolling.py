@@ -11,7 +11,7 @@ import numpy.typing as npt
 from papi_env.simulation.compiled import woven
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.loop import Outcome, Scratch, advance_env, ends
-from papi_env.simulation.serving.observe import observe_env
+from papi_env.simulation.serving.observe import observe_env, observe_service
 from papi_env.simulation.serving.requests import ServingState
 from papi_env.simulation.serving.tables import ServingTables
 from papi_env.simulation.serving.terms import Causes, Lookups, Served
@@ -114,6 +114,8 @@ def roller(decide: Callable[..., None]) -> Callable[..., None]:
                     step += 1
                     over = ends(e, max_steps, counters, clocks, scalars, outcome)
                     observe_env(e, counters, clocks, scalars, observations)
+                    if scalars[at.SERVICE] > 0.0:
+                        observe_service(e, state, tables.kinds, scalars, observations)
                     if over:
                         reason = TERMINATED if outcome.terminated[e] else TRUNCATED
                         break
