@@ -15,9 +15,9 @@ import numpy.typing as npt
 from agents.policy import Observations
 from agents.serving.inside.memory import NUM_MEMORY, know_acceptances
 from agents.serving.inside.memory import PRIOR_ACCEPTANCE as PRIOR_ACCEPTANCE
-from agents.serving.inside.seen import ALMOST_ONE, Seen, read
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.seen import ALMOST_ONE, Seen, read
 
 _COLUMN = {name: i for i, name in enumerate(at.OBSERVATION_NAMES)}
 _SCALE = {feature.name: feature.scale for feature in at.FEATURES}

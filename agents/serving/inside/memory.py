@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from agents.serving.inside.compiled import inlined, unlocked
-from agents.serving.inside.seen import see, seen_acceptance
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.seen import see, seen_acceptance
 
 # Drafted tokens of late, weighed; requests that decoded at the last decision.
 EVIDENCE, LAST_RLP = 0, 1

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from agents.serving.inside.compiled import inlined, unlocked
 from agents.serving.inside.memory import Known, chunk_tokens, know, remember
 from agents.serving.inside.rules import adaptive, fixed, mend, prefill_threshold, threshold
-from agents.serving.inside.seen import see
 from agents.serving.inside.tuned import ACCEPTANCE, greedy, heuristic
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.rolling import roller
+from papi_env.simulation.serving.seen import see
 from papi_env.simulation.serving.terms import Lookups
 
 # From ESTIMATING on, kinds have estimates of drafts and prompts.

@@ -6,20 +6,10 @@ import numpy as np
 
 from agents.serving.inside.compiled import inlined, unlocked
 from agents.serving.inside.memory import coming_chunk, expected_gain
-from agents.serving.inside.seen import see
-from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.iteration import iteration
-from papi_env.simulation.serving.parts import of_layers
-from papi_env.simulation.serving.requests import key_rows_of
-from papi_env.simulation.serving.terms import (
-    NOTHING,
-    Decoding,
-    Lookups,
-    Placement,
-    PromptChunk,
-    Slowdowns,
-)
+from papi_env.simulation.serving.profiled import profile
+from papi_env.simulation.serving.seen import see
+from papi_env.simulation.serving.terms import Lookups
 from papi_env.workload.serving import SPECULATION_LENGTHS, WATERMARK
 
 # Columns of profile-greedy's parameters: those of `GreedyParameters`, and what a prompt token is worth to the scenario.
@@ -36,67 +26,6 @@ def admits(seen, slack, urgent, scalars):
     """Whether to admit: decoding requests keep their pace, or a waiting one is urgent."""
     keeps_pace = seen.slack_s >= slack * scalars[at.TPOT_S]
     return keeps_pace or (seen.queued > 0 and seen.oldest_wait_s >= urgent * scalars[at.TTFT_S])
-
-
-@inlined
-def profile(options, k, seen, chunk, prompt, look, busy):
-    """The `Cost` of the coming iteration by choice k of `options`, as the profile has it; `busy` is scratch.
-
-    Contexts lie evenly about their mean. A mode change is read off the last iteration: FC-PIM's, unless the PUs had
-    prompts beside it.
-    """
-    mode = at.FC_PIM if seen.on_pim > 0.0 and seen.last_chunk == 0 else at.PU
-    rlp = seen.rlp
-    columns = np.int64(look.scalars[at.GROUP_COLUMNS])
-    window = look.scalars[at.WINDOW]
-    # A token attends to half of its prompt on average, or to a window at most. Of short prompts there are several in a
-    # chunk.
-    half = 0.5 * prompt
-    behind = max(prompt, 1.0 * chunk)
-    if window > 0.0:
-        if prompt > window:
-            half = of_layers(half, window - 0.5 * window * window / prompt, look.scalars)
-        behind = of_layers(behind, min(behind, chunk + window - 1.0), look.scalars)
-    pairs = np.int64(half * chunk)
-    read = np.int64(behind) if chunk > 0 else np.int64(0)
-    # As many end in it as it has of average length.
-    ending = np.int64(chunk / max(prompt, 1.0) + 0.5)
-    coming = PromptChunk(chunk, pairs, read, ending, max(ending, np.int64(1)))
-    tlp = SPECULATION_LENGTHS[options[k, at.SPECULATION]]
-    # A context ends anywhere in its last group and its last row of the memory.
-    context = seen.mean_context + tlp
-    groups = np.int64(rlp * (context / GROUP_TOKENS + 0.5))
-    key_rows = np.int64(rlp * (context / GROUP_TOKENS * columns / COLUMNS_PER_ROW + 0.5))
-    longest = np.int64(np.ceil((seen.longest_context + tlp) / GROUP_TOKENS))
-    near = 0.0
-    near_groups, near_key_rows, near_longest = np.int64(0), np.int64(0), np.int64(0)
-    if window > 0.0:
-        # Contexts beyond the window fill the same groups, all of them.
-        inside = window + tlp - 1.0
-        filled = np.int64(np.ceil(inside / GROUP_TOKENS))
-        near = min(context, inside)
-        near_groups = min(groups, np.int64(rlp * filled))
-        near_key_rows = min(key_rows, np.int64(rlp * key_rows_of(filled, columns)))
-        near_longest = min(longest, filled)
-    decoding = Decoding(
-        rlp,
-        tlp,
-        np.int64(rlp * context),
-        groups,
-        longest,
-        key_rows,
-        key_rows_of(longest, columns),
-        np.int64(rlp * near),
-        near_groups,
-        near_longest,
-        near_key_rows,
-        key_rows_of(near_longest, columns),
-        np.int64(0),
-        NOTHING,
-    )
-    placement = Placement(options[k, at.FC], options[k, at.OVERLAP], np.int64(mode))
-    slow = Slowdowns(seen.drift_pu, seen.drift_fc_pim, seen.drift_attention)
-    return iteration(decoding, coming, placement, slow, look, busy)
 
 
 @inlined

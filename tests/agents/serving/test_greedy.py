@@ -11,12 +11,12 @@ from agents.registry import make_policy
 from agents.serving.greedy import GREEDY_RANGES, GreedyParameters, ProfileGreedy
 from agents.serving.heuristic import Parameters, ServingHeuristic
 from agents.serving.inside.memory import coming_chunk, expected_gain
-from agents.serving.inside.seen import see
 from agents.serving.tuned import Estimates
 from agents.serving.view import PRIOR_ACCEPTANCE, ServingView
 from papi_env.envs.serving import JOINT_ACTIONS, ServingVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.seen import see
 
 FIXED = (1, 1, 2, 0)
 

@@ -15,13 +15,13 @@ from agents.serving.greedy import GreedyParameters, ProfileGreedy
 from agents.serving.heuristic import Parameters, ServingHeuristic
 from agents.serving.inside.memory import NUM_MEMORY
 from agents.serving.inside.play import play_range
-from agents.serving.inside.seen import Seen
 from agents.serving.rules import CompiledRule, ServingThreshold, compiled_rule
 from agents.serving.view import ServingView
 from papi_env.envs.serving import ServingVectorEnv
 from papi_env.simulation import compiled
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.rollout import END_NAMES, roll
+from papi_env.simulation.serving.seen import Seen
 
 SEEDS = (0, 1, 2)
 RULES = (

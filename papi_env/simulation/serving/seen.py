@@ -1,4 +1,4 @@
-"""What rules of Serving-v0 make of an observation, compiled: quantities in physical units."""
+"""What an observation says, compiled: quantities in physical units; the inverse of `observe`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.serving.inside.compiled import inlined, unlocked
+from papi_env.simulation.compiled import inlined, unlocked
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.state import COLUMN
 from papi_env.workload.serving import SPECULATION_LENGTHS
