@@ -13,7 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from papi_env.envs.registration import DECODE, ENV_IDS, KERNELS, SERVING, register_all
+from papi_env.envs.registration import DECODE, ENV_IDS, KERNELS, SERVING, SERVING_V1, register_all
 
 if TYPE_CHECKING:
     from gymnasium import make_vec
@@ -50,6 +50,7 @@ __all__ = [
     "KERNELS",
     "SCENARIOS",
     "SERVING",
+    "SERVING_V1",
     "SYSTEMS",
     "TRANSFORMERS",
     "ConfigurationError",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from papi_env.envs.decode import DecodeEnv, DecodeVectorEnv
     from papi_env.envs.kernels import KernelsEnv, KernelsVectorEnv
     from papi_env.envs.serving import ServingEnv, ServingVectorEnv
+    from papi_env.envs.serving_v1 import ServingV1Env, ServingV1VectorEnv
 
 _HOMES = {
     "DecodeEnv": "papi_env.envs.decode",
@@ -17,6 +18,8 @@ _HOMES = {
     "KernelsVectorEnv": "papi_env.envs.kernels",
     "ServingEnv": "papi_env.envs.serving",
     "ServingVectorEnv": "papi_env.envs.serving",
+    "ServingV1Env": "papi_env.envs.serving_v1",
+    "ServingV1VectorEnv": "papi_env.envs.serving_v1",
 }
 __all__ = [
     "DecodeEnv",
@@ -24,6 +27,8 @@ __all__ = [
     "KernelsEnv",
     "KernelsVectorEnv",
     "ServingEnv",
+    "ServingV1Env",
+    "ServingV1VectorEnv",
     "ServingVectorEnv",
 ]
 

@@ -9,11 +9,13 @@ import gymnasium as gym
 DECODE: Final = "papi_env/Decode-v0"
 KERNELS: Final = "papi_env/Kernels-v0"
 SERVING: Final = "papi_env/Serving-v0"
+SERVING_V1: Final = "papi_env/Serving-v1"
 # By id: the module, and what its single and vector environments are called without `Env` and `VectorEnv`.
 _PROBLEMS = {
     DECODE: "papi_env.envs.decode:Decode",
     KERNELS: "papi_env.envs.kernels:Kernels",
     SERVING: "papi_env.envs.serving:Serving",
+    SERVING_V1: "papi_env.envs.serving_v1:ServingV1",
 }
 ENV_IDS = tuple(_PROBLEMS)
 

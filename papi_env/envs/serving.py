@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from papi_env.envs.env import ProblemEnv
 from papi_env.envs.problem import BoolArray, Columns, Problem, ScenarioLike
+from papi_env.envs.registration import SERVING_V1
 from papi_env.envs.serving_timeline import ServingTimeline
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
@@ -24,10 +25,22 @@ JOINT_ACTIONS: npt.NDArray[np.int64] = np.stack(
 ).astype(np.int64)
 
 
+# What messages call the choices.
+_CHOICE_WORDS = ("FC unit", "speculation", "admission", "overlap")
+
+
 class ServingProblem(Problem[ServingEngine]):
-    """Four choices before every iteration of continuous batching."""
+    """Four choices before every iteration of continuous batching.
+
+    Attributes of the class, beside those of every problem:
+        options: names of the options of each choice; choice_words: what messages call the choices.
+        serves_classes: whether scenarios may have classes of requests.
+    """
 
     choices = len(at.NVEC)
+    options: ClassVar[tuple[tuple[str | int, ...], ...]] = at.CHOICES
+    choice_words: ClassVar[tuple[str, ...]] = _CHOICE_WORDS
+    serves_classes: ClassVar[bool] = False
     features = at.FEATURES
     default_scenario = DEFAULT_SERVING_SCENARIO
     replacements = ServingReplacements
@@ -67,6 +80,23 @@ class ServingProblem(Problem[ServingEngine]):
             raise ConfigurationError(
                 f"Scenario {scenario.name!r} has no serving part; expected one such as {cls.default_scenario!r}"
             )
+        if scenario.serving.service is not None and not cls.serves_classes:
+            raise ConfigurationError(
+                f"Scenario {scenario.name!r} has classes of requests, which {SERVING_V1} plays; expected a scenario "
+                "without 'service' here"
+            )
+
+    @classmethod
+    def build_scenario(cls, scenario: ScenarioLike | None = None, **replacements: Any) -> Scenario:
+        """The scenario that an environment's arguments name; see the environments' classes for them.
+
+        Raises:
+            ConfigurationError: for a scenario or an argument that cannot be used as given.
+        """
+        built = super().build_scenario(scenario, **replacements)
+        # What is replaced may bring classes.
+        cls._check_scenario(built)
+        return built
 
     def _make_engine(
         self, scenario: Scenario, num_envs: int, autoreset: int, max_steps: int, threads: int, causes: bool
@@ -106,7 +136,7 @@ class ServingProblem(Problem[ServingEngine]):
     def valid_choices(self) -> BoolArray:
         """Bool [num_envs, 3 + 4 + 3 + 2]: the valid choices of the coming step, one choice after the other."""
         scalars, counters = self.engine.tables.scalars, self.engine.counters
-        valid = np.ones((self.engine.num_envs, sum(at.NVEC)), dtype=np.bool_)
+        valid = np.ones((self.engine.num_envs, sum(map(len, self.options))), dtype=np.bool_)
         only = int(scalars[at.ONLY_UNIT])
         if only >= 0:
             valid[:, : at.NVEC[at.FC]] = False
@@ -114,7 +144,7 @@ class ServingProblem(Problem[ServingEngine]):
         idle = (counters[:, at.RLP] + counters[:, at.PREFILLING] == 0) & (counters[:, at.QUEUED] > 0)
         valid[:, sum(at.NVEC[: at.ADMISSION]) + at.NONE] = ~idle
         if scalars[at.ATTENTION_UNIT] != 2.0:
-            valid[:, -1] = False
+            valid[:, sum(at.NVEC) - 1] = False
         return valid
 
     def step_masks(self) -> BoolArray:
@@ -126,27 +156,34 @@ class ServingProblem(Problem[ServingEngine]):
         return JOINT_ACTIONS
 
     def joint_masks(self) -> BoolArray:
-        """Bool [num_envs, 72]: which joint actions are valid."""
-        valid = self.valid_choices()
-        starts = np.cumsum((0, *at.NVEC[:-1]))
-        return np.all([valid[:, starts[k] + JOINT_ACTIONS[:, k]] for k in range(len(at.NVEC))], axis=0)
+        """Bool [num_envs, joint actions]: which joint actions are valid."""
+        valid, joint = self.valid_choices(), self.joint_actions()
+        starts = self._starts()
+        return np.all([valid[:, start + joint[:, k]] for k, start in enumerate(starts)], axis=0)
+
+    def _starts(self) -> npt.NDArray[np.int64]:
+        """Where the options of each choice begin in a mask, int64 [choices]."""
+        return np.cumsum([0, *map(len, self.options[:-1])])
 
     def joint_costs(self) -> FloatArray:
         """Refused: on this problem the next step's cost alone ranks nothing (see `agents`' look-ahead policies)."""
-        raise ConfigurationError("Serving-v0 has no joint_costs(); fork its engine to look ahead")
+        raise ConfigurationError(f"{type(self).__name__} has no joint_costs(); fork its engine to look ahead")
 
     def _check_strict(self, actions: npt.NDArray[np.int64]) -> None:
-        valid = self.valid_choices()
-        starts = np.cumsum((0, *at.NVEC[:-1]))
+        valid, starts = self.valid_choices(), self._starts()
         good = np.take_along_axis(valid, starts + actions, axis=1)
         if not good.all():
             env, choice = (int(i) for i in np.argwhere(~good)[0])
-            name = ("FC unit", "speculation", "admission", "overlap")[choice]
-            options = [o for k, o in enumerate(at.CHOICES[choice]) if valid[env, starts[choice] + k]]
+            options = self.options[choice]
+            possible = [o for k, o in enumerate(options) if valid[env, starts[choice] + k]]
             raise ConfigurationError(
-                f"Environment {env}: {name} {at.CHOICES[choice][actions[env, choice]]!r} is not possible now in system "
-                f"{self.scenario.system.name!r}; expected one of {options}"
+                f"Environment {env}: {self.choice_words[choice]} {options[actions[env, choice]]!r} is not possible now "
+                f"in {self._where(choice)}; expected one of {possible}"
             )
+
+    def _where(self, choice: int) -> str:
+        """Where a choice is not possible, for a message."""
+        return f"system {self.scenario.system.name!r}"
 
 
 def build_serving_scenario(
