@@ -38,7 +38,7 @@ class Problem(ABC, Generic[AnyEngine]):
     Attributes of the class:
         choices: columns of an action.
         dispatched: the kernels whose unit an action chooses; others run on the system's defaults.
-        features: of an observation, in order.
+        features: of an observation, in order; observation_names: theirs, to which an environment may add.
         default_scenario: what is played where no scenario is named.
         replacements: a TypedDict, the parts of the scenario that arguments of the environments may replace.
         clock_info, counter_info: what `info` holds after a step, (name, column of the engine's state), physical units.
@@ -47,7 +47,7 @@ class Problem(ABC, Generic[AnyEngine]):
     choices: ClassVar[int]
     dispatched: ClassVar[tuple[KernelKind, ...]] = ("fc",)
     features: ClassVar[tuple[Feature, ...]]
-    observation_names: ClassVar[tuple[str, ...]]
+    observation_names: tuple[str, ...]
     default_scenario: ClassVar[str]
     replacements: ClassVar[type[Any]] = Replacements
     clock_info: ClassVar[Columns]

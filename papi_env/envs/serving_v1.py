@@ -82,7 +82,9 @@ def further_options(tables: ServingTables) -> BoolArray:
         at.EVICTION: (True, talks and pages),
         at.DRAFTED_FOR: (True, drafts),
     }
-    return np.concatenate([np.array(has[choice], dtype=np.bool_) for choice in range(at.ORDER, len(at.NVEC_V1))])
+    return np.concatenate(
+        [np.array(has[choice], dtype=np.bool_) for choice in range(at.ORDER, len(at.NVEC_V1))]
+    )
 
 
 def joint_table(options: BoolArray) -> npt.NDArray[np.int64]:
@@ -115,7 +117,15 @@ class ServingV1Problem(ServingProblem):
 
     choices = len(at.NVEC_V1)
     options = at.CHOICES_V1
-    choice_words = (*ServingProblem.choice_words, "order", "shedding", "victim", "keeping", "eviction", "drafts")
+    choice_words = (
+        *ServingProblem.choice_words,
+        "order",
+        "shedding",
+        "victim",
+        "keeping",
+        "eviction",
+        "drafts",
+    )
     serves_classes = True
     features = at.FEATURES_V1
     clock_info: ClassVar[Columns] = (
@@ -136,7 +146,17 @@ class ServingV1Problem(ServingProblem):
         ("kept_pages", at.KEPT_PAGES),
         ("hit_tokens", at.HIT_TOKENS),
     )
-    _profile = False
+    _profile = _records = False
+
+    @classmethod
+    def _check_scenario(cls, scenario: Scenario) -> None:
+        super()._check_scenario(scenario)
+        assert scenario.serving is not None
+        if scenario.serving.reward != "attained":
+            raise ConfigurationError(
+                f"Scenario {scenario.name!r} has reward {scenario.serving.reward!r}, but with classes of requests "
+                f"worth is served or lost: expected 'attained', or {SERVING}"
+            )
 
     @staticmethod
     def single_space() -> gym.spaces.MultiDiscrete:
@@ -152,10 +172,11 @@ class ServingV1Problem(ServingProblem):
         """
         return with_classes(super().build_scenario(scenario, **replacements))
 
-    def _see(self, profile: bool) -> None:
-        """Note whether observations end with the profile of the coming iteration; before the engine is made."""
-        check_truth("profile", profile)
-        self._profile = profile
+    def _prepare(self, profile: bool, records: bool) -> None:
+        """Note, before the engine is made, whether the profile is observed and records of all requests are kept."""
+        for name, value in (("profile", profile), ("records", records)):
+            check_truth(name, value)
+        self._profile, self._records = profile, records
         if profile:
             self.observation_names = (*type(self).observation_names, *PROFILE_NAMES)
 
@@ -164,7 +185,13 @@ class ServingV1Problem(ServingProblem):
     ) -> ServingEngine:
         kind = ProfiledEngine if self._profile else ServingEngine
         engine = kind(
-            scenario, num_envs, autoreset=autoreset, max_steps=max_steps, threads=threads, causes=causes
+            scenario,
+            num_envs,
+            autoreset=autoreset,
+            max_steps=max_steps,
+            threads=threads,
+            causes=causes,
+            records=self._records,
         )
         self._further = further_options(engine.tables)
         self._joint = joint_table(self._further)
@@ -215,26 +242,27 @@ class ServingV1Env(ServingV1Problem, ProblemEnv[ServingEngine]):
 
     0 is what Serving-v0 always does. Choices that are not possible on the machine (a unit that the system lacks,
     overlap without Attn-PIM, admitting none while nothing runs) fall back as in Serving-v0 and are counted in
-    `info["invalid_actions"]`. Masks also exclude options that the scenario has no use for: shedding by class and drafts
-    by acceptance with one class (or one acceptance), victims without paging, keeping and eviction without conversations;
-    played all the same, they do nothing. `strict=True` raises on both. An option that just now changes nothing is
-    valid. `action_masks()` is flat, bool [30].
+    `info["invalid_actions"]`. Masks also exclude options that the scenario has no use for: shedding by class with one
+    class, drafts by acceptance with one class or one acceptance, victims without paging, keeping and eviction without
+    conversations. Played all the same, those do nothing. `strict=True` raises on both kinds. An option that changes
+    nothing just now is valid. `action_masks()` is flat, bool [30].
 
-    `papi_env.envs.flatten` numbers joint actions for algorithms that want `Discrete`, some of the 38 880: numbers 0
-    to 71 are Serving-v0's, all else 0. Then come the 24 of unit, speculation and overlap for each of eight ways to
-    admit and drop: as many as fit by arrival, deadline, prompt, work, and weight per work, each with the late ones
-    dropped; by weight per work with a class dropped; one request by weight per work; and none; the last two drop the
-    late ones. With conversations all is kept and evicted by return. Where acceptances differ, the 18 that draft come for
-    each of the eight again, drafting for the accepted. So there are 264 or 408.
+    `papi_env.envs.flatten` numbers joint actions for algorithms that want `Discrete`, some of the 38 880. Numbers 0 to
+    71 are Serving-v0's, with all else 0. Then come the 24 of unit, speculation and overlap for each of eight ways to
+    admit and drop: as many as fit by arrival, deadline, prompt, work and weight per work, dropping those who are late;
+    as many as fit by weight per work, dropping a class too; one by weight per work, dropping those who are late; and
+    none, dropping those who are late. Where there are conversations, these keep all and evict by return. Where
+    acceptances differ, the 18 that draft come again for each of the eight, with drafts for the accepted. So there are
+    264, or 408.
 
     ## Order of a step
-    1. Waiting requests whose patience is over are given up by their senders.
-    2. Those chosen by shedding are dropped.
-    3. Requests are admitted in the chosen order while there are slots and pages; kept pages are evicted for them.
-    4. Kept pages are evicted, and then victims preempted, until the pages of running requests fit.
-    5. The iteration runs: drafts, FC kernels, attention, prompt chunks.
-    6. Tokens are yielded, requests finish, and what is to be kept of their KV is.
-    7. Sessions that have come and turns that return join the queue, or are refused where too many wait.
+    1. Those chosen by shedding are dropped from the queue.
+    2. Requests are admitted in the chosen order while there are slots and pages; kept pages are evicted for them.
+    3. Kept pages are evicted, and then victims preempted, until the pages of running requests fit.
+    4. The iteration runs: drafts, FC kernels, attention, prompt chunks. Time passes.
+    5. Tokens are yielded, requests finish, and what is to be kept of their KV is.
+    6. Sessions that have come and turns that return join the queue, or are refused where too many wait.
+    7. Senders whose patience is over leave the queue.
     8. If nothing is left to do, time passes to the next arrival or return.
 
     ## Observation space
@@ -251,10 +279,11 @@ class ServingV1Env(ServingV1Problem, ProblemEnv[ServingEngine]):
     ## Rewards
     (worth served - charge x worth lost - energy_weight x joules) / reference. A request's worth is its class's weight
     times its output tokens, or its class's weight alone (`worth = "requests"`). It is served when the request finishes
-    having met both objectives of its class, and lost when it finishes late or is dropped, given up or refused; with a
-    turn, the turns lost of its conversation that will never come. The reference is the mean worth of a request. Terms:
-    `info["reward_goodput"]` (less what is charged) and `info["reward_energy"]`. In a drained episode served and lost are all that was
-    offered, so the return without energy is affine in G = served / offered, `info["metrics"]["g"]`.
+    having met both objectives of its class, and lost when it finishes late or is dropped, given up or refused; turns of
+    its conversation that then never come are lost with it. The reference is the mean worth of a request. Terms:
+    `info["reward_goodput"]`, from which the charge is taken, and `info["reward_energy"]`. At the end of a drained
+    episode all that was offered is served or lost, so the return without energy is affine in
+    G = served / offered, `info["metrics"]["g"]`.
 
     ## Starting state
     An empty machine at the first arrival. Sessions, lengths, classes, acceptance, patience, turns, think times and
@@ -270,6 +299,8 @@ class ServingV1Env(ServingV1Problem, ProblemEnv[ServingEngine]):
     * `scenario`: a preset's name, a `.toml` file, a table or a `Scenario` with a `serving` part, with or without
       `service` in it.
     * `profile`: whether the profile is observed.
+    * `records`: keep every request's record, for `engine.records(0)` and quantiles of latencies, which are NaN
+      otherwise: the state of an episode is of those who wait or run, however long it is.
     * `system`, `model`, `energy_weight` (tokens per joule), `switch_s`: replace the scenario's.
     * `serving`: a table of fields of `Serving` to replace, such as `{"horizon_s": 30.0, "drift": None}`.
     * `strict`: raise on choices that are not possible.
@@ -287,11 +318,12 @@ class ServingV1Env(ServingV1Problem, ProblemEnv[ServingEngine]):
         scenario: ScenarioLike | None = None,
         *,
         profile: bool = False,
+        records: bool = False,
         strict: bool = False,
         render_mode: str | None = None,
         **replacements: Unpack[ServingReplacements],
     ) -> None:
-        self._see(profile)
+        self._prepare(profile, records)
         super().__init__(scenario, strict=strict, render_mode=render_mode, **replacements)
 
 
@@ -304,6 +336,7 @@ class ServingV1VectorEnv(ServingV1Problem, ProblemVectorEnv[ServingEngine]):
         *,
         num_envs: int = 1,
         profile: bool = False,
+        records: bool = False,
         strict: bool = False,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
@@ -313,7 +346,7 @@ class ServingV1VectorEnv(ServingV1Problem, ProblemVectorEnv[ServingEngine]):
         causes: bool = False,
         **replacements: Unpack[ServingReplacements],
     ) -> None:
-        self._see(profile)
+        self._prepare(profile, records)
         super().__init__(
             scenario,
             num_envs=num_envs,

@@ -33,6 +33,11 @@ def latencies(moments: FloatArray, facts: npt.NDArray[np.int32]) -> dict[str, Fl
     return {"ttft": first - arrival, "tpot": tpot, "e2e": finish - arrival}
 
 
+def reuses(state: ServingState) -> bool:
+    """Whether records of requests that are over are taken by others, with classes; see `sessions.reuses_records`."""
+    return bool(state.facts.shape[1] == state.requests.shape[1] + state.queue.shape[1] + 1)
+
+
 class Episodes:
     """The episodes in a state, and what several measures need of them: arrays [num_envs], computed once."""
 
@@ -60,8 +65,14 @@ class Episodes:
 
     @cached_property
     def judged(self) -> npt.NDArray[np.int64]:
-        """Requests that finished or were rejected."""
-        return self.counter(at.FINISHED) + self.counter(at.REJECTED)
+        """Requests that finished or were rejected; with classes also those dropped and given up."""
+        columns = (at.FINISHED, at.REJECTED, at.SHED, at.ABANDONED)
+        return self.state.counters[:, columns].sum(axis=1)
+
+    @cached_property
+    def offered(self) -> FloatArray:
+        """Worth of all requests that have come, and of the further turns of their conversations."""
+        return self.clock(at.OFFERED)
 
     @cached_property
     def static_j(self) -> FloatArray:
@@ -81,9 +92,14 @@ class Episodes:
 
     @cached_property
     def quantiles(self) -> FloatArray:
-        """Seconds [num_envs, LATENCIES, QUANTILES] over the requests that have the latency; NaN before there is one."""
+        """Seconds [num_envs, LATENCIES, QUANTILES] over the requests that have the latency; NaN before there is one.
+
+        With classes also where the engine keeps no records.
+        """
         state = self.state
         found = np.full((len(state.counters), len(LATENCIES), len(QUANTILES)), np.nan)
+        if self.scalars[at.SERVICE] > 0 and reuses(state):
+            return found
         for e, count in enumerate(state.counters[:, at.ARRIVED]):
             per_request = latencies(state.moments[e, :count], state.facts[e, :count])
             for k, name in enumerate(LATENCIES):
@@ -198,6 +214,45 @@ MEASURES: tuple[Measure[Episodes], ...] = (
 METRIC_NAMES = names(MEASURES)
 
 
+def _of_class(number: int) -> Value:
+    """Turns of a class within their objectives, of all that have come or would have."""
+    return lambda e: _ratio(e.counter(at.CLASS_ATTAINED + number), e.counter(at.CLASS_OFFERED + number))
+
+
+# With classes of requests, besides.
+SERVICE_MEASURES: tuple[Measure[Episodes], ...] = (
+    Measure(
+        "g",
+        lambda e: _ratio(e.clock(at.SERVED), e.offered),
+        "worth served within objectives over worth offered, turns that never came included",
+    ),
+    Measure("offered", lambda e: e.offered, "worth"),
+    Measure("served", _clock(at.SERVED), "worth within objectives"),
+    Measure(
+        "lost", _clock(at.LOST_WORTH), "worth late, dropped, rejected, given up, or never come with those"
+    ),
+    *(
+        Measure(
+            f"attained_{number}", _of_class(number), f"turns of class {number} within their objectives, share"
+        )
+        for number in range(at.MAX_CLASSES)
+    ),
+    _count("sessions", at.SESSIONS, "conversations, and requests that are none"),
+    _count("dropped", at.SHED, "by choice"),
+    _count("abandoned", at.ABANDONED, "by senders who gave up waiting"),
+    _count("cut", at.CUT, "turns that never came, since an earlier one was lost"),
+    _count("evictions", at.EVICTIONS, "of kept turns"),
+    _count("hit_tokens", at.HIT_TOKENS, "prompt tokens found in kept pages and shared prefixes"),
+    Measure(
+        "hit_share",
+        lambda e: _ratio(e.counter(at.HIT_TOKENS), e.counter(at.HIT_TOKENS) + e.counter(at.PREFILLED)),
+        "of the prompt tokens found or processed",
+    ),
+)
+SERVICE_METRIC_NAMES = (*METRIC_NAMES, *names(SERVICE_MEASURES))
+
+
 def serving_metrics(state: ServingState, tables: ServingTables) -> dict[str, npt.NDArray[Any]]:
-    """Metrics of the episodes in `state`, arrays [num_envs] by `METRIC_NAMES`."""
-    return evaluate(MEASURES, Episodes(state, tables))
+    """Metrics of the episodes in `state`, arrays [num_envs] by `METRIC_NAMES` or, with classes, those and more."""
+    measures = (*MEASURES, *SERVICE_MEASURES) if tables.scalars[at.SERVICE] > 0 else MEASURES
+    return evaluate(measures, Episodes(state, tables))

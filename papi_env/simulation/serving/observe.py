@@ -101,9 +101,12 @@ def stale_pages(e, counters, clocks, places, place_s, kinds):
         if places[e, place, at.NUMBER] >= 0 and pages > 0:
             left -= pages
             kind = places[e, place, at.KIND]
-            if now - place_s[e, place, at.DONE_S] > np.exp(
-                kinds[kind, at.THINK_MU] + kinds[kind, at.THINK_SIGMA]
-            ):
+            long_s = np.exp(kinds[kind, at.THINK_MU] + kinds[kind, at.THINK_SIGMA])
+            # Of one whose next turn waits nothing is stale; that one is over is not known.
+            back = place_s[e, place, at.RETURN_S] == np.inf and (
+                places[e, place, at.NEXT_TURN] < places[e, place, at.TURNS]
+            )
+            if not back and now - place_s[e, place, at.DONE_S] > long_s:
                 stale += pages
         place += 1
     return stale
@@ -126,7 +129,7 @@ def observe_classes(e, counters, clocks, kinds, observations):
 
 @inlined
 def observe_service(e, state, kinds, scalars, observations):
-    """Write what is seen of classes and conversations, all of `serving.state.SERVICE_FEATURES`; nothing else."""
+    """Write what is seen of classes and conversations: `serving.state.SERVICE_FEATURES`, and pages with prefixes."""
     counters, clocks = state.counters, state.clocks
     observe_classes(e, counters, clocks, kinds, observations)
     pages = scalars[at.TOTAL_PAGES]
@@ -134,7 +137,13 @@ def observe_service(e, state, kinds, scalars, observations):
     stale = stale_pages(e, counters, clocks, state.places, state.place_s, kinds)
     observations[e, SERVICE_COLUMN.kept] = share(kept, pages)
     observations[e, SERVICE_COLUMN.stale] = share(stale, kept)
-    observations[e, SERVICE_COLUMN.shared] = share(counters[e, at.SHARED_PAGES], pages)
+    prefixes = 0
+    for number in range(state.prefixes.shape[1]):
+        prefixes += state.prefixes[e, number, at.PREFIX_PAGES]
+    observations[e, SERVICE_COLUMN.shared] = share(prefixes, pages)
+    # A prefix counts once for all who use it.
+    held = counters[e, at.PAGE_SUM] + counters[e, at.PREFILL_PAGES] + counters[e, at.SHARED_PAGES]
+    observations[e, COLUMN.kv_use] = share(held, pages)
     observations[e, SERVICE_COLUMN.open] = squash(counters[e, at.OPEN] / 64.0)
     age = clocks[e, at.TIME_S] - clocks[e, at.LAST_SWITCH_S]
     observations[e, SERVICE_COLUMN.mode_age] = squash(age / (64.0 * scalars[at.REFERENCE_S]))
