@@ -60,7 +60,7 @@ class KernelsProblem(BatchProblem):
         # Scenarios without experts have the spaces that they always had.
         if scenario.model is not None and scenario.model.experts is not None:
             self.choices = at.NUM_EXPERT_CHOICES  # type: ignore[misc]
-            self.observation_names = names(at.EXPERT_KERNELS_FEATURES)  # type: ignore[misc]
+            self.observation_names = names(at.EXPERT_KERNELS_FEATURES)
             self.single_space = expert_space  # type: ignore[method-assign]
             self.clock_info = (*type(self).clock_info, *_EXPERT_CLOCKS)  # type: ignore[misc]
         return super()._make_engine(scenario, num_envs, autoreset, max_steps, threads, causes)
