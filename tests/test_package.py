@@ -32,7 +32,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_the_ids_have_names():
-    assert (papi_env.DECODE, papi_env.KERNELS, papi_env.SERVING) == papi_env.ENV_IDS
+    assert (papi_env.DECODE, papi_env.KERNELS, papi_env.SERVING, papi_env.SERVING_V1) == papi_env.ENV_IDS
 
 
 def test_the_package_makes_batches():
@@ -57,6 +57,7 @@ def test_old_documented_paths_lead_to_the_same_things(name):
         ("Decode", BatchReplacements, "creative-writing/llama-65b"),
         ("Kernels", BatchReplacements, "creative-writing/llama-65b"),
         ("Serving", ServingReplacements, "saturated/llama-65b"),
+        ("ServingV1", ServingReplacements, "saturated/llama-65b"),
     ],
 )
 @pytest.mark.parametrize("which", ["Env", "VectorEnv"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Final
 
 import gymnasium as gym
@@ -22,6 +23,8 @@ ENV_IDS = tuple(_PROBLEMS)
 
 def register_all() -> None:
     """Register every id once; calling it again changes nothing."""
+    # gymnasium takes every earlier version for out of date. Serving-v0 is another problem on the same engine, and stays.
+    warnings.filterwarnings("ignore", f".*{SERVING} is out of date", DeprecationWarning)
     for env_id, entry in _PROBLEMS.items():
         if env_id not in gym.registry:
             gym.register(env_id, entry_point=f"{entry}Env", vector_entry_point=f"{entry}VectorEnv")

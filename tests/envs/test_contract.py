@@ -36,6 +36,32 @@ SERVING = {
         "max_running": 8,
     },
 }
+# Two classes, one of conversations with a prefix, few pages, and impatient senders.
+CLASSES = {
+    **SERVING,
+    "name": "classes",
+    "energy_weight": 1e-4,
+    "serving": {
+        **SERVING["serving"],
+        "kv_tokens": 640,
+        "service": {
+            "classes": {
+                "chat": {
+                    "share": 3.0,
+                    "weight": 2.0,
+                    "acceptance": {"code": 1.0},
+                    "patience_s": [0.2, 0.8],
+                    "shared_prefix": 40,
+                    "conversation": {"turns": 2.5, "most_turns": 4, "think_s": 0.05},
+                },
+                "batch": {"objectives": {"ttft_s": 2.0, "tpot_s": 0.1}, "acceptance": {"writing": 1.0}},
+            },
+            "charge": 0.25,
+            "max_waiting": 5,
+            "max_open": 4,
+        },
+    },
+}
 LANGUAGE = get_scenario("vision-language").replace(
     batch_size=3, speculation=4, acceptance_rate=0.7, lengths=Lengths(input=20, output=12)
 )
@@ -59,6 +85,12 @@ EXAMPLES = {
         "papi": {"scenario": SERVING},
         "a100": {"scenario": SERVING, "system": "a100"},
         "papi-pim-only": {"scenario": SERVING, "system": "papi-pim-only"},
+    },
+    "papi_env/Serving-v1": {
+        "classes": {"scenario": CLASSES},
+        "profile": {"scenario": CLASSES, "profile": True},
+        "papi-pim-only": {"scenario": CLASSES, "system": "papi-pim-only", "profile": True},
+        "plain": {"scenario": SERVING, "system": "a100"},
     },
 }
 CASES = {
@@ -370,7 +402,9 @@ def test_its_class_is_its_page(env_id, arguments):
     env = single(env_id, arguments)
     page = type(env).__doc__
     rows = re.findall(r"^\| (\d+) \| `([^`]+)` \|", page, re.M)
-    assert rows == [(str(i), name) for i, name in enumerate(env.observation_names)]
+    # Arguments may add features behind those of the class.
+    assert rows == [(str(i), name) for i, name in enumerate(type(env).observation_names)]
+    assert env.observation_names[: len(rows)] == type(env).observation_names
     for heading in ("Description", "Action space", "Observation space", "Rewards", "Starting state"):
         assert f"## {heading}" in page
     for heading in ("Episode end", "Arguments", "Vectorised use", "Version history"):

@@ -13,11 +13,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from papi_env.envs.registration import ENV_IDS
-
 FROZEN = Path(__file__).resolve().parents[1] / "data" / "frozen_environments.json"
 STEPS, BATCH, SEED = 60, 3, 5
-DECODE, KERNELS, SERVING = "papi_env/Decode-v0", "papi_env/Kernels-v0", "papi_env/Serving-v0"
+DECODE, KERNELS, SERVING = FROZEN_IDS = (
+    "papi_env/Decode-v0",
+    "papi_env/Kernels-v0",
+    "papi_env/Serving-v0",
+)
 TEXT = (
     {},
     {"scenario": "general-qa/opt-30b", "batch_size": 4, "speculation": 4, "acceptance_rate": 0.7},
@@ -57,7 +59,7 @@ ARGUMENTS = {
         {"scenario": "saturated/llama-65b", "serving": {"arrivals": {"process": "together"}, "requests": 40}},
     ),
 }
-CASES = [(env_id, k) for env_id in ENV_IDS for k in range(len(ARGUMENTS[env_id]))]
+CASES = [(env_id, k) for env_id in FROZEN_IDS for k in range(len(ARGUMENTS[env_id]))]
 
 
 def sizes(space):
@@ -159,8 +161,8 @@ def test_environments_return_what_they_did_to_the_last_bit(env_id, k, frozen):
 
 
 def test_the_record_has_every_environment_and_ends_of_episodes(frozen):
-    assert set(frozen) == set(ENV_IDS)
-    for env_id in ENV_IDS:
+    assert set(frozen) == set(FROZEN_IDS)
+    for env_id in FROZEN_IDS:
         cases = frozen[env_id]["cases"]
         assert len(cases) == len(ARGUMENTS[env_id]) >= 10
         assert all(case["together"]["episodes"] > 0 for case in cases)
@@ -171,7 +173,7 @@ def test_the_record_has_every_environment_and_ends_of_episodes(frozen):
 
 if __name__ == "__main__":
     parts = []
-    for env_id in ENV_IDS:
+    for env_id in FROZEN_IDS:
         rows, names = [], []
         for k, arguments in enumerate(ARGUMENTS[env_id]):
             found = played(env_id, k)

@@ -27,7 +27,7 @@ from experiments.training.settings import scenario_settings, training_envs
 from experiments.training.state import load_state, save_state
 from experiments.training.trials import BEST_BLOCK, finished, open_study
 from papi_env.envs.decode import DecodeVectorEnv
-from papi_env.envs.registration import ENV_IDS
+from papi_env.envs.registration import DECODE, ENV_IDS, KERNELS, SERVING
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.sb3 import BatchVecEnv
 from papi_env.simulation.batch import state as at
@@ -43,7 +43,8 @@ from tests.experiments.training.runs import (
 
 pytestmark = pytest.mark.usefixtures("threads_as_before")
 
-DECODE, KERNELS, SERVING = ENV_IDS
+# Those that have tuned hyper-parameters.
+TUNED_IDS = (DECODE, KERNELS, SERVING)
 SERVED = """
 system = "papi"
 model = "opt-30b"
@@ -181,7 +182,7 @@ def test_a_run_killed_at_any_time_goes_on_from_its_last_validation(tmp_path, mon
     assert_the_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-@pytest.mark.parametrize("env_id", ENV_IDS)
+@pytest.mark.parametrize("env_id", TUNED_IDS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_trains_on_every_environment(tmp_path, algorithm, env_id):
     scenario, start = [], []
@@ -254,8 +255,8 @@ def test_training_meets_no_instance_of_validation_or_comparison(tmp_path, monkey
 def test_the_files_of_hyperparameters_are_valid_on_every_environment(algorithm):
     path = FOLDER / f"{algorithm}.toml"
     blocks = tomllib.loads(path.read_text())
-    assert set(blocks) == {"default", *ENV_IDS}
-    for env_id in ENV_IDS:
+    assert set(blocks) == {"default", *TUNED_IDS}
+    for env_id in TUNED_IDS:
         found = load_hyperparameters(algorithm, env_id)
         for name, value in {**blocks["default"], **blocks[env_id]}.items():
             kept = getattr(found, name)

@@ -9,10 +9,9 @@ from agents.learned.checkpoint import WEIGHTS
 from experiments.train import main
 from experiments.training.callbacks import BEST, EVALUATIONS, LAST, STATE
 from experiments.training.evaluation import Validator
-from papi_env.envs.registration import ENV_IDS
+from papi_env.envs.registration import KERNELS
 from tests.experiments.commands import called
 
-DECODE, KERNELS, SERVING = ENV_IDS
 SHORT = ["--batch-sizes", "2", "3", "--speculation", "8", "--validations", "4", "--episodes", "2"]
 # Short rollouts; rewards normalised, so that the running statistics are part of what is resumed.
 ROLLOUTS = ["n_envs=4", "n_steps=16", "normalize_reward=true", "net_arch=[8]"]

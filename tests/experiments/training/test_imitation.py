@@ -24,14 +24,12 @@ from experiments.training.imitation import (
     step_regrets,
 )
 from experiments.training.settings import imitation_seeds, scenario_settings, training_envs, training_seed
-from papi_env.envs.registration import ENV_IDS
+from papi_env.envs.registration import DECODE, KERNELS, SERVING
 from papi_env.envs.serving import JOINT_ACTIONS
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import get_scenario
 from papi_env.simulation.serving import state as at
 from tests.experiments.training.runs import assert_the_same_run, command, evaluations, stopping_at, tensors
-
-DECODE, KERNELS, SERVING = ENV_IDS
 
 TINY = Imitation(rounds=2, episodes=1, stride=3, updates=60, batch_size=64, learning_rate=1e-2)
 SEEDS = range(100, 100 + TINY.rounds * TINY.episodes)

@@ -6,7 +6,7 @@ import pytest
 from agents.serving.search import CATCH_UP
 from experiments.training import rewards as train_rewards
 from experiments.training.rewards import FORGETTING, TrainingReward, tokens_in_time
-from papi_env.envs.registration import ENV_IDS
+from papi_env.envs.registration import DECODE, KERNELS, SERVING
 from papi_env.errors import ConfigurationError
 from papi_env.sb3 import make_vec
 from papi_env.sb3_mixture import make_mixture
@@ -14,7 +14,6 @@ from papi_env.scenario import get_scenario
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import empty_state
 
-DECODE, KERNELS, SERVING = ENV_IDS
 NUM_ENVS = 4
 HORIZON_S = 2.0
 # Speculation on FC-PIM finishes requests, one token at a time on the PUs is late.
