@@ -16,7 +16,7 @@ from papi_env.simulation.serving.parts import of_layers
 from papi_env.simulation.serving.requests import key_rows_of
 from papi_env.simulation.serving.seen import ALMOST_ONE, see
 from papi_env.simulation.serving.state import SERVICE_COLUMN
-from papi_env.simulation.serving.terms import Decoding, Lookups, Placement, PromptChunk, Slowdowns
+from papi_env.simulation.serving.terms import NOTHING, Decoding, Lookups, Placement, PromptChunk, Slowdowns
 from papi_env.workload.serving import SPECULATION_LENGTHS, WATERMARK
 
 # Unit, speculation and overlap: int64 [24, 4], with whoever fits admitted; who that is changes no kernel's profile.

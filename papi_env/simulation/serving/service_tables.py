@@ -99,7 +99,7 @@ def build_service_tables(
     returning = np.zeros((len(kinds), GRID))
     lengths: list[npt.NDArray[np.int32]] = []
     rows, held = 0, {}  # by class, for all of its kinds
-    worth, turns = 0.0, 0.0
+    worths, weights = [], []  # of a turn, and how many come
     values = _return_values(service)
     for k, kind in enumerate(kinds_of(serving)):
         entry = service.classes[kind.name]
@@ -138,14 +138,16 @@ def build_service_tables(
         if mean_turns > 1:
             out = (out + (mean_turns - 1) * float(later.lengths[:, 1].mean())) / mean_turns
         row[at.MEAN_OUTPUT] = out
-        worth += kind.share * mean_turns * entry.weight * (out if service.worth == "tokens" else 1.0)
-        turns += kind.share * mean_turns
+        worths.append(entry.weight * (out if service.worth == "tokens" else 1.0))
+        weights.append(kind.share * mean_turns)
         _check_turns(kind.name, entry, first, later, model)
         _check_patience(kind.name, entry, first, scalars)
     tables = ServiceTables(
         kinds, spans, np.ascontiguousarray(np.concatenate(lengths), dtype=np.int32), returning
     )
-    return tables, np.array([worth / turns])
+    # Where all are alike, that to the last bit, as without classes.
+    worth = worths[0] if len(set(worths)) == 1 else float(np.average(worths, weights=weights))
+    return tables, np.array([worth])
 
 
 def _population(
