@@ -23,7 +23,7 @@ ENV_IDS = tuple(_PROBLEMS)
 
 def register_all() -> None:
     """Register every id once; calling it again changes nothing."""
-    # gymnasium takes every earlier version for out of date. Serving-v0 is another problem on the same engine, and stays.
+    # gymnasium takes every earlier version for out of date; Serving-v0 is another problem on the same engine and stays.
     warnings.filterwarnings("ignore", f".*{SERVING} is out of date", DeprecationWarning)
     for env_id, entry in _PROBLEMS.items():
         if env_id not in gym.registry:

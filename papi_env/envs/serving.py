@@ -46,6 +46,7 @@ class ServingProblem(Problem[ServingEngine]):
     replacements = ServingReplacements
     clock_info: ClassVar[Columns] = (
         ("time_s", at.TIME_S),
+        ("dt_s", at.ELAPSED_S),
         ("iteration_s", at.LAST_TIME_S),
         ("iteration_dynamic_j", at.LAST_DYNAMIC_J),
         ("fc_s", at.LAST_FC_S),

@@ -130,7 +130,6 @@ class ServingV1Problem(ServingProblem):
     features = at.FEATURES_V1
     clock_info: ClassVar[Columns] = (
         *ServingProblem.clock_info,
-        ("dt_s", at.ELAPSED_S),
         ("offered", at.OFFERED),
         ("served", at.SERVED),
         ("lost", at.LOST_WORTH),

@@ -88,10 +88,7 @@ def share(part, whole):
 
 @inlined
 def stale_pages(e, counters, clocks, places, place_s, kinds):
-    """Kept pages of conversations whose last answer is further back than all but a sixth of their think times.
-
-    The logarithm of a think time is one deviation above its mean then.
-    """
+    """Kept pages of conversations whose last answer is further back than five think times of six are long."""
     stale = 0
     left = counters[e, at.KEPT_PAGES]
     now = clocks[e, at.TIME_S]
@@ -100,8 +97,7 @@ def stale_pages(e, counters, clocks, places, place_s, kinds):
         pages = places[e, place, at.PAGES]
         if places[e, place, at.NUMBER] >= 0 and pages > 0:
             left -= pages
-            kind = places[e, place, at.KIND]
-            long_s = np.exp(kinds[kind, at.THINK_MU] + kinds[kind, at.THINK_SIGMA])
+            long_s = kinds[places[e, place, at.KIND], at.LONG_S]
             # Of one whose next turn waits nothing is stale; that one is over is not known.
             back = place_s[e, place, at.RETURN_S] == np.inf and (
                 places[e, place, at.NEXT_TURN] < places[e, place, at.TURNS]
@@ -151,7 +147,7 @@ def observe_service(e, state, kinds, scalars, observations):
     judged = served + clocks[e, at.LOST_WORTH]
     observations[e, SERVICE_COLUMN.served] = share(served, judged) if judged > 0.0 else 1.0
     for k in range(2):
-        observations[e, SERVICE_COLUMN.heat_fc_pim + k] = share(clocks[e, at.HEAT + k], 125.0)
+        observations[e, SERVICE_COLUMN.heat_weights + k] = share(clocks[e, at.HEAT + k], 125.0)
     feature = SERVICE_COLUMN.last_order_arrival
     for k in range(len(at.NVEC), len(at.NVEC_V1)):
         last = counters[e, at.LAST_SERVICE + k - len(at.NVEC)]

@@ -200,10 +200,11 @@ NUM_PREFIX = 2
 # --- a kind of request, with classes: float64 [kinds, NUM_KIND] ---------------------------------------
 # Class; what an output token within the objectives is worth; objectives; patience from and to, infinite without;
 # chance that a turn is followed by another, and turns at most; parameters of lognormal think times; tokens of the
-# prefix that the class shares, and its full pages; mean output tokens; whether `KEEP_CLASS` keeps its turns.
+# prefix that the class shares, and its full pages; mean output tokens; whether `KEEP_CLASS` keeps its turns; think times
+# are longer than `LONG_S` in one case of six, a deviation of the logarithm above its mean.
 OF_CLASS, WEIGHT, KIND_TTFT_S, KIND_TPOT_S, PATIENCE_S, LONGEST_S, GOES_ON, MOST_TURNS = range(8)
-THINK_MU, THINK_SIGMA, PREFIX, SHARED, MEAN_OUTPUT, RETURNS = range(8, 14)
-NUM_KIND = 14
+THINK_MU, THINK_SIGMA, PREFIX, SHARED, MEAN_OUTPUT, RETURNS, LONG_S = range(8, 15)
+NUM_KIND = 15
 # int64 [kinds, 4]: first row and rows in `service_lengths` of first turns, and of later ones.
 FIRST_ROW, FIRST_ROWS, LATER_ROW, LATER_ROWS = range(4)
 
@@ -373,8 +374,8 @@ SERVICE_FEATURES = (
     Feature("mode_age", "time since the stacks changed mode", squash(64), "reference iterations"),
     # Of the worth that was served or lost so far; all before there is any.
     Feature("served", "worth served within objectives so far", linear(100), "%"),
-    Feature("heat_fc-pim", "FC-PIM stacks", linear(125), "°C"),
-    Feature("heat_attn-pim", "Attn-PIM stacks", linear(125), "°C"),
+    Feature("heat_weights", "temperature of the stacks with the weights", linear(125), "°C"),
+    Feature("heat_attention", "temperature of the stacks that attend", linear(125), "°C"),
     *(
         Feature(f"last_{kind}_{choice}", f"the last iteration had {kind} {choice}")
         for kind, choices in zip(SERVICE_CHOICE_NAMES, SERVICE_CHOICES, strict=True)
