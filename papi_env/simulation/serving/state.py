@@ -200,8 +200,8 @@ NUM_PREFIX = 2
 # --- a kind of request, with classes: float64 [kinds, NUM_KIND] ---------------------------------------
 # Class; what an output token within the objectives is worth; objectives; patience from and to, infinite without;
 # chance that a turn is followed by another, and turns at most; parameters of lognormal think times; tokens of the
-# prefix that the class shares, and its full pages; mean output tokens; whether `KEEP_CLASS` keeps its turns; think times
-# are longer than `LONG_S` in one case of six, a deviation of the logarithm above its mean.
+# prefix that the class shares, and its full pages; mean output tokens; whether `KEEP_CLASS` keeps its turns; seconds
+# that five think times of six are within, one deviation of the logarithm above its mean.
 OF_CLASS, WEIGHT, KIND_TTFT_S, KIND_TPOT_S, PATIENCE_S, LONGEST_S, GOES_ON, MOST_TURNS = range(8)
 THINK_MU, THINK_SIGMA, PREFIX, SHARED, MEAN_OUTPUT, RETURNS, LONG_S = range(8, 15)
 NUM_KIND = 15
