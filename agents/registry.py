@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,15 @@ from agents.learned.policy import load_policy
 from agents.learned.shipped import TREE_FOLDER, ShippedPolicy
 from agents.policy import Policy
 from agents.serving.adaptive import ServingAdaptive
+from agents.serving.choices import SEPARATOR, parse_parts
+from agents.serving.combined import ServingTuned
 from agents.serving.greedy import ProfileGreedy
 from agents.serving.heuristic import ServingHeuristic
 from agents.serving.oracles import ServingOracle
 from agents.serving.portfolio import ServingPortfolio
 from agents.serving.rules import (
     FIXED_NAMES,
+    CompiledRule,
     ServingFixed,
     ServingPrefillThreshold,
     ServingRandom,
@@ -36,6 +39,7 @@ from agents.serving.rules import (
     parse_fixed,
 )
 from agents.serving.search import ServingClairvoyant, ServingSearch
+from agents.serving.slack import SlackAware
 from papi_env.envs.serving import ServingProblem
 from papi_env.errors import ConfigurationError, unknown_name
 from papi_env.workload.serving import SPECULATION_LENGTHS
@@ -68,6 +72,12 @@ class Registered:
     def __call__(self) -> Policy:
         """A fresh policy."""
         return self.make()
+
+    @property
+    def made(self) -> type[Any] | None:
+        """The class of the policies; None where a function makes them."""
+        made = self.make.func if isinstance(self.make, partial) else self.make
+        return made if isinstance(made, type) else None
 
 
 # Of static batches and image encodes: Decode-v0 and Kernels-v0.
@@ -121,6 +131,12 @@ SERVING_POLICIES: Mapping[str, Registered] = {
     "clairvoyant": Registered(ServingClairvoyant, slow=True),
     "portfolio": Registered(ServingPortfolio, slow=True),
 }
+# Of Serving-v1 alone. It is played by all rules above that decide by compiled code too, which do what Serving-v0 does
+# where no part of their name says otherwise: `profile-greedy+deadline+late` (see `agents.serving.choices`).
+SERVICE_POLICIES: Mapping[str, Registered] = {
+    "tuned": Registered(ServingTuned),
+    "slack-aware": Registered(SlackAware),
+}
 
 
 def listed(view: str) -> list[str]:
@@ -142,6 +158,16 @@ _BUDGETED = {
     "clairvoyant": (ServingClairvoyant, re.compile(r"clairvoyant-(\d+)x(\d+)")),
     "portfolio": (ServingPortfolio, re.compile(r"portfolio-(\d+)")),
 }
+
+
+# Names that say more than which policy.
+_EXAMPLES = (
+    FIXED_NAMES[0],
+    "search-24x2x16",
+    "clairvoyant-24x24",
+    "portfolio-50",
+    "profile-greedy+deadline+late",
+)
 
 
 class ByProblem:
@@ -183,7 +209,8 @@ def names_folder(name: str) -> bool:
     """Whether a policy's name is the folder of a learned one: a path, or a directory that is there."""
     if "/" in name or os.sep in name:
         return True
-    return name not in POLICIES and name not in SERVING_POLICIES and Path(name).is_dir()
+    registered = name in POLICIES or name in SERVING_POLICIES or name in SERVICE_POLICIES
+    return not registered and Path(name).is_dir()
 
 
 def make_policy(name: str) -> Policy:
@@ -219,7 +246,10 @@ def make_policy(name: str) -> Policy:
 
 
 def _registered(name: str) -> Policy:
-    """The policy of a registered name, or of one that says its parameters."""
+    """The policy of a registered name, or of one that says its parameters or whom it serves."""
+    name, *parts = name.split(SEPARATOR)
+    if parts:
+        return _with_parts(name, parts)
     if (
         name in POLICIES
         and name in SERVING_POLICIES
@@ -232,8 +262,29 @@ def _registered(name: str) -> Policy:
         budget = pattern.fullmatch(name)
         if budget:
             return made(*(int(part) for part in budget.groups()))
-    known = {**POLICIES, **SERVING_POLICIES}
+    known = {**POLICIES, **SERVING_POLICIES, **SERVICE_POLICIES}
     if name not in known:
-        names = (*known, FIXED_NAMES[0], "search-24x2x16", "clairvoyant-24x24", "portfolio-50")
+        names = (*known, *_EXAMPLES)
         raise unknown_name("policy", name, names)
     return known[name]()
+
+
+def _with_parts(name: str, parts: Sequence[str]) -> Policy:
+    """The serving rule of a name, with the further choices of Serving-v1 that the parts say.
+
+    Raises:
+        ConfigurationError: no rule has this name, it takes no parts, or a part is unknown.
+    """
+    whole = SEPARATOR.join((name, *parts))
+    known = {**SERVING_POLICIES, **SERVICE_POLICIES}
+    takes = {
+        key for key, entry in known.items() if entry.made is not None and issubclass(entry.made, CompiledRule)
+    }
+    if name.startswith("fixed-"):
+        policy: Policy = parse_fixed(name)
+    elif name in takes:
+        policy = known[name]()
+    else:
+        raise unknown_name(f"rule that takes parts, in policy {whole!r},", name, (*takes, FIXED_NAMES[0]))
+    assert isinstance(policy, CompiledRule)
+    return policy.giving(parse_parts(whole, parts))

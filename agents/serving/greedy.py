@@ -16,7 +16,7 @@ import numpy as np
 from agents.serving.inside.play import GREEDY
 from agents.serving.inside.tuned import profile_all
 from agents.serving.oracles import ORDERED_ACTIONS, prompt_weight
-from agents.serving.tuned import Range, RuleParameters, TunedRule
+from agents.serving.tuned import Range, RuleParameters, Span, TunedRule
 from agents.serving.view import IntArray, ServingView, as_compiled
 from papi_env.envs.problem import Problem
 from papi_env.kernel import FloatArray
@@ -46,7 +46,7 @@ class GreedyParameters(RuleParameters):
 
 
 # Chosen: a factor of four and more to either side of what the defaults say.
-GREEDY_RANGES: dict[str, Range] = {
+GREEDY_RANGES: dict[str, Span] = {
     "prompt_worth": Range(0.25, 4.0, log=True),
     "pace": Range(0.25, 4.0, log=True),
     "time_worth": Range(0.05, 20.0, log=True),

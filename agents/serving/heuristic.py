@@ -14,7 +14,7 @@ import numpy as np
 from agents.serving.inside.memory import NUM_MEMORY
 from agents.serving.inside.play import HEURISTIC, CompiledPolicy
 from agents.serving.inside.tuned import ACCEPTANCE
-from agents.serving.tuned import Range, RuleParameters, TunedRule
+from agents.serving.tuned import Range, RuleParameters, Span, TunedRule
 from papi_env.kernel import FloatArray
 
 PARAMETER_FILE = Path(__file__).with_suffix(".json")
@@ -68,7 +68,7 @@ class Parameters(RuleParameters):
 
 
 # Chosen: wide enough that every fixed action is inside, or nearly, and PAPI's rule with and without prompts.
-RANGES: dict[str, Range] = {
+RANGES: dict[str, Span] = {
     "pim_alone": Range(0.1, 16.0, log=True),
     "split_alone": Range(0.1, 16.0, log=True),
     "pim_beside": Range(0.1, 16.0, log=True),

@@ -1,19 +1,22 @@
-"""Rules for Serving-v0: PAPI's threshold and its kin, fixed actions, random choice."""
+"""Rules for Serving-v0 and -v1: PAPI's threshold and its kin, fixed actions, random choice."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from agents.policy import Actions, Observations, RulePolicy
+from agents.serving.choices import IntArray, nothing_given, parts_of
 from agents.serving.estimates import Estimates
+from agents.serving.inside.choices import LEFT, NUM_SERVICE
 from agents.serving.inside.memory import NUM_MEMORY
 from agents.serving.inside.play import FIXED, PREFILL_THRESHOLD, THRESHOLD, CompiledPolicy, decide_all
 from agents.serving.view import ServingView, as_compiled
 from papi_env.envs.problem import Problem
 from papi_env.envs.serving import JOINT_ACTIONS, ServingProblem
+from papi_env.envs.serving_v1 import further_options
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
@@ -21,14 +24,21 @@ from papi_env.simulation.serving.tables import ServingTables
 from papi_env.simulation.serving.terms import Lookups
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
+_SHEDDING = at.SHEDDING - at.ORDER
+
 
 class ServingRule(RulePolicy):
     """A policy for Serving-v0. Subclasses define `choose` over a batch; invalid choices are mended here.
 
     From the environment an unprivileged one reads the offline profile alone: `self.tables` gives FC times by
-    unit and rows on an undrifted machine, α, the objectives and the chunk size.
+    unit and rows on an undrifted machine, α, the objectives and the chunk size, and on Serving-v1 what is known of
+    the classes.
+
+    Attributes:
+        plays_v1: whether it makes the ten choices of Serving-v1 as well.
     """
 
+    plays_v1: ClassVar[bool] = False
     tables: ServingTables
 
     def _read_profile(self, env: Problem) -> None:
@@ -37,11 +47,18 @@ class ServingRule(RulePolicy):
                 f"{type(self).__name__} plays papi_env/Serving-v0 alone, not {type(env).__name__}"
             )
         self.tables = env.engine.tables
+        self._with_service = bool(self.tables.scalars[at.SERVICE])
+        if self._with_service and not self.plays_v1:
+            raise ConfigurationError(
+                f"{type(self).__name__} makes the four choices of papi_env/Serving-v0; scenario {env.scenario.name!r} "
+                "has classes of requests, as papi_env/Serving-v1 does"
+            )
+        self._columns = len(at.NVEC_V1) if self._with_service else len(at.NVEC)
         self._only = int(self.tables.scalars[at.ONLY_UNIT])
         self._can_overlap = self.tables.scalars[at.ATTENTION_UNIT] == 2
 
     def act(self, observations: Observations, state: Any, episode_start: Any) -> tuple[Actions, Any]:
-        """Int64 actions [num_envs, 4], all of them valid."""
+        """Int64 actions [num_envs, 4], or 10 on Serving-v1, all of them valid."""
         view = ServingView(observations, self.tables.scalars)
         actions, state = self.choose(view, state, episode_start)
         return self.mended(actions, view), state
@@ -49,7 +66,7 @@ class ServingRule(RulePolicy):
     def choose(
         self, view: ServingView, state: Any, episode_start: npt.NDArray[np.bool_]
     ) -> tuple[Actions, Any]:
-        """Int64 actions [num_envs, 4] that may name units or an overlap that the system lacks, and the state."""
+        """Int64 actions, as `act`, that may name units or an overlap that the system lacks, and the state."""
         raise ConfigurationError(f"{type(self).__name__} defines no choose()")
 
     def mended(self, actions: Actions, view: ServingView) -> Actions:
@@ -73,13 +90,23 @@ class CompiledRule(ServingRule):
         remembers: whether it learns from one decision to the next; its state is `Estimates` then.
     """
 
+    plays_v1 = True
     code: ClassVar[int]
     remembers: ClassVar[bool] = False
+    # The six further choices of Serving-v1 that its name gives.
+    _choices: IntArray = nothing_given()
     # What the kind chooses among, int64 [options, 4], where it does.
     _options: npt.NDArray[np.int64] = np.zeros((1, len(at.NVEC)), dtype=np.int64)
 
     def _read_profile(self, env: Problem) -> None:
         super()._read_profile(env)
+        if not self._with_service and (self._choices != LEFT).any():
+            raise ConfigurationError(
+                f"a policy with parts, such as {parts_of(self._choices)!r}, plays papi_env/Serving-v1 alone; scenario "
+                f"{env.scenario.name!r} is played without classes of requests"
+            )
+        ends = np.cumsum(at.NVEC_V1[at.ORDER :])[:-1]
+        self._useful = np.split(further_options(self.tables), ends)
         self._look = tuple(Lookups.of(self.tables))
         self._busy = np.zeros(at.NUM_RESOURCES)
 
@@ -87,19 +114,39 @@ class CompiledRule(ServingRule):
         """The parameters, float64 [num_envs, columns of the kind]."""
         raise ConfigurationError(f"{type(self).__name__} defines no rows()")
 
+    def giving(self, choices: IntArray) -> Self:
+        """This rule, with the six further choices of Serving-v1 where they are not `LEFT` to it; int64 [6].
+
+        It then plays no other problem.
+        """
+        self._choices = choices
+        return self
+
+    def service(self, num_envs: int) -> IntArray:
+        """The further choices of each environment, int64 [num_envs, 6]; `LEFT` where the rule decides by itself."""
+        return np.repeat(self._choices[None], num_envs, axis=0)
+
     def compiled(self, memory: FloatArray) -> CompiledPolicy:
         """The policy for compiled loops over as many environments as `memory` has rows; zeros know nothing."""
-        return CompiledPolicy(self.code, self.rows(len(memory)), self._options, memory)
+        count = len(memory)
+        service = self.service(count)
+        for k, useful in enumerate(self._useful):
+            if not useful[1:].any():
+                service[:, k] = 0
+        # Of one class alone those who are late are dropped, as by class.
+        if not self._useful[_SHEDDING][at.SHED_CLASS]:
+            service[:, _SHEDDING] = np.minimum(service[:, _SHEDDING], at.SHED_LATE)
+        return CompiledPolicy(self.code, self.rows(count), self._options, service, memory)
 
     def act(self, observations: Observations, state: Any, episode_start: Any) -> tuple[Actions, Any]:
-        """Int64 actions [num_envs, 4], all of them valid. State: `Estimates`, which is changed, or as it came."""
+        """Int64 actions as `ServingRule.act`. State: `Estimates`, which is changed, or as it came."""
         if self.remembers:
             state = Estimates(len(observations)) if state is None else state
             memory = state.memory
             memory[episode_start] = 0.0
         else:
             memory = np.zeros((len(observations), NUM_MEMORY))
-        actions = np.zeros((len(observations), len(at.NVEC)), dtype=np.int64)
+        actions = np.zeros((len(observations), self._columns), dtype=np.int64)
         seen = as_compiled(observations, np.float32)
         decide_all(self.compiled(memory)[:], seen, self._look, actions, self._busy)
         return actions, state
@@ -195,14 +242,22 @@ class ServingFixed(CompiledRule):
             )
 
     def rows(self, num_envs: int) -> FloatArray:
-        """The four choices."""
+        """Where kernels run and whom to admit."""
         return np.repeat(self.action[None].astype(np.float64), num_envs, axis=0)
 
 
 def fixed_policy(actions: Actions) -> CompiledPolicy:
-    """A compiled policy that plays a joint action of its own in every environment, throughout."""
+    """A compiled policy that plays a joint action of its own in every environment, throughout.
+
+    Args:
+        actions: int64 [num_envs, 4 or 10]; of four choices the others are what Serving-v0 does.
+    """
     memory = np.zeros((len(actions), NUM_MEMORY))
-    return CompiledPolicy(FIXED, actions.astype(np.float64), CompiledRule._options, memory)
+    service = np.zeros((len(actions), NUM_SERVICE), dtype=np.int64)
+    if actions.shape[1] > at.ORDER:
+        service[:] = actions[:, at.ORDER :]
+    four = actions[:, : at.ORDER].astype(np.float64)
+    return CompiledPolicy(FIXED, four, CompiledRule._options, service, memory)
 
 
 def fixed_name(action: npt.NDArray[np.int64]) -> str:
@@ -214,7 +269,10 @@ FIXED_NAMES = tuple(fixed_name(action) for action in JOINT_ACTIONS)
 
 
 def parse_fixed(name: str) -> ServingFixed:
-    """The policy of a name such as `fixed-fc-pim-4-all-on`; an unknown one is answered with the nearest."""
+    """The policy of a name such as `fixed-fc-pim-4-all-on`; an unknown one is answered with the nearest.
+
+    On Serving-v1 the further choices are those of Serving-v0, or parts of the name (see `agents.serving.choices`).
+    """
     index = lookup("fixed action", name, {known: k for k, known in enumerate(FIXED_NAMES)})
     fc, speculation, admission, overlap = (
         at.CHOICES[k][choice] for k, choice in enumerate(JOINT_ACTIONS[index])
@@ -223,7 +281,9 @@ def parse_fixed(name: str) -> ServingFixed:
 
 
 class ServingRandom(ServingRule):
-    """A uniformly random valid choice in each of the four columns: the floor."""
+    """A uniformly random valid option of each choice: the floor."""
+
+    plays_v1 = True
 
     def __init__(self, seed: int = 0) -> None:
         self._rng = np.random.default_rng(seed)
@@ -231,7 +291,8 @@ class ServingRandom(ServingRule):
     def choose(self, view: ServingView, state: Any, episode_start: Any) -> tuple[Actions, Any]:
         """The largest of uniform draws for the valid choices of each column."""
         assert isinstance(self.env, ServingProblem)
-        draws = np.where(self.env.valid_choices(), self._rng.random((len(view.rlp), sum(at.NVEC))), -1.0)
-        ends = np.cumsum(at.NVEC)
-        columns = [np.argmax(draws[:, end - n : end], axis=1) for end, n in zip(ends, at.NVEC, strict=True)]
+        options = at.NVEC_V1 if self._with_service else at.NVEC
+        draws = np.where(self.env.valid_choices(), self._rng.random((len(view.rlp), sum(options))), -1.0)
+        ends = np.cumsum(options)
+        columns = [np.argmax(draws[:, end - n : end], axis=1) for end, n in zip(ends, options, strict=True)]
         return np.stack(columns, axis=1).astype(np.int64), state

@@ -1,7 +1,7 @@
 """Compiled policies by their kind: a decision for each environment of a batch, or whole episodes.
 
-A policy is a kind, parameters by environment, and what it remembers by environment; a further choice of a scheduler is
-a further column of the parameters.
+A policy is a kind, parameters by environment, and what it remembers by environment. The kind decides where kernels run
+and whom to admit; on Serving-v1 the six further choices are constants by environment, or decided by the kind too.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from agents.serving.inside.choices import given_service, plain_service
 from agents.serving.inside.compiled import inlined, unlocked
 from agents.serving.inside.memory import Known, chunk_tokens, know, remember
 from agents.serving.inside.rules import adaptive, fixed, mend, prefill_threshold, threshold
-from agents.serving.inside.tuned import ACCEPTANCE, greedy, heuristic
+from agents.serving.inside.slack import admits_by_class, slack_aware
+from agents.serving.inside.tuned import ACCEPTANCE, GREEDY_SLACK, GREEDY_URGENT, admits, greedy, heuristic
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.rolling import roller
@@ -22,7 +24,7 @@ from papi_env.simulation.serving.seen import see
 from papi_env.simulation.serving.terms import Lookups
 
 # From ESTIMATING on, kinds have estimates of drafts and prompts.
-FIXED, THRESHOLD, PREFILL_THRESHOLD, ADAPTIVE, GREEDY, HEURISTIC = range(6)
+FIXED, THRESHOLD, PREFILL_THRESHOLD, ADAPTIVE, GREEDY, HEURISTIC, SLACK_AWARE = range(7)
 ESTIMATING = GREEDY
 
 
@@ -32,13 +34,16 @@ class CompiledPolicy(NamedTuple):
     Attributes:
         kind: one of those above.
         parameters: float64 [E, columns]; the kind says what they are.
-        options: int64 [options, 4], the joint actions that `GREEDY` compares; of one row elsewhere.
+        options: int64 [options, 4], the joint actions that `GREEDY` and `SLACK_AWARE` compare; of one row elsewhere.
+        service: int64 [E, 6], the further choices on Serving-v1 from `state.ORDER` on, or `choices.LEFT` to the kind:
+            all but `SLACK_AWARE` do what Serving-v0 does.
         memory: float64 [E, NUM_MEMORY], see `memory`; changed by every decision.
     """
 
     kind: int
     parameters: FloatArray
     options: npt.NDArray[np.int64]
+    service: npt.NDArray[np.int64]
     memory: FloatArray
 
 
@@ -61,11 +66,20 @@ def decide(e, forced, policy, first, observations, look, actions, busy):
     else:
         known = know(e, seen, observations, memory, scalars)
         if kind == GREEDY:
-            greedy(e, seen, known, policy, look, actions, busy)
+            admitting = admits(seen, parameters[e, GREEDY_SLACK], parameters[e, GREEDY_URGENT], scalars)
+            greedy(e, admitting, seen, known, policy, look, actions, busy)
+        elif kind == SLACK_AWARE:
+            admitting = admits_by_class(e, seen, policy, observations, scalars)
+            greedy(e, admitting, seen, known, policy, look, actions, busy)
+            slack_aware(e, seen, known, policy, observations, look, actions)
         else:
             if not np.isnan(parameters[e, ACCEPTANCE]):
                 known = Known(parameters[e, ACCEPTANCE], chunk_tokens(scalars))
             heuristic(e, seen, known, policy, look, actions)
+    if actions.shape[1] > at.ORDER:
+        if kind != SLACK_AWARE:
+            plain_service(e, actions)
+        given_service(e, policy.service, actions)
     if forced:
         for k in range(actions.shape[1]):
             actions[e, k] = first[e, k]

@@ -32,7 +32,7 @@ def with_fc_on(e, unit, length, actions):
 @inlined
 def fixed(e, parameters, actions):
     """The four choices that the parameters are."""
-    for k in range(actions.shape[1]):
+    for k in range(at.ORDER):
         actions[e, k] = np.int64(parameters[e, k])
 
 

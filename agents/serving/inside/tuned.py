@@ -29,10 +29,9 @@ def admits(seen, slack, urgent, scalars):
 
 
 @inlined
-def greedy(e, seen, known, policy, look, actions, busy):
-    """Unit, speculation and overlap of the most useful tokens per profiled cost; admission by two thresholds."""
+def greedy(e, admitting, seen, known, policy, look, actions, busy):
+    """Unit, speculation and overlap of the most useful tokens per profiled cost; all are admitted, or none."""
     p, options, scalars = policy.parameters, policy.options, look.scalars
-    admitting = admits(seen, p[e, GREEDY_SLACK], p[e, GREEDY_URGENT], scalars)
     has_room = seen.running_share < 1.0 and seen.kv_use < 1.0 - WATERMARK
     chunk = coming_chunk(seen, admitting and has_room, known.prompt, scalars)
     credit = p[e, PROMPT_WORTH] * p[e, PROMPT_WEIGHT] * chunk
@@ -55,7 +54,7 @@ def greedy(e, seen, known, policy, look, actions, busy):
         if rate > most:
             best = k
             most = rate
-    for k in range(actions.shape[1]):
+    for k in range(at.ORDER):
         actions[e, k] = options[best, k]
     actions[e, at.ADMISSION] = at.ALL if admitting else at.NONE
 

@@ -11,13 +11,15 @@ from gymnasium.vector import AutoresetMode
 import agents.serving.inside as inside
 from agents.evaluate import evaluate
 from agents.registry import make_policy
+from agents.serving.combined import CombinedParameters, ServingTuned
 from agents.serving.greedy import GreedyParameters, ProfileGreedy
 from agents.serving.heuristic import Parameters, ServingHeuristic
 from agents.serving.inside.memory import NUM_MEMORY
 from agents.serving.inside.play import play_range
-from agents.serving.rules import CompiledRule, ServingThreshold, compiled_rule
+from agents.serving.rules import CompiledRule, ServingThreshold, compiled_rule, fixed_policy
 from agents.serving.view import ServingView
 from papi_env.envs.serving import ServingVectorEnv
+from papi_env.envs.serving_v1 import ServingV1VectorEnv
 from papi_env.simulation import compiled
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.rollout import END_NAMES, roll
@@ -41,7 +43,44 @@ CASES = {
 }
 
 
-def make_env(system="papi", rate=12.0, energy_weight=0.02, **serving):
+# With classes of requests: what each rule does, and all else by constants or by state.
+SERVICE_RULES = (
+    "profile-greedy",
+    "profile-greedy+deadline+late+keep+return",
+    "threshold-spec2+shortest-prompt+shed-class+most-slack+keep-class+draft-accepted",
+    "heuristic+least-work+late+least-progress+keep",
+    "fixed-fc-pim-2-all-on+weight-per-work+late",
+    "tuned",
+    "slack-aware",
+)
+SERVICE_CASES = {
+    # Conversations and others, so many that requests are late, pages so few that they run out.
+    "classes": {
+        "rate": 16.0,
+        "kv_tokens": 12_000,
+        "service": {
+            "charge": 0.5,
+            "classes": {
+                "talk": {
+                    "conversation": {"turns": 4, "think_s": 0.5},
+                    "acceptance": {"writing": 1.0},
+                    "shared_prefix": 200,
+                },
+                "batch": {
+                    "share": 0.5,
+                    "weight": 0.3,
+                    "objectives": {"ttft_s": 6.0, "tpot_s": 0.2},
+                    "acceptance": {"code": 1.0},
+                    "patience_s": [1.0, 8.0],
+                },
+            },
+        },
+    },
+    "without": {"drift": {"period_s": 2.0, "pu": 2.0, "fc_pim": 2.0, "attn_pim": 1.5}},
+}
+
+
+def make_env(system="papi", rate=12.0, energy_weight=0.02, made=ServingVectorEnv, **serving):
     scenario = {
         "name": "test",
         "system": system,
@@ -57,12 +96,17 @@ def make_env(system="papi", rate=12.0, energy_weight=0.02, **serving):
         }
         | serving,
     }
-    return ServingVectorEnv(scenario, num_envs=len(SEEDS), autoreset_mode=AutoresetMode.DISABLED, causes=True)
+    return made(scenario, num_envs=len(SEEDS), autoreset_mode=AutoresetMode.DISABLED, causes=True)
 
 
 @cache
 def env_of(case):
     return make_env(**CASES[case])
+
+
+@cache
+def service_env_of(case):
+    return make_env(made=ServingV1VectorEnv, **SERVICE_CASES[case])
 
 
 def bound(policy, env):
@@ -73,8 +117,21 @@ def bound(policy, env):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_plays_inside_what_it_plays_through_python(name, case):
-    env = env_of(case)
-    rule = bound(make_policy(name), env)
+    plays_alike(make_policy(name), env_of(case))
+
+
+@pytest.mark.parametrize("case", SERVICE_CASES)
+@pytest.mark.parametrize("name", SERVICE_RULES)
+def test_a_rule_plays_inside_whom_it_serves_through_python(name, case):
+    env = service_env_of(case)
+    plays_alike(make_policy(name), env)
+    if case == "classes" and "keep" in name:
+        assert (env.engine.counters[:, at.HIT_TOKENS] > 0).any()
+        assert (env.engine.counters[:, at.SHED] > 0).any()
+
+
+def plays_alike(policy, env):
+    rule = bound(policy, env)
     engine = env.engine
     observations, _ = env.reset(seed=list(SEEDS))
     begin = engine.fork(0, 1), engine.fork(1, 1), engine.fork(2, 1)
@@ -136,6 +193,37 @@ def test_sets_of_parameters_share_a_loop(rule, sets):
     stepped = evaluate(rule(*sets), env, (7, 7, 7), inside=False)
     assert len(set(together["return"])) > 1
     np.testing.assert_array_equal(together["return"], stepped["return"])
+
+
+def test_sets_with_other_options_share_a_loop():
+    env = service_env_of("classes")
+    rule = ServingTuned(
+        *(CombinedParameters.of(parts) for parts in ((), ("late", "keep"), ("deadline", "shed-class")))
+    )
+    together = evaluate(rule, env, (7, 7, 7))
+    assert (env.engine.counters[:, at.SHED] > 0).tolist() == [False, True, True]
+    assert (env.engine.counters[:, at.LAST_SERVICE] == (0, 0, at.BY_DEADLINE)).all()
+    assert len(set(together["return"])) == 3
+    stepped = evaluate(rule, env, (7, 7, 7), inside=False)
+    for metric, values in stepped.items():
+        np.testing.assert_array_equal(together[metric], values, err_msg=metric)
+
+
+def test_ten_fixed_choices_are_played_in_each_environment():
+    env = service_env_of("classes")
+    env.reset(seed=list(SEEDS))
+    actions = np.array(
+        [(1, 0, 2, 0, 3, 1, 2, 1, 1, 1), (0, 1, 2, 1, 0, 0, 0, 0, 0, 0), (2, 2, 1, 0, 4, 2, 1, 2, 0, 0)]
+    )
+    roll(env.engine, play_range, fixed_policy(actions)[:], steps=9)
+    np.testing.assert_array_equal(env.engine.actions, actions)
+    # Of four choices the others are Serving-v0's.
+    roll(env.engine, play_range, fixed_policy(actions[:, :4])[:], steps=9)
+    np.testing.assert_array_equal(env.engine.actions, np.where(np.arange(10) < 4, actions, 0))
+    # Eviction by true returns is the reference's alone: loops play it, no name has it.
+    actions[:, at.EVICTION] = at.EVICT_TRUE_RETURN
+    roll(env.engine, play_range, fixed_policy(actions)[:], steps=9)
+    np.testing.assert_array_equal(env.engine.actions, actions)
 
 
 def test_forced_actions_are_played_and_remembered():
