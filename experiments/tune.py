@@ -1,4 +1,4 @@
-"""Tune the parameters of a rule of Serving-v0: `python -m experiments.tune --help`.
+"""Tune the parameters of a rule of Serving-v0 or -v1: `python -m experiments.tune --help`.
 
 The search is over the training split, by family of presets, by Optuna's tree-structured Parzen estimator (Akiba et
 al., KDD 2019; Bergstra et al., NIPS 2011), started from hand-made guesses, among them the likes of good fixed actions,
@@ -10,8 +10,10 @@ A set is scored by its return per request that arrived, averaged over presets: b
 served in time. Returns over the best guess's would weigh presets alike in which little can be won, and lose their
 meaning where the price of energy brings returns near zero or below.
 
-The budget is stated. Searches are kept in the run folder trial by trial, so that an interrupted one goes on.
-`--write` puts the parameters where the policy finds them.
+The budget is stated; `--requests` states it in simulated requests, the same for rules with more and with fewer
+parameters. On Serving-v1 parameters may be options, such as the order of admission, and a set is scored by its return
+per request that was offered, further turns of conversations included. Searches are kept in the run folder trial by
+trial, so that an interrupted one goes on. `--write` puts the parameters where the policy finds them.
 """
 
 from __future__ import annotations

@@ -85,7 +85,11 @@ def _heuristic_tuning(policy: Any, split: Split) -> tuple[str, bool]:
     """
     if not isinstance(policy, TunedRule):
         return "", False
-    entries = [entry for entry in stored_entries(policy.file).values() if "trials" in entry]
+    entries = [
+        entry
+        for entry in stored_entries(policy.file_of(split.env_id != SERVING)).values()
+        if "trials" in entry
+    ]
     trials = sum(int(entry["trials"]) + int(entry.get("earlier_trials", 0)) for entry in entries)
     requests = sum(
         int(entry["simulated_requests"]) + int(entry.get("earlier_requests", 0)) for entry in entries

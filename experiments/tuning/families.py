@@ -15,9 +15,9 @@ from experiments.common.study import json_text
 from experiments.tuning.guesses import RULES, spent_before, starting_points, usable_entries
 from experiments.tuning.play import Played
 from experiments.tuning.search import Order, Search
+from papi_env.envs.registration import SERVING
 from papi_env.errors import unknown_name
-from papi_env.scenario import Scenario
-from papi_env.workload.presets import FAMILIES
+from papi_env.scenario import SCENARIOS, Scenario
 
 
 def training_families(order: Order, names: Sequence[str] = ()) -> dict[str, list[Scenario]]:
@@ -54,7 +54,7 @@ def tune(order: Order, names: Sequence[str], default: bool, console: Console) ->
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     families = training_families(order, names)
-    stored = usable_entries(order.rule, order.split.settings)
+    stored = usable_entries(order.rule, order.split.settings, order.split.env_id != SERVING)
     guesses = starting_points(order.rule, stored)
     found: dict[str, dict[str, Any]] = {}
 
@@ -77,16 +77,21 @@ def tune(order: Order, names: Sequence[str], default: bool, console: Console) ->
         shared = search.played()
         keep(DEFAULT, search.best())
     # Windows of traces and settings drawn at random belong to no family that is played elsewhere.
-    for family in (name for name in families if name in FAMILIES):
+    for family in (name for name in families if is_played(name)):
         search = Search(family, families[family], guesses, order, shared)
         search.run(order.budget.family_trials if shared else order.budget.trials)
         keep(family, search.best([found[DEFAULT]["parameters"]] if shared else []))
     return found
 
 
-def store(rule: str, found: Mapping[str, Mapping[str, Any]], others: bool, console: Console) -> None:
+def is_played(family: str) -> bool:
+    """Whether there are serving presets of this family."""
+    return any(name.startswith(f"{family}/") for name, one in SCENARIOS.items() if one.serving is not None)
+
+
+def store(order: Order, found: Mapping[str, Mapping[str, Any]], others: bool, console: Console) -> None:
     """Put parameters where the rule finds them; `others` keeps those of families that are not in `found`."""
-    file = RULES[rule].file
+    file = RULES[order.rule].file_of(order.split.env_id != SERVING)
     kept = stored_entries(file) if others else {}
     write_whole(file, json_text({**kept, **found}))
     say(console, f"written to agents/{file.name}")

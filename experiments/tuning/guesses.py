@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from agents.serving.choices import SEPARATOR
+from agents.serving.combined import CombinedParameters, ServingTuned
 from agents.serving.greedy import GreedyParameters, ProfileGreedy
 from agents.serving.heuristic import Parameters, ServingHeuristic
-from agents.serving.tuned import RuleParameters, TunedRule, as_table, parameters_from, stored_entries
+from agents.serving.slack import SlackAware, SlackParameters
+from agents.serving.tuned import RuleParameters, TunedRule, Value, as_table, parameters_from, stored_entries
 from experiments.splitting.definition import Setting
 
-RULES: Mapping[str, type[TunedRule[Any]]] = {"heuristic": ServingHeuristic, "profile-greedy": ProfileGreedy}
+RULES: Mapping[str, type[TunedRule[Any]]] = {
+    "heuristic": ServingHeuristic,
+    "profile-greedy": ProfileGreedy,
+    "tuned": ServingTuned,
+    "slack-aware": SlackAware,
+}
 # Always the same choices, and PAPI's rule where prompts are processed: α to the PUs without a chunk; beside one, FC-PIM
 # up to where the profile has them cross, 3.8 α rows for LLaMA-65B. A doubling of the speculation length from 1 gains
 # 1 + a of tokens if drafts pass with chance a, then 1 + a^2, 1 + a^4; a is 0.65 to 0.75.
@@ -45,20 +51,52 @@ GUESSES: Mapping[str, Mapping[str, RuleParameters]] = {
         "admit-ahead": GreedyParameters(admit_slack=0.0, urgent=0.3),
         "save-energy": GreedyParameters(time_worth=0.25),
     },
+    # What servers do, and what is said to be better.
+    "tuned": {
+        "guess": CombinedParameters(),
+        **{
+            name: CombinedParameters.of(name.split(SEPARATOR))
+            for name in (
+                "late",
+                "deadline+late",
+                "shortest-prompt+late",
+                "weight-per-work+late",
+                "late+keep+return",
+                "deadline+shed-class",
+                "weight-per-work+shed-class+keep+return",
+                "weight-per-work+late+keep+return",
+                "weight-per-work+late+keep-class+return",
+                "weight-per-work+late+most-slack+keep+return+draft-accepted",
+            )
+        },
+    },
+    "slack-aware": {
+        "guess": SlackParameters(),
+        "drop soon": SlackParameters(calm=0.05, drop_class=0.25),
+        "drop nobody in a queue that moves": SlackParameters(
+            calm=2.0, drop_class=16.0, calm_shedding="shed-none"
+        ),
+        "shortest prompt": SlackParameters(crowded_order="shortest-prompt"),
+        "always by deadline": SlackParameters(crowded_order="deadline"),
+        "drop no class": SlackParameters(drop_class=64.0),
+        "keep conversations": SlackParameters(calm_shedding="shed-none"),
+        "keep by class": SlackParameters(keep_until=0.0),
+        "drafts for all": SlackParameters(drafted_rows=16.0),
+    },
 }
 
 
-def usable_entries(policy: str, training: Sequence[Setting]) -> dict[str, dict[str, Any]]:
-    """What is stored for the policy and was tuned on training settings alone, by family."""
+def usable_entries(policy: str, training: Sequence[Setting], v1: bool = False) -> dict[str, dict[str, Any]]:
+    """What is stored for the policy on Serving-v1, or -v0, and was tuned on training settings alone, by family."""
     known = {setting.scenario.name for setting in training}
     return {
         name: entry
-        for name, entry in stored_entries(RULES[policy].file).items()
+        for name, entry in stored_entries(RULES[policy].file_of(v1)).items()
         if entry.get("scenarios") and set(entry["scenarios"]) <= known
     }
 
 
-def starting_points(policy: str, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def starting_points(policy: str, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Value]]:
     """Guesses and stored sets by name, each parameter within its range."""
     rule = RULES[policy]
     found = {name: as_table(guess) for name, guess in GUESSES[policy].items()}
@@ -66,7 +104,7 @@ def starting_points(policy: str, stored: Mapping[str, Mapping[str, Any]]) -> dic
         where = f"{rule.file.name}, {name}"
         found[f"stored {name}"] = as_table(parameters_from(where, entry["parameters"], rule.kind))
     return {
-        name: {key: float(np.clip(table[key], span.low, span.high)) for key, span in rule.ranges.items()}
+        name: {key: span.within(table[key]) for key, span in rule.ranges.items()}
         for name, table in found.items()
     }
 

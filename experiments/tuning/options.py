@@ -11,25 +11,28 @@ from rich.console import Console
 
 from experiments.common.options import Spelling, Traces, words
 from experiments.common.runner import RUNS
-from experiments.splitting.definition import SERVING
 from experiments.splitting.splits import load_split
 from experiments.tuning.families import store, tune
 from experiments.tuning.guesses import RULES
 from experiments.tuning.search import Budget, Order
-from papi_env.errors import lookup
+from papi_env.envs.registration import SERVING, SERVING_V1
+from papi_env.errors import ConfigurationError, lookup
 
 SPELLINGS = (Spelling("--traces", "--trace"),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Tune a rule of Serving-v0 on the training split.
+    """Tune a rule of Serving-v0 or -v1 on the training split.
 
     python -m experiments.tune heuristic --families saturated bursty --write
     """
 
     rule: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RULE")] = "heuristic"
-    """Whose parameters: heuristic or profile-greedy."""
+    """Whose parameters: heuristic or profile-greedy; on Serving-v1 also slack-aware or tuned, the best of all with
+    fixed further choices."""
+    env: Annotated[str | None, words("ID")] = None
+    """The problem (default: papi_env/Serving-v0, or -v1 for rules of that alone)."""
     families: Annotated[tuple[str, ...], words("NAME ...")] = ()
     """Families of training settings (default: all). Each that has presets is tuned by itself too."""
     trials: int = 48
@@ -40,6 +43,9 @@ class Config:
     """Training episodes of every preset in a trial."""
     final_seeds: int = 16
     """Other training episodes of every preset, on which the best and the guesses are compared in the end."""
+    requests: Annotated[int | None, words("INT")] = None
+    """Simulated requests of each search, guesses and the comparison in the end included, in place of --trials and
+    --family-trials: an equal budget for rules with more and with fewer parameters."""
     seed: int = 0
     """Of the search."""
     default: bool = True
@@ -81,9 +87,13 @@ def resolve(config: Config) -> Order:
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
     """
-    lookup("tuned policy", config.rule, RULES)
+    rule = lookup("tuned policy", config.rule, RULES)
+    env_id = config.env or (SERVING if rule.plays_v0 else SERVING_V1)
+    lookup("problem with serving", env_id, dict.fromkeys((SERVING, SERVING_V1)))
+    if env_id == SERVING and not rule.plays_v0:
+        raise ConfigurationError(f"{config.rule} plays {SERVING_V1} alone, not {SERVING}")
     budget = Budget(**{field.name: getattr(config, field.name) for field in fields(Budget)})
-    split = load_split(SERVING, "train", config.trace)
+    split = load_split(env_id, "train", config.trace)
     return Order(config.rule, budget, split, config.out / config.rule, command_of(config))
 
 
@@ -93,6 +103,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> No
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
     """
-    found = tune(resolve(config), config.families, config.default, console)
+    order = resolve(config)
+    found = tune(order, config.families, config.default, console)
     if config.write:
-        store(config.rule, found, bool(config.families), console)
+        store(order, found, bool(config.families), console)

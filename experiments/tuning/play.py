@@ -1,4 +1,4 @@
-"""Parameter sets of a rule, played on scenarios of Serving-v0."""
+"""Parameter sets of a rule, played on scenarios of Serving-v0 or -v1."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from agents.evaluate import evaluate
-from agents.serving.tuned import TunedRule, parameters_from
-from papi_env.envs.serving import ServingVectorEnv
+from agents.serving.tuned import TunedRule, Value, parameters_from
+from experiments.common.problems import vector_class
+from papi_env.envs.registration import SERVING, SERVING_V1
+from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.scenario import Scenario
+from papi_env.simulation.serving import state as at
 
 # Sets that play at once, which costs little more than one. Affects the course of a search: an option would be one more
 # thing to record.
@@ -26,10 +30,11 @@ class Played:
     Attributes:
         parameters: as a table.
         returns: sum over episodes, by preset.
-        arrived: requests that arrived in them, by preset.
+        arrived: requests that arrived in them, by preset. With classes those that were offered: a turn that never
+            comes, since an earlier one of its conversation was given up, counts too, so that no rule has fewer.
     """
 
-    parameters: Mapping[str, float]
+    parameters: Mapping[str, Value]
     returns: dict[str, float]
     arrived: dict[str, int]
 
@@ -49,7 +54,7 @@ class Played:
 
 def play(
     rule: type[TunedRule[Any]],
-    sets: Sequence[Mapping[str, float]],
+    sets: Sequence[Mapping[str, Value]],
     scenarios: Sequence[Scenario],
     seeds: Sequence[int],
 ) -> list[Played]:
@@ -61,12 +66,28 @@ def play(
         for scenario in scenarios:
             # Sets share the environments of one evaluation, which costs little more than one set would.
             count = len(batch) * len(seeds)
-            env = ServingVectorEnv(scenario, num_envs=count, autoreset_mode=AutoresetMode.DISABLED)
+            env = vector_class(problem_of(scenario))(
+                scenario, num_envs=count, autoreset_mode=AutoresetMode.DISABLED
+            )
             metrics = evaluate(rule(*given), env, list(seeds) * len(batch))
             returns = metrics["return"].reshape(len(batch), -1).sum(axis=1)
-            arrived = metrics["arrived"].reshape(len(batch), -1).sum(axis=1)
+            arrived = offered(env, metrics).reshape(len(batch), -1).sum(axis=1)
             for k, one in enumerate(batch):
                 one.returns[scenario.name] = float(returns[k])
                 one.arrived[scenario.name] = max(int(arrived[k]), 1)
         found += batch
     return found
+
+
+def problem_of(scenario: Scenario) -> str:
+    """The id of the problem that a serving scenario is played on: Serving-v1 where it says whom it serves."""
+    return SERVING if scenario.serving is None or scenario.serving.service is None else SERVING_V1
+
+
+def offered(env: ProblemVectorEnv, metrics: Mapping[str, Any]) -> npt.NDArray[Any]:
+    """Requests of each episode by which rules are compared, [num_envs]; see `Played.arrived`."""
+    if not env.engine.tables.scalars[at.SERVICE]:
+        arrived: npt.NDArray[Any] = metrics["arrived"]
+        return arrived
+    of_classes = slice(at.CLASS_OFFERED, at.CLASS_OFFERED + at.MAX_CLASSES)
+    return np.asarray(env.engine.counters[:, of_classes].sum(axis=1))

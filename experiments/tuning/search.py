@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 import papi_env
-from agents.serving.tuned import as_table, parameters_from
+from agents.serving.tuned import Options, Span, Value, as_table, parameters_from
 from experiments.common.runner import canonical, digest
 from experiments.splitting.splits import Split
 from experiments.tuning.guesses import RULES
@@ -42,6 +42,8 @@ class Budget:
         final_seeds: other episodes of every preset, on which the best and the guesses are compared in the end.
         seed: of the search.
         horizon_s: simulated seconds of an episode; None for the preset's.
+        requests: that every search may simulate, guesses and the comparison in the end included, in place of numbers
+            of trials: with it rules that have more parameters or guesses than others have no larger budget.
 
     Raises:
         ConfigurationError: a number is out of range.
@@ -53,6 +55,7 @@ class Budget:
     final_seeds: int
     seed: int = 0
     horizon_s: float | None = None
+    requests: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("trials", 1), ("family_trials", 0), ("seeds", 1), ("final_seeds", 1)):
@@ -60,6 +63,8 @@ class Budget:
                 raise ConfigurationError(
                     f"{name} is {getattr(self, name)}, expected {least} to {FINAL_OFFSET}"
                 )
+        if self.requests is not None and self.requests < 1:
+            raise ConfigurationError(f"requests is {self.requests}, expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class Search:
         self,
         name: str,
         scenarios: Sequence[Scenario],
-        guesses: Mapping[str, Mapping[str, float]],
+        guesses: Mapping[str, Mapping[str, Value]],
         order: Order,
         shared: Sequence[Played] = (),
     ) -> None:
@@ -111,8 +116,7 @@ class Search:
         self.seeds = range(first, first + budget.seeds)
         self.final_seeds = range(first + FINAL_OFFSET, first + FINAL_OFFSET + budget.final_seeds)
         self._distributions: dict[str, BaseDistribution] = {
-            key: FloatDistribution(span.low, span.high, log=span.log)
-            for key, span in self.rule.ranges.items()
+            key: distribution(span) for key, span in self.rule.ranges.items()
         }
         self._open(name, shared)
 
@@ -167,7 +171,14 @@ class Search:
         ]
 
     def run(self, trials: int) -> None:
-        """Try sets until there are `trials`, guesses included, beside those that are shared."""
+        """Try sets until there are `trials`, guesses included, beside those that are shared.
+
+        With a budget of requests, until the next one would leave too few of them for the comparison in the end.
+
+        Raises:
+            ConfigurationError: the budget does not suffice for guesses and comparison.
+        """
+        trials = self._affordable() if self.order.budget.requests is not None else trials
         done = len(self.played()) - self.shared_trials
         while done < trials:
             self.study.sampler = optuna.samplers.TPESampler(seed=self.order.budget.seed + done)
@@ -179,7 +190,27 @@ class Search:
                 self.study.tell(trial, one.score)
             done += len(asked)
 
-    def best(self, also: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
+    def _affordable(self) -> int:
+        """Trials, guesses included, for which the budget of requests suffices."""
+        requests = self.order.budget.requests
+        assert requests is not None
+        # Every set meets the same instances, so all take the same; but for episodes cut at a horizon, which a slow
+        # machine ends a request later.
+        taken = [sum(one.arrived.values()) for one in self.played()]
+        each = max(taken)
+        compared = len(self.guesses) + FINALISTS + (1 if self.shared_trials else 0)
+        final = -(-compared * each * len(self.final_seeds) // len(self.seeds))
+        own = len(taken) - self.shared_trials
+        least = final + (0 if self.shared_trials else len(self.guesses)) * each
+        if requests < least:
+            raise ConfigurationError(
+                f"requests is {requests} for each search; expected at least {least}, what the guesses and the "
+                f"comparison on {len(self.final_seeds)} final seeds take"
+            )
+        # What an earlier, larger budget has tried stays.
+        return max(int((requests - final) // each), own)
+
+    def best(self, also: Sequence[Mapping[str, Value]] = ()) -> dict[str, Any]:
         """What is stored: the best on other seeds of the best sets, the guesses and `also`."""
         trials = self.played()
         own = trials[self.shared_trials :]
@@ -202,6 +233,7 @@ class Search:
             "trials": len(own),
             "shared_trials": self.shared_trials,
             "simulated_requests": sum(sum(one.arrived.values()) for one in (*own, *finals)),
+            **({} if self.order.budget.requests is None else {"budget_requests": self.order.budget.requests}),
             **self.asked,
             "guesses": list(self.guesses),
             "final_seeds": [self.final_seeds[0], self.final_seeds[-1]],
@@ -209,6 +241,13 @@ class Search:
             "command": self.order.command,
             "versions": {"papi_env": papi_env.__version__, "optuna": optuna.__version__},
         }
+
+
+def distribution(span: Span) -> BaseDistribution:
+    """Where Optuna looks for a parameter."""
+    if isinstance(span, Options):
+        return CategoricalDistribution(span.words)
+    return FloatDistribution(span.low, span.high, log=span.log)
 
 
 def mend_journal(path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from agents.serving.combined import CombinedParameters
 from agents.serving.greedy import ProfileGreedy
 from agents.serving.tuned import as_table, parameters_from
 from experiments import tune_heuristic
@@ -20,9 +21,9 @@ from experiments.tuning import search
 from experiments.tuning.families import training_families
 from experiments.tuning.guesses import GUESSES, RULES, spent_before, starting_points, usable_entries
 from experiments.tuning.options import Config, resolve
-from experiments.tuning.play import Played
-from experiments.tuning.search import FINAL_OFFSET
-from papi_env.errors import DataError
+from experiments.tuning.play import Played, play, problem_of
+from experiments.tuning.search import FINAL_OFFSET, Budget, Order
+from papi_env.errors import ConfigurationError, DataError
 
 SMALL = (
     "profile-greedy",
@@ -139,9 +140,14 @@ def test_guesses_are_within_their_ranges(policy):
     ranges = RULES[policy].ranges
     for name, table in starting_points(policy, {}).items():
         assert set(table) == set(ranges)
-        assert all(ranges[key].low <= value <= ranges[key].high for key, value in table.items()), name
+        assert all(ranges[key].within(value) == value for key, value in table.items()), name
         # They are what they are called: nothing was cut off.
-        assert table == pytest.approx(as_table(GUESSES[policy][name]), rel=1e-3)
+        guess = as_table(GUESSES[policy][name])
+        numbers = [key for key, value in guess.items() if not isinstance(value, str)]
+        assert [table[key] for key in numbers] == pytest.approx([guess[key] for key in numbers], rel=1e-3)
+        assert {key: table[key] for key in guess if key not in numbers} == {
+            key: guess[key] for key in guess if key not in numbers
+        }
 
 
 def test_stored_sets_start_a_search_only_if_they_met_training_settings_alone(file):
@@ -200,6 +206,93 @@ def test_the_earlier_name_still_works(tmp_path, capsys):
     assert "none.csv" in capsys.readouterr().err
 
 
+def searching(rule, folder, worth, monkeypatch, **budget):
+    """A search over one setting whose instances have 100 requests each, and how many requests it has simulated."""
+    spent = []
+
+    def play(_, sets, scenarios, seeds):
+        spent.append(100 * len(sets) * len(scenarios) * len(seeds))
+        arrived = {s.name: 100 * len(seeds) for s in scenarios}
+        return [Played(one, {s.name: worth(one) for s in scenarios}, arrived) for one in sets]
+
+    monkeypatch.setattr(search, "play", play)
+    split = load_split(SERVING, "train")
+    given = Budget(**{"trials": 1, "family_trials": 0, "seeds": 2, "final_seeds": 4} | budget)
+    order = Order(rule, given, split, folder, "a test")
+    guesses = starting_points(rule, {})
+    return search.Search("default", [split.settings[0].scenario], guesses, order), spent
+
+
+def test_options_are_searched_as_numbers_are(tmp_path, monkeypatch):
+    def worth(one):
+        return {"least-work": 1.0, "weight-per-work": 0.5}.get(one["order"], 0.0)
+
+    found, _ = searching("tuned", tmp_path, worth, monkeypatch)
+    found.run(len(GUESSES["tuned"]) + search.BATCH)
+    best = found.best()["parameters"]
+    # It is in no guess.
+    assert best["order"] == "least-work"
+    parameters_from("found", best, RULES["tuned"].kind)
+    # The journal has words for words.
+    again, _ = searching("tuned", tmp_path, worth, monkeypatch)
+    assert [one.parameters for one in again.played()] == [one.parameters for one in found.played()]
+
+
+def test_rules_with_more_parameters_have_the_same_budget_of_requests(tmp_path, monkeypatch):
+    budget = 8_000
+    for rule in ("profile-greedy", "tuned", "slack-aware"):
+        found, spent = searching(rule, tmp_path / rule, lambda _: 0.0, monkeypatch, requests=budget)
+        found.run(1)
+        entry = found.best()
+        assert entry["simulated_requests"] == sum(spent)
+        assert entry["budget_requests"] == budget
+        # Fewer sets may be compared in the end than there is room for.
+        assert budget - 6 * 400 - 200 < sum(spent) <= budget
+        assert entry["trials"] == (budget - 400 * (len(GUESSES[rule]) + search.FINALISTS)) // 200
+    found, _ = searching("tuned", tmp_path / "few", lambda _: 0.0, monkeypatch, requests=5_000)
+    with pytest.raises(ConfigurationError, match=r"requests is 5000 for each search; expected at least 7400"):
+        found.run(1)
+
+
+def test_on_serving_v1_no_rule_has_fewer_requests_for_those_that_never_come():
+    base = load_split(SERVING, "train").settings[0].scenario
+    talk = {"conversation": {"turns": 3, "think_s": 0.5}, "objectives": {"ttft_s": 0.3, "tpot_s": 0.05}}
+    service = {"classes": {"talk": talk}}
+    scenario = base.replace(
+        serving={"service": service, "horizon_s": 4.0, "requests": None, "max_running": 4}
+    )
+    assert problem_of(scenario) == "papi_env/Serving-v1"
+    assert problem_of(base) == SERVING
+    sets = [as_table(CombinedParameters.of(parts)) for parts in ((), ("late", "keep"))]
+    plain, late = play(RULES["tuned"], sets, [scenario], [1, 2])
+    assert plain.arrived == late.arrived
+    assert plain.returns != late.returns
+    assert -1 < plain.score < late.score <= 1
+
+
+def test_rules_of_serving_v1_are_tuned_there_alone(tmp_path, capsys):
+    assert main(["tuned", "--env", "papi_env/Serving-v0", "--out", str(tmp_path)]) == 2
+    assert "tuned plays papi_env/Serving-v1 alone" in capsys.readouterr().err
+    assert main(["heuristic", "--env", "papi_env/Serving-v2", "--out", str(tmp_path)]) == 2
+    assert "Did you mean 'papi_env/Serving-v" in capsys.readouterr().err
+    assert tune(tmp_path, "--requests", "0") == 2
+    assert "requests is 0, expected at least 1" in capsys.readouterr().err
+    assert ProfileGreedy.file_of(False) == ProfileGreedy.file
+    assert ProfileGreedy.file_of(True).name == "greedy-v1.json"
+
+
+def test_a_rule_begins_on_serving_v1_with_what_was_tuned_for_serving_v0(file):
+    file.write_text(json.dumps({"default": {"parameters": {"urgent": 0.3}}, "light": {"parameters": {}}}))
+    assert {name: one.urgent for name, one in ProfileGreedy.stored(True).items()} == {"default": 0.3}
+    own = ProfileGreedy.file_of(True)
+    own.write_text(json.dumps({"overload": {"parameters": {"urgent": 0.1}}}))
+    found = {name: one.urgent for name, one in ProfileGreedy.stored(True).items()}
+    assert found == {"default": 0.3, "overload": 0.1}
+    own.write_text(json.dumps({"default": {"parameters": {"urgent": 0.2}}}))
+    assert {name: one.urgent for name, one in ProfileGreedy.stored(True).items()} == {"default": 0.2}
+    assert set(ProfileGreedy.stored(False)) == {"default", "light"}
+
+
 def test_parameters_are_stored_beside_those_of_other_families(tmp_path, file):
     file.write_text(json.dumps({"light": {"parameters": {"urgent": 0.3}}}))
     assert tune(tmp_path / "run", "--trials", "1", "--no-default", "--write") == 0
@@ -233,7 +326,7 @@ def test_a_rule_that_met_what_a_split_holds_out_is_marked(file):
     assert contender(final_seeds=[split.seeds.start, split.seeds.start]).met_test
 
 
-@pytest.mark.parametrize("policy", RULES)
+@pytest.mark.parametrize("policy", [name for name, rule in RULES.items() if rule.plays_v0])
 def test_what_is_stored_met_nothing_that_is_held_out_and_had_its_budget(policy, monkeypatch):
     monkeypatch.undo()  # the files that policies read
     for split in ("validation", "test"):
