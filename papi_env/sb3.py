@@ -25,7 +25,9 @@ from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from papi_env.envs.flatten import flat_actions
+from papi_env.envs.problem import ELAPSED
 from papi_env.errors import ConfigurationError, nearest
+from papi_env.kernel import FloatArray
 
 try:
     from stable_baselines3.common.monitor import Monitor
@@ -135,6 +137,11 @@ class BatchVecEnv(VecEnv):
         monitor: write `episode` and answer `env_is_wrapped(Monitor)` with true. Without it, a `VecMonitor`
             around this object keeps the statistics, and does not warn that there are two.
 
+    Attributes:
+        elapsed_s: float64 [num_envs], seconds from each environment's decision in the last step to the next, or to
+            the end of its episode, as `info["dt_s"]`; 0 after a reset. None where the problem counts steps.
+            `papi_env.sb3_time` discounts by it.
+
     Raises:
         ConfigurationError: where `vector_env` is not a vector environment with same-step autoreset.
     """
@@ -174,6 +181,7 @@ class BatchVecEnv(VecEnv):
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
         self._start = time.time()
+        self.elapsed_s: FloatArray | None = None
 
     @property
     def flat_actions(self) -> npt.NDArray[np.int64] | None:
@@ -195,6 +203,7 @@ class BatchVecEnv(VecEnv):
         self._returns[:] = 0
         self._lengths[:] = 0
         self.reset_infos = _rows(infos, range(self.num_envs))
+        self.elapsed_s = np.zeros(self.num_envs) if ELAPSED in infos else None
         self._reset_seeds()
         self._reset_options()
         return np.array(observations)
@@ -210,8 +219,12 @@ class BatchVecEnv(VecEnv):
         self._returns += rewards
         self._lengths += 1
         rows: list[dict[str, Any]] = [_RUNNING] * self.num_envs
+        if self.elapsed_s is not None:
+            self.elapsed_s[:] = infos[ELAPSED]
         ended = np.flatnonzero(dones).tolist()
         if ended:
+            if self.elapsed_s is not None:
+                self.elapsed_s[ended] = infos["final_info"][ELAPSED][ended]
             last = self._last_infos(infos, ended)
             for i, info, reset_info in zip(ended, last, _rows(infos, ended), strict=True):
                 info["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])

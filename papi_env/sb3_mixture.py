@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 
 from papi_env.envs.flatten import common_table
 from papi_env.errors import ConfigurationError
+from papi_env.kernel import FloatArray
 from papi_env.sb3 import BatchVecEnv, make_vec
 
 
@@ -69,6 +70,13 @@ class MixtureVecEnv(VecEnv):
     def flat_actions(self) -> npt.NDArray[np.int64] | None:
         """Int64 [actions, choices]: what each flat action does; None where nothing was flattened."""
         return self.parts[0].flat_actions
+
+    @property
+    def elapsed_s(self) -> FloatArray | None:
+        """Float64 [num_envs], seconds of the last step, see `BatchVecEnv`; None where a part counts steps."""
+        seconds = [part.elapsed_s for part in self.parts]
+        found = [part for part in seconds if part is not None]
+        return np.concatenate(found) if len(found) == len(seconds) else None
 
     def _slices(self) -> list[slice]:
         return [slice(int(a), int(b)) for a, b in zip(self._starts[:-1], self._starts[1:], strict=True)]

@@ -15,12 +15,15 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from experiments.training.hyperparameters import Hyperparameters, RecurrentPpo, at
 from experiments.training.rewards import TrainingReward
 from papi_env.errors import ConfigurationError
+from papi_env.sb3_time import NormalizeInSeconds, discount_per_second
 
 _ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
 # Not arguments of the algorithm's class: of the run, the environment, or the network.
 _OTHERS = frozenset(
     (
         "tuned",
+        "time_constant",
+        "trace_s",
         "timesteps",
         "n_envs",
         "flatten",
@@ -99,13 +102,18 @@ def build_model(name: str, parameters: Hyperparameters, envs: VecEnv, seed: int)
             network[key] = getattr(parameters, key)
     if hasattr(parameters, "n_quantiles"):
         network["n_quantiles"] = parameters.n_quantiles
+    seconds = parameters.per_second
     if parameters.price_time or parameters.progress or parameters.holding:
         envs = TrainingReward(
-            envs, parameters.gamma, parameters.price_time, parameters.progress, parameters.holding
+            envs, parameters.gamma, parameters.price_time, parameters.progress, parameters.holding, seconds
         )
     if parameters.normalize_reward:
-        envs = VecNormalize(envs, norm_obs=False, gamma=parameters.gamma)
-    return algorithm.make(
+        envs = (
+            VecNormalize(envs, norm_obs=False, gamma=parameters.gamma)
+            if seconds is None
+            else NormalizeInSeconds(envs, seconds)
+        )
+    model = algorithm.make(
         algorithm.policy,
         envs,
         seed=seed,
@@ -113,3 +121,6 @@ def build_model(name: str, parameters: Hyperparameters, envs: VecEnv, seed: int)
         policy_kwargs=network,
         **arguments,
     )
+    if seconds is not None:
+        discount_per_second(model, seconds, getattr(parameters, "trace_s", None) or None)
+    return model

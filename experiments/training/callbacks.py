@@ -274,6 +274,8 @@ class Boundary(BaseCallback):
         }
         if found.regret is not None:
             row["regret"] = found.regret
+        if found.discounted is not None:
+            row["discounted"] = found.discounted
         for kind, values in (("return", found.returns), ("regret", found.regrets)):
             row |= {f"{kind}: {label}": v for label, v in zip(self.validator.labels, values, strict=False)}
         self.rows.append(row)
@@ -294,6 +296,8 @@ class Boundary(BaseCallback):
         self.logger.record("validation/return", found.score)
         if found.regret is not None:
             self.logger.record("validation/regret", found.regret)
+        if found.discounted is not None:
+            self.logger.record("validation/discounted_return", found.discounted)
         self.logger.record("time/simulated_s", self.simulated_s)
 
     def checkpoint(self) -> Checkpoint:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from agents.evaluate import evaluate
+from agents.evaluate import DISCOUNTED, evaluate
 from agents.learned.checkpoint import Checkpoint
 from agents.learned.policy import LearnedPolicy
 from agents.policy import Policy
@@ -29,11 +29,14 @@ class Validation:
         returns: mean return of each setting.
         regrets: what each setting's return lacks of the oracle's, as a share of it; empty where the problem's oracle
             is no bound (Serving-v0).
+        discounted: mean discounted return over all episodes of all settings, which is what a discount per second
+            learns; None where it counts steps.
     """
 
     score: float
     returns: tuple[float, ...]
     regrets: tuple[float, ...]
+    discounted: float | None = None
 
     @property
     def regret(self) -> float | None:
@@ -50,24 +53,31 @@ class Validator:
         env_id: the problem.
         settings: what is played.
         episodes: of each setting, at least one; their seeds are VALIDATION_SEED + 0, 1, ...
+        time_constant: of the discount in seconds, None where it counts steps.
     """
 
-    def __init__(self, env_id: str, settings: Sequence[Scenario], episodes: int) -> None:
+    def __init__(
+        self, env_id: str, settings: Sequence[Scenario], episodes: int, time_constant: float | None = None
+    ) -> None:
         make = vector_class(env_id)
         self.labels = tuple(setting_label(setting) for setting in settings)
         self._seeds = range(VALIDATION_SEED, VALIDATION_SEED + episodes)
         self._envs: list[ProblemVectorEnv] = [
             make(setting, num_envs=episodes, autoreset_mode=AutoresetMode.DISABLED) for setting in settings
         ]
+        self._time_constant = time_constant
         self._oracle = self._returns_of_oracle()
 
     def _returns_of_oracle(self) -> tuple[float, ...]:
         if isinstance(self._envs[0], ServingProblem):
             return ()
-        return self._play(make_policy("oracle"))
+        return self._play(make_policy("oracle"))["return"]
 
-    def _play(self, policy: Policy) -> tuple[float, ...]:
-        return tuple(float(evaluate(policy, env, self._seeds)["return"].mean()) for env in self._envs)
+    def _play(self, policy: Policy) -> dict[str, tuple[float, ...]]:
+        """Mean return of each setting, and mean discounted return where the discount is per second."""
+        found = [evaluate(policy, env, self._seeds, time_constant=self._time_constant) for env in self._envs]
+        names = ("return",) if self._time_constant is None else ("return", DISCOUNTED)
+        return {name: tuple(float(metrics[name].mean()) for metrics in found) for name in names}
 
     def __call__(self, checkpoint: Checkpoint) -> Validation:
         """Play the checkpoint on every setting.
@@ -75,8 +85,10 @@ class Validator:
         Raises:
             ConfigurationError: a setting has other observations or actions than the policy knows.
         """
-        returns = self._play(LearnedPolicy(checkpoint))
+        played = self._play(LearnedPolicy(checkpoint))
+        returns = played["return"]
         regrets = tuple(
             (best - found) / abs(best) for best, found in zip(self._oracle, returns, strict=False)
         )
-        return Validation(float(np.mean(returns)), returns, regrets)
+        discounted = float(np.mean(played[DISCOUNTED])) if DISCOUNTED in played else None
+        return Validation(float(np.mean(returns)), returns, regrets, discounted)

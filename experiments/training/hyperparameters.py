@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from experiments.common.runner import ROOT
 from papi_env.envs.registration import ENV_IDS
@@ -21,9 +29,21 @@ from papi_env.files import parse_toml, read_toml
 FOLDER = ROOT / "agents" / "hyperparameters"
 DEFAULT = "default"
 
+# What a block need not say of problems whose discount is per second unless asked otherwise.
+SECONDS: Mapping[str, Mapping[str, float]] = {
+    "papi_env/Serving-v1": {
+        # chosen: 10 s, range 2-60: several times the 2 s in which a first token is due, so that what a decision does to
+        # requests that wait now counts.
+        "time_constant": 10.0,
+        # chosen: 1 s, range 0.2-5: some 25 iterations of 40 ms, as many as a lambda of 0.96 per step looks ahead.
+        "trace_s": 1.0,
+    }
+}
+
 _Count = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
+_Seconds = Annotated[float, Field(ge=0)]
 _Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 14)], ...], Field(max_length=16)]
 
 
@@ -83,6 +103,8 @@ class Hyperparameters(_Part):
         flatten: number the joint actions, so that the policy has one choice (see `papi_env.envs.flatten`).
         normalize_reward: divide rewards by the running standard deviation of returns (SB3's `VecNormalize`).
         price_time, progress, holding: what training pays besides, in Serving-v0 (see `experiments.training.rewards`).
+        time_constant: seconds after which a reward counts for 1/e, instead of gamma (see `papi_env.sb3_time`); 0, or
+            none given: the discount counts steps. Only where a problem's time is continuous.
         net_arch: widths of the hidden layers, of the critic too where there is one.
     """
 
@@ -96,9 +118,25 @@ class Hyperparameters(_Part):
     holding: Annotated[float, Field(ge=0)] = 0.0
     learning_rate: Rate
     gamma: _Share
+    time_constant: _Seconds | None = None
     max_grad_norm: _Positive
     net_arch: _Widths
     activation: Literal["tanh", "relu"]
+
+    @property
+    def per_second(self) -> float | None:
+        """The time constant of the discount in seconds, None where it counts steps."""
+        return self.time_constant or None
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Runs from before these existed are recorded without them.
+        dumped: dict[str, Any] = handler(self)
+        return {
+            name: value
+            for name, value in dumped.items()
+            if value is not None or name not in ("time_constant", "trace_s")
+        }
 
     @property
     def rollout(self) -> int:
@@ -114,17 +152,25 @@ class ActorCritic(Hyperparameters):
     """What the on-policy algorithms share.
 
     Attributes:
+        trace_s: seconds in which lambda falls to 1/e, instead of gae_lambda; 0, or none given: gae_lambda, per step.
         imitation: how the training starts; absent: from random weights.
         critic_first: steps in which the critic alone learns, so that what imitation found is not lost to its errors.
     """
 
     n_steps: _Count
     gae_lambda: _Share
+    trace_s: _Seconds | None = None
     ent_coef: Rate
     vf_coef: Annotated[float, Field(ge=0)]
     normalize_advantage: bool
     imitation: Imitation | None = None
     critic_first: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one_clock(self) -> ActorCritic:
+        if self.trace_s and not self.time_constant:
+            raise ValueError(f"trace_s is {self.trace_s} s without a time_constant, expected both in seconds")
+        return self
 
     @property
     def rollout(self) -> int:
@@ -232,15 +278,30 @@ def load_hyperparameters(
     kind = lookup("algorithm", algorithm, KINDS)
     path = FOLDER / f"{algorithm}.toml" if path is None else path
     blocks = _blocks(path)
-    values = {**blocks.get(DEFAULT, {}), **blocks.get(env_id, {})}
+    seconds = {name: value for name, value in SECONDS.get(env_id, {}).items() if name in kind.model_fields}
+    values = {**seconds, **blocks.get(DEFAULT, {}), **blocks.get(env_id, {})}
     where = f"{path} ({env_id})"
     if overrides:
-        values.update(_overrides(overrides, values))
+        replaced = _overrides(overrides, values)
+        if replaced.get("time_constant") == 0:  # steps for both
+            values.pop("trace_s", None)
+        values.update(replaced)
+        _check_one_discount(replaced, values)
         where += f" with {' '.join(overrides)}"
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         raise describe_validation(where, error, (*kind.model_fields, *Linear.model_fields)) from None
+
+
+def _check_one_discount(replaced: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Refuse values per step that those per second leave without a say."""
+    for step, second in (("gamma", "time_constant"), ("gae_lambda", "trace_s")):
+        if step in replaced and values.get(second):
+            raise ConfigurationError(
+                f"{step}={replaced[step]} is per step, and has no say beside {second}={values[second]} seconds; "
+                f"expected one of them, or {second}=0"
+            )
 
 
 def _blocks(path: Path) -> dict[str, dict[str, Any]]:

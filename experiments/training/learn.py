@@ -47,7 +47,7 @@ def train(
     model = build_model(config.algorithm, parameters, envs, config.seed)
     envs.seed(training_seed(config.seed))  # the model has given them its own
     if validator is None:
-        validator = Validator(config.env, training.validation, config.episodes)
+        validator = Validator(config.env, training.validation, config.episodes, parameters.per_second)
     boundary = Boundary(
         folder,
         config.env,

@@ -67,6 +67,9 @@ class Config:
     """How many times to validate, evenly over the training."""
     timesteps: Annotated[int | None, words("INT")] = None
     """Steps over all environments (default: as the hyper-parameters say)."""
+    time_constant: Annotated[float | None, words("SECONDS")] = None
+    """Discount by exp(-dt / SECONDS), dt the seconds from one decision to the next, instead of gamma per step; 0: gamma
+    (default: gamma, but for papi_env/Serving-v1, where it is 10)."""
     hyper: Annotated[tuple[str, ...], words("NAME=VALUE ...")] = ()
     """Hyper-parameters to replace: gamma=0.9 net_arch=[64,64]"""
     hyperparameters: Annotated[Path | None, words("FILE.toml")] = None

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.arena.settings import trace_digest
-from experiments.common.problems import setting_label
+from experiments.common.problems import setting_label, vector_class
 from experiments.common.runner import versions
 from experiments.splitting.splits import load_split, trace_records
 from experiments.training.hyperparameters import Hyperparameters, load_hyperparameters
 from experiments.training.options import Config, as_plain, command_of
 from experiments.training.settings import scenario_settings
+from papi_env.envs.problem import ELAPSED
 from papi_env.envs.registration import ENV_IDS
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.scenario import Scenario
@@ -72,6 +73,11 @@ def learning_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
+def has_seconds(env_id: str) -> bool:
+    """Whether a problem's time is continuous, so that its discount may be per second."""
+    return ELAPSED in dict(vector_class(env_id).clock_info)
+
+
 def resolve(config: Config) -> Training:
     """Look up and check everything that `config` names.
 
@@ -91,7 +97,14 @@ def resolve(config: Config) -> Training:
     overrides = config.hyper
     if config.timesteps is not None:
         overrides = (*overrides, f"timesteps={config.timesteps}")
+    if config.time_constant is not None:
+        overrides = (*overrides, f"time_constant={float(config.time_constant)}")
     parameters = load_hyperparameters(config.algorithm, config.env, overrides, config.hyperparameters)
+    if parameters.per_second is not None and not has_seconds(config.env):
+        raise ConfigurationError(
+            f"time_constant is {parameters.per_second:g} s, but {config.env} counts steps; expected none, or one of "
+            f"{', '.join(filter(has_seconds, ENV_IDS))}"
+        )
     sizes = (config.systems, config.models, config.batch_sizes, config.speculation)
     if config.split:
         if any((config.scenarios, config.validate, *sizes)):

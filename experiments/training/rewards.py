@@ -28,6 +28,7 @@ from agents.serving.search import CATCH_UP
 from papi_env.envs.serving import ServingProblem
 from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
+from papi_env.sb3_time import discounts
 from papi_env.simulation.compiled import njit
 from papi_env.simulation.serving import state as at
 
@@ -42,6 +43,7 @@ class TrainingReward(VecEnvWrapper):
     Args:
         envs: of `papi_env.sb3`, one scenario or a mixture.
         gamma: discount of the algorithm, for the potential.
+        time_constant: of a discount per second, which then takes gamma's place; None where it counts steps.
         price_time, progress: whether to apply the terms described above.
         holding: weight of the third, 1 for its expected price.
 
@@ -53,7 +55,15 @@ class TrainingReward(VecEnvWrapper):
         ConfigurationError: environments of another problem.
     """
 
-    def __init__(self, envs: VecEnv, gamma: float, price_time: bool, progress: bool, holding: float) -> None:
+    def __init__(
+        self,
+        envs: VecEnv,
+        gamma: float,
+        price_time: bool,
+        progress: bool,
+        holding: float,
+        time_constant: float | None = None,
+    ) -> None:
         super().__init__(envs)
         self._problems = []
         for problem in problems_of(envs):
@@ -63,6 +73,7 @@ class TrainingReward(VecEnvWrapper):
                 )
             self._problems.append(problem)
         self._gamma, self._price_time, self._progress, self._holding = gamma, price_time, progress, holding
+        self._time_constant = time_constant
         sizes = [problem.engine.num_envs for problem in self._problems]
         self._setting = np.repeat(np.arange(len(sizes)), sizes)
         self._per_request = holding / np.concatenate(
@@ -102,7 +113,8 @@ class TrainingReward(VecEnvWrapper):
             after = self._potentials()
             # An episode cut off by its horizon is worth what its last state is, which is no longer there: no change.
             # One that ends with its requests is worth nothing more.
-            kept = np.where(dones, self.potential, self._gamma * after)
+            gamma = self._gamma if self._time_constant is None else discounts(seconds, self._time_constant)
+            kept = np.where(dones, self.potential, gamma * after)
             for e in np.flatnonzero(dones):
                 if not infos[e]["TimeLimit.truncated"]:
                     kept[e] = 0.0

@@ -39,6 +39,7 @@ from papi_env.errors import DataError
 from papi_env.files import check_regular
 from papi_env.sb3 import BatchVecEnv
 from papi_env.sb3_mixture import MixtureVecEnv
+from papi_env.sb3_time import ReplayInSeconds
 from papi_env.scenario import MAX_SPECULATION
 from papi_env.simulation.batch import state as batch
 from papi_env.simulation.batch.engine import DecodeEngine
@@ -196,7 +197,7 @@ def _state_of(model: BaseAlgorithm) -> tuple[Arrays, dict[str, Any]]:
     replay = getattr(model, "replay_buffer", None)
     if replay is not None:
         plain["replay"] = {"pos": replay.pos, "full": replay.full}
-        for name in _REPLAY:
+        for name in _replayed(replay):
             arrays[f"replay.{name}"] = getattr(replay, name)[: replay.size()]
     return arrays, plain
 
@@ -228,12 +229,17 @@ def _restore(model: BaseAlgorithm, arrays: Arrays, plain: Mapping[str, Any]) -> 
         rms.mean, rms.var, rms.count = arrays["normalize.running"]
     replay = getattr(model, "replay_buffer", None)
     if replay is not None:
-        for name in _REPLAY:
+        for name in _replayed(replay):
             rows = arrays[f"replay.{name}"]
             getattr(replay, name)[: len(rows)] = rows
         replay.pos, replay.full = int(plain["replay"]["pos"]), bool(plain["replay"]["full"])
     # Last: nothing above may draw afterwards.
     _restore_generators(model, arrays, plain)
+
+
+def _replayed(replay: Any) -> tuple[str, ...]:
+    """The arrays of a replay buffer; one that discounts by seconds has those besides."""
+    return (*_REPLAY, "discounts") if isinstance(replay, ReplayInSeconds) else _REPLAY
 
 
 def _parts(model: BaseAlgorithm) -> tuple[BatchVecEnv, ...]:

@@ -44,17 +44,27 @@ def suggest(trial: Trial, base: Hyperparameters) -> Hyperparameters:
     """
     start = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
     falls = isinstance(base.learning_rate, Linear)
+    discount: dict[str, Any] = (
+        {"gamma": trial.suggest_categorical("gamma", (0.0, 0.5, 0.9, 0.97, 0.99, 0.997, 0.999))}
+        if base.per_second is None
+        else {"time_constant": trial.suggest_float("time_constant", 2.0, 60.0, log=True)}
+    )
     values: dict[str, Any] = {
         "learning_rate": Linear(start=start) if falls else start,
-        "gamma": trial.suggest_categorical("gamma", (0.0, 0.5, 0.9, 0.97, 0.99, 0.997, 0.999)),
+        **discount,
         "net_arch": _NETWORKS[trial.suggest_categorical("net_arch", tuple(_NETWORKS))],
         "activation": trial.suggest_categorical("activation", ("tanh", "relu")),
     }
     if isinstance(base, ActorCritic):
         steps = trial.suggest_categorical("n_steps", (8, 32, 128) if isinstance(base, Ppo) else (5, 16, 64))
+        trace: dict[str, Any] = (
+            {"trace_s": trial.suggest_float("trace_s", 0.2, 5.0, log=True)}
+            if base.trace_s
+            else {"gae_lambda": trial.suggest_categorical("gae_lambda", (0.0, 0.8, 0.9, 0.95, 1.0))}
+        )
         values |= {
             "n_steps": steps,
-            "gae_lambda": trial.suggest_categorical("gae_lambda", (0.0, 0.8, 0.9, 0.95, 1.0)),
+            **trace,
             "ent_coef": Linear(start=trial.suggest_float("ent_coef", 1e-4, 0.1, log=True)),
         }
     if isinstance(base, Ppo):
@@ -139,6 +149,7 @@ def tune(
     """
     config = training.config
     study = open_study(folder.path / JOURNAL, f"{config.algorithm} on {config.env}", config.seed)
+    # Scores alone: trials may differ in what they discount by.
     validator = Validator(config.env, training.validation, config.episodes)
 
     def objective(trial: Trial) -> float:

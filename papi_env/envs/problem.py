@@ -28,6 +28,8 @@ Columns: TypeAlias = tuple[tuple[str, int], ...]
 ScenarioLike: TypeAlias = str | Path | Mapping[str, Any] | Scenario
 AnyEngine = TypeVar("AnyEngine", bound=Engine[Any])
 
+# What `clock_info` calls the seconds from the last decision to the coming one, where a problem's time is continuous.
+ELAPSED = "dt_s"
 # Where the class docstring of an environment wants the table of its features.
 _TABLE = "{features}"
 

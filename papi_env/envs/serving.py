@@ -233,7 +233,8 @@ class ServingEnv(ServingProblem, ProblemEnv[ServingEngine]):
     finish in this step having met both objectives, time to first token and mean time per output token; with
     `reward="on-time"` in the scenario, the tokens produced in this step no later than their request's pace
     allows. The reference is the mean output of a request. Terms: `info["reward_goodput"]` and
-    `info["reward_energy"]`.
+    `info["reward_energy"]`. Learners discount by the seconds from one decision to the next, `info["dt_s"]` (see
+    `papi_env.sb3_time`).
 
     ## Starting state
     An empty machine at the first arrival. Arrivals, lengths, classes, acceptance and drift are keyed by (seed,
