@@ -35,19 +35,13 @@ from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 from agents.learned.policy import problems_of
 from experiments.common.runner import write_whole
 from experiments.training.rewards import TrainingReward
+from experiments.training.state_bounds import Arrays, check_counters, widened
 from papi_env.errors import DataError
 from papi_env.files import check_regular
 from papi_env.sb3 import BatchVecEnv
 from papi_env.sb3_mixture import MixtureVecEnv
 from papi_env.sb3_time import ReplayInSeconds
-from papi_env.scenario import MAX_SPECULATION
-from papi_env.simulation.batch import state as batch
 from papi_env.simulation.batch.engine import DecodeEngine
-from papi_env.simulation.engine import Engine
-from papi_env.simulation.serving import state as serving
-from papi_env.workload.images import MAX_IMAGES, MAX_STAGES
-
-Arrays = dict[str, npt.NDArray[Any]]
 
 # Of the model: plain numbers, and arrays that may be None. Algorithms have some of them.
 _NUMBERS = (
@@ -62,9 +56,6 @@ _ARRAYS = ("_last_obs", "_last_episode_starts", "_last_original_obs")
 _REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 # chosen: a hundred times the largest replay buffer of the shipped settings (range 1e9-1e11).
 _MOST_BYTES = 1 << 34
-# Counters of a serving engine that are no larger than its slots, and than the requests of an episode.
-_OF_SLOTS = (serving.RLP, serving.PREFILLING, serving.PREFILL_FRONT)
-_OF_REQUESTS = (serving.REQUESTS, serving.ARRIVED, serving.HEAD, serving.PREEMPTED)
 
 
 def save_state(path: Path, model: BaseAlgorithm, data: Mapping[str, Any]) -> None:
@@ -109,10 +100,13 @@ def load_state(path: Path, model: BaseAlgorithm) -> Any:
     envs.reset()  # so that the environments count as started
     expected = _engines_arrays(model) | _reward_arrays(model)
     expected |= {f"policy.{name}": tensor.numpy() for name, tensor in model.policy.state_dict().items()}
+    engines = {f"env.{i}.engine": problems_of(part)[0].engine for i, part in enumerate(_parts(model))}
+    for where, engine in engines.items():
+        found = widened(where, engine, found, expected)
     for name, array in expected.items():
         _check(path, name, found.get(name), array)
-    for i, part in enumerate(_parts(model)):
-        _check_counters(path, f"env.{i}.engine", problems_of(part)[0].engine, found)
+    for where, engine in engines.items():
+        check_counters(path, where, engine, found)
     try:
         _restore(model, found, plain)
         return run
@@ -127,41 +121,6 @@ def _check(path: Path, name: str, found: npt.NDArray[Any] | None, expected: npt.
             f"{path}: {name} is {there}, expected {expected.dtype} {list(expected.shape)}: the state of another "
             "configuration"
         )
-
-
-def _check_counters(path: Path, where: str, engine: Engine[Any], found: Arrays) -> None:
-    """Refuse counters that would lead compiled code out of its arrays."""
-    if isinstance(engine, DecodeEngine):
-        bounds = [
-            (
-                batch.RLP,
-                0,
-                engine.scenario.workload.batch_size if engine.scenario.workload is not None else 0,
-            ),
-            (batch.TLP, 0, MAX_SPECULATION),
-            (batch.LAST_FC, -1, batch.NUM_UNITS - 1),
-            (batch.STAGE, -1, MAX_STAGES - 1),
-            (batch.IMAGES, 0, MAX_IMAGES),
-        ]
-        name = f"{where}.counters"
-        slots = found[f"{where}.slots"]
-        longest = int(engine.tables.population.sum(axis=1).max(initial=0)) + engine.scenario.image_tokens
-        if (slots < 0).any() or (slots > longest).any():
-            raise DataError(f"{path}: {where}.slots holds tokens outside 0..{longest}")
-    else:
-        _, slot_count = engine.state.requests.shape
-        requests = engine.state.facts.shape[1]
-        bounds = [(column, 0, slot_count) for column in _OF_SLOTS]
-        bounds += [(column, 0, requests) for column in _OF_REQUESTS]
-        name = f"{where}.state.counters"
-        if (found[f"{where}.state.requests"] < -1).any() or (
-            found[f"{where}.state.requests"] >= requests
-        ).any():
-            raise DataError(f"{path}: {where}.state.requests names requests outside 0..{requests - 1}")
-    for column, low, high in bounds:
-        values = found[name][:, column]
-        if values.min(initial=low) < low or values.max(initial=high) > high:
-            raise DataError(f"{path}: {name}: column {column} holds numbers outside {low}..{high}")
 
 
 def _digest(text: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str:

@@ -1,0 +1,130 @@
+"""What a state may hold: numbers by which compiled code, which does not look, finds rows; and earlier layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from papi_env.errors import DataError
+from papi_env.scenario import MAX_SPECULATION
+from papi_env.simulation.batch import state as batch
+from papi_env.simulation.batch.engine import DecodeEngine
+from papi_env.simulation.engine import Engine
+from papi_env.simulation.serving import state as serving
+from papi_env.simulation.serving.engine import ServingEngine
+from papi_env.workload.images import MAX_IMAGES, MAX_STAGES
+
+Arrays = dict[str, npt.NDArray[Any]]
+_Bounds = list[tuple[int, int, int]]  # column, least, most
+
+# Counters of a serving engine that are no larger than its slots, and than the requests of an episode.
+_OF_SLOTS = (serving.RLP, serving.PREFILLING, serving.PREFILL_FRONT)
+_OF_REQUESTS = (serving.REQUESTS, serving.ARRIVED, serving.HEAD, serving.PREEMPTED)
+# Columns that a serving engine had before requests had classes, and arrays that it had not. Without classes what came
+# since is written, if at all, for observations that only scenarios with classes have.
+_EARLIER_COLUMNS = {"counters": 47, "clocks": 43}
+_LATER_ARRAYS = ("more", "patience", "queue", "places", "place_s", "prefixes")
+
+
+def widened(where: str, engine: Engine[Any], found: Arrays, expected: Arrays) -> Arrays:
+    """The arrays of a file, in the layout of today where they are those of an engine of earlier versions.
+
+    Args:
+        where: what names of the engine's arrays start with.
+        engine: just built.
+        found: all arrays of the file, which are left as they are.
+        expected: those that there should be.
+    """
+    if not isinstance(engine, ServingEngine) or engine.tables.scalars[serving.SERVICE] > 0:
+        return found
+    changed = dict(found)
+    for part in ("state", "final"):
+        for name, columns in _EARLIER_COLUMNS.items():
+            full = f"{where}.{part}.{name}"
+            old, new = found.get(full), expected[full]
+            if old is not None and old.shape == (len(new), columns) and old.dtype == new.dtype:
+                changed[full] = np.pad(old, ((0, 0), (0, new.shape[1] - columns)))
+        for name in _LATER_ARRAYS:
+            full = f"{where}.{part}.{name}"
+            changed.setdefault(full, expected[full].copy())
+    return changed
+
+
+def check_counters(path: Path, where: str, engine: Engine[Any], found: Arrays) -> None:
+    """Refuse numbers that would lead compiled code out of its arrays.
+
+    Raises:
+        DataError: there are some; the message says which.
+    """
+    if isinstance(engine, DecodeEngine):
+        name, bounds = f"{where}.counters", _of_batch(path, where, engine, found)
+    else:
+        assert isinstance(engine, ServingEngine)
+        name = f"{where}.state.counters"
+        served = engine.tables.scalars[serving.SERVICE] > 0
+        bounds = (_of_service if served else _of_serving)(path, where, engine, found)
+    for column, low, high in bounds:
+        _check(path, f"{name}: column {column}", found[name][:, column], low, high)
+
+
+def _check(path: Path, what: str, values: npt.NDArray[Any], low: int, high: int) -> None:
+    if values.min(initial=low) < low or values.max(initial=high) > high:
+        raise DataError(f"{path}: {what} holds numbers outside {low}..{high}")
+
+
+def _of_batch(path: Path, where: str, engine: DecodeEngine, found: Arrays) -> _Bounds:
+    slots = found[f"{where}.slots"]
+    longest = int(engine.tables.population.sum(axis=1).max(initial=0)) + engine.scenario.image_tokens
+    if (slots < 0).any() or (slots > longest).any():
+        raise DataError(f"{path}: {where}.slots holds tokens outside 0..{longest}")
+    workload = engine.scenario.workload
+    return [
+        (batch.RLP, 0, workload.batch_size if workload is not None else 0),
+        (batch.TLP, 0, MAX_SPECULATION),
+        (batch.LAST_FC, -1, batch.NUM_UNITS - 1),
+        (batch.STAGE, -1, MAX_STAGES - 1),
+        (batch.IMAGES, 0, MAX_IMAGES),
+    ]
+
+
+def _of_serving(path: Path, where: str, engine: ServingEngine, found: Arrays) -> _Bounds:
+    _, slots = engine.state.requests.shape
+    requests = engine.state.facts.shape[1]
+    running = found[f"{where}.state.requests"]
+    if (running < -1).any() or (running >= requests).any():
+        raise DataError(f"{path}: {where}.state.requests names requests outside 0..{requests - 1}")
+    return [
+        *((column, 0, slots) for column in _OF_SLOTS),
+        *((column, 0, requests) for column in _OF_REQUESTS),
+    ]
+
+
+def _of_service(path: Path, where: str, engine: ServingEngine, found: Arrays) -> _Bounds:
+    """With classes of requests: records and places are used again, and the free ones are lists."""
+    state = engine.state
+    slots, records = state.requests.shape[1], state.facts.shape[1]
+    places, kinds = state.places.shape[1], len(engine.tables.kinds)
+    part = f"{where}.state"
+    for name in ("requests", "prefill", "preempted", "queue"):
+        _check(path, f"{part}.{name}", found[f"{part}.{name}"], -1, records - 1)
+    facts, held = found[f"{part}.facts"], found[f"{part}.places"]
+    lives = np.isin(facts[..., serving.STATUS], (serving.WAITING, serving.RUNNING))
+    talks = held[..., serving.NUMBER] >= 0
+    for what, values, high in (
+        ("facts: the kind of a request", facts[..., serving.CLASS], kinds - 1),
+        ("facts: the next free record", facts[..., serving.INPUT][~lives], records - 1),
+        ("more: the place of a request", found[f"{part}.more"][..., serving.PLACE], places - 1),
+        ("places: the kind of a conversation", held[..., serving.KIND], kinds - 1),
+        ("places: the next free place", held[..., serving.TOLD][~talks], places - 1),
+    ):
+        _check(path, f"{part}.{what}", values, -1, high)
+    waiting = state.queue.shape[1]
+    return [
+        *((column, 0, slots) for column in (*_OF_SLOTS, serving.PREEMPTED)),
+        (serving.QUEUED, 0, waiting + slots),
+        (serving.FREE_RECORD, -1, records - 1),
+        (serving.FREE_PLACE, -1, places - 1),
+    ]
