@@ -1,0 +1,181 @@
+"""States of trainings in the layout of earlier versions go on; numbers that lead out of arrays are refused."""
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from experiments.training.algorithms import build_model
+from experiments.training.hyperparameters import load_hyperparameters
+from experiments.training.settings import scenario_settings, training_envs
+from experiments.training.state import _digest, load_state, save_state
+from experiments.training.state_bounds import check_counters
+from papi_env.envs.registration import SERVING
+from papi_env.errors import DataError
+from papi_env.scenario import get_scenario
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.engine import ServingEngine
+from papi_env.simulation.serving.requests import ServingState
+from tests.experiments.training.runs import HYPER
+
+pytestmark = pytest.mark.usefixtures("threads_as_before")
+
+SERVED = """
+system = "papi"
+model = "opt-30b"
+[serving]
+arrivals = { process = "poisson", rate_per_s = 20.0 }
+lengths = { input = 40, output = 24 }
+objectives = { ttft_s = 1.0, tpot_s = 0.05 }
+horizon_s = 0.4
+max_running = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bounds") / "served.toml"
+    path.write_text(SERVED)
+    return scenario_settings(SERVING, [str(path)])
+
+
+def built(settings):
+    hyper = (*HYPER["a2c"], "imitation={rounds=0,episodes=1}", "critic_first=0")
+    parameters = load_hyperparameters("a2c", SERVING, hyper)
+    return build_model("a2c", parameters, training_envs(SERVING, settings, parameters.n_envs, True), seed=0)
+
+
+def as_earlier(path, counters=47, clocks=43):
+    """Rewrite a state as versions wrote it in which requests had no classes."""
+    with safe_open(path, framework="np") as file:
+        text = file.metadata()["state"]
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    later = tuple(f".{name}" for name in ("more", "patience", "queue", "places", "place_s", "prefixes"))
+    found = {name: array for name, array in found.items() if not name.endswith(later)}
+    for name, array in found.items():
+        if name.endswith((".state.counters", ".final.counters")):
+            found[name] = array[:, :counters].copy()
+        if name.endswith((".state.clocks", ".final.clocks")):
+            found[name] = array[:, :clocks].copy()
+    save_file(found, path, metadata={"state": text, "sha256": _digest(text, found)})
+
+
+def test_a_state_of_earlier_versions_goes_on_as_it_would_have(tmp_path, settings):
+    path = tmp_path / "state.safetensors"
+    model = built(settings)
+    model.learn(256)
+    save_state(path, model, {"rows": []})
+    model.learn(256, reset_num_timesteps=False)
+    as_earlier(path)
+    twin = built(settings)
+    assert load_state(path, twin) == {"rows": []}
+    twin.learn(256, reset_num_timesteps=False)
+    for name, tensor in model.policy.state_dict().items():
+        np.testing.assert_array_equal(twin.policy.state_dict()[name].numpy(), tensor.numpy(), err_msg=name)
+    assert twin.num_timesteps == model.num_timesteps == 512
+
+
+def test_other_widths_are_of_another_configuration(tmp_path, settings):
+    path = tmp_path / "state.safetensors"
+    model = built(settings)
+    model.learn(64)
+    for widths in ({"counters": 46}, {"clocks": 44}):
+        save_state(path, model, {"rows": []})
+        as_earlier(path, **widths)
+        with pytest.raises(DataError, match="the state of another configuration"):
+            load_state(path, built(settings))
+
+
+# --- with classes of requests ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """In the middle of an episode in which conversations wait, run and think."""
+    talk = {"turns": 3.0, "think_s": 0.1}
+    served = {
+        "arrivals": {"process": "poisson", "rate_per_s": 60.0},
+        "lengths": {"input": 40, "output": 24},
+        "horizon_s": 2.0,
+        "requests": None,
+        "max_running": 4,
+        "service": {
+            "classes": {"talk": {"conversation": talk}, "alone": {"weight": 2.0}},
+            "max_waiting": 8,
+            "max_open": 16,
+        },
+    }
+    engine = ServingEngine(get_scenario("saturated/llama-65b").replace(serving=served), 3)
+    engine.start([0, 1, 2])
+    rng = np.random.default_rng(0)
+    limits = np.array(at.NVEC_V1)
+    for _ in range(120):
+        engine.actions[:] = rng.integers(0, limits, (3, len(limits)))
+        engine.step()
+    return engine
+
+
+def arrays_of(engine):
+    return {f"env.state.{name}": getattr(engine.state, name).copy() for name in ServingState._fields}
+
+
+def test_what_an_engine_holds_passes_all_along(tmp_path, engine):
+    twin = engine.clone()
+    for _ in range(100):
+        check_counters(tmp_path, "env", twin, arrays_of(twin))
+        twin.step()
+    assert (twin.counters[:, at.SESSIONS] > twin.state.facts.shape[1]).all(), "records that were used again"
+
+
+@pytest.mark.parametrize("value", [-2, 1 << 20])
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("queue", 0),
+        ("prefill", 0),
+        ("preempted", 0),
+        ("requests", 0),
+        ("counters", at.FREE_RECORD),
+        ("counters", at.FREE_PLACE),
+        ("counters", at.QUEUED),
+        ("counters", at.PREEMPTED),
+        ("counters", at.RLP),
+    ],
+)
+def test_numbers_that_lead_out_of_arrays_are_refused(tmp_path, engine, name, column, value):
+    found = arrays_of(engine)
+    found[f"env.state.{name}"][1, column] = value
+    with pytest.raises(DataError, match=rf"env\.state\.{name}.* numbers outside"):
+        check_counters(tmp_path, "env", engine, found)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "message"),
+    [
+        ("facts", at.CLASS, "kind of a request"),
+        ("more", at.PLACE, "place of a request"),
+        ("places", at.KIND, "kind of a conversation"),
+    ],
+)
+def test_records_that_name_what_is_not_there_are_refused(tmp_path, engine, name, column, message):
+    for value in (-2, 1 << 20):
+        found = arrays_of(engine)
+        found[f"env.state.{name}"][1, 0, column] = value
+        with pytest.raises(DataError, match=message):
+            check_counters(tmp_path, "env", engine, found)
+
+
+def test_lists_of_what_is_free_stay_inside(tmp_path, engine):
+    found = arrays_of(engine)
+    facts, places = found["env.state.facts"], found["env.state.places"]
+    free = engine.counters[0, at.FREE_RECORD]
+    assert free >= 0
+    facts[0, free, at.INPUT] += 1 << 20
+    with pytest.raises(DataError, match="next free record"):
+        check_counters(tmp_path, "env", engine, found)
+    facts[0, free, at.INPUT] -= 1 << 20
+    place = engine.counters[0, at.FREE_PLACE]
+    assert place >= 0
+    places[0, place, at.TOLD] = 1 << 20
+    with pytest.raises(DataError, match="next free place"):
+        check_counters(tmp_path, "env", engine, found)
