@@ -1,4 +1,4 @@
-"""Whom to serve, by words: the six further choices of Serving-v1 as parts of a policy's name.
+"""Whom to serve, by words: the further choices of Serving-v1 as parts of a policy's name.
 
 `profile-greedy+deadline+late+keep+return` is profile-greedy that admits by deadline, drops who cannot be in time any
 more, keeps the context of finished turns, and evicts who comes back last. Parts come in any order; a choice that no
@@ -24,9 +24,10 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "keeping": ("keep-none", "keep", "keep-class"),
     "eviction": at.SERVICE_CHOICES[at.EVICTION - at.ORDER],
     "drafted_for": ("draft-all", "draft-accepted"),
+    "pacing": at.SERVICE_CHOICES[at.PACING - at.ORDER],
 }
 CHOICE_NAMES = tuple(WORDS)
-# Where a word stands: which of the six choices, and which option of it.
+# Where a word stands: which of the choices, and which option of it.
 _PLACES = {
     word: (choice, option) for choice, words in enumerate(WORDS.values()) for option, word in enumerate(words)
 }
@@ -36,12 +37,12 @@ IntArray = npt.NDArray[np.int64]
 
 
 def nothing_given() -> IntArray:
-    """The six choices, all left to the rule; int64 [6]."""
+    """The further choices, all left to the rule; int64 [7]."""
     return np.full(NUM_SERVICE, LEFT, dtype=np.int64)
 
 
 def parse_parts(name: str, parts: Iterable[str]) -> IntArray:
-    """The six choices that parts of a policy's name give, int64 [6]; `LEFT` where none does.
+    """The further choices that parts of a policy's name give, int64 [7]; `LEFT` where none does.
 
     Raises:
         ConfigurationError: a part is unknown, or two parts are of one choice.

@@ -1,4 +1,4 @@
-"""The best tuned rule of Serving-v1: profile-greedy's parameters and the six further choices, searched together.
+"""The best tuned rule of Serving-v1: profile-greedy's parameters and the further choices, searched together.
 
 `combined-v1.json` beside this file holds what was found, by family of presets, each with the command, budget and seeds
 it took; `python -m experiments.tune tuned` writes it.
@@ -42,6 +42,9 @@ class CombinedParameters(GreedyParameters):
     drafted_for: str = "draft-all"
     """For whom drafts are made."""
 
+    pacing: str = "at-once"
+    """Whether all who fit are admitted, or as many as fill a chunk."""
+
     @classmethod
     def options(cls) -> Mapping[str, tuple[str, ...]]:
         """All options of every further choice."""
@@ -54,7 +57,7 @@ class CombinedParameters(GreedyParameters):
         return replace(cls(), **{name: WORDS[name][choice] for name, choice in given if choice != LEFT})
 
     def choices(self) -> IntArray:
-        """The six options, int64 [6]."""
+        """Their options, int64 [7]."""
         return parse_parts("tuned", (getattr(self, name) for name in CHOICE_NAMES))
 
 

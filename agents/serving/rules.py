@@ -58,7 +58,7 @@ class ServingRule(RulePolicy):
         self._can_overlap = self.tables.scalars[at.ATTENTION_UNIT] == 2
 
     def act(self, observations: Observations, state: Any, episode_start: Any) -> tuple[Actions, Any]:
-        """Int64 actions [num_envs, 4], or 10 on Serving-v1, all of them valid."""
+        """Int64 actions [num_envs, 4], or 11 on Serving-v1, all of them valid."""
         view = ServingView(observations, self.tables.scalars)
         actions, state = self.choose(view, state, episode_start)
         return self.mended(actions, view), state
@@ -93,7 +93,7 @@ class CompiledRule(ServingRule):
     plays_v1 = True
     code: ClassVar[int]
     remembers: ClassVar[bool] = False
-    # The six further choices of Serving-v1 that its name gives.
+    # The further choices of Serving-v1 that its name gives.
     _choices: IntArray = nothing_given()
     # What the kind chooses among, int64 [options, 4], where it does.
     _options: npt.NDArray[np.int64] = np.zeros((1, len(at.NVEC)), dtype=np.int64)
@@ -115,7 +115,7 @@ class CompiledRule(ServingRule):
         raise ConfigurationError(f"{type(self).__name__} defines no rows()")
 
     def giving(self, choices: IntArray) -> Self:
-        """This rule, with the six further choices of Serving-v1 where they are not `LEFT` to it; int64 [6].
+        """This rule, with the further choices of Serving-v1 where they are not `LEFT` to it; int64 [7].
 
         It then plays no other problem.
         """
@@ -123,7 +123,7 @@ class CompiledRule(ServingRule):
         return self
 
     def service(self, num_envs: int) -> IntArray:
-        """The further choices of each environment, int64 [num_envs, 6]; `LEFT` where the rule decides by itself."""
+        """The further choices of each environment, int64 [num_envs, 7]; `LEFT` where the rule decides by itself."""
         return np.repeat(self._choices[None], num_envs, axis=0)
 
     def compiled(self, memory: FloatArray) -> CompiledPolicy:
@@ -250,7 +250,7 @@ def fixed_policy(actions: Actions) -> CompiledPolicy:
     """A compiled policy that plays a joint action of its own in every environment, throughout.
 
     Args:
-        actions: int64 [num_envs, 4 or 10]; of four choices the others are what Serving-v0 does.
+        actions: int64 [num_envs, 4 or 11]; of four choices the others are what Serving-v0 does.
     """
     memory = np.zeros((len(actions), NUM_MEMORY))
     service = np.zeros((len(actions), NUM_SERVICE), dtype=np.int64)

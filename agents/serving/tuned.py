@@ -195,7 +195,7 @@ class TunedRule(CompiledRule, Generic[P]):
         return [float(value) for value in asdict(given).values()]
 
     def _service_row(self, given: P) -> IntArray:
-        """The further choices on Serving-v1 that a set makes, int64 [6]; those of the rule's name go first."""
+        """The further choices on Serving-v1 that a set makes, int64 [7]; those of the rule's name go first."""
         return self._choices
 
     def service(self, num_envs: int) -> IntArray:

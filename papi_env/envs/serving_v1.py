@@ -64,7 +64,7 @@ def with_classes(scenario: Scenario) -> Scenario:
 
 
 def further_options(tables: ServingTables) -> BoolArray:
-    """Which options of the further choices a scenario has a use for, bool [5 + 3 + 3 + 3 + 2 + 2].
+    """Which options of the further choices a scenario has a use for, bool [5 + 3 + 3 + 3 + 2 + 2 + 2].
 
     The first of each always; others even where they change nothing just now.
     """
@@ -81,6 +81,7 @@ def further_options(tables: ServingTables) -> BoolArray:
         at.KEEPING: (True, talks, talks),
         at.EVICTION: (True, talks and pages),
         at.DRAFTED_FOR: (True, drafts),
+        at.PACING: (True, bool(scalars[at.PREFILL_ON])),
     }
     return np.concatenate(
         [np.array(has[choice], dtype=np.bool_) for choice in range(at.ORDER, len(at.NVEC_V1))]
@@ -88,7 +89,7 @@ def further_options(tables: ServingTables) -> BoolArray:
 
 
 def joint_table(options: BoolArray) -> npt.NDArray[np.int64]:
-    """The joint actions that a flattened space numbers, int64 [actions, 10]; `ServingV1Env` says which.
+    """The joint actions that a flattened space numbers, int64 [actions, 11]; `ServingV1Env` says which.
 
     Args:
         options: see `further_options`.
@@ -97,6 +98,7 @@ def joint_table(options: BoolArray) -> npt.NDArray[np.int64]:
     keeps = bool(parts[at.KEEPING - at.ORDER][at.KEEP_ALL])
     evicts = bool(parts[at.EVICTION - at.ORDER][at.EVICT_RETURN])
     drafts = bool(parts[at.DRAFTED_FOR - at.ORDER][at.DRAFT_ACCEPTED])
+    paces = bool(parts[at.PACING - at.ORDER][at.BY_CHUNK])
     plain = np.zeros((len(JOINT_ACTIONS), len(at.NVEC_V1)), dtype=np.int64)
     plain[:, : len(at.NVEC)] = JOINT_ACTIONS
     rows = [plain]
@@ -108,12 +110,13 @@ def joint_table(options: BoolArray) -> npt.NDArray[np.int64]:
             block[:, at.KEEPING] = at.KEEP_ALL if keeps else at.KEEP_NONE
             block[:, at.EVICTION] = at.EVICT_RETURN if evicts else at.EVICT_LRU
             block[:, at.DRAFTED_FOR] = accepted
+            block[:, at.PACING] = at.BY_CHUNK if paces else at.AT_ONCE
             rows.append(block)
     return np.concatenate(rows)
 
 
 class ServingV1Problem(ServingProblem):
-    """Ten choices before every iteration of continuous batching."""
+    """Eleven choices before every iteration of continuous batching."""
 
     choices = len(at.NVEC_V1)
     options = at.CHOICES_V1
@@ -125,6 +128,7 @@ class ServingV1Problem(ServingProblem):
         "keeping",
         "eviction",
         "drafts",
+        "pacing",
     )
     serves_classes = True
     features = at.FEATURES_V1
@@ -159,7 +163,7 @@ class ServingV1Problem(ServingProblem):
 
     @staticmethod
     def single_space() -> gym.spaces.MultiDiscrete:
-        """The four of Serving-v0, then order, shedding, victim, keeping, eviction, and who drafts."""
+        """The four of Serving-v0, then order, shedding, victim, keeping, eviction, who drafts, and pacing."""
         return gym.spaces.MultiDiscrete(list(at.NVEC_V1))
 
     @classmethod
@@ -197,13 +201,13 @@ class ServingV1Problem(ServingProblem):
         return engine
 
     def valid_choices(self) -> BoolArray:
-        """Bool [num_envs, 12 + 18]: the valid choices of the coming step, one choice after the other."""
+        """Bool [num_envs, 12 + 20]: the valid choices of the coming step, one choice after the other."""
         valid = super().valid_choices()
         valid[:, _FIRST:] = self._further
         return valid
 
     def joint_actions(self) -> npt.NDArray[np.int64]:
-        """Int64 [264 to 408, 10]: what a flattened space numbers, see `ServingV1Env`; valid on the machine or not."""
+        """Int64 [264 to 408, 11]: what a flattened space numbers, see `ServingV1Env`; valid on the machine or not."""
         return self._joint
 
     def _where(self, choice: int) -> str:
@@ -226,7 +230,7 @@ class ServingV1Env(ServingV1Problem, ProblemEnv[ServingEngine]):
     `papi_env/Serving-v0`, bit for bit (as long as no more than 4096 wait).
 
     ## Action space
-    `MultiDiscrete([3, 4, 3, 2, 5, 3, 3, 3, 2, 2])`. The first four are Serving-v0's: unit of the decode FC kernels
+    `MultiDiscrete([3, 4, 3, 2, 5, 3, 3, 3, 2, 2, 2])`. The first four are Serving-v0's: unit of the decode FC kernels
     (0 PUs, 1 FC-PIM, 2 split), tokens verified per request (1, 2, 4, 8), admission (0 none, 1 one request, 2 as many
     as fit), overlap of half-batches (0, 1). Then:
 
@@ -238,25 +242,28 @@ class ServingV1Env(ServingV1Problem, ProblemEnv[ServingEngine]):
     * keeping of a finished turn's KV: 0 none, 1 all, 2 of the classes that come back soonest and likeliest.
     * eviction of kept KV: 0 the least recently used, 1 the one whose conversation goes on latest or least likely.
     * drafts: 0 for all requests, 1 for those of classes whose drafts pass at least as often as the mean.
+    * pacing of admission: 0 at once, 1 by chunk: nobody further once admitted prompts fill the coming chunk, so that
+      who would only wait on can still be ordered and dropped.
 
     0 is what Serving-v0 always does. Choices that are not possible on the machine (a unit that the system lacks,
     overlap without Attn-PIM, admitting none while nothing runs) fall back as in Serving-v0 and are counted in
     `info["invalid_actions"]`. Masks also exclude options that the scenario has no use for: shedding by class with one
     class, drafts by acceptance with one class or one acceptance, victims without paging, keeping and eviction without
     conversations. Played all the same, those do nothing. `strict=True` raises on both kinds. An option that changes
-    nothing just now is valid. `action_masks()` is flat, bool [30].
+    nothing just now is valid. `action_masks()` is flat, bool [32].
 
-    `papi_env.envs.flatten` numbers joint actions for algorithms that want `Discrete`, some of the 38 880. Numbers 0 to
+    `papi_env.envs.flatten` numbers joint actions for algorithms that want `Discrete`, some of the 77 760. Numbers 0 to
     71 are Serving-v0's, with all else 0. Then come the 24 of unit, speculation and overlap for each of eight ways to
     admit and drop: as many as fit by arrival, deadline, prompt, work and weight per work, dropping those who are late;
     as many as fit by weight per work, dropping a class too; one by weight per work, dropping those who are late; and
-    none, dropping those who are late. Where there are conversations, these keep all and evict by return. Where
-    acceptances differ, the 18 that draft come again for each of the eight, with drafts for the accepted. So there are
-    264, or 408.
+    none, dropping those who are late. They admit by chunk, and where there are conversations, keep all and evict by
+    return. Where acceptances differ, the 18 that draft come again for each of the eight, with drafts for the accepted.
+    So there are 264, or 408.
 
     ## Order of a step
     1. Those chosen by shedding are dropped from the queue.
-    2. Requests are admitted in the chosen order while there are slots and pages; kept pages are evicted for them.
+    2. Requests are admitted in the chosen order while there are slots and pages, by chunk as far as their prompts
+       fill one; kept pages are evicted for them.
     3. Kept pages are evicted, and then victims preempted, until the pages of running requests fit.
     4. The iteration runs: drafts, FC kernels, attention, prompt chunks. Time passes.
     5. Tokens are yielded, requests finish, and what is to be kept of their KV is.

@@ -196,7 +196,7 @@ def test_masks_leave_out_what_a_scenario_has_no_use_for(changes, shedding, victi
     env = ServingV1Env(scenario(**changes))
     env.reset(seed=0)
     parts = np.split(env.action_masks()[FIRST:], np.cumsum(at.NVEC_V1[4:])[:-1])
-    assert [int(part.sum()) for part in parts] == [5, shedding, victim, keeping, eviction, drafts]
+    assert [int(part.sum()) for part in parts] == [5, shedding, victim, keeping, eviction, drafts, 2]
     assert all(part[0] for part in parts)
 
 
@@ -232,7 +232,7 @@ def test_strict_environments_name_what_is_not_possible():
 def test_joint_actions_are_those_of_the_page(service, count):
     env = ServingV1Env(scenario(service=service))
     table = env.joint_actions()
-    assert table.shape == (count, 10)
+    assert table.shape == (count, 11)
     assert len(np.unique(table, axis=0)) == count
     assert all(env.action_space.contains(row) for row in table)
     np.testing.assert_array_equal(table[:72, :4], JOINT_ACTIONS)
@@ -241,6 +241,7 @@ def test_joint_actions_are_those_of_the_page(service, count):
     assert (table[72:, at.KEEPING] == (at.KEEP_ALL if talks else at.KEEP_NONE)).all()
     assert (table[72:, at.EVICTION] == (at.EVICT_RETURN if talks else at.EVICT_LRU)).all()
     assert (table[72:, at.SHEDDING] > 0).all()
+    assert (table[72:, at.PACING] == at.BY_CHUNK).all()
     assert set(map(tuple, table[72:264, 4:6])) == {(0, 1), (1, 1), (2, 1), (3, 1), (4, 1), (4, 2)}
     # Drafts for some alone where there are drafts.
     assert (table[264:, at.SPECULATION] > 0).all()
@@ -370,7 +371,7 @@ def test_classes_are_seen_as_they_stand():
         lit = {name for name, value in seen.items() if name.startswith("last_") and value == 1.0}
         assert lit >= {
             *("last_order_deadline", "last_shedding_late", "last_victim_latest", "last_keeping_keep"),
-            *("last_eviction_return", "last_drafted-for_all"),
+            *("last_eviction_return", "last_drafted-for_all", "last_pacing_at-once"),
         }
     assert waited == {0, 1}
     assert kept > 0

@@ -1,4 +1,4 @@
-"""Whom to serve, compiled: the six further choices of Serving-v1, by constants or left to a rule."""
+"""Whom to serve, compiled: the further choices of Serving-v1, by constants or left to a rule."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Compiled policies by their kind: a decision for each environment of a batch, or whole episodes.
 
 A policy is a kind, parameters by environment, and what it remembers by environment. The kind decides where kernels run
-and whom to admit; on Serving-v1 the six further choices are constants by environment, or decided by the kind too.
+and whom to admit; on Serving-v1 the further choices are constants by environment, or decided by the kind too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CompiledPolicy(NamedTuple):
         kind: one of those above.
         parameters: float64 [E, columns]; the kind says what they are.
         options: int64 [options, 4], the joint actions that `GREEDY` and `SLACK_AWARE` compare; of one row elsewhere.
-        service: int64 [E, 6], the further choices on Serving-v1 from `state.ORDER` on, or `choices.LEFT` to the kind:
+        service: int64 [E, 7], the further choices on Serving-v1 from `state.ORDER` on, or `choices.LEFT` to the kind:
             all but `SLACK_AWARE` do what Serving-v0 does.
         memory: float64 [E, NUM_MEMORY], see `memory`; changed by every decision.
     """

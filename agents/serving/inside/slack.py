@@ -102,3 +102,4 @@ def slack_aware(e, seen, known, policy, observations, look, actions):
     rows = seen.rlp * SPECULATION_LENGTHS[actions[e, at.SPECULATION]]
     many = rows > p[e, DRAFTED_ROWS] * scalars[at.ALPHA]
     actions[e, at.DRAFTED_FOR] = at.DRAFT_ACCEPTED if many else at.DRAFT_ALL
+    actions[e, at.PACING] = at.BY_CHUNK

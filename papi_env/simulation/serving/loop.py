@@ -275,7 +275,7 @@ def reward(e, good, joules, clocks, scalars):
 @inlined
 def choose_service(e, actions, counters):
     """Note what was chosen of who is served; where an action says nothing about it, what Serving-v0 does."""
-    for k in range(at.ORDER, at.DRAFTED_FOR + 1):
+    for k in range(at.ORDER, at.PACING + 1):
         choice = actions[e, k] if actions.shape[1] > k else 0
         counters[e, at.LAST_SERVICE + k - at.ORDER] = choice
 

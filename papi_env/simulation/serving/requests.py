@@ -380,10 +380,17 @@ def makes_room(e, request, running, state, served, scalars):
 
 @lean
 def admit_chosen(e, most, order, state, served, scalars):
-    """`admit` in a chosen order, preempted requests first; kept pages make room."""
+    """`admit` in a chosen order, preempted requests first; kept pages make room.
+
+    By chunk, no further request is admitted once the prompts of those that were fill the coming chunk: who would only
+    wait on goes on being ordered and shed.
+    """
     counters = state.counters
+    paced = counters[e, at.LAST_SERVICE + at.PACING - at.ORDER] == at.BY_CHUNK
     admitted = 0
     while admitted < most and counters[e, at.QUEUED] > 0:
+        if paced and counters[e, at.PREFILL_BACKLOG] >= scalars[at.CHUNK]:
+            break
         running = counters[e, at.RLP] + counters[e, at.PREFILLING]
         if running >= scalars[at.MAX_RUNNING]:
             break

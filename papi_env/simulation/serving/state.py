@@ -17,8 +17,8 @@ NONE, ONE, ALL = range(3)
 CHOICES = (("pu", "fc-pim", "split"), SPECULATION_LENGTHS, ("none", "one", "all"), ("off", "on"))
 NVEC = tuple(len(choices) for choices in CHOICES)
 NUM_ACTIONS = 72
-# Who is served, in Serving-v1 besides: int64 [num_envs, 10] in all. Option 0 of each is what Serving-v0 always does.
-ORDER, SHEDDING, VICTIM, KEEPING, EVICTION, DRAFTED_FOR = range(4, 10)
+# Who is served, in Serving-v1 besides: int64 [num_envs, 11] in all. Option 0 of each is what Serving-v0 always does.
+ORDER, SHEDDING, VICTIM, KEEPING, EVICTION, DRAFTED_FOR, PACING = range(4, 11)
 BY_ARRIVAL, BY_DEADLINE, BY_PROMPT, BY_WORK, BY_WEIGHT = range(5)
 SHED_NONE, SHED_LATE, SHED_CLASS = range(3)
 VICTIM_LATEST, VICTIM_PROGRESS, VICTIM_SLACK = range(3)
@@ -26,6 +26,7 @@ KEEP_NONE, KEEP_ALL, KEEP_CLASS = range(3)
 # The last, of the reference alone, knows when conversations go on (Belady, IBM Systems Journal 5(2), 1966).
 EVICT_LRU, EVICT_RETURN, EVICT_TRUE_RETURN = range(3)
 DRAFT_ALL, DRAFT_ACCEPTED = range(2)
+AT_ONCE, BY_CHUNK = range(2)
 SERVICE_CHOICES = (
     ("arrival", "deadline", "shortest-prompt", "least-work", "weight-per-work"),
     ("keep", "late", "class"),
@@ -33,9 +34,10 @@ SERVICE_CHOICES = (
     ("drop", "keep", "class"),
     ("lru", "return"),
     ("all", "accepted"),
+    ("at-once", "by-chunk"),
 )
 CHOICE_NAMES = ("fc", "speculation", "admission", "overlap")
-SERVICE_CHOICE_NAMES = ("order", "shedding", "victim", "keeping", "eviction", "drafted-for")
+SERVICE_CHOICE_NAMES = ("order", "shedding", "victim", "keeping", "eviction", "drafted-for", "pacing")
 CHOICES_V1 = CHOICES + SERVICE_CHOICES
 NVEC_V1 = tuple(len(choices) for choices in CHOICES_V1)
 # Classes of requests that a scenario may have, each with features of its own.
@@ -110,9 +112,9 @@ CLASS_QUEUED = 59  # .. +3: waiting requests by class
 CLASS_OFFERED = 63  # .. +3: turns that have come or would have, by class
 CLASS_ATTAINED = 67  # .. +3: of those, within their objectives
 CLASS_LOST = 71  # .. +3: and late, dropped, refused, given up or cut
-LAST_SERVICE = 75  # .. +5: the last choices from ORDER on
-UNDRAFTED = 81  # kinds that draft nothing in this iteration, a bit each: at most 4 classes x 16 acceptances
-NUM_COUNTERS = 82
+LAST_SERVICE = 75  # .. +6: the last choices from ORDER on
+UNDRAFTED = 82  # kinds that draft nothing in this iteration, a bit each: at most 4 classes x 16 acceptances
+NUM_COUNTERS = 83
 
 # --- clocks: float64 [num_envs, NUM_CLOCKS] ---------------------------------------------------------
 TIME_S = 0

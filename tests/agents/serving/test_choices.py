@@ -62,7 +62,7 @@ def observe(kind="two", **features):
 
 def chosen(policy, observation, kind="two"):
     actions, _ = bound(policy, kind).predict(observation)
-    assert actions.shape == (1, 10)
+    assert actions.shape == (1, 11)
     return actions[0, at.ORDER :].tolist()
 
 

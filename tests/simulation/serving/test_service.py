@@ -387,3 +387,17 @@ def test_the_least_wanted_pages_are_evicted(eviction):
             assert values[gone][0] == values[kept].max()
             seen += 1
     assert seen > 3
+
+
+def test_by_chunk_nobody_is_admitted_beyond_a_full_chunk():
+    """Who would only wait on stays in the queue."""
+    backlogs = {}
+    for pacing in (at.AT_ONCE, at.BY_CHUNK):
+        engine = started(scenario({"one": {}}, arrivals={"process": "together"}, requests=24, horizon_s=None))
+        engine.actions[:] = always(PACING=pacing)(engine)
+        engine.step()
+        backlogs[pacing] = int(engine.counters[0, at.PREFILLED] + engine.counters[0, at.PREFILL_BACKLOG])
+    chunk = engine.tables.scalars[at.CHUNK]
+    # The last one admitted began below the chunk's end; prompts have 200 tokens.
+    assert chunk <= backlogs[at.BY_CHUNK] < chunk + 200
+    assert backlogs[at.AT_ONCE] == 24 * 200
