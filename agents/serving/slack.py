@@ -48,6 +48,9 @@ class SlackParameters(GreedyParameters):
     drafted_rows: float = 4.0
     """Drafts are made for all while the rows verified are within this many times α, then where they are accepted."""
 
+    calm_order: str = "deadline"
+    """Who is admitted first while all can be met."""
+
     calm_shedding: str = "late"
     """Who of those that wait is dropped while all can be met: with one dropped its conversation ends."""
 
@@ -61,6 +64,7 @@ class SlackParameters(GreedyParameters):
     def options(cls) -> Mapping[str, tuple[str, ...]]:
         """What it may do by deadlines and beside them."""
         return {
+            "calm_order": _ORDERS,
             "calm_shedding": _CALM_SHEDDINGS,
             "crowded_order": _ORDERS,
             "crowded_victim": _VICTIMS,
@@ -74,6 +78,7 @@ SLACK_RANGES: dict[str, Span] = GREEDY_RANGES | {
     "kv_limit": Range(0.5, 1.0),
     "keep_until": Range(0.0, 1.0),
     "drafted_rows": Range(0.1, 16.0, log=True),
+    "calm_order": Options(_ORDERS),
     "calm_shedding": Options(_CALM_SHEDDINGS),
     "crowded_order": Options(_ORDERS),
     "crowded_victim": Options(_VICTIMS),
@@ -87,8 +92,8 @@ class SlackAware(ProfileGreedy):
       of its own class, and that none comes where KV pages run short.
     * How much waits is prompt tokens at the profile's pace over first-token objectives, class by class: those of the
       head of each queue, and for the others as many as admitted ones had.
-    * Order and shedding: earliest deadline first while that is little. Beyond it those who cannot be in time are
-      dropped and the others admitted in another order; further on, whole classes are dropped.
+    * Order and shedding: earliest deadline first, or as tuned, while that is little. Beyond it those who cannot be in
+      time are dropped and the others admitted in another order; further on, whole classes are dropped.
     * Keeping and eviction: every turn while there is room, then by class; whoever is expected back last goes first.
     * Drafts: for all while rows are cheap, then for the classes in which they are accepted.
 
@@ -106,11 +111,16 @@ class SlackAware(ProfileGreedy):
         values = asdict(given)
         greedy = GreedyParameters(**{name: values[name] for name in GREEDY_RANGES})
         numbers = ("calm", "drop_class", "kv_limit", "keep_until", "drafted_rows")
-        words = {"shedding": "calm_shedding", "order": "crowded_order", "victim": "crowded_victim"}
+        words = {
+            "calm_order": "order",
+            "calm_shedding": "shedding",
+            "crowded_order": "order",
+            "crowded_victim": "victim",
+        }
         row = [
             *super()._row(greedy),
             *(values[name] for name in numbers),
-            *(float(WORDS[choice].index(values[name])) for choice, name in words.items()),
+            *(float(WORDS[choice].index(values[name])) for name, choice in words.items()),
             *class_objectives(self.tables),
         ]
         if not self._useful[at.SHEDDING - at.ORDER][at.SHED_CLASS]:

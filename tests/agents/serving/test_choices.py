@@ -220,6 +220,8 @@ def test_it_serves_by_deadlines_while_all_can_be_met_and_by_worth_where_not():
     ]
     other = SlackAware(SlackParameters(crowded_order="shortest-prompt", crowded_victim="least-progress"))
     assert chosen(other, pressing(1.0))[:3] == [at.BY_PROMPT, at.SHED_LATE, at.VICTIM_PROGRESS]
+    shortest = SlackAware(SlackParameters(calm_order="shortest-prompt"))
+    assert chosen(shortest, pressing(0.1))[:2] == [at.BY_PROMPT, at.SHED_LATE]
     early = SlackAware(SlackParameters(calm_shedding="late"))
     assert chosen(early, pressing(0.1))[:2] == [at.BY_DEADLINE, at.SHED_LATE]
 
