@@ -87,11 +87,11 @@ def test_every_option_has_a_word_of_its_own():
 )
 def test_parts_give_constants_and_the_rest_is_as_on_serving_v0(name):
     observation = observe(queued=0.5)
-    expected = [at.BY_DEADLINE, at.SHED_LATE, 0, at.KEEP_ALL, at.EVICT_RETURN, 0]
+    expected = [at.BY_DEADLINE, at.SHED_LATE, 0, at.KEEP_ALL, at.EVICT_RETURN, 0, 0]
     # In any order.
     assert chosen(f"{name}+deadline+late+keep+return", observation) == expected
     assert chosen(f"{name}+return+keep+late+deadline", observation) == expected
-    assert chosen(name, observation) == [0] * 6
+    assert chosen(name, observation) == [0] * 7
     four = bound(name, "v0").predict(observe("v0", queued=0.5))[0][0]
     np.testing.assert_array_equal(bound(f"{name}+shed-class").predict(observation)[0][0, :4], four)
 
@@ -130,8 +130,16 @@ def test_look_aheads_of_four_choices_say_so(name):
 def test_what_has_one_option_alone_is_not_chosen():
     # Nothing can be kept where nobody comes back, and none is drafted for where all are alike.
     name = "profile-greedy+keep+return+draft-accepted+shed-class"
-    assert chosen(name, observe("alone"), "alone") == [0, at.SHED_LATE, 0, 0, 0, 0]
-    assert chosen(name, observe()) == [0, at.SHED_CLASS, 0, at.KEEP_ALL, at.EVICT_RETURN, at.DRAFT_ACCEPTED]
+    assert chosen(name, observe("alone"), "alone") == [0, at.SHED_LATE, 0, 0, 0, 0, 0]
+    assert chosen(name, observe()) == [
+        0,
+        at.SHED_CLASS,
+        0,
+        at.KEEP_ALL,
+        at.EVICT_RETURN,
+        at.DRAFT_ACCEPTED,
+        0,
+    ]
     crowded = observe("alone", queued=0.99, queued_0=0.99, prompt_0=0.9)
     assert chosen(SlackAware(SlackParameters(drop_class=0.25)), crowded, "alone")[1] == at.SHED_LATE
 
@@ -157,9 +165,9 @@ def test_the_tuned_rule_is_profile_greedy_with_options():
     parameters = CombinedParameters.of(["deadline", "late", "keep-class"])
     assert (parameters.order, parameters.shedding, parameters.keeping) == ("deadline", "late", "keep-class")
     observation = observe(queued=0.5)
-    assert chosen(ServingTuned(parameters), observation) == [1, 1, 0, at.KEEP_CLASS, 0, 0]
+    assert chosen(ServingTuned(parameters), observation) == [1, 1, 0, at.KEEP_CLASS, 0, 0, 0]
     overruled = ServingTuned(parameters).giving(parse_parts("tuned", ["shed-none"]))
-    assert chosen(overruled, observation) == [1, 0, 0, at.KEEP_CLASS, 0, 0]
+    assert chosen(overruled, observation) == [1, 0, 0, at.KEEP_CLASS, 0, 0, 0]
     kernels = bound("profile-greedy").predict(observation)[0][0, :4]
     guess = bound(ServingTuned(CombinedParameters(**as_table(make_greedy())))).predict(observation)[0][0, :4]
     np.testing.assert_array_equal(guess, kernels)
@@ -258,7 +266,7 @@ def test_it_admits_whose_own_objective_is_urgent_and_none_where_pages_run_short(
 
 def test_it_keeps_by_class_where_pages_run_short_and_drafts_for_the_accepted_where_rows_are_many():
     rule = SlackAware(SlackParameters(keep_until=0.5, drafted_rows=1e-3))
-    assert chosen(rule, observe(kv_use=0.4))[3:] == [at.KEEP_ALL, at.EVICT_RETURN, at.DRAFT_ACCEPTED]
+    assert chosen(rule, observe(kv_use=0.4))[3:6] == [at.KEEP_ALL, at.EVICT_RETURN, at.DRAFT_ACCEPTED]
     assert chosen(rule, observe(kv_use=0.6))[3] == at.KEEP_CLASS
     assert chosen(rule, observe(kv_use=0.4, kept=0.2))[3] == at.KEEP_CLASS
     assert chosen(SlackAware(SlackParameters(drafted_rows=16.0)), observe())[5] == at.DRAFT_ALL

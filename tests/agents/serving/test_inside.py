@@ -209,17 +209,21 @@ def test_sets_with_other_options_share_a_loop():
         np.testing.assert_array_equal(together[metric], values, err_msg=metric)
 
 
-def test_ten_fixed_choices_are_played_in_each_environment():
+def test_all_fixed_choices_are_played_in_each_environment():
     env = service_env_of("classes")
     env.reset(seed=list(SEEDS))
     actions = np.array(
-        [(1, 0, 2, 0, 3, 1, 2, 1, 1, 1), (0, 1, 2, 1, 0, 0, 0, 0, 0, 0), (2, 2, 1, 0, 4, 2, 1, 2, 0, 0)]
+        [
+            (1, 0, 2, 0, 3, 1, 2, 1, 1, 1, 1),
+            (0, 1, 2, 1, 0, 0, 0, 0, 0, 0, 0),
+            (2, 2, 1, 0, 4, 2, 1, 2, 0, 0, 0),
+        ]
     )
     roll(env.engine, play_range, fixed_policy(actions)[:], steps=9)
     np.testing.assert_array_equal(env.engine.actions, actions)
     # Of four choices the others are Serving-v0's.
     roll(env.engine, play_range, fixed_policy(actions[:, :4])[:], steps=9)
-    np.testing.assert_array_equal(env.engine.actions, np.where(np.arange(10) < 4, actions, 0))
+    np.testing.assert_array_equal(env.engine.actions, np.where(np.arange(11) < 4, actions, 0))
     # Eviction by true returns is the reference's alone: loops play it, no name has it.
     actions[:, at.EVICTION] = at.EVICT_TRUE_RETURN
     roll(env.engine, play_range, fixed_policy(actions)[:], steps=9)
