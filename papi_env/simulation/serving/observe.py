@@ -87,28 +87,6 @@ def share(part, whole):
 
 
 @inlined
-def stale_pages(e, counters, clocks, places, place_s, kinds):
-    """Kept pages of conversations whose last answer is further back than five think times of six are long."""
-    stale = 0
-    left = counters[e, at.KEPT_PAGES]
-    now = clocks[e, at.TIME_S]
-    place = 0
-    while left > 0 and place < places.shape[1]:
-        pages = places[e, place, at.PAGES]
-        if places[e, place, at.NUMBER] >= 0 and pages > 0:
-            left -= pages
-            long_s = kinds[places[e, place, at.KIND], at.LONG_S]
-            # Of one whose next turn waits nothing is stale; that one is over is not known.
-            back = place_s[e, place, at.RETURN_S] == np.inf and (
-                places[e, place, at.NEXT_TURN] < places[e, place, at.TURNS]
-            )
-            if not back and now - place_s[e, place, at.DONE_S] > long_s:
-                stale += pages
-        place += 1
-    return stale
-
-
-@inlined
 def observe_classes(e, counters, clocks, kinds, observations):
     """Write what is seen of each class's queue; those that the scenario lacks stay 0."""
     for kind in range(kinds.shape[0]):
@@ -130,16 +108,18 @@ def observe_service(e, state, kinds, scalars, observations):
     observe_classes(e, counters, clocks, kinds, observations)
     pages = scalars[at.TOTAL_PAGES]
     kept = counters[e, at.KEPT_PAGES]
-    stale = stale_pages(e, counters, clocks, state.places, state.place_s, kinds)
-    observations[e, SERVICE_COLUMN.kept] = share(kept, pages)
-    observations[e, SERVICE_COLUMN.stale] = share(stale, kept)
-    prefixes = 0
-    for number in range(state.prefixes.shape[1]):
-        prefixes += state.prefixes[e, number, at.PREFIX_PAGES]
-    observations[e, SERVICE_COLUMN.shared] = share(prefixes, pages)
     # A prefix counts once for all who use it.
     held = counters[e, at.PAGE_SUM] + counters[e, at.PREFILL_PAGES] + counters[e, at.SHARED_PAGES]
     observations[e, COLUMN.kv_use] = share(held, pages)
+    observations[e, SERVICE_COLUMN.kept] = share(kept, pages)
+    wanted = 0.0
+    prefixes = 0
+    for number in range(at.MAX_CLASSES):
+        tokens = counters[e, at.CLASS_QUEUED + number] * clocks[e, at.CLASS_PROMPT + number]
+        wanted += tokens / (np.int64(1) << np.int64(scalars[at.PAGE_LOG2]))
+        prefixes += state.prefixes[e, number, at.PREFIX_PAGES]
+    observations[e, SERVICE_COLUMN.at_risk] = share(held + kept + wanted - pages, kept)
+    observations[e, SERVICE_COLUMN.shared] = share(prefixes, pages)
     observations[e, SERVICE_COLUMN.open] = squash(counters[e, at.OPEN] / 64.0)
     age = clocks[e, at.TIME_S] - clocks[e, at.LAST_SWITCH_S]
     observations[e, SERVICE_COLUMN.mode_age] = squash(age / (64.0 * scalars[at.REFERENCE_S]))

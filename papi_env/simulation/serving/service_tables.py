@@ -132,7 +132,6 @@ def build_service_tables(
             mean_turns = talk.turns
             row[at.GOES_ON], row[at.MOST_TURNS] = _goes_on(talk.turns, talk.most_turns), talk.most_turns
             row[at.THINK_MU], row[at.THINK_SIGMA] = np.log(talk.think_s), talk.think_sigma
-            row[at.LONG_S] = talk.think_s * np.exp(talk.think_sigma)
             row[at.RETURNS] = values[kind.name] >= np.mean(list(values.values()))
             returning[k] = _returning(talk.think_s, talk.think_sigma, row[at.GOES_ON])
         out = float(first.lengths[:, 1].mean())

@@ -202,11 +202,10 @@ NUM_PREFIX = 2
 # --- a kind of request, with classes: float64 [kinds, NUM_KIND] ---------------------------------------
 # Class; what an output token within the objectives is worth; objectives; patience from and to, infinite without;
 # chance that a turn is followed by another, and turns at most; parameters of lognormal think times; tokens of the
-# prefix that the class shares, and its full pages; mean output tokens; whether `KEEP_CLASS` keeps its turns; seconds
-# that five think times of six are within, one deviation of the logarithm above its mean.
+# prefix that the class shares, and its full pages; mean output tokens; whether `KEEP_CLASS` keeps its turns.
 OF_CLASS, WEIGHT, KIND_TTFT_S, KIND_TPOT_S, PATIENCE_S, LONGEST_S, GOES_ON, MOST_TURNS = range(8)
-THINK_MU, THINK_SIGMA, PREFIX, SHARED, MEAN_OUTPUT, RETURNS, LONG_S = range(8, 15)
-NUM_KIND = 15
+THINK_MU, THINK_SIGMA, PREFIX, SHARED, MEAN_OUTPUT, RETURNS = range(8, 14)
+NUM_KIND = 14
 # int64 [kinds, 4]: first row and rows in `service_lengths` of first turns, and of later ones.
 FIRST_ROW, FIRST_ROWS, LATER_ROW, LATER_ROWS = range(4)
 
@@ -369,8 +368,8 @@ SERVICE_FEATURES = (
     # Moving averages.
     *(Feature(f"accepted_{c}", f"drafts of class {c} accepted", linear(100), "%") for c in _NUMBERS),
     Feature("kept", "KV pages of turns that are done", linear(100), "%"),
-    # Those that go on have gone on by then in five cases of six.
-    Feature("stale", "kept pages later than their think time", linear(100), "% of those kept"),
+    # If all who wait were admitted with prompts like those at the heads.
+    Feature("at_risk", "kept pages that those who wait would take", linear(100), "% of those kept"),
     Feature("shared", "KV pages of shared prefixes", linear(100), "%"),
     Feature("open", "conversations", squash(64)),
     Feature("mode_age", "time since the stacks changed mode", squash(64), "reference iterations"),
