@@ -24,7 +24,9 @@ from papi_env.simulation.serving.terms import Lookups
 ID = "papi_env/Serving-v1"
 REST = np.zeros(len(at.NVEC_V1) - len(at.NVEC), dtype=np.int64)
 SERVE = np.array([at.FC_PIM, 1, at.ALL, 1, *REST])
-KEEP = np.array([at.FC_PIM, 1, at.ALL, 1, at.BY_DEADLINE, at.SHED_LATE, 0, at.KEEP_ALL, at.EVICT_RETURN, 0])
+KEEP = np.array(
+    [at.FC_PIM, 1, at.ALL, 1, at.BY_DEADLINE, at.SHED_LATE, 0, at.KEEP_ALL, at.EVICT_RETURN, 0, 0]
+)
 FIRST = sum(at.NVEC)
 PLAIN = {
     "arrivals": {"process": "gamma", "rate_per_s": 20.0, "shape": 0.5},
@@ -164,8 +166,8 @@ def test_what_is_not_combined_with_classes_is_refused():
 
 def test_the_space_is_the_documented_one():
     env = ServingV1Env(with_classes())
-    assert env.action_space == gym.spaces.MultiDiscrete([3, 4, 3, 2, 5, 3, 3, 3, 2, 2])
-    assert env.choices == len(env.choice_words) == len(env.options) == 10
+    assert env.action_space == gym.spaces.MultiDiscrete([3, 4, 3, 2, 5, 3, 3, 3, 2, 2, 2])
+    assert env.choices == len(env.choice_words) == len(env.options) == 11
     assert f"`MultiDiscrete({list(at.NVEC_V1)})`" in type(env).__doc__
     assert env.observation_space.shape == (len(at.OBSERVATION_NAMES_V1),)
 
