@@ -89,10 +89,13 @@ def share(part, whole):
 @inlined
 def observe_classes(e, counters, clocks, kinds, observations):
     """Write what is seen of each class's queue; those that the scenario lacks stay 0."""
+    seen = -1
     for kind in range(kinds.shape[0]):
         c = np.int64(kinds[kind, at.OF_CLASS])
+        if c == seen:  # kinds of one class stand together, and have its objectives
+            continue
+        seen = c
         waiting = counters[e, at.CLASS_QUEUED + c]
-        # Kinds of one class have its objectives.
         slack = clocks[e, at.CLASS_SLACK_S + c] / kinds[kind, at.KIND_TTFT_S] if waiting > 0 else 1.0
         prompt = clocks[e, at.CLASS_PROMPT + c] if waiting > 0 else 0.0
         observations[e, SERVICE_COLUMN.queued_0 + c] = squash(waiting / 16.0)
