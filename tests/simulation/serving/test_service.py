@@ -401,3 +401,32 @@ def test_by_chunk_nobody_is_admitted_beyond_a_full_chunk():
     # The last one admitted began below the chunk's end; prompts have 200 tokens.
     assert chunk <= backlogs[at.BY_CHUNK] < chunk + 200
     assert backlogs[at.AT_ONCE] == 24 * 200
+
+
+def test_a_trace_is_replayed_session_by_session(tmp_path):
+    """Its rows come with their own lengths and times, as without classes, and classes are drawn beside them."""
+    rng = np.random.default_rng(3)
+    file = tmp_path / "trace.csv"
+    times = np.cumsum(rng.exponential(0.05, 200))
+    rows = [f"{t:.4f},{rng.integers(20, 300)},{rng.integers(1, 40)}" for t in times]
+    file.write_text("time,input,output\n" + "\n".join(rows) + "\n")
+    arrivals = {"process": "trace", "trace": str(file), "time_column": "time"}
+    arrivals |= {"input_column": "input", "output_column": "output", "window_s": 4.0}
+    plain = get_scenario("saturated/llama-65b").replace(serving={"arrivals": arrivals, "horizon_s": 4.0})
+    old = started(plain, (0, 1))
+    new = started(plain.replace(serving={"service": {"classes": {"a": {}, "b": {}}}}), (0, 1), records=True)
+    for engine in (old, new):
+        while not (engine.counters[:, at.DONE] == 1).all():
+            engine.actions[:] = 0
+            engine.actions[:, at.ADMISSION] = at.ALL
+            engine.step()
+    for e in range(2):
+        count = int(old.counters[e, at.REQUESTS])
+        assert count > 20
+        records = new.records(e)
+        assert len(records["arrival_s"]) == count
+        np.testing.assert_array_equal(records["arrival_s"], old.state.moments[e, :count, at.ARRIVAL_S])
+        np.testing.assert_array_equal(records["input"], old.state.facts[e, :count, at.INPUT])
+        np.testing.assert_array_equal(records["output"], old.state.facts[e, :count, at.OUTPUT])
+        assert set(records["class"]) == {0, 1}
+        check_end(new, e)
