@@ -147,17 +147,24 @@ def shed(e, choice, state, served, scalars):
 
 @lean
 def survey_queue(e, state, served, scalars):
-    """Note of each class the slack and the prompt of the request whose first token is due first."""
-    clocks = state.clocks
-    now = clocks[e, at.TIME_S]
+    """Note of each class the slack and the prompt of the request whose first token is due first.
+
+    Within a class that is the one that has waited longest, and the queue is in the order of arrival.
+    """
+    counters, clocks = state.counters, state.clocks
+    sought = 0
     for number in range(at.MAX_CLASSES):
         clocks[e, at.CLASS_SLACK_S + number] = np.inf
         clocks[e, at.CLASS_PROMPT + number] = 0.0
-    for k in range(waiting(e, state.counters)):
+        sought += int(counters[e, at.CLASS_QUEUED + number] > 0)
+    k = 0
+    while sought > 0:
         request = state.queue[e, k]
         number = class_of(state.facts[e, request, at.CLASS], served)
-        slack = first_due(e, request, state, served) - now
-        if slack < clocks[e, at.CLASS_SLACK_S + number]:
+        if clocks[e, at.CLASS_SLACK_S + number] == np.inf:
+            slack = first_due(e, request, state, served) - clocks[e, at.TIME_S]
             clocks[e, at.CLASS_SLACK_S + number] = slack
             tokens = state.facts[e, request, at.INPUT] - found_tokens(e, request, state, served, scalars)
             clocks[e, at.CLASS_PROMPT + number] = np.float64(tokens)
+            sought -= 1
+        k += 1

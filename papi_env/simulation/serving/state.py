@@ -285,7 +285,9 @@ HEAT_REFRESH = 67  # .. +1
 # Which of them decode attention and prompts' attention warm.
 HEAT_KV = 69
 HEAT_PROMPT = 70
-NUM_SCALARS = 71
+# Whether all kinds of requests have the time per token that TPOT_S is.
+ONE_PACE = 71
+NUM_SCALARS = 72
 
 # --- what else takes joules, by cause ----------------------------------------------------------------
 # Of a prompt: each (query, key) pair, each token read, each token processed; and each token that a draft attends to.

@@ -202,6 +202,7 @@ def _with_classes(tables: ServingTables, serving: Serving, model: Transformer) -
     scalars[at.DECODE_TOKEN_S] = decode_token_s(tables)
     found, worth = build_service_tables(serving, model, scalars)
     scalars[at.REFERENCE_TOKENS] = worth[0]
+    scalars[at.ONE_PACE] = bool((found.kinds[:, at.KIND_TPOT_S] == scalars[at.TPOT_S]).all())
     if service.drain:
         # Arrivals end there, the episode does not.
         scalars[at.HORIZON_S] = np.inf

@@ -77,22 +77,19 @@ def keep_pace(e, rlp, state, gains, served, scalars):
     deadlines = state.deadlines
     now = state.clocks[e, at.TIME_S]
     tpot = scalars[at.TPOT_S]
-    if scalars[at.SERVICE] > 0.0:
+    if scalars[at.PREFILL_ON] == 0.0:
+        # Prompts that arrive processed have their first token now; only those after it have a pace to keep.
         for i in range(rlp):
-            pace = served.kinds[state.classes[e, i], at.KIND_TPOT_S]
+            pace = tpot_of(state.classes[e, i], served, scalars)
             if deadlines[e, i] == UNBORN:
                 due = first_deadline(e, state.requests[e, i], state, served, scalars)
                 deadlines[e, i] = due + pace * (gains[i] - 1)
             else:
                 deadlines[e, i] += pace * gains[i]
-    elif scalars[at.PREFILL_ON] == 0.0:
-        # Prompts that arrive processed have their first token now; only those after it have a pace to keep.
+    elif scalars[at.SERVICE] > 0.0 and scalars[at.ONE_PACE] == 0.0:
+        kinds, classes = served.kinds, state.classes
         for i in range(rlp):
-            if deadlines[e, i] == UNBORN:
-                due = first_deadline(e, state.requests[e, i], state, served, scalars)
-                deadlines[e, i] = due + tpot * (gains[i] - 1)
-            else:
-                deadlines[e, i] += tpot * gains[i]
+            deadlines[e, i] += kinds[classes[e, i], at.KIND_TPOT_S] * gains[i]
     else:
         for i in range(rlp):
             deadlines[e, i] += tpot * gains[i]
@@ -147,14 +144,14 @@ def average_in(e, clock, seen, clocks):
 
 
 @lean
-def note_accepted(e, drafted, state, gains, kinds):
+def note_accepted(e, drafted, state, gains, kinds, scalars):
     """Let CLASS_ACCEPTED follow what each class of requests has accepted, of so many drafts each.
 
     For `decode_tokens` with classes, once `gains` are drawn.
     """
     counters, clocks, requests = state.counters, state.clocks, state.classes
     rlp, undrafted = counters[e, at.RLP], counters[e, at.UNDRAFTED]
-    for number in range(at.MAX_CLASSES):
+    for number in range(np.int64(scalars[at.NUM_CLASSES])):
         drafters = 0
         accepted = 0
         for i in range(rlp):
@@ -185,7 +182,7 @@ def decode_tokens(e, decoding, state, thresholds, served, scalars, scratch):
     drafted = tlp - 1
     accepted = accept_drafts(e, rlp, drafted, state, thresholds, gains, scratch.limits)
     if drafted > 0 and scalars[at.SERVICE] > 0.0:
-        note_accepted(e, drafted, state, gains, served.kinds)
+        note_accepted(e, drafted, state, gains, served.kinds, scalars)
     decoded, leaving = gain_tokens(e, rlp, state, gains)
     on_time = keep_pace(e, rlp, state, gains, served, scalars)
     if leaving > 0 and scalars[at.TOKEN_BUDGET] > 0.0:
