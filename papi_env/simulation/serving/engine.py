@@ -90,6 +90,7 @@ class ServingEngine(Engine[ServingState]):
             clocks=np.zeros_like(self.state.clocks),
             moments=np.zeros_like(self.state.moments) if autoreset == SAME_STEP else self.state.moments,
             facts=np.zeros_like(self.state.facts) if autoreset == SAME_STEP else self.state.facts,
+            more=np.zeros_like(self.state.more) if autoreset == SAME_STEP else self.state.more,
         )
         first = at.NUM_STATE_FEATURES if service is None else at.NUM_STATE_FEATURES_V1
         self.observations[:, first : first + len(self.tables.descriptors)] = self.tables.descriptors

@@ -374,6 +374,9 @@ def keep_final(e, state, final, observations, final_observations):
             final.moments[e, request, k] = state.moments[e, request, k]
         for k in range(state.facts.shape[2]):
             final.facts[e, request, k] = state.facts[e, request, k]
+    for request in range(state.more.shape[1]):
+        for k in range(state.more.shape[2]):
+            final.more[e, request, k] = state.more[e, request, k]
     for k in range(observations.shape[1]):
         final_observations[e, k] = observations[e, k]
 

@@ -140,6 +140,15 @@ def think_s(key, kind, served):
     return np.exp(served.kinds[kind, at.THINK_MU] + sigma * normal)
 
 
+@inlined
+def patience_of(key, kind, served):
+    """Seconds that the sender of a request waits to be admitted, infinite where for ever."""
+    low, high = served.kinds[kind, at.PATIENCE_S], served.kinds[kind, at.LONGEST_S]
+    if not np.isfinite(low):
+        return np.inf
+    return low + chance(key, _WAITS) * (high - low)
+
+
 # --- places and records -------------------------------------------------------------------------------------
 
 
@@ -276,11 +285,9 @@ def join_queue(e, request, key, state, served):
     """A request waits from its arrival on, as long as its sender does."""
     counters, clocks = state.counters, state.clocks
     kind = state.facts[e, request, at.CLASS]
-    low, high = served.kinds[kind, at.PATIENCE_S], served.kinds[kind, at.LONGEST_S]
-    if np.isfinite(low):
-        until = state.moments[e, request, at.ARRIVAL_S] + low + chance(key, _WAITS) * (high - low)
-        state.patience[e, request] = until
-        clocks[e, at.NEXT_LEAVE_S] = min(clocks[e, at.NEXT_LEAVE_S], until)
+    until = state.moments[e, request, at.ARRIVAL_S] + patience_of(key, kind, served)
+    state.patience[e, request] = until
+    clocks[e, at.NEXT_LEAVE_S] = min(clocks[e, at.NEXT_LEAVE_S], until)
     state.queue[e, waiting(e, counters)] = request
     counters[e, at.QUEUED] += 1
     counters[e, at.CLASS_QUEUED + class_of(kind, served)] += 1
