@@ -88,7 +88,19 @@ def _nothing(requests: int) -> tuple[npt.NDArray[Any], ...]:
 
 
 @lean
-def _write_turn(e, i, session, turn, kind, row, context, counters, served, scalars, found):
+def _write_turn(
+    e: Any,
+    i: Any,
+    session: Any,
+    turn: Any,
+    kind: Any,
+    row: Any,
+    context: Any,
+    counters: Any,
+    served: Any,
+    scalars: Any,
+    found: Any,
+) -> Any:
     """Write request i of an instance, after a context of so many tokens; returns the context that it leaves."""
     sessions, turns, kinds, numbers, arrivals, fresh, prompts, outputs, thinks, patience, worths, _ = found
     key = turn_key(e, session, turn, counters)
@@ -106,7 +118,7 @@ def _write_turn(e, i, session, turn, kind, row, context, counters, served, scala
 
 
 @njit
-def _enumerate(counters, tables, found):
+def _enumerate(counters: Any, tables: Any, found: Any) -> Any:
     """Draw an instance; written into `found` as far as there is room. Returns how many requests it has."""
     scalars = tables.scalars
     served = Served(
