@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -16,7 +17,9 @@ from agents.serving.inside.play import play_range
 from agents.serving.rules import CompiledRule, compiled_rule
 from experiments.speed.measure import SERVING, Rates, full_machine
 from experiments.speed.parts import Effort, Findings, Ratio, Say
+from papi_env.envs.registration import SERVING_V1
 from papi_env.envs.serving import ServingVectorEnv
+from papi_env.envs.serving_v1 import ServingV1VectorEnv
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.requests import ServingState
@@ -25,6 +28,12 @@ from papi_env.simulation.serving.rollout import roll
 # The cheapest of the compiled policies: with it copies weigh most.
 FORK_POLICY = "threshold"
 EVALUATED = "profile-greedy"
+# About the load of one class: what differs is who is served.
+THREE_CLASSES = {
+    "people": {"weight": 2.0, "patience_s": (50.0, 60.0)},
+    "batch": {},
+    "chat": {"conversation": {"turns": 1.01, "think_s": 5.0}},
+}
 # chosen: the fewest that the ratio of forks is defined for; a planner that plays to the end takes thousands.
 FORK_STEPS = 200
 
@@ -60,9 +69,12 @@ def measure_prepared(timed: Sequence[Prepared], rounds: int) -> dict[str, Rates]
 
 
 def inside(found: Findings, effort: Effort, say: Say) -> None:
-    """Forks beside plain environments, and evaluations inside beside those through Python."""
+    """Forks beside plain environments, steps with classes beside plain ones, evaluations inside and through Python."""
     say(f"{effort.serving_envs} forks")
     forks(found, effort)
+    say("steps with classes of requests")
+    for share, suffix in ((False, ""), (True, "_conversations")):
+        found.ratios[f"ratio_v1{suffix}"] = with_classes(found, effort, share)
     for num_envs, suffix in ((1, ""), (effort.evaluated_envs, "_64")):
         say(f"whole evaluations, {num_envs} environments")
         ratios = evaluations(found, effort, num_envs)
@@ -148,6 +160,46 @@ def evaluations(found: Findings, effort: Effort, num_envs: int) -> Ratio:
         envs=num_envs,
     )
     return Ratio.of(ratios, f"{env.scenario.name}, {num_envs} environments; decisions are compiled in both")
+
+
+def with_classes(found: Findings, effort: Effort, conversations: bool) -> Ratio:
+    """Steps of Serving-v1 over those of Serving-v0 at equal load: the default scenario, everybody admitted.
+
+    On Serving-v1 as the one class that makes it Serving-v0, or as three with weights, patience and, for one in a
+    hundred, another turn.
+    """
+    count = effort.evaluated_envs
+    plain = ServingVectorEnv(num_envs=count, autoreset_mode=AutoresetMode.DISABLED)
+    serving = {"service": {"classes": THREE_CLASSES, "drain": False}} if conversations else None
+    richer = ServingV1VectorEnv(plain.scenario, num_envs=count, serving=serving, autoreset_mode="Disabled")
+
+    def steps(env: ServingVectorEnv | ServingV1VectorEnv) -> int:
+        for _ in range(effort.fill_steps):
+            env.engine.advance()
+        return int(env.engine.counters[:, at.ITERATION].sum())
+
+    def begin(env: ServingVectorEnv | ServingV1VectorEnv) -> None:
+        env.reset(seed=0)
+        env.engine.actions[:] = 0
+        env.engine.actions[:, at.ADMISSION] = at.ALL
+
+    timed = [
+        Prepared(name, partial(begin, env), partial(steps, env))
+        for name, env in (("v0", plain), ("v1", richer))
+    ]
+    rates = measure_prepared(timed, effort.rounds)
+    variant = "three classes" if conversations else "one class"
+    found.add("inside", SERVING, rates["v0"], variant=f"beside {variant}", envs=count)
+    ratios = found.add(
+        "inside",
+        SERVING_V1,
+        rates["v1"],
+        rates["v0"],
+        variant=variant,
+        reference="Serving-v0 at equal load",
+        envs=count,
+    )
+    return Ratio.of(ratios, f"{plain.scenario.name}, {count} environments, {variant}")
 
 
 def _bound(env: ServingVectorEnv) -> CompiledRule:

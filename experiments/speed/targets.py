@@ -47,6 +47,8 @@ TARGETS = (
         0.8,
         1.0,
     ),
+    Target("ratio_v1", "64 Serving-v1 of one class / Serving-v0 at equal load", "inside", 1 / 1.5, 1.0),
+    Target("ratio_v1_conversations", "the same with three classes and conversations", "inside", 1 / 1.5, 1.0),
     Target("ratio_policy_inside", "an evaluation of profile-greedy inside / through Python", "inside", 5, 15),
     Target("ratio_policy_inside_64", "the same of 64 environments", "inside", 5, 15),
     Target("ratio_threads", "two threads over one, 4096 Decode-v0", "threads", 1.6, 1.9),
