@@ -154,6 +154,13 @@ class ServingEngine(Engine[ServingState]):
         for share in shares:
             share.result()
 
+    def allow_references(self) -> None:
+        """Privileged: from now on take actions that evict by when conversations will go on, which no scheduler knows."""
+        if self.tables.scalars[at.SERVICE]:
+            limits = np.array(at.NVEC_V1, dtype=np.uint64)
+            limits[at.EVICTION] = at.EVICT_TRUE_RETURN + 1
+            self._limits_of_actions = limits
+
     def fork(self, env: int, copies: int, into: ServingEngine | None = None) -> ServingEngine:
         """Privileged: an engine with `copies` copies of environment `env`, for looking ahead; no autoreset.
 

@@ -1,0 +1,134 @@
+"""What a planner of Serving-v1 chooses among: profile-greedy's parameters and the six further choices, one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from agents.serving.choices import CHOICE_NAMES
+from agents.serving.greedy import ProfileGreedy
+from agents.serving.inside.memory import NUM_MEMORY
+from agents.serving.inside.play import CompiledPolicy
+from agents.serving.inside.tuned import GREEDY_SLACK, GREEDY_URGENT, PACE, PROMPT_WORTH
+from papi_env.kernel import FloatArray
+from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.tables import UNBOUNDED_PAGES, ServingTables
+
+IntArray = npt.NDArray[np.int64]
+
+# Values that are tried beside the base rule's own. chosen: prompts that count for little or much more than tuned; an
+# indifferent and a loose pace; admission of everyone at once, and only while far ahead; waiting that is never urgent.
+PROMPT_FACTORS = (0.3, 3.0)
+PACES = (1.0, 4.0)
+ADMIT_SLACKS = (-16.0, 16.0)
+URGENTS = (1.5,)
+
+
+class Coordinate(NamedTuple):
+    """One thing to choose.
+
+    Attributes:
+        name: in words.
+        further: whether it is one of the six further choices; else a parameter of profile-greedy.
+        column: of the choices or parameters.
+        values: options or numbers; those of the base rule first.
+    """
+
+    name: str
+    further: bool
+    column: int
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Space:
+    """All candidates of a planner about its base rule. A candidate is int64 [coordinates], indices of their values.
+
+    Attributes:
+        coordinates: those that mean anything in the scenario.
+        row, service: what the base rule plays, float64 [parameters] and int64 [6].
+    """
+
+    coordinates: tuple[Coordinate, ...]
+    row: FloatArray
+    service: IntArray
+
+    @property
+    def base(self) -> IntArray:
+        """The base rule itself."""
+        return np.zeros(len(self.coordinates), dtype=np.int64)
+
+    def neighbours(self, candidate: IntArray) -> IntArray:
+        """All candidates that differ in one coordinate, or in order and shedding together; int64 [n, coordinates]."""
+        found = []
+        for k, coordinate in enumerate(self.coordinates):
+            for value in range(len(coordinate.values)):
+                if value != candidate[k]:
+                    other = candidate.copy()
+                    other[k] = value
+                    found.append(other)
+        order, shedding = (
+            next(k for k, c in enumerate(self.coordinates) if c.further and c.column == column - at.ORDER)
+            for column in (at.ORDER, at.SHEDDING)
+        )
+        for first in range(len(self.coordinates[order].values)):
+            for second in range(len(self.coordinates[shedding].values)):
+                if first != candidate[order] and second != candidate[shedding]:
+                    other = candidate.copy()
+                    other[[order, shedding]] = first, second
+                    found.append(other)
+        return np.array(found, dtype=np.int64)
+
+    def policy(self, base: ProfileGreedy, candidates: IntArray, memory: FloatArray) -> CompiledPolicy:
+        """What plays candidate i in environment i; `memory` as `CompiledPolicy` has it."""
+        rows = np.repeat(self.row[None], len(candidates), axis=0)
+        service = np.repeat(self.service[None], len(candidates), axis=0)
+        for k, coordinate in enumerate(self.coordinates):
+            values = np.array(coordinate.values)[candidates[:, k]]
+            if coordinate.further:
+                service[:, coordinate.column] = values.astype(np.int64)
+            else:
+                rows[:, coordinate.column] = values
+        return base.compiled(memory)._replace(parameters=rows, service=service)
+
+
+def space_about(base: ProfileGreedy, tables: ServingTables, clairvoyant: bool) -> Space:
+    """The candidates about a bound base rule.
+
+    Args:
+        base: whose own choices are among them.
+        tables: of the scenario, which leaves out what means nothing there.
+        clairvoyant: whether Belady's eviction is among them, which knows when conversations go on.
+    """
+    policy = base.compiled(np.zeros((1, NUM_MEMORY)))
+    row, service = policy.parameters[0], np.maximum(policy.service[0], 0)
+    kinds, scalars = tables.kinds, tables.scalars
+    talks = bool((kinds[:, at.GOES_ON] > 0).any())
+    pages = bool(scalars[at.TOTAL_PAGES] < UNBOUNDED_PAGES)
+    options = {
+        at.ORDER: 5,
+        at.SHEDDING: 3 if scalars[at.NUM_CLASSES] > 1 else 2,
+        at.VICTIM: 3 if pages else 1,
+        at.KEEPING: 3 if talks else 1,
+        at.EVICTION: (3 if clairvoyant else 2) if talks and pages else 1,
+        at.DRAFTED_FOR: 2 if len(np.unique(tables.acceptance[: len(kinds)], axis=0)) > 1 else 1,
+    }
+    found = []
+    for choice, count in options.items():
+        own = int(service[choice - at.ORDER])
+        values = (own, *(option for option in range(count) if option != own))
+        found.append(Coordinate(CHOICE_NAMES[choice - at.ORDER], True, choice - at.ORDER, values))
+    numbers = {
+        "prompt_worth": (PROMPT_WORTH, tuple(factor * row[PROMPT_WORTH] for factor in PROMPT_FACTORS)),
+        "pace": (PACE, PACES),
+        "admit_slack": (GREEDY_SLACK, ADMIT_SLACKS),
+        "urgent": (GREEDY_URGENT, URGENTS),
+    }
+    for name, (column, others) in numbers.items():
+        own = float(row[column])
+        values = (own, *(value for value in others if value != own))
+        found.append(Coordinate(name, False, column, values))
+    return Space(tuple(c for c in found if len(c.values) > 1), row, service)
