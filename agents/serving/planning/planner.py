@@ -31,27 +31,22 @@ class Planner(ServingRule):
     """Looks ahead every so many simulated seconds, and plays what did best on copies of the machine until the next look.
 
     Candidates are parameter sets of profile-greedy with fixed further choices (see `space`). A plan is a candidate for
-    the time until the next look, and another for good after it. A look begins with the plan to go on as before. It tries
-    every candidate that differs in one respect (or in order and shedding), both for the interval alone and for good,
-    moves to the best, and does so again for as many rounds as lead to something better (a coordinate search). So the
-    first choice of a plan may be one that pays only for a while, such as to drop a class now.
+    the time until the next look, and another for good after it: so what pays only for a while, such as to drop a class
+    now, is among them. Subclasses say on which futures plans are tried, and how the best is searched.
 
     Args:
         seconds: from one look to the next. chosen: 2, the shortest first-token objectives of interactive services are
             about a half; range 0.1-60.
-        rounds: of the search. chosen: 2; range 1-8.
         base: the rule whose parameters and choices candidates vary; None: the best tuned one.
     """
 
     plays_v1 = True
     clairvoyant = False
 
-    def __init__(self, seconds: float = 2.0, rounds: int = 2, base: ProfileGreedy | None = None) -> None:
+    def __init__(self, seconds: float = 2.0, base: ProfileGreedy | None = None) -> None:
         if not seconds > 0:
             raise ConfigurationError(f"planner: seconds is {seconds}, expected more than 0")
-        if rounds < 1:
-            raise ConfigurationError(f"planner: rounds is {rounds}, expected at least 1")
-        self.seconds, self.rounds = float(seconds), rounds
+        self.seconds = float(seconds)
         self.base = ServingTuned() if base is None else base
 
     def supports(self, env: Problem) -> None:
@@ -76,6 +71,7 @@ class Planner(ServingRule):
         now = engine.clocks[:, at.TIME_S]
         for env in np.flatnonzero((engine.counters[:, at.DONE] == 0) & (now >= state.next_s)):
             self._plan(engine, int(env), state)
+            state.count[env] += 1
             state.next_s[env] = now[env] + self.seconds
         actions = np.zeros((len(observations), self._columns), dtype=np.int64)
         policy = self.space.policy(self.base, state.now, state.memory)
@@ -92,52 +88,50 @@ class Planner(ServingRule):
     def _plan(self, engine: ServingEngine, env: int, state: Followed) -> None:
         """Look ahead from environment `env`, and change its plan to the best found."""
         futures = self.futures(engine, env, state)
-        now = then = state.then[env].copy()
-        best = self._values(futures, state.memory[env], now[None], then[None])[0]
-        state.forks += len(best)
-        for _ in range(self.rounds):
-            other = self.space.neighbours(now)
-            first = np.concatenate([other, other])
-            last = np.concatenate([np.repeat(then[None], len(other), axis=0), other])
-            values = self._values(futures, state.memory[env], first, last)
-            state.forks += values.size
-            k = self.better(values, best)
-            if k < 0:
-                break
-            now, then, best = first[k], last[k], values[k]
-        state.now[env], state.then[env] = now, then
+        state.now[env], state.then[env] = self.search(futures, state.memory[env], state.then[env].copy())
         state.looks += 1
+        state.forks += futures.played
 
-    def better(self, values: FloatArray, best: FloatArray) -> int:
-        """Which of the plans to move to; -1 to stay with the best so far.
+    @abstractmethod
+    def search(self, futures: Futures, memory: FloatArray, before: IntArray) -> tuple[IntArray, IntArray]:
+        """The best plan that is found: candidates until the next look and after it, int64 [coordinates] each.
 
         Args:
-            values: returns of plans in futures, [plans, futures].
-            best: of the best so far, [futures].
+            futures: what plans are tried on.
+            memory: of the rule, float64 [NUM_MEMORY].
+            before: the candidate to go on with as before.
         """
-        means = values.mean(axis=1)
-        k = int(means.argmax())
-        return k if means[k] > best.mean() else -1
 
-    def _values(self, futures: Futures, memory: FloatArray, first: IntArray, then: IntArray) -> FloatArray:
-        """Rewards until the end of every future under plans of `first` and `then`, [plans, futures]."""
-        each = max(TOGETHER // futures.count, 1)
-        found = np.zeros((len(first), futures.count))
-        for start in range(0, len(first), each):
-            part = slice(start, min(start + each, len(first)))
+    def values(
+        self, futures: Futures, memory: FloatArray, first: IntArray, then: IntArray, start: int = 0, stop: int = 1
+    ) -> FloatArray:
+        """Rewards until the end of futures `start` to `stop` under plans of `first` and `then`, [plans, futures]."""
+        samples = stop - start
+        each = max(TOGETHER // samples, 1)
+        found = np.zeros((len(first), samples))
+        for begin in range(0, len(first), each):
+            part = slice(begin, min(begin + each, len(first)))
             count = part.stop - part.start
-            twin = futures.copies(count)
-            known = np.repeat(memory[None], count * futures.count, axis=0)
-            returns = np.zeros(count * futures.count)
+            twin = futures.copies(count, start, stop)
+            known = np.repeat(memory[None], count * samples, axis=0)
+            returns = np.zeros(count * samples)
             for candidates, seconds in ((first[part], self.seconds), (then[part], None)):
-                policy = self.space.policy(self.base, np.repeat(candidates, futures.count, axis=0), known)
+                policy = self.space.policy(self.base, np.repeat(candidates, samples, axis=0), known)
                 returns += roll(twin, play_range, policy[:], seconds=seconds).returns
-            found[part] = returns.reshape(count, futures.count)
+            found[part] = returns.reshape(count, samples)
+            futures.played += twin.num_envs
         return found
+
+    def varied(self, now: IntArray, then: IntArray) -> tuple[IntArray, IntArray]:
+        """Plans that differ from (now, then) in one respect, until the next look and for good; int64 [plans, ...]."""
+        other = self.space.neighbours(now)
+        return np.concatenate([other, other]), np.concatenate([np.repeat(then[None], len(other), axis=0), other])
 
 
 class Futures:
     """The true future of an environment, and what all kinds of futures are asked.
+
+    `played` counts copies that were rolled out.
 
     Args:
         engine: left as it is.
@@ -145,13 +139,12 @@ class Futures:
         scratch: an earlier fork with `TOGETHER` copies at least, which is overwritten; None: fresh memory.
     """
 
-    count = 1
-
     def __init__(self, engine: ServingEngine, env: int, scratch: ServingEngine | None = None) -> None:
         self.engine, self.env, self.scratch = engine, env, scratch
+        self.played = 0
 
-    def copies(self, count: int) -> ServingEngine:
-        """An engine of `count` x futures copies, those of one plan side by side."""
+    def copies(self, count: int, start: int, stop: int) -> ServingEngine:
+        """An engine with a copy of futures `start` to `stop` for each of `count` plans, those of a plan side by side."""
         return self.engine.fork(self.env, count, self.scratch)
 
 
@@ -162,7 +155,7 @@ class Followed:
         now, then: int64 [num_envs, coordinates], candidates until the next look and after it.
         next_s: float64 [num_envs], when that is.
         memory: float64 [num_envs, NUM_MEMORY], of the rule.
-        looks, forks: so far, of all environments.
+        count: int64 [num_envs], looks of the episode so far; looks, forks: of all environments.
         seen: what `Planner.watch` keeps of each environment.
     """
 
@@ -171,6 +164,7 @@ class Followed:
         self.then = self.now.copy()
         self.next_s = np.full(num_envs, -np.inf)
         self.memory = np.zeros((num_envs, NUM_MEMORY))
+        self.count = np.zeros(num_envs, dtype=np.int64)
         self.looks = self.forks = 0
         self.seen: list[Any] = [None] * num_envs
 
@@ -179,5 +173,6 @@ class Followed:
         self.now[episode_start] = self.then[episode_start] = 0
         self.next_s[episode_start] = -np.inf
         self.memory[episode_start] = 0.0
+        self.count[episode_start] = 0
         for env in np.flatnonzero(episode_start):
             self.seen[env] = None
