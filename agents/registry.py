@@ -28,6 +28,8 @@ from agents.serving.combined import ServingTuned
 from agents.serving.greedy import ProfileGreedy
 from agents.serving.heuristic import ServingHeuristic
 from agents.serving.oracles import ServingOracle
+from agents.serving.planning.fair import PlannerFair
+from agents.serving.planning.star import PlannerStar
 from agents.serving.portfolio import ServingPortfolio
 from agents.serving.rules import (
     FIXED_NAMES,
@@ -136,7 +138,11 @@ SERVING_POLICIES: Mapping[str, Registered] = {
 SERVICE_POLICIES: Mapping[str, Registered] = {
     "tuned": Registered(ServingTuned),
     "slack-aware": Registered(SlackAware),
+    "planner-star": Registered(PlannerStar, slow=True),
+    "planner-fair": Registered(PlannerFair, slow=True),
 }
+# The planners with a budget: `planner-star-<seconds>x<rounds>`, `planner-fair-<seconds>x<futures>`.
+_PLANNERS = re.compile(r"(planner-star|planner-fair)-(\d+(?:\.\d+)?)x(\d+)")
 
 
 def listed(view: str) -> list[str]:
@@ -147,8 +153,11 @@ def listed(view: str) -> list[str]:
 
 def is_slow(name: str) -> bool:
     """Whether a policy, by its name, takes milliseconds to decide: a registered one that simulates first."""
-    if name in SERVING_POLICIES:
-        return SERVING_POLICIES[name].slow
+    known = {**SERVING_POLICIES, **SERVICE_POLICIES}
+    if name in known:
+        return known[name].slow
+    if _PLANNERS.fullmatch(name):
+        return True
     budgeted = next((kind for kind in _BUDGETED if name.startswith(f"{kind}-")), None)
     return budgeted is not None and not names_folder(name) and ":" not in name
 
@@ -167,6 +176,8 @@ _EXAMPLES = (
     "clairvoyant-24x24",
     "portfolio-50",
     "profile-greedy+deadline+late",
+    "planner-star-2x2",
+    "planner-fair-2x24",
 )
 
 
@@ -262,6 +273,10 @@ def _registered(name: str) -> Policy:
         budget = pattern.fullmatch(name)
         if budget:
             return made(*(int(part) for part in budget.groups()))
+    planned = _PLANNERS.fullmatch(name)
+    if planned:
+        kind, seconds, count = planned.groups()
+        return (PlannerStar if kind == "planner-star" else PlannerFair)(float(seconds), int(count))
     known = {**POLICIES, **SERVING_POLICIES, **SERVICE_POLICIES}
     if name not in known:
         names = (*known, *_EXAMPLES)

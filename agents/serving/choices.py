@@ -27,10 +27,13 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "pacing": at.SERVICE_CHOICES[at.PACING - at.ORDER],
 }
 CHOICE_NAMES = tuple(WORDS)
+# An eviction that knows when conversations go on, which no scheduler does: what a policy with it reads is privileged.
+BELADY = "belady"
 # Where a word stands: which of the choices, and which option of it.
 _PLACES = {
     word: (choice, option) for choice, words in enumerate(WORDS.values()) for option, word in enumerate(words)
 }
+_PLACES[BELADY] = at.EVICTION - at.ORDER, at.EVICT_TRUE_RETURN
 SEPARATOR = "+"
 
 IntArray = npt.NDArray[np.int64]
@@ -63,5 +66,10 @@ def parse_parts(name: str, parts: Iterable[str]) -> IntArray:
 
 def parts_of(choices: Iterable[int]) -> str:
     """What such choices add to a policy's name; nothing for those that are left to it."""
-    given = zip(WORDS.values(), choices, strict=True)
-    return "".join(f"{SEPARATOR}{words[choice]}" for words, choice in given if choice != LEFT)
+    words = {place: word for word, place in _PLACES.items()}
+    return "".join(f"{SEPARATOR}{words[place]}" for place in enumerate(choices) if place[1] != LEFT)
+
+
+def knows_returns(choices: IntArray) -> bool:
+    """Whether six choices, int64 [6], evict by when conversations will go on."""
+    return bool(choices[at.EVICTION - at.ORDER] == at.EVICT_TRUE_RETURN)

@@ -262,7 +262,10 @@ def _converse(
     served = records[state.more[0, records, at.PLACE] >= 0]
     at_place = state.more[0, served, at.PLACE].astype(np.int64)
     # Those at rest: with pages at a place of their own; without, whether or not they have one, a scheduler sees none.
-    places = {int(state.places[0, place, at.NUMBER]): place for place in np.flatnonzero(state.places[0, :, at.PAGES])}
+    places = {
+        int(state.places[0, place, at.NUMBER]): place
+        for place in np.flatnonzero(state.places[0, :, at.PAGES])
+    }
     sessions = np.array(list(known.resting), dtype=np.int64)
     rests = list(known.resting.values())
     kept = np.array([places.get(int(session), NOBODY) for session in sessions], dtype=np.int64)
@@ -286,7 +289,9 @@ def _converse(
         chances = rng.random((samples, len(numbers), most + 1))
         chances[:, np.arange(len(numbers)), following] = first
         found = np.zeros((samples, len(numbers)), dtype=np.int64)
-        count_turns(state.counters, numbers, following, contexts, kinds, chances, served_parts, scalars, found)
+        count_turns(
+            state.counters, numbers, following, contexts, kinds, chances, served_parts, scalars, found
+        )
         return found
 
     this = state.places[0, at_place, at.NEXT_TURN].astype(np.int64)
@@ -335,7 +340,9 @@ def _go_on(
     passed = np.maximum(now - done_s, 1e-9)
     z = (np.log(passed) - rows[:, at.THINK_MU]) / sigma
     waits = np.array([_NORMAL.cdf(-x) for x in z])  # chance that a think time is longer
-    alive = rng.random((samples, len(kinds))) < chance * waits / np.maximum(1 - chance + chance * waits, 1e-300)
+    alive = rng.random((samples, len(kinds))) < chance * waits / np.maximum(
+        1 - chance + chance * waits, 1e-300
+    )
     # The rest of a think time, by its inverse: a uniform share of the chance that is left.
     left = np.clip(rng.random((samples, len(kinds))) * waits, 1e-300, 1 - 1e-16)
     quantile = np.array([[-_NORMAL.inv_cdf(x) for x in row] for row in left.tolist()])
@@ -358,7 +365,9 @@ def _place(
     for sample in range(len(state.places)):
         goes_on = total[sample] > following
         free = np.flatnonzero(state.places[sample, :, at.NUMBER] == NOBODY)
-        need = np.flatnonzero(goes_on & (kept < 0))[-len(free) :] if len(free) else np.zeros(0, dtype=np.int64)
+        need = (
+            np.flatnonzero(goes_on & (kept < 0))[-len(free) :] if len(free) else np.zeros(0, dtype=np.int64)
+        )
         where = kept.copy()
         where[need] = free[: len(need)]
         who = np.flatnonzero(where >= 0)

@@ -103,7 +103,13 @@ class Planner(ServingRule):
         """
 
     def values(
-        self, futures: Futures, memory: FloatArray, first: IntArray, then: IntArray, start: int = 0, stop: int = 1
+        self,
+        futures: Futures,
+        memory: FloatArray,
+        first: IntArray,
+        then: IntArray,
+        start: int = 0,
+        stop: int = 1,
     ) -> FloatArray:
         """Rewards until the end of futures `start` to `stop` under plans of `first` and `then`, [plans, futures]."""
         samples = stop - start
@@ -125,7 +131,9 @@ class Planner(ServingRule):
     def varied(self, now: IntArray, then: IntArray) -> tuple[IntArray, IntArray]:
         """Plans that differ from (now, then) in one respect, until the next look and for good; int64 [plans, ...]."""
         other = self.space.neighbours(now)
-        return np.concatenate([other, other]), np.concatenate([np.repeat(then[None], len(other), axis=0), other])
+        return np.concatenate([other, other]), np.concatenate(
+            [np.repeat(then[None], len(other), axis=0), other]
+        )
 
 
 class Futures:
