@@ -16,8 +16,8 @@ from papi_env.kernel import FloatArray
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.requests import ServingState
 
-# Of the futures, those on which all plans are tried; the best plans are then tried on all of them. chosen: a sixth of the
-# futures and 12 plans, so that both take about as long.
+# All plans are tried on this share of the futures, the best of them then on all. chosen: a sixth and 12 plans, so that
+# both take about as long.
 SCREENED = 1 / 6
 FINALISTS = 12
 

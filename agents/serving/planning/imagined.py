@@ -76,7 +76,7 @@ def imagine_service(
 
 
 def first_kinds(tables: ServingTables) -> IntArray:
-    """Of each kind the first of its class, which stands for all: they differ in what drafts pass alone; int64 [kinds]."""
+    """Of each kind the first of its class, int64 [kinds]. It stands for all: they differ in what drafts pass alone."""
     classes = tables.kinds[:, at.OF_CLASS].astype(np.int64)
     return np.array([int(np.argmax(classes == number)) for number in classes], dtype=np.int64)
 
@@ -218,9 +218,9 @@ def _outputs(state: ServingState, tables: ServingTables, rng: np.random.Generato
 def between(
     generated: IntArray, most: IntArray, outputs: npt.NDArray[np.int32], uniforms: FloatArray
 ) -> IntArray:
-    """Outputs [samples, requests] drawn from sorted `outputs`, given that each exceeds `generated`, and is at most `most`.
+    """Outputs [samples, requests] drawn from sorted `outputs`: each exceeds `generated`, and is at most `most`.
 
-    Where none does, a token is left.
+    Where there is none, a token is left.
     """
     first = np.searchsorted(outputs, generated, side="right")
     end = np.searchsorted(outputs, most, side="right")

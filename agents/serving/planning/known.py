@@ -1,4 +1,4 @@
-"""What a scheduler of Serving-v1 has seen of an episode so far, beyond the present: arrivals, and conversations at rest.
+"""What a scheduler of Serving-v1 has seen of an episode beside the present: arrivals, and conversations at rest.
 
 The state of the simulation says of a conversation at rest whether it goes on; a scheduler does not know, and so keeps a
 list of its own of all turns that were done.

@@ -1,4 +1,4 @@
-"""What planners of Serving-v1 share: looks ahead at intervals, a search among candidates, and the plan that is followed."""
+"""What planners of Serving-v1 share: looks ahead at intervals, plans and what they promise, the plan in play."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOGETHER = 64
 
 
 class Planner(ServingRule):
-    """Looks ahead every so many simulated seconds, and plays what did best on copies of the machine until the next look.
+    """Looks ahead every so many simulated seconds, and until the next look plays what did best on copies.
 
     Candidates are parameter sets of profile-greedy with fixed further choices (see `space`). A plan is a candidate for
     the time until the next look, and another for good after it: so what pays only for a while, such as to drop a class
@@ -152,7 +152,7 @@ class Futures:
         self.played = 0
 
     def copies(self, count: int, start: int, stop: int) -> ServingEngine:
-        """An engine with a copy of futures `start` to `stop` for each of `count` plans, those of a plan side by side."""
+        """An engine with copies of futures `start` to `stop` for `count` plans, those of a plan side by side."""
         return self.engine.fork(self.env, count, self.scratch)
 
 

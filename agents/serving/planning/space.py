@@ -13,9 +13,10 @@ from agents.serving.greedy import ProfileGreedy
 from agents.serving.inside.memory import NUM_MEMORY
 from agents.serving.inside.play import CompiledPolicy
 from agents.serving.inside.tuned import GREEDY_SLACK, GREEDY_URGENT, PACE, PROMPT_WORTH
+from papi_env.envs.serving_v1 import further_options
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.tables import UNBOUNDED_PAGES, ServingTables
+from papi_env.simulation.serving.tables import ServingTables
 
 IntArray = npt.NDArray[np.int64]
 
@@ -105,22 +106,13 @@ def space_about(base: ProfileGreedy, tables: ServingTables, clairvoyant: bool) -
     """
     policy = base.compiled(np.zeros((1, NUM_MEMORY)))
     row, service = policy.parameters[0], np.maximum(policy.service[0], 0)
-    kinds, scalars = tables.kinds, tables.scalars
-    talks = bool((kinds[:, at.GOES_ON] > 0).any())
-    pages = bool(scalars[at.TOTAL_PAGES] < UNBOUNDED_PAGES)
-    options = {
-        at.ORDER: 5,
-        at.SHEDDING: 3 if scalars[at.NUM_CLASSES] > 1 else 2,
-        at.VICTIM: 3 if pages else 1,
-        at.KEEPING: 3 if talks else 1,
-        at.EVICTION: (3 if clairvoyant else 2) if talks and pages else 1,
-        at.DRAFTED_FOR: 2 if len(np.unique(tables.acceptance[: len(kinds)], axis=0)) > 1 else 1,
-    }
     found = []
-    for choice, count in options.items():
-        own = int(service[choice - at.ORDER])
-        values = (own, *(option for option in range(count) if option != own))
-        found.append(Coordinate(CHOICE_NAMES[choice - at.ORDER], True, choice - at.ORDER, values))
+    useful = np.split(further_options(tables), np.cumsum(at.NVEC_V1[at.ORDER :])[:-1])
+    for column, (name, options) in enumerate(zip(CHOICE_NAMES, useful, strict=True)):
+        others = [option for option in np.flatnonzero(options).tolist() if option != service[column]]
+        if clairvoyant and column == at.EVICTION - at.ORDER and others:
+            others.append(at.EVICT_TRUE_RETURN)
+        found.append(Coordinate(name, True, column, (float(service[column]), *map(float, others))))
     numbers = {
         "prompt_worth": (PROMPT_WORTH, tuple(factor * row[PROMPT_WORTH] for factor in PROMPT_FACTORS)),
         "pace": (PACE, PACES),
@@ -129,6 +121,6 @@ def space_about(base: ProfileGreedy, tables: ServingTables, clairvoyant: bool) -
     }
     for name, (column, others) in numbers.items():
         own = float(row[column])
-        values = (own, *(value for value in others if value != own))
+        values = (own, *(float(value) for value in others if value != own))
         found.append(Coordinate(name, False, column, values))
     return Space(tuple(c for c in found if len(c.values) > 1), row, service)

@@ -15,10 +15,10 @@ class PlannerStar(Planner):
     """Privileged: tries every plan on copies with the true arrivals, outputs, returns, acceptance and drift.
 
     Copies are played to the end of the episode. A look begins with the plan to go on as before, tries all that differ
-    from it in one respect (or in order and shedding), moves to the best, and does so again for as many rounds as lead to
-    something better (a coordinate search). So no look lowers the return: at its end the episode has at least that of the
-    base rule. What it reaches is a lower bound of what there is to win by decisions over time, no ceiling. Belady's
-    eviction is among its choices.
+    from it in one respect (or in order and shedding), moves to the best, and does so again for as many rounds as lead
+    to something better (a coordinate search). So no look lowers the return: at its end the episode has at least that
+    of the base rule. What it reaches is a lower bound of what there is to win by decisions over time, no ceiling; a
+    large part of it is luck that is known in advance. Belady's eviction is among its choices.
 
     Args:
         seconds, base: see `Planner`.

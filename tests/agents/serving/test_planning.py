@@ -1,4 +1,4 @@
-"""Planners of Serving-v1: one knows the future and never does worse than its base rule; the other sees nothing hidden."""
+"""Planners of Serving-v1: one knows the future, and is no worse than its base rule; one sees nothing hidden."""
 
 from functools import cache
 
@@ -178,8 +178,8 @@ def known_generated(engine):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_machines_that_look_alike_are_planned_for_alike(seed):
     rng = np.random.default_rng(seed)
-    env, known = underway(3.0, seed)
-    other, same = underway(3.0, seed)
+    env, known = underway(4.0, seed)
+    other, same = underway(4.0, seed)
     rlp = other.engine.counters[0, at.RLP]
     slots = other.engine.state.requests[0, :rlp]
     other.engine.generated_before = (
@@ -226,7 +226,7 @@ def test_conversations_at_rest_are_known_without_being_told():
 
 
 def test_what_is_imagined_agrees_with_what_is_known():
-    env, known = underway(3.0, 1)
+    env, known = underway(4.0, 1)
     engine, samples = env.engine, 200
     now = engine.clocks[0, at.TIME_S]
     twin = imagine_service(engine, 0, samples, known, 5.0, 1)
