@@ -24,6 +24,7 @@ from papi_env.simulation.serving.sessions import NOBODY
 from papi_env.simulation.serving.tables import ServingTables, freeze
 from papi_env.simulation.serving.terms import Served
 from papi_env.workload.arrivals import GAMMA, MAX_REQUESTS, POISSON, TOGETHER, TRACE, ArrivalTables
+from papi_env.workload.serving import SPECULATION_LENGTHS
 
 IntArray = npt.NDArray[np.int64]
 
@@ -313,7 +314,7 @@ def _converse(
         told = np.array([rest.told for rest in rests], dtype=np.int64)
         kinds = of_class[[rest.kind for rest in rests]]
         done_s = np.array([rest.done_s for rest in rests])
-        alive, returns = _go_on(tables, kinds, following, done_s, now, samples, rng)
+        alive, returns = _go_on(tables, kinds, following, told, done_s, now, samples, rng)
         contexts = np.repeat(told[None], samples, axis=0)
         total = turns(sessions, following, contexts, kinds, np.where(alive, -1.0, 2.0))
         _place(state, sessions, following, told, kinds, done_s, kept, total, returns)
@@ -328,26 +329,44 @@ def _go_on(
     tables: ServingTables,
     kinds: IntArray,
     following: IntArray,
+    told: IntArray,
     done_s: FloatArray,
     now: float,
     samples: int,
     rng: np.random.Generator,
 ) -> tuple[npt.NDArray[np.bool_], FloatArray]:
-    """Whether conversations at rest go on, and when; [samples, conversations]."""
+    """Whether conversations at rest go on if the next turn's lengths fit, and when; [samples, conversations].
+
+    A conversation that rested for so long is over by chance, or since no next turn would fit.
+    """
     rows = tables.kinds[kinds]
-    chance = np.where(following < rows[:, at.MOST_TURNS], rows[:, at.GOES_ON], 0.0)
+    fits = room_for_turn(tables, kinds, told)
+    chance = np.where(following < rows[:, at.MOST_TURNS], rows[:, at.GOES_ON], 0.0) * fits
     sigma = np.maximum(rows[:, at.THINK_SIGMA], 1e-3)
     passed = np.maximum(now - done_s, 1e-9)
     z = (np.log(passed) - rows[:, at.THINK_MU]) / sigma
     waits = np.array([_NORMAL.cdf(-x) for x in z])  # chance that a think time is longer
-    alive = rng.random((samples, len(kinds))) < chance * waits / np.maximum(
-        1 - chance + chance * waits, 1e-300
-    )
+    left = chance * waits / np.maximum(1 - chance + chance * waits, 1e-300)
+    alive = rng.random((samples, len(kinds))) * fits < left
     # The rest of a think time, by its inverse: a uniform share of the chance that is left.
-    left = np.clip(rng.random((samples, len(kinds))) * waits, 1e-300, 1 - 1e-16)
-    quantile = np.array([[-_NORMAL.inv_cdf(x) for x in row] for row in left.tolist()])
+    later = np.clip(rng.random((samples, len(kinds))) * waits, 1e-300, 1 - 1e-16)
+    quantile = np.array([[-_NORMAL.inv_cdf(x) for x in row] for row in later.tolist()])
     returns = done_s + np.exp(rows[:, at.THINK_MU] + sigma * quantile.reshape(samples, len(kinds)))
     return alive, np.maximum(returns, now)
+
+
+def room_for_turn(tables: ServingTables, kinds: IntArray, told: IntArray) -> FloatArray:
+    """Share of the later turns of a kind that fit into context and memory after so many tokens, [conversations]."""
+    scalars = tables.scalars
+    tokens = scalars[at.TOTAL_PAGES] * 2.0 ** scalars[at.PAGE_LOG2] - SPECULATION_LENGTHS[-1]
+    room = min(scalars[at.CONTEXT_LIMIT], tokens) - told
+    found = np.zeros(len(kinds))
+    for kind in np.unique(kinds):
+        first, count = (int(tables.spans[kind, column]) for column in (at.LATER_ROW, at.LATER_ROWS))
+        totals = np.sort(tables.service_lengths[first : first + count].sum(axis=1))
+        who = kinds == kind
+        found[who] = np.searchsorted(totals, room[who], side="right") / count
+    return found
 
 
 def _place(
