@@ -16,10 +16,9 @@ from papi_env.kernel import FloatArray
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.requests import ServingState
 
-# All plans are tried on this share of the futures, the best of them then on all. chosen: a sixth and 12 plans, so that
-# both take about as long.
-SCREENED = 1 / 6
-FINALISTS = 12
+# All plans are tried on a share of the futures, the best of them on more, and so on (sequential halving: Karnin, Koren
+# and Somekh, ICML 2013): the share, and how many plans go on. chosen: rounds that take about as long as one another.
+ROUNDS = ((1 / 12, 24), (1 / 3, 6), (1.0, 1))
 
 
 class PlannerFair(Planner):
@@ -27,32 +26,33 @@ class PlannerFair(Planner):
 
     `imagined` says what a scheduler sees and knows, of which alone futures are made; so this is what looking ahead is
     worth without knowing what comes. A look tries all plans that differ from the base rule in one respect (or in order
-    and shedding) on a few futures, the best of them on all, and follows the best if its mean gain over the base rule
-    exceeds so many of its standard errors; else the base rule.
+    and shedding) on a few futures, the best of them on more, and follows the last if its mean gain over the base rule
+    exceeds so many of its standard errors; else the base rule. Any change of what is done changes all that follows by
+    chance, which a few futures do not average out.
 
     Args:
         seconds, base: see `Planner`.
-        samples: futures of a look. chosen: 24; range 4-256.
+        samples: futures of a look. chosen: 96; range 12-1024.
         ahead_s: seconds for which sessions are imagined to come, after which the copies drain. chosen: 10, some times
             as long as most requests stay; range 2-120.
-        errors: standard errors that a gain must exceed. chosen: 2, for the best of some plans looks better than it is;
-            range 0-4.
+        errors: standard errors that a gain must exceed. chosen: 1.5, for the best of some plans looks better than it
+            is; range 0-4.
         seed: of the futures.
     """
 
     def __init__(
         self,
-        seconds: float = 2.0,
-        samples: int = 24,
+        seconds: float = 4.0,
+        samples: int = 96,
         base: ProfileGreedy | None = None,
         *,
         ahead_s: float = 10.0,
-        errors: float = 2.0,
+        errors: float = 1.5,
         seed: int = 0,
     ) -> None:
         super().__init__(seconds, base)
-        if samples < 4:
-            raise ConfigurationError(f"planner: samples is {samples}, expected at least 4")
+        if samples < 12:
+            raise ConfigurationError(f"planner: samples is {samples}, expected at least 12")
         self.samples, self.ahead_s, self.errors, self.seed = samples, float(ahead_s), errors, seed
 
     def watch(self, engine: ServingEngine, state: Followed, episode_start: Any) -> None:
@@ -72,17 +72,18 @@ class PlannerFair(Planner):
         """The best of the plans about the base rule, where it is better than that beyond doubt."""
         base = self.space.base
         first, then = self.varied(base, base)
-        few = max(round(self.samples * SCREENED), 2)
-        means = self.values(futures, memory, first, then, 0, few).mean(axis=1)
-        best = np.argsort(-means, kind="stable")[:FINALISTS]
-        first = np.concatenate([base[None], before[None], first[best]])
-        then = np.concatenate([base[None], before[None], then[best]])
-        values = self.values(futures, memory, first, then, 0, self.samples)
-        gains = values - values[0]
-        k = int(gains.mean(axis=1).argmax())
-        doubt = self.errors * gains[k].std(ddof=1) / np.sqrt(self.samples)
-        k = k if gains[k].mean() > doubt else 0
-        return first[k], then[k]
+        first, then = np.concatenate([before[None], first]), np.concatenate([before[None], then])
+        own = np.zeros(0)  # returns of the base rule
+        values = np.zeros((len(first), 0))
+        for share, keep in ROUNDS:
+            start, stop = len(own), max(round(share * self.samples), len(own) + 1)
+            own = np.concatenate([own, self.values(futures, memory, base[None], base[None], start, stop)[0]])
+            values = np.concatenate([values, self.values(futures, memory, first, then, start, stop)], axis=1)
+            best = np.argsort(-values.mean(axis=1), kind="stable")[:keep]
+            first, then, values = first[best], then[best], values[best]
+        gains = values[0] - own
+        doubt = self.errors * gains.std(ddof=1) / np.sqrt(len(gains))
+        return (first[0], then[0]) if gains.mean() > doubt else (base, base)
 
 
 class Imagined(Futures):

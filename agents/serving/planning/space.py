@@ -109,18 +109,18 @@ def space_about(base: ProfileGreedy, tables: ServingTables, clairvoyant: bool) -
     found = []
     useful = np.split(further_options(tables), np.cumsum(at.NVEC_V1[at.ORDER :])[:-1])
     for column, (name, options) in enumerate(zip(CHOICE_NAMES, useful, strict=True)):
-        others = [option for option in np.flatnonzero(options).tolist() if option != service[column]]
-        if clairvoyant and column == at.EVICTION - at.ORDER and others:
-            others.append(at.EVICT_TRUE_RETURN)
-        found.append(Coordinate(name, True, column, (float(service[column]), *map(float, others))))
+        own = float(service[column])
+        others = [float(option) for option in np.flatnonzero(options) if option != own]
+        if clairvoyant and column == at.EVICTION - at.ORDER and others and own != at.EVICT_TRUE_RETURN:
+            others.append(float(at.EVICT_TRUE_RETURN))
+        found.append(Coordinate(name, True, column, (own, *others)))
     numbers = {
         "prompt_worth": (PROMPT_WORTH, tuple(factor * row[PROMPT_WORTH] for factor in PROMPT_FACTORS)),
         "pace": (PACE, PACES),
         "admit_slack": (GREEDY_SLACK, ADMIT_SLACKS),
         "urgent": (GREEDY_URGENT, URGENTS),
     }
-    for name, (column, others) in numbers.items():
+    for name, (column, tried) in numbers.items():
         own = float(row[column])
-        values = (own, *(float(value) for value in others if value != own))
-        found.append(Coordinate(name, False, column, values))
+        found.append(Coordinate(name, False, column, (own, *(float(x) for x in tried if x != own))))
     return Space(tuple(c for c in found if len(c.values) > 1), row, service)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,17 @@ unlocked = _compile(_nrt=False, nogil=True)
 
 
 @unlocked
-def count_turns(counters, numbers, next_turns, contexts, kinds, chances, served_parts, scalars, turns):
+def count_turns(
+    counters: Any,
+    numbers: Any,
+    next_turns: Any,
+    contexts: Any,
+    kinds: Any,
+    chances: Any,
+    served_parts: Any,
+    scalars: Any,
+    turns: Any,
+) -> None:
     """Turns in all of conversations whose next turn is `next_turns` and begins with `contexts` tokens.
 
     They end by chance, at the most turns of their kind, or before a turn that does not fit into context or memory: as

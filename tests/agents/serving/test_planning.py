@@ -1,7 +1,6 @@
 """Planners of Serving-v1: one knows the future, and is no worse than its base rule; one sees nothing hidden."""
 
 import math
-from functools import cache
 
 import numpy as np
 import pytest
@@ -44,17 +43,15 @@ SCENARIO = {
 CHOICES = np.array([at.BY_DEADLINE, at.SHED_LATE, 0, at.KEEP_ALL, at.EVICT_RETURN, 0])
 
 
-def environment(num_envs=1):
-    return ServingV1VectorEnv(SCENARIO, num_envs=num_envs, autoreset_mode="Disabled")
+def environment(num_envs=1, **fields):
+    return ServingV1VectorEnv(SCENARIO, num_envs=num_envs, autoreset_mode="Disabled", serving=fields)
 
 
 def base():
     return ProfileGreedy(GreedyParameters()).giving(CHOICES.copy())
 
 
-@cache
-def base_returns(seeds):
-    env = environment(len(seeds))
+def base_returns(env, seeds):
     rule = base()
     rule.bind(env)
     env.reset(seed=list(seeds))
@@ -80,20 +77,20 @@ def underway(seconds, seed=0):
 
 
 def test_knowing_the_future_is_never_worse_than_the_base_rule():
-    seeds = (0, 1, 2)
-    expected = base_returns(seeds)
-    planner = PlannerStar(1.0, 1, base())
-    env = environment(len(seeds))
+    seeds = (0, 1)
+    env = environment(len(seeds), horizon_s=2.0)
+    expected = base_returns(env, seeds)
+    planner = PlannerStar(0.5, 1, base())
     planner.bind(env)
     observations, _ = env.reset(seed=list(seeds))
-    state, start, returns = None, np.ones(3, dtype=np.bool_), np.zeros(3)
+    state, start, returns = None, np.ones(2, dtype=np.bool_), np.zeros(2)
     while not (env.engine.counters[:, at.DONE] == 1).all():
         actions, state = planner.predict(observations, state, start)
         start[:] = False
         observations, rewards, *_ = env.step(actions)
         returns += rewards
     assert (returns >= expected - 1e-9).all()
-    assert returns.sum() > 1.02 * expected.sum()
+    assert returns.sum() > 1.02 * expected.sum() + 0.1
     assert state.looks > 3 * len(seeds)
 
 
@@ -117,7 +114,7 @@ def test_what_a_plan_promises_comes_true():
 def test_a_look_changes_nothing():
     env, _ = underway(2.0)
     before = [array.copy() for array in env.engine.state]
-    for planner in (PlannerStar(1.0, 1, base()), PlannerFair(1.0, 4, base(), ahead_s=2.0)):
+    for planner in (PlannerStar(1.0, 1, base()), PlannerFair(1.0, 12, base(), ahead_s=2.0)):
         planner.bind(env)
         state = Followed(1, planner.space)
         planner.watch(env.engine, state, None)
@@ -190,7 +187,7 @@ def test_machines_that_look_alike_are_planned_for_alike(seed):
     assert len(known.resting) > 3
     found = []
     for each, seen in ((env, known), (other, same)):
-        planner = PlannerFair(1.0, 6, base(), ahead_s=2.0, errors=0.0)
+        planner = PlannerFair(1.0, 12, base(), ahead_s=2.0, errors=0.0)
         planner.bind(each)
         state = Followed(1, planner.space)
         state.seen[0] = seen
@@ -287,7 +284,7 @@ def test_names_say_the_budget():
     assert (star.seconds, star.rounds, star.privileged) == (1.5, 3, True)
     fair = make_policy("planner-fair-4x12")
     assert (fair.seconds, fair.samples, fair.privileged) == (4.0, 12, False)
-    assert make_policy("planner-star").seconds == make_policy("planner-fair").seconds == 2.0
+    assert make_policy("planner-star").seconds == make_policy("planner-fair").seconds / 2 == 2.0
     with pytest.raises(ConfigurationError, match="rounds is 0"):
         make_policy("planner-star-2x0")
     with pytest.raises(ConfigurationError, match="samples is 1"):
