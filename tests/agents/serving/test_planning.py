@@ -78,7 +78,7 @@ def underway(seconds, seed=0):
 
 def test_knowing_the_future_is_never_worse_than_the_base_rule():
     seeds = (0, 1)
-    env = environment(len(seeds), horizon_s=2.0)
+    env = environment(len(seeds), horizon_s=1.5, arrivals={"process": "poisson", "rate_per_s": 100.0})
     expected = base_returns(env, seeds)
     planner = PlannerStar(0.5, 1, base())
     planner.bind(env)
@@ -90,7 +90,7 @@ def test_knowing_the_future_is_never_worse_than_the_base_rule():
         observations, rewards, *_ = env.step(actions)
         returns += rewards
     assert (returns >= expected - 1e-9).all()
-    assert returns.sum() > 1.02 * expected.sum() + 0.1
+    assert returns.sum() > 1.02 * expected.sum()
     assert state.looks > 3 * len(seeds)
 
 
