@@ -71,5 +71,5 @@ def parts_of(choices: Iterable[int]) -> str:
 
 
 def knows_returns(choices: IntArray) -> bool:
-    """Whether six choices, int64 [6], evict by when conversations will go on."""
+    """Whether the further choices, int64 [choices], evict by when conversations will go on."""
     return bool(choices[at.EVICTION - at.ORDER] == at.EVICT_TRUE_RETURN)

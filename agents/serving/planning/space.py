@@ -1,4 +1,4 @@
-"""What a planner of Serving-v1 chooses among: profile-greedy's parameters and the six further choices, one by one."""
+"""What a planner of Serving-v1 chooses among: profile-greedy's parameters and the further choices, one by one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Coordinate(NamedTuple):
 
     Attributes:
         name: in words.
-        further: whether it is one of the six further choices; else a parameter of profile-greedy.
+        further: whether it is one of the further choices; else a parameter of profile-greedy.
         column: of the choices or parameters.
         values: options or numbers; those of the base rule first.
     """
@@ -50,7 +50,7 @@ class Space:
 
     Attributes:
         coordinates: those that mean anything in the scenario.
-        row, service: what the base rule plays, float64 [parameters] and int64 [6].
+        row, service: what the base rule plays, float64 [parameters] and int64 [further choices].
     """
 
     coordinates: tuple[Coordinate, ...]

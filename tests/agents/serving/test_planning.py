@@ -40,7 +40,7 @@ SCENARIO = {
         "service": {"classes": {"chats": CHATS, "batch": BATCH}, "max_waiting": 64, "max_open": 64},
     },
 }
-CHOICES = np.array([at.BY_DEADLINE, at.SHED_LATE, 0, at.KEEP_ALL, at.EVICT_RETURN, 0])
+CHOICES = np.array([at.BY_DEADLINE, at.SHED_LATE, 0, at.KEEP_ALL, at.EVICT_RETURN, 0, 0])
 
 
 def environment(num_envs=1, **fields):
@@ -303,7 +303,7 @@ def test_evicting_by_when_conversations_go_on_is_privileged():
     assert inside["tokens"].tolist() == outside["tokens"].tolist()
     fresh = environment()
     fresh.reset(seed=[0])
-    action = np.zeros((1, 10), dtype=np.int64)
+    action = np.zeros((1, len(at.NVEC_V1)), dtype=np.int64)
     action[0, at.EVICTION] = at.EVICT_TRUE_RETURN
     with pytest.raises(Exception, match="outside"):
         fresh.step(action)
