@@ -155,7 +155,7 @@ class ServingEngine(Engine[ServingState]):
             share.result()
 
     def allow_references(self) -> None:
-        """Privileged: from now on take actions that evict by when conversations will go on, which no scheduler knows."""
+        """Privileged: take actions that evict by when conversations will go on, which no scheduler knows."""
         if self.tables.scalars[at.SERVICE]:
             limits = np.array(at.NVEC_V1, dtype=np.uint64)
             limits[at.EVICTION] = at.EVICT_TRUE_RETURN + 1
