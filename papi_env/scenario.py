@@ -29,6 +29,9 @@ from papi_env.workload.lengths import ContextPolicy, RequestPopulation
 from papi_env.workload.presets import serving_presets
 from papi_env.workload.requests import Lengths
 from papi_env.workload.servers import SERVERS
+from papi_env.workload.service_presets import FAMILIES as CLASS_FAMILIES
+from papi_env.workload.service_presets import MODELS as CLASS_MODELS
+from papi_env.workload.service_presets import TRAFFIC as CLASS_TRAFFIC
 from papi_env.workload.service_presets import service_presets
 from papi_env.workload.serving import Serving
 from papi_env.workload.transformer import PRESET_MODELS, TRANSFORMERS, Transformer, get_transformer
@@ -432,22 +435,44 @@ def _mixtures() -> Iterator[Scenario]:
         )
 
 
+def class_scenario(
+    name: str, traffic: str, model: str, serving: Serving, description: str = "", energy_weight: float = 0.0
+) -> Scenario:
+    """A scenario of a traffic of `service_presets.TRAFFIC` on a model, on the machine that serves that model there.
+
+    Args:
+        name, description, energy_weight: see `Scenario`.
+        traffic: says how a router of experts is skewed.
+        model: a name in `service_presets.MODELS`.
+        serving: see `service_presets.traffic_serving`.
+
+    Raises:
+        ConfigurationError: an unknown name.
+    """
+    sent = lookup("traffic", traffic, CLASS_TRAFFIC)
+    machine = lookup("model", model, CLASS_MODELS).system
+    sixth = _sixth()
+    served = get_transformer(model)
+    if sent.skew is not None:
+        assert served.experts is not None
+        routing = {"routing": "zipf", "exponent": sent.skew}
+        served = served.model_copy(update={"experts": served.experts.model_copy(update=routing)})
+    return Scenario(
+        name=name,
+        description=description,
+        system=sixth if machine == sixth.name else get_system(machine),
+        model=served,
+        serving=serving,
+        energy_weight=energy_weight,
+    )
+
+
 def _classes() -> Iterator[Scenario]:
     """Presets with classes of requests."""
-    sixth = _sixth()
     for name, preset in service_presets().items():
-        model = get_transformer(preset.model)
-        if preset.skew is not None:
-            assert model.experts is not None
-            routing = {"routing": "zipf", "exponent": preset.skew}
-            model = model.model_copy(update={"experts": model.experts.model_copy(update=routing)})
-        yield Scenario(
-            name=name,
-            description=preset.description,
-            system=sixth if preset.system == sixth.name else get_system(preset.system),
-            model=model,
-            serving=preset.serving,
-            energy_weight=preset.energy_weight,
+        traffic = CLASS_FAMILIES[name.partition("/")[0]].traffic
+        yield class_scenario(
+            name, traffic, preset.model, preset.serving, preset.description, preset.energy_weight
         )
 
 

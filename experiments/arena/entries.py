@@ -17,24 +17,53 @@ from pathlib import Path
 from agents.learned.checkpoint import DESCRIPTION, WEIGHTS
 from agents.learned.distilled import TREE
 from agents.registry import POLICIES, SERVING_POLICIES, listed, make_policy, names_folder
+from agents.serving.choices import SEPARATOR, parse_parts
 from experiments.arena.trained import TrainingRun, holds_policy, read_run
 from experiments.common.options import DEFAULT
+from experiments.common.problems import SERVED
 from experiments.common.runner import digest, file_digest
 from experiments.splitting.definition import DECODE, KERNELS, SERVING
+from papi_env.envs.registration import SERVING_V1
 from papi_env.errors import ConfigurationError, nearest, unknown_name
 from papi_env.hardware.system import SYSTEMS, System
 from papi_env.scenario import Scenario
 
 FLOOR, REFERENCE, ORACLE, BOUND = "random", "threshold", "oracle", "bound"
-BEST_FIXED, BEST_THRESHOLD = "best-fixed", "best-threshold"
+BEST_FIXED, BEST_THRESHOLD, BEST_GREEDY = "best-fixed", "best-threshold", "best-greedy"
 # The best of a kind on each setting, and the entry that it follows where a view lists it.
 CHOSEN: Mapping[str, Mapping[str, str]] = {
     BEST_THRESHOLD: {"headroom": REFERENCE, "leaderboard serving": REFERENCE},
     BEST_FIXED: {"headroom": "threshold-prefill-spec2", "leaderboard serving": FLOOR},
+    # On Serving-v1 alone, whose views are below.
+    BEST_GREEDY: {},
+}
+# What is shown unasked on Serving-v1: PAPI's threshold as published and at its best, profile-greedy with every order and
+# shedding of those who are late, with what is kept, and at its best, rules that are tuned or go by slack, and planners.
+SERVICE_RULES = (
+    REFERENCE,
+    BEST_THRESHOLD,
+    BEST_FIXED,
+    "profile-greedy",
+    "profile-greedy+late",
+    "profile-greedy+deadline+late",
+    "profile-greedy+shortest-prompt+late",
+    "profile-greedy+least-work+late",
+    "profile-greedy+weight-per-work+late",
+    "profile-greedy+weight-per-work+late+keep+return",
+    "slack-aware",
+    "tuned",
+    BEST_GREEDY,
+)
+SERVICE_PLANNERS = ("planner-fair", "planner-star")
+SERVICE_VIEWS: Mapping[str, tuple[str, ...]] = {
+    "headroom serving-v1": (*SERVICE_RULES, *SERVICE_PLANNERS),
+    "compare serving-v1": (REFERENCE, "profile-greedy", "profile-greedy+weight-per-work+late", "tuned"),
+    "leaderboard serving-v1": (FLOOR, *SERVICE_RULES),
+    "serve serving-v1": ("profile-greedy", "profile-greedy+weight-per-work+late+keep+return"),
 }
 # What a position of 1 stands for. On static batches the clairvoyant plan is optimal; in serving no policy exceeds the
 # bound; dispatching kernel by kernel has no cheap bound, and the one-step oracle is a reference that can be exceeded.
-CEILINGS: Mapping[str, str] = {DECODE: "optimum", KERNELS: ORACLE, SERVING: BOUND}
+CEILINGS: Mapping[str, str] = {DECODE: "optimum", KERNELS: ORACLE, SERVING: BOUND, SERVING_V1: BOUND}
 # Machines without a choice, which PAPI is measured against; speed-up is over the first.
 BASELINES = ("a100-attacc/static", "a100-hbm-pim/static", "attacc-only/static", "papi-pim-only/static")
 
@@ -172,6 +201,8 @@ def _of_a_policy(entry: Entry) -> Entry:
 
 def default_policies(view: str) -> list[str]:
     """Names that a view shows unasked, in order (see `agents.registry`): registered policies and the chosen ones."""
+    if view in SERVICE_VIEWS:
+        return list(SERVICE_VIEWS[view])
     names = listed(view)
     if view.startswith("leaderboard"):
         # Where a ranking starts from.
@@ -193,7 +224,7 @@ def default_entries(view: str, own: Mapping[str, System]) -> list[str]:
     """
     policies = default_policies(view)
     if view != "compare decode":
-        served = view == "compare serving"
+        served = view.startswith("compare serving")
         return [
             f"{name}/{policy}"
             for name, system in own.items()
@@ -238,18 +269,29 @@ def stay_at_home(entries: Iterable[Entry], scenarios: Iterable[Scenario], why: s
 
 def check_policy(name: str, problem: str) -> None:
     """Raise ConfigurationError where no policy has this name, or it stands for what the problem does not have."""
-    if name in CHOSEN or name == BOUND:
-        if problem != SERVING:
-            kind = "is chosen among serving policies" if name in CHOSEN else "bounds serving"
-            raise ConfigurationError(f"Policy {name!r} {kind}; it plays {SERVING} alone")
+    kind, *parts = name.split(SEPARATOR)
+    if kind in CHOSEN or name == BOUND:
+        why = "is chosen among serving policies" if kind in CHOSEN else "bounds serving"
+        alone = f"Policy {name!r} {why}; it plays"
+        if kind == BEST_GREEDY or parts:
+            if problem != SERVING_V1:
+                raise ConfigurationError(f"{alone} {SERVING_V1} alone")
+            parse_parts(name, parts)
+        elif problem not in SERVED:
+            raise ConfigurationError(f"{alone} {SERVING} alone")
         return
     make_policy(name)
+
+
+def is_chosen(policy: str) -> bool:
+    """Whether a name stands for the best of a kind, with or without parts."""
+    return policy.partition(SEPARATOR)[0] in CHOSEN
 
 
 @lru_cache(maxsize=256)
 def is_privileged(policy: str) -> bool:
     """Whether a policy reads what no scheduler can see, as the bound does; the best of a kind does not."""
-    return policy == BOUND or (policy not in CHOSEN and bool(make_policy(policy).privileged))
+    return policy == BOUND or (not is_chosen(policy) and bool(make_policy(policy).privileged))
 
 
 def policy_digest(policy: str) -> str | None:

@@ -11,8 +11,7 @@ from gymnasium.vector import AutoresetMode
 
 from agents.learned.distilled import Tree, walk
 from agents.policy import Policy
-from agents.registry import make_policy
-from experiments.arena.play import chosen
+from experiments.arena.play import pick
 from experiments.common.problems import vector_class
 from experiments.common.runner import Columns
 from papi_env.scenario import Scenario
@@ -54,7 +53,7 @@ def decision_latency(policy: Policy, env_id: str, scenario: Scenario) -> Latency
 def time_decisions(env_id: str, scenario: Scenario, policy: str) -> Columns:
     """Seconds of a decision, `single_s` and `batched_s` (one row); None where it could not be timed."""
     try:
-        latency = decision_latency(make_policy(chosen(policy, scenario)), env_id, scenario)
+        latency = decision_latency(pick(env_id, policy, scenario)[1], env_id, scenario)
     except Exception:  # its failure shows where it plays
         return {"single_s": [None], "batched_s": [None]}
     return {"single_s": [latency.single_s], "batched_s": [latency.batched_s]}

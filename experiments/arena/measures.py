@@ -8,6 +8,7 @@ import polars as pl
 from polars.datatypes import DataType
 
 from experiments.splitting.definition import SERVING
+from papi_env.envs.registration import SERVING_V1
 from papi_env.hardware.energy import CAUSES
 from papi_env.simulation.batch.measures import EXPERT_MEASURES
 from papi_env.simulation.batch.measures import MEASURES as BATCH_MEASURES
@@ -15,16 +16,20 @@ from papi_env.simulation.batch.state import TIMED_CLASSES
 from papi_env.simulation.measures import names
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.measures import MEASURES as SERVING_MEASURES
+from papi_env.simulation.serving.measures import SERVICE_MEASURES
 
 # What becomes of a request that is never served, beside being cut off by the end of the episode.
 REJECTED = ("rejected_context", "rejected_kv")
 # Measures of which every episode has a whole number.
 _BATCH_COUNTS = frozenset(measure.name for measure in BATCH_MEASURES if measure.whole)
 SERVING_COUNTS = frozenset((*(measure.name for measure in SERVING_MEASURES if measure.whole), *REJECTED))
+SERVICE_COUNTS = frozenset(m.name for m in (*SERVING_MEASURES, *SERVICE_MEASURES) if m.whole)
 
 
 def measures(problem: str) -> tuple[str, ...]:
-    """Names of what is measured: metrics of the problem's engine, PAPI's α on static batches, refusals in serving."""
+    """Names of what is measured: metrics of the problem's engine, PAPI's α on static batches, refusals in Serving-v0."""
+    if problem == SERVING_V1:
+        return (*names(SERVING_MEASURES), *names(SERVICE_MEASURES))
     return (*names(SERVING_MEASURES), *REJECTED) if problem == SERVING else ("alpha", *names(BATCH_MEASURES))
 
 
@@ -38,7 +43,7 @@ def schema(problem: str, experts: bool = False) -> dict[str, type[DataType]]:
     `experts`: with what is measured of them.
     """
     # A bound on a count, which serving has, is no whole number.
-    whole = frozenset() if problem == SERVING else _BATCH_COUNTS
+    whole = frozenset() if problem in (SERVING, SERVING_V1) else _BATCH_COUNTS
     return {
         "seed": pl.Int64,
         "played": pl.String,

@@ -14,10 +14,12 @@ from gymnasium.vector import AutoresetMode
 from agents.evaluate import evaluate
 from agents.learned.distilled import DistilledPolicy
 from agents.learned.policy import LearnedPolicy
-from agents.registry import make_policy
+from agents.policy import Policy
+from agents.registry import is_slow, make_policy
 from agents.serving.bounds import serving_bounds
 from agents.serving.inside.play import play_range
 from agents.serving.rules import ServingFixed, fixed_name, fixed_policy
+from experiments.arena.choosing import picked
 from experiments.arena.entries import (
     BEST_FIXED,
     BEST_THRESHOLD,
@@ -25,14 +27,17 @@ from experiments.arena.entries import (
     REFERENCE,
     Entry,
     check_policy,
+    is_chosen,
     policy_digest,
 )
 from experiments.arena.measures import EXPERT_NAMES, REJECTED, measures
 from experiments.arena.settings import trace_digest
-from experiments.common.problems import vector_class
+from experiments.common.problems import SERVED, vector_class
 from experiments.common.runner import Columns, Job
 from experiments.splitting.definition import SERVING, Setting
+from papi_env.envs.registration import SERVING_V1
 from papi_env.envs.serving import JOINT_ACTIONS
+from papi_env.envs.serving_v1 import with_classes
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import Scenario
@@ -133,14 +138,16 @@ def play(
         be; of the bound only what it bounds is known, and the rest is None.
     """
     if policy == BOUND:
-        return _columns(problem, policy, seeds, _bound(scenario, seeds))
-    played = chosen(policy, scenario)
-    env = make_env(problem, scenario, len(seeds))
-    metrics = dict(evaluate(make_policy(played), env, seeds, watch))
+        return _columns(problem, policy, seeds, _bound(problem, scenario, seeds))
+    played, made = pick(problem, policy, scenario)
+    # Of planners, whose copies would take the records along, quantiles of latencies are not known.
+    options = {"records": not is_slow(policy)} if problem == SERVING_V1 else {}
+    env = make_env(problem, scenario, len(seeds), **options)
+    metrics = dict(evaluate(made, env, seeds, watch))
     if problem == SERVING:
         assert isinstance(env.engine, ServingEngine)
         metrics |= rejections(env.engine)
-    else:
+    elif problem not in SERVED:
         metrics["alpha"] = np.full(len(seeds), env.alpha)
     return _columns(problem, played, seeds, metrics)
 
@@ -189,7 +196,7 @@ def warm(problem: str, scenario: Scenario) -> None:
     env = make_env(problem, scenario, 1)
     env.reset(seed=0)
     env.step(np.zeros((1, *(env.single_action_space.shape or ())), dtype=np.int64))
-    if problem == SERVING:
+    if problem in SERVED:
         evaluate(ServingFixed(), make_env(problem, scenario, 1, max_episode_steps=1), (0,))
 
 
@@ -219,10 +226,23 @@ def _engine_of(scenario: Scenario, seeds: Sequence[int]) -> ServingEngine:
     return engine
 
 
-def _bound(scenario: Scenario, seeds: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+def _bound(problem: str, scenario: Scenario, seeds: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
     """What no policy exceeds, [len(seeds)] by measure."""
+    if problem == SERVING_V1:
+        from agents.serving.service_bounds import service_bounds
+
+        service = service_bounds(_engine_of(with_classes(scenario), seeds))
+        return {**service, "return": service["episode_return"]}
     found = serving_bounds(_engine_of(scenario, seeds))
     return {**found, "return": found["episode_return"]}
+
+
+def pick(problem: str, policy: str, scenario: Scenario) -> tuple[str, Policy]:
+    """What a name stands for on a scenario, and a fresh policy of it: itself, or the best of its kind."""
+    if problem == SERVING_V1:
+        return picked(policy, with_classes(scenario), SELECTION_SEEDS)
+    name = chosen(policy, scenario)
+    return name, make_policy(name)
 
 
 def chosen(policy: str, scenario: Scenario) -> str:
@@ -270,7 +290,7 @@ def rehearse(problem: str, cells: Sequence[Cell]) -> None:
             first.setdefault(cell.entry, cell)
     for entry, cell in first.items():
         check_policy(entry.policy, problem)
-        if entry.policy == BOUND or entry.policy in _CHOOSE:
+        if entry.policy == BOUND or is_chosen(entry.policy):
             warm(problem, cell.scenario)
             continue
         policy = make_policy(entry.policy)

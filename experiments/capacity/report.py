@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from experiments.capacity.measure import POLICY, SYSTEM
+from experiments.capacity.service import ENOUGH, Measured
 from papi_env.workload.presets import Measurement, serving_presets
+from papi_env.workload.service_presets import Capacity, held_out, service_presets
 
 
 def presets_table(measured: Mapping[tuple[str, str], Measurement]) -> Table:
@@ -42,5 +44,45 @@ def measurements_table(measured: Mapping[tuple[str, str], Measurement]) -> Table
             *(f"{value:.4g}" for value in values),
             f"{1e3 * m.ttft_s:.4g}",
             f"{1e3 * m.tpot_s:.4g}",
+        )
+    return table
+
+
+def capacities_table(measured: Mapping[tuple[str, str], Measured]) -> Table:
+    """Capacities of machines that serve classes of requests, and under which rule."""
+    title = f"Most load of which the best tuned rule serves {ENOUGH:.0%} in time"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("traffic/model", no_wrap=True)
+    for name in ("sessions/s", "G", "worth", "dynamic J", "tried", "requests"):
+        table.add_column(name, justify="right")
+    table.add_column("rule")
+    for key, one in measured.items():
+        table.add_row(
+            "/".join(key),
+            f"{one.capacity.sessions_per_s:g}",
+            f"{one.g:.3f}",
+            f"{one.capacity.worth:.4g}",
+            f"{one.capacity.dynamic_j:.4g}",
+            str(one.tried),
+            str(one.requests),
+            one.rule,
+        )
+    return table
+
+
+def service_table(capacities: Mapping[tuple[str, str], Capacity]) -> Table:
+    """The presets of Serving-v1 that these capacities give."""
+    table = Table(title="Presets of Serving-v1", title_justify="left", box=None, pad_edge=False)
+    table.add_column("preset", no_wrap=True)
+    for name in ("sessions/s", "worth/J", "episode / s", "held out"):
+        table.add_column(name, justify="right")
+    for name, preset in service_presets(capacities).items():
+        serving = preset.serving
+        table.add_row(
+            name,
+            f"{serving.arrivals.rate_per_s:g}",
+            f"{preset.energy_weight:g}",
+            f"{serving.horizon_s:g}",
+            "yes" if held_out(name) else "",
         )
     return table

@@ -8,10 +8,18 @@ import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
 import papi_env  # noqa: F401  (registers the ids)
-from papi_env.envs.registration import ENV_IDS
+from papi_env.envs.registration import ENV_IDS, SERVING, SERVING_V1
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import lookup
 from papi_env.scenario import Scenario
+
+# Those in which requests are served as they come.
+SERVED = (SERVING, SERVING_V1)
+
+
+def problem_of(scenario: Scenario) -> str:
+    """The id of the problem that a serving scenario is played on: Serving-v1 where it says whom it serves."""
+    return SERVING if scenario.serving is None or scenario.serving.service is None else SERVING_V1
 
 
 def vector_class(env_id: str) -> type[ProblemVectorEnv]:

@@ -12,8 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from agents.evaluate import evaluate
 from agents.serving.tuned import TunedRule, Value, parameters_from
-from experiments.common.problems import vector_class
-from papi_env.envs.registration import SERVING, SERVING_V1
+from experiments.common.problems import problem_of, vector_class
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.scenario import Scenario
 from papi_env.simulation.serving import state as at
@@ -77,11 +76,6 @@ def play(
                 one.arrived[scenario.name] = max(int(arrived[k]), 1)
         found += batch
     return found
-
-
-def problem_of(scenario: Scenario) -> str:
-    """The id of the problem that a serving scenario is played on: Serving-v1 where it says whom it serves."""
-    return SERVING if scenario.serving is None or scenario.serving.service is None else SERVING_V1
 
 
 def offered(env: ProblemVectorEnv, metrics: Mapping[str, Any]) -> npt.NDArray[Any]:

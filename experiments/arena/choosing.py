@@ -1,0 +1,51 @@
+"""The best of a kind on a scenario with classes of requests: which rule, with which of the further choices.
+
+`best-fixed`, `best-threshold` and `best-greedy` stand for what a search finds on seeds of its own: a fixed joint action,
+PAPI's threshold, or profile-greedy with its parameters, each with one option of every further choice. Parts of such a
+name replace what was found: `best-greedy+arrival` is the best profile-greedy, but first come, first served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from agents.policy import Policy
+from agents.registry import make_policy
+from agents.serving.choices import SEPARATOR, parse_parts
+from agents.serving.inside.choices import LEFT
+from experiments.arena.entries import BEST_FIXED, BEST_GREEDY, BEST_THRESHOLD
+from experiments.tuning.combinations import Found, Rules, Search, fixed_actions, greedies, thresholds
+from papi_env.scenario import Scenario
+
+GROUPS: Mapping[str, Callable[[], Rules]] = {
+    BEST_FIXED: fixed_actions,
+    BEST_THRESHOLD: thresholds,
+    BEST_GREEDY: partial(greedies, stored=True),
+}
+
+_FOUND: dict[tuple[str, str, tuple[int, ...]], Found] = {}
+
+
+def best_of(kind: str, scenario: Scenario, seeds: Sequence[int]) -> Found:
+    """What a search of a kind finds on a scenario with classes, by the return on `seeds`; done once a process."""
+    key = kind, scenario.model_dump_json(), tuple(seeds)
+    if key not in _FOUND:
+        _FOUND[key] = Search(scenario, GROUPS[kind](), seeds).run()
+    return _FOUND[key]
+
+
+def picked(policy: str, scenario: Scenario, seeds: Sequence[int]) -> tuple[str, Policy]:
+    """What a name stands for on a scenario with classes, and a fresh policy of it.
+
+    Raises:
+        ConfigurationError: an unknown policy, or an unknown part.
+    """
+    kind, *parts = policy.split(SEPARATOR)
+    if kind not in GROUPS:
+        return policy, make_policy(policy)
+    best = best_of(kind, scenario, seeds).best
+    given = parse_parts(policy, parts)
+    choices = tuple(int(own if new == LEFT else new) for own, new in zip(best.choices, given, strict=True))
+    best = best._replace(choices=choices)
+    return best.label, best.policy(GROUPS[kind]())

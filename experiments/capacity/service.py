@@ -1,0 +1,270 @@
+"""Capacity of machines that serve classes of requests: what the presets of Serving-v1 are relative to.
+
+For each traffic and model of `papi_env.workload.service_presets`: the largest rate of Poisson sessions at which the
+best tuned rule has G, the worth served within objectives over the worth offered, of `ENOUGH` or more.
+
+* At every rate that is tried the rule is tuned: `experiments.tuning.combinations` searches profile-greedy with the sets
+  of parameters that its tuning starts from, and all options of the six further choices, by coordinates on
+  `TUNING_SEEDS`. The first search starts from the usual sets, later ones from what was best at the rates before.
+* Its G is the mean over `SEEDS`, which are others. Where the best rule so far, at first an untuned one, has enough,
+  nothing is searched.
+* The rate is doubled or halved until it is between two whose answers differ, then bisected on a logarithmic scale until
+  they are within `RESOLUTION`; the lower is the capacity.
+
+Nothing depends on what is stored of tuned rules, on the date, or on the machine that this runs on; a mean over episodes
+need not fall with every increase of the rate, which the resolution covers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import papi_env
+from experiments.common.runner import differences, listed
+from experiments.tuning.combinations import Combination, Search, greedies, played
+from papi_env.errors import DataError, lookup
+from papi_env.scenario import Scenario, class_scenario
+from papi_env.workload.arrivals import Arrivals
+from papi_env.workload.service_presets import (
+    HORIZON_S,
+    TRAFFIC,
+    Capacity,
+    load_capacities,
+    traffic_serving,
+)
+
+COMMAND = "python -m experiments.presets --env papi_env/Serving-v1"
+# The issue of what a machine can carry: nearly all of what is asked, in time. chosen: 95 %, range 90-99 %.
+ENOUGH = 0.95
+SEEDS = tuple(range(8))
+# Far from those that presets are played on. chosen: two; they rank combinations that differ by per cents.
+TUNING_SEEDS = tuple(range(2**61, 2**61 + 2))
+# Of a search. chosen: two, for every rate goes on from what the rates before found.
+ROUNDS = 2
+# Of the rate. chosen: 4 %, about what eight seeds tell apart; range 1-10 %.
+RESOLUTION = 0.04
+# chosen: what the slowest traffic can just carry, since rates that are too low take no search.
+FIRST_RATE = 0.5
+# Beyond these no machine of the project goes.
+RATES = (1 / 64, 1024.0)
+# Digits written, and how far what another machine's libraries round otherwise may be away.
+WRITTEN_DIGITS = 6
+TOLERANCE = 1e-4
+
+
+@dataclass
+class Measured:
+    """What was found of one traffic on one model.
+
+    Attributes:
+        capacity: see `service_presets.Capacity`.
+        rule: the tuned one at capacity; g: what it has there, `beyond` at the next rate that was too much.
+        rates: tried, with the best rule's G at each; tried, requests: of all searches.
+    """
+
+    capacity: Capacity
+    rule: str
+    g: float
+    beyond: dict[str, Any]
+    rates: list[list[float]] = field(default_factory=list)
+    tried: int = 0
+    requests: int = 0
+
+    def provenance(self) -> dict[str, Any]:
+        """What the file says besides the capacity."""
+        return {
+            "rule": self.rule,
+            "g": _rounded(self.g),
+            "beyond": self.beyond,
+            "rates": self.rates,
+            "combinations": self.tried,
+            "simulated_requests": self.requests,
+        }
+
+
+def scenario_at(traffic: str, model: str, rate: float, horizon_s: float = HORIZON_S) -> Scenario:
+    """The scenario of a measurement: sessions come at random, `rate` of them in a second."""
+    arrivals = Arrivals(process="poisson", rate_per_s=rate)
+    serving = traffic_serving(traffic, model, arrivals, horizon_s=horizon_s)
+    return class_scenario(f"{traffic}/{model}", traffic, model, serving)
+
+
+def bisect(
+    enough: Callable[[float], bool],
+    first: float = FIRST_RATE,
+    resolution: float = RESOLUTION,
+    within: tuple[float, float] = RATES,
+) -> tuple[float, float]:
+    """(largest rate found with enough, smallest found without), apart by `resolution` of the rate at most.
+
+    Raises:
+        DataError: it is enough, or not, at all rates that are tried.
+    """
+    low = high = first
+    if enough(first):
+        while enough(high := 2 * high):
+            low = high
+            if 2 * high > within[1]:
+                raise DataError(f"capacity: enough at all rates up to {high:g} sessions/s")
+    else:
+        while not enough(low := low / 2):
+            high = low
+            if low / 2 < within[0]:
+                raise DataError(f"capacity: not enough at any rate down to {low:g} sessions/s")
+    while high > (1 + resolution) * low:
+        # Rates that are written in few digits, so that they are the same on every machine.
+        middle = float(f"{math.sqrt(low * high):.4g}")
+        low, high = (middle, high) if enough(middle) else (low, middle)
+    return low, high
+
+
+def measure(
+    traffic: str,
+    model: str,
+    *,
+    seeds: Sequence[int] = SEEDS,
+    tuning_seeds: Sequence[int] = TUNING_SEEDS,
+    horizon_s: float = HORIZON_S,
+    first: float = FIRST_RATE,
+    resolution: float = RESOLUTION,
+    say: Callable[[str], None] = lambda line: None,
+) -> Measured:
+    """Find the capacity of a traffic on a model; see the module's docstring.
+
+    Args:
+        traffic, model: names in `service_presets`.
+        seeds, tuning_seeds, horizon_s, first, resolution: otherwise than for presets, for tests.
+        say: is told of every rate that was tried.
+    """
+    rules = greedies(stored=False)
+    # At each rate: the rule, its G, and its metrics.
+    found: dict[float, tuple[Combination, float, Mapping[str, Any]]] = {}
+    known = [Combination(next(iter(rules)))]
+    total = {"tried": 0, "requests": 0}
+
+    def judged(scenario: Scenario, rule: Combination) -> tuple[float, Mapping[str, Any]]:
+        (metrics,) = played(scenario, [rule], rules, seeds)
+        total["tried"] += 1
+        total["requests"] += int(metrics["requests"].sum())
+        return float(metrics["g"].mean()), metrics
+
+    def enough(rate: float) -> bool:
+        scenario = scenario_at(traffic, model, rate, horizon_s)
+        best = (known[-1], *judged(scenario, known[-1]))
+        if best[1] < ENOUGH:
+            tuned = Search(scenario, rules, tuning_seeds, "g").run(known[1:][-2:], ROUNDS)
+            total["tried"] += tuned.tried
+            total["requests"] += tuned.requests
+            g, metrics = best[1:] if tuned.best == best[0] else judged(scenario, tuned.best)
+            if g > best[1]:
+                best = (tuned.best, g, metrics)
+                known.append(tuned.best)
+        found[rate] = best
+        say(f"{traffic}/{model}: G {best[1]:.4f} at {rate:g} sessions/s under {best[0].label}")
+        return best[1] >= ENOUGH
+
+    low, high = bisect(enough, first, resolution)
+    rule, g, metrics = found[low]
+    sessions = float(metrics["sessions"].sum())
+    values = (
+        low,
+        float(metrics["offered"].sum()) / sessions,
+        float(metrics["dynamic_j"].sum()) / sessions,
+        scenario_at(traffic, model, low).system.static_power_w,
+    )
+    above, beyond, _ = found[high]
+    return Measured(
+        Capacity(*map(_rounded, values)),
+        rule.label,
+        g,
+        {"sessions_per_s": high, "rule": above.label, "g": _rounded(beyond)},
+        [[rate, _rounded(one[1])] for rate, one in sorted(found.items())],
+        total["tried"],
+        total["requests"],
+    )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{WRITTEN_DIGITS}g}")
+
+
+def pairs(only: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Every traffic on every model that it is measured on; of those named, as TRAFFIC/MODEL or TRAFFIC, or of all.
+
+    Raises:
+        ConfigurationError: a name is none of them.
+    """
+    every = {
+        f"{traffic}/{model}": (traffic, model) for traffic, sent in TRAFFIC.items() for model in sent.models
+    }
+    found: dict[tuple[str, str], None] = {}
+    for name in only:
+        family = [pair for key, pair in every.items() if key.startswith(f"{name}/")]
+        found |= dict.fromkeys(family or [lookup("traffic and model", name, every)])
+    return list(found or every.values())
+
+
+def document(
+    measured: Mapping[tuple[str, str], Measured], kept: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What the file holds: the capacities, how they were found, and with what.
+
+    Args:
+        measured: by traffic and model.
+        kept: the file as it is; entries that were not measured now stay.
+    """
+    kept = kept or {}
+    capacities = dict(kept.get("measured", {}))
+    how = dict(kept.get("found", {}))
+    for key, one in measured.items():
+        name = "/".join(key)
+        capacities[name] = one.capacity._asdict()
+        how[name] = one.provenance()
+    order = [
+        key for traffic, sent in TRAFFIC.items() for model in sent.models if (key := f"{traffic}/{model}")
+    ]
+    return {
+        "command": COMMAND,
+        "package": f"papi_env {papi_env.__version__}",
+        "g": ENOUGH,
+        "resolution": RESOLUTION,
+        "seeds": [SEEDS[0], SEEDS[-1]],
+        "tuning_seeds": [TUNING_SEEDS[0], TUNING_SEEDS[-1]],
+        "horizon_s": HORIZON_S,
+        "measured": {key: capacities[key] for key in order if key in capacities},
+        "found": {key: how[key] for key in order if key in how},
+    }
+
+
+def check_file(path: Path, measured: Mapping[tuple[str, str], Measured]) -> None:
+    """Raise DataError where the file at `path` says something else of a traffic and model than was measured just now."""
+    load_capacities(path)
+    there = json.loads(path.read_text(encoding="utf-8"))
+    now = document(measured)
+    # A version alone makes no file old.
+    said = {**dict.fromkeys(now), **{key: value for key, value in there.items() if key in now}}
+    empty = dict.fromkeys(("measured", "found", "package"))
+    changes = list(differences({**said, **empty}, {**now, **empty}))
+    for name, values in now["measured"].items():
+        changes += _changed(f"measured.{name}", there["measured"].get(name, {}), values)
+        old, new = (one.get("found", {}).get(name, {}) for one in (there, now))
+        changes += _changed(f"found.{name}", {"g": old.get("g", math.nan)}, {"g": new["g"]})
+        if old.get("rule") != new["rule"]:
+            changes.append(f"found.{name}.rule: {old.get('rule')} there, {new['rule']} measured")
+    if changes:
+        raise DataError(f"{path}: out of date; write it again with {COMMAND}. {listed(changes, most=5)}")
+
+
+def _changed(where: str, old: Mapping[str, float], new: Mapping[str, float]) -> list[str]:
+    return [
+        f"{where}.{name}: {old.get(name, np.nan):g} there, {value:g} measured"
+        for name, value in new.items()
+        if not abs(old.get(name, math.nan) - value) <= TOLERANCE * abs(value)
+    ]
