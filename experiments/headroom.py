@@ -6,6 +6,11 @@ reach. Printed: positions, the best scheduler's paired lead over PAPI's threshol
 little to win, with what the machine was doing. Written to the run folder: run.json (what ran), results.csv (a row
 per preset, policy and seed), summary.json, headroom.png. An interrupted run goes on with `--out` and the same
 options.
+
+With `--env papi_env/Serving-v1` the figure of merit is G, the worth served within objectives over the worth offered:
+printed are G of every policy, the best rule of each preset and the ratio of G to it, and the mean of that ratio over
+presets at capacity and above; see `experiments.arena.service_headroom`. `--ablate` shows what each of the six further
+choices is worth alone.
 """
 
 from __future__ import annotations
@@ -32,13 +37,15 @@ from experiments.arena.entries import (
 )
 from experiments.arena.frame import Match
 from experiments.arena.play import SELECTION_SEEDS, Cell, rehearse
-from experiments.arena.settings import as_settings, serving_presets, serving_scenarios
+from experiments.arena.service_headroom import ChoicesAlone, ServiceHeadroom
+from experiments.arena.settings import as_settings, serving_families, serving_presets, serving_scenarios
 from experiments.arena.summaries import headroom as summaries
 from experiments.arena.tables.headroom import print_report
 from experiments.common.command import command_line
 from experiments.common.options import (
     DEFAULT,
     Entries,
+    Flag,
     Jobs,
     Out,
     Scenarios,
@@ -50,7 +57,8 @@ from experiments.common.options import (
 from experiments.common.runner import RunFolder
 from experiments.common.study import conduct, json_text
 from experiments.splitting.definition import SERVING
-from papi_env.errors import ConfigurationError
+from papi_env.envs.registration import SERVING_V1
+from papi_env.errors import ConfigurationError, lookup
 
 SPELLINGS = (Spelling("--presets", "--scenarios"), Spelling("--policies", "--entries"))
 
@@ -61,6 +69,8 @@ class Config:
 
     scenarios: Scenarios = ()
     """Serving scenarios; a family such as "saturated" stands for all of its presets (default: all)."""
+    env: Annotated[str, words(f"{SERVING}|{SERVING_V1}")] = SERVING
+    """The problem that plays them."""
     entries: Entries = (DEFAULT,)
     """Policies: registered ones, classes of your own as MODULE:CLASS, folders of learned ones; `default` (the default)
     stands for the policies that the project comes with. On each preset best-fixed is one of the 72 fixed actions, and
@@ -68,6 +78,10 @@ class Config:
     other seeds. Random choice and the threshold are always there."""
     seed: Seed = 0
     seeds: Annotated[int, words("INT", "How many seeds (default: 8).")] = 8
+    slow_seeds: Annotated[int | None, words("INT")] = None
+    """In Serving-v1, seeds that planners play, the first ones (default: as others)."""
+    ablate: Annotated[bool, Flag] = False
+    """In Serving-v1, play best-greedy, and it with each of the further choices as in Serving-v0."""
     jobs: Jobs = 0
     out: Out = None
 
@@ -139,7 +153,26 @@ class Headroom(Match):
 
 def run(config: Config, command: str, console: Console, progress: Console) -> Path:
     """Play, write the run folder, whose path is returned, and print; see `conduct`."""
-    return conduct(Headroom(config), config.out, config.jobs, command, console, progress)
+    return conduct(resolve(config), config.out, config.jobs, command, console, progress)
+
+
+def resolve(config: Config) -> Match:
+    """The study that `config` asks for.
+
+    Raises:
+        ConfigurationError, DataError: something cannot be used as asked.
+    """
+    lookup("problem with serving", config.env, dict.fromkeys((SERVING, SERVING_V1)))
+    if config.env == SERVING:
+        if config.ablate or config.slow_seeds is not None:
+            option = "--ablate" if config.ablate else "--slow-seeds"
+            raise ConfigurationError(f"{option} belongs to {SERVING_V1}, which --env chooses")
+        return Headroom(config)
+    seeds = check_counts(config.seed, config.seeds, config.jobs, SELECTION_SEEDS[0])
+    scenarios = serving_scenarios(config.scenarios or serving_families(SERVING_V1), env=SERVING_V1)
+    if config.ablate:
+        return ChoicesAlone(scenarios, seeds)
+    return ServiceHeadroom(scenarios, config.entries, seeds, config.slow_seeds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

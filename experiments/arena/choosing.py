@@ -1,8 +1,8 @@
 """The best of a kind on a scenario with classes of requests: which rule, with which of the further choices.
 
-`best-fixed`, `best-threshold` and `best-greedy` stand for what a search finds on seeds of its own: a fixed joint action,
-PAPI's threshold, or profile-greedy with its parameters, each with one option of every further choice. Parts of such a
-name replace what was found: `best-greedy+arrival` is the best profile-greedy, but first come, first served.
+`best-fixed`, `best-threshold` and `best-greedy` stand for what a search finds on seeds of its own: a fixed joint
+action, PAPI's threshold, or profile-greedy with its parameters, each with one option of every further choice. Parts of
+such a name replace what was found: `best-greedy+arrival` is the best profile-greedy, but first come, first served.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ CHOSEN: Mapping[str, Mapping[str, str]] = {
     # On Serving-v1 alone, whose views are below.
     BEST_GREEDY: {},
 }
-# What is shown unasked on Serving-v1: PAPI's threshold as published and at its best, profile-greedy with every order and
-# shedding of those who are late, with what is kept, and at its best, rules that are tuned or go by slack, and planners.
+# What is shown unasked on Serving-v1: PAPI's threshold as published and at its best; profile-greedy with every order
+# and shedding of those who are late, with what is kept, and at its best; rules that are tuned or go by slack; planners.
 SERVICE_RULES = (
     REFERENCE,
     BEST_THRESHOLD,

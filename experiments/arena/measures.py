@@ -27,7 +27,10 @@ SERVICE_COUNTS = frozenset(m.name for m in (*SERVING_MEASURES, *SERVICE_MEASURES
 
 
 def measures(problem: str) -> tuple[str, ...]:
-    """Names of what is measured: metrics of the problem's engine, PAPI's α on static batches, refusals in Serving-v0."""
+    """Names of what is measured: metrics of the problem's engine, PAPI's α on static batches, refusals in serving.
+
+    Why requests were refused is not known of Serving-v1.
+    """
     if problem == SERVING_V1:
         return (*names(SERVING_MEASURES), *names(SERVICE_MEASURES))
     return (*names(SERVING_MEASURES), *REJECTED) if problem == SERVING else ("alpha", *names(BATCH_MEASURES))

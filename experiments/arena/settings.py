@@ -9,7 +9,9 @@ from typing import Any, get_args
 from experiments.common.runner import digest, file_digest
 from experiments.splitting.definition import Setting
 from experiments.splitting.parts import trace_paths
+from papi_env.envs.registration import SERVING, SERVING_V1
 from papi_env.envs.serving import build_serving_scenario
+from papi_env.envs.serving_v1 import ServingV1VectorEnv
 from papi_env.errors import ConfigurationError, DataError, lookup
 from papi_env.scenario import SCENARIOS, Scenario, get_scenario, parse_scenario
 from papi_env.simulation.serving.tables import build_serving_tables
@@ -95,25 +97,39 @@ def serving_presets() -> list[str]:
     return list(papi_presets())
 
 
-def serving_families() -> list[str]:
-    """Names of all serving presets on any machine, without those that have classes of requests."""
+def serving_families(env: str = SERVING) -> list[str]:
+    """Names of all serving presets on any machine: without classes of requests, or for Serving-v1 those with."""
     served = ((name, scenario.serving) for name, scenario in SCENARIOS.items())
-    return [name for name, serving in served if serving is not None and serving.service is None]
+    return [
+        name
+        for name, serving in served
+        if serving is not None and (serving.service is not None) == (env == SERVING_V1)
+    ]
 
 
 def serving_scenarios(
-    asked: Sequence[str], energy_weight: float | None = None, switch_s: float | None = None
+    asked: Sequence[str],
+    energy_weight: float | None = None,
+    switch_s: float | None = None,
+    env: str = SERVING,
 ) -> list[Scenario]:
     """Serving scenarios by preset, family (`saturated` stands for all of its presets) or .toml file, each once.
+
+    Args:
+        asked: names.
+        energy_weight, switch_s: in place of the scenarios' own.
+        env: which problem plays them; Serving-v1 makes one class of a scenario without classes.
 
     Raises:
         ConfigurationError, DataError: a scenario cannot be used, or is none of serving.
     """
     names: dict[str, None] = {}
     for name in asked:
-        family = [preset for preset in serving_families() if preset.startswith(f"{name}/")]
+        family = [preset for preset in serving_families(env) if preset.startswith(f"{name}/")]
         names |= dict.fromkeys(family or [name])
     found = resolve_scenarios(list(names), energy_weight=energy_weight, switch_s=switch_s)
+    if env == SERVING_V1:
+        return [ServingV1VectorEnv.build_scenario(scenario) for scenario, _ in found]
     return [build_serving_scenario(scenario) for scenario, _ in found]
 
 

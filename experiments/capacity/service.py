@@ -223,8 +223,8 @@ def document(
     kept = kept or {}
     capacities = dict(kept.get("measured", {}))
     how = dict(kept.get("found", {}))
-    for key, one in measured.items():
-        name = "/".join(key)
+    for pair, one in measured.items():
+        name = "/".join(pair)
         capacities[name] = one.capacity._asdict()
         how[name] = one.provenance()
     order = [
@@ -244,7 +244,7 @@ def document(
 
 
 def check_file(path: Path, measured: Mapping[tuple[str, str], Measured]) -> None:
-    """Raise DataError where the file at `path` says something else of a traffic and model than was measured just now."""
+    """Raise DataError where the file at `path` says something else of what was measured just now."""
     load_capacities(path)
     there = json.loads(path.read_text(encoding="utf-8"))
     now = document(measured)

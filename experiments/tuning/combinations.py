@@ -134,7 +134,7 @@ def played(
         memory = np.zeros((env.num_envs, NUM_MEMORY))
         env.reset(seed=list(seeds) * len(part))
         policies = bound[0]._replace(parameters=rows, service=service, memory=memory)
-        roll(env.engine, play_range, policies[:])  # type: ignore[arg-type]
+        roll(env.engine, play_range, policies[:])
         metrics: dict[str, npt.NDArray[Any]] = dict(env.metrics())
         metrics["requests"] = offered(env, metrics)
         for k in range(len(part)):
