@@ -9,7 +9,7 @@ options.
 
 With `--env papi_env/Serving-v1` the figure of merit is G, the worth served within objectives over the worth offered:
 printed are G of every policy, the best rule of each preset and the ratio of G to it, and the mean of that ratio over
-presets at capacity and above; see `experiments.arena.service_headroom`. `--ablate` shows what each of the six further
+presets at capacity and above; see `experiments.arena.service_headroom`. `--ablate` shows what each of the further
 choices is worth alone.
 """
 

@@ -49,7 +49,8 @@ SERVICE_RULES = (
     "profile-greedy+shortest-prompt+late",
     "profile-greedy+least-work+late",
     "profile-greedy+weight-per-work+late",
-    "profile-greedy+weight-per-work+late+keep+return",
+    "profile-greedy+weight-per-work+late+by-chunk",
+    "profile-greedy+weight-per-work+late+keep+return+by-chunk",
     "slack-aware",
     "tuned",
     BEST_GREEDY,
@@ -57,9 +58,14 @@ SERVICE_RULES = (
 SERVICE_PLANNERS = ("planner-fair", "planner-star")
 SERVICE_VIEWS: Mapping[str, tuple[str, ...]] = {
     "headroom serving-v1": (*SERVICE_RULES, *SERVICE_PLANNERS),
-    "compare serving-v1": (REFERENCE, "profile-greedy", "profile-greedy+weight-per-work+late", "tuned"),
+    "compare serving-v1": (
+        REFERENCE,
+        "profile-greedy",
+        "profile-greedy+weight-per-work+late+by-chunk",
+        "tuned",
+    ),
     "leaderboard serving-v1": (FLOOR, *SERVICE_RULES),
-    "serve serving-v1": ("profile-greedy", "profile-greedy+weight-per-work+late+keep+return"),
+    "serve serving-v1": ("profile-greedy", "profile-greedy+weight-per-work+late+keep+return+by-chunk"),
 }
 # What a position of 1 stands for. On static batches the clairvoyant plan is optimal; in serving no policy exceeds the
 # bound; dispatching kernel by kernel has no cheap bound, and the one-step oracle is a reference that can be exceeded.

@@ -146,7 +146,7 @@ class ServiceHeadroom(_Study):
 
 
 class ChoicesAlone(_Study):
-    """The best profile-greedy, and it with one of the six further choices at a time as in Serving-v0.
+    """The best profile-greedy, and it with one of the further choices at a time as in Serving-v0.
 
     Args:
         scenarios: with classes of requests.

@@ -4,7 +4,7 @@ For each traffic and model of `papi_env.workload.service_presets`: the largest r
 best tuned rule has G, the worth served within objectives over the worth offered, of `ENOUGH` or more.
 
 * At every rate that is tried the rule is tuned: `experiments.tuning.combinations` searches profile-greedy with the sets
-  of parameters that its tuning starts from, and all options of the six further choices, by coordinates on
+  of parameters that its tuning starts from, and all options of the further choices, by coordinates on
   `TUNING_SEEDS`. The first search starts from the usual sets, later ones from what was best at the rates before.
 * Its G is the mean over `SEEDS`, which are others. Where the best rule so far, at first an untuned one, has enough,
   nothing is searched.

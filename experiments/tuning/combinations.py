@@ -1,7 +1,7 @@
 """The best of a stated, finite set of rules of Serving-v1: a base rule and one option of each further choice.
 
 A group lists base rules, such as PAPI's threshold at its speculation lengths. A combination is one of them with an
-option of order, shedding, victim, keeping, eviction, and of who drafts. The search goes by coordinates: it starts from
+option of order, shedding, victim, keeping, eviction, who drafts, and pacing. The search goes by coordinates: it starts from
 the base rules with a few usual sets of options, then tries everything that differs from the best in one respect, or in
 order and shedding together, moves to the best of it, and does so again, until nothing is better or the rounds are used
 up. All combinations of a round play the same seeds, in compiled loops.
@@ -36,8 +36,14 @@ from papi_env.simulation.serving.rollout import roll
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 # The usual sets that a search starts from: first come, first served; that without those who are late; and what did best
-# on sketches of overload, with and without conversations.
-STARTS = ("", "late", "weight-per-work+late", "weight-per-work+late+keep+return")
+# on sketches of overload, with and without conversations, and with admission paced so that the queue stays in order.
+STARTS = (
+    "",
+    "late",
+    "weight-per-work+late",
+    "weight-per-work+late+keep+return",
+    "weight-per-work+late+keep+return+by-chunk",
+)
 # chosen: as many rounds as led to more than a per mille on sketches; range 1-8.
 ROUNDS = 3
 # Environments that play at once. chosen: 96, some 10 MB; changes no result.
@@ -47,7 +53,7 @@ Rules = Mapping[str, Callable[[], CompiledRule]]
 
 
 class Combination(NamedTuple):
-    """A base rule by its name in a group, and its six further choices, none of them left open."""
+    """A base rule by its name in a group, and its further choices, none of them left open."""
 
     rule: str
     choices: tuple[int, ...] = (0,) * NUM_SERVICE
@@ -58,7 +64,7 @@ class Combination(NamedTuple):
         return self.rule + parts_of(choice or LEFT for choice in self.choices)
 
     def without(self, choice: int) -> Combination:
-        """With the option of Serving-v0 in one of the six choices."""
+        """With the option of Serving-v0 in one of the further choices."""
         return self._replace(choices=tuple(0 if k == choice else c for k, c in enumerate(self.choices)))
 
     def policy(self, rules: Rules) -> CompiledRule:
