@@ -7,7 +7,8 @@ tokens per second, joules per token, and regret against the oracle of the same s
 regret by kernel class. Image streams (--env papi_env/Kernels-v0 --scenarios vision-stream) are compared on their
 own system, in images per second. Mixtures of experts (--scenarios mixture-of-experts) are dispatched kernel by
 kernel on their own system. Serving presets (--env papi_env/Serving-v0) are compared by goodput, as a ratio to
-that of papi/threshold, with attainment, latencies and joules per token.
+that of papi/threshold, with attainment, latencies and joules per token; those with classes of requests (--env
+papi_env/Serving-v1) by G, the worth served within objectives over the worth offered.
 
 Written to the run folder: run.json (what ran), results.csv (a row per instance), summary.json, compare.png. An
 interrupted run goes on with `--out` and the same options.
@@ -40,14 +41,16 @@ from experiments.common.options import (
     reading,
     words,
 )
+from experiments.common.problems import SERVED
 from experiments.common.study import conduct
-from papi_env.envs.registration import DECODE, ENV_IDS, KERNELS, SERVING
+from papi_env.envs.registration import DECODE, ENV_IDS, KERNELS, SERVING, SERVING_V1
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.scenario import PAPER_SCENARIOS, Scenario, get_scenario
 from papi_env.workload.requests import Lengths
 
 SEEDS, SERVING_SEEDS = 50, 8
 SERVING_SCENARIOS = ("saturated/llama-65b", "bursty/llama-65b", "drifting/llama-65b")
+SERVICE_SCENARIOS = ("overload/llama-65b", "agents/llama-65b", "documents/llama-65b")
 # Options that say what a static batch is made of; a serving scenario says that itself.
 BATCH_OPTIONS = (
     "requests",
@@ -129,10 +132,10 @@ def resolve(config: Config) -> Comparison:
         ConfigurationError, DataError: something cannot be used as asked.
     """
     env = _usual_env(config) if config.env is None else lookup("problem", config.env, {k: k for k in ENV_IDS})
-    serving = env == SERVING
+    serving = env in SERVED
     count = (SERVING_SEEDS if serving else SEEDS) if config.seeds is None else config.seeds
     seeds = check_counts(config.seed, count, config.jobs)
-    scenarios = _serving(config) if serving else _batches(config)
+    scenarios = _serving(config, env) if serving else _batches(config)
     readings = Readings(config.gpu_bandwidth, config.bank_rate, config.constants)
     return Comparison(env, scenarios, config.entries, config.baseline, seeds, readings)
 
@@ -143,16 +146,17 @@ def _usual_env(config: Config) -> str:
     return KERNELS if mixtures else DECODE
 
 
-def _serving(config: Config) -> list[Scenario]:
+def _serving(config: Config, env: str) -> list[Scenario]:
     """The scenarios of serving."""
     asked = vars(config)
     given = [f"--{name.replace('_', '-')}" for name in BATCH_OPTIONS if asked[name] not in (None, ())]
     if given:
         raise ConfigurationError(
-            f"{', '.join(given)}: not used with {SERVING}, where the scenario says what is requested (a .toml file "
+            f"{', '.join(given)}: not used with {env}, where the scenario says what is requested (a .toml file "
             "takes other arrivals, lengths and acceptance rates) and policies choose batches and speculation"
         )
-    return serving_scenarios(config.scenarios or SERVING_SCENARIOS, config.energy_weight, config.switch_s)
+    usual = SERVICE_SCENARIOS if env == SERVING_V1 else SERVING_SCENARIOS
+    return serving_scenarios(config.scenarios or usual, config.energy_weight, config.switch_s, env)
 
 
 def _batches(config: Config) -> list[Scenario]:

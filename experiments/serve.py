@@ -6,6 +6,9 @@ policy and seed), summary.json; with --gantt gantt.png, the work of every unit i
 trace.json, the same for a trace viewer (Perfetto, chrome://tracing). With --export FILE a row for each request
 (columns: `experiments.arena.requests.COLUMNS`), which is itself a trace that can be replayed.
 
+Scenarios that say whom they serve, such as overload/llama-65b, are played on Serving-v1: --gantt then draws every
+request as well, coloured by class, and --export has its class, session and turn.
+
 A trace is a file of any form that `papi_env.workload.traces` reads: Azure, BurstGPT, Mooncake, Vidur, splitwise-sim,
 LLMServingSim, results of vLLM's benchmark, ShareGPT, or any CSV, JSON lines or Parquet by column names. Its requests
 keep their own times and lengths, and a replay ends when all of them are served. Those that can never be are rejected
@@ -38,7 +41,7 @@ from experiments.arena.frame import Match
 from experiments.arena.gantt import Recorder, check_window, gantt_figure, trace_events
 from experiments.arena.play import play, rehearse, timed_play
 from experiments.arena.requests import Ledger, both, check_export, export
-from experiments.arena.settings import replay_scenario, serving_scenarios
+from experiments.arena.settings import problem_named, replay_scenario, serving_scenarios
 from experiments.arena.summaries.served import as_written, summarize
 from experiments.arena.tables.served import heading, print_report
 from experiments.common.command import command_line
@@ -56,6 +59,7 @@ from experiments.common.options import (
     reading,
     words,
 )
+from experiments.common.problems import problem_of
 from experiments.common.runner import Job, RunFolder, file_digest
 from experiments.common.study import conduct, json_text
 from experiments.splitting.definition import SERVING
@@ -122,7 +126,7 @@ def resolve(config: Config) -> Scenario:
                     f"--model belongs to a preset such as {DEFAULT_PRESET}, not to {name!r}"
                 )
         names = tuple(f"{name.partition('/')[0]}/{config.model}" for name in names)
-    scenario, *others = serving_scenarios(names)
+    scenario, *others = serving_scenarios(names, env=problem_named(names[0]))
     if others or len(config.trace) > 1:
         option, given = ("--trace", config.trace) if len(config.trace) > 1 else ("--scenarios", names)
         shown = ", ".join(map(str, given))
@@ -147,7 +151,7 @@ class Serving(Match):
         ConfigurationError, DataError: something cannot be used as asked.
     """
 
-    name, problem = "serve", SERVING
+    name = "serve"
     function = staticmethod(timed_play)
 
     def __init__(self, config: Config) -> None:
@@ -156,9 +160,11 @@ class Serving(Match):
         if config.export is not None:
             check_export(config.export)
         self.scenario = scenario = resolve(config)
-        self.entries = parse_all(config.entries, default_policies(self.name), known_systems([scenario]))
+        self.problem = problem_of(scenario)
+        view = self.name if self.problem == SERVING else "serve serving-v1"
+        self.entries = parse_all(config.entries, default_policies(view), known_systems([scenario]))
         for entry in self.entries:
-            check_policy(entry.policy, SERVING)
+            check_policy(entry.policy, self.problem)
             if entry.policy == BOUND:
                 raise ConfigurationError(f"Entry {entry.label!r}: a bound serves no requests")
         build_serving_tables(scenario)  # says now what cannot be served at all
@@ -218,9 +224,9 @@ class Serving(Match):
 
     def write(self, folder: RunFolder, cores: int) -> dict[str, Any]:
         """Write results.csv, summary.json and what shows the window; returns what is printed."""
-        frame = as_written(self.collect(folder))
+        frame = as_written(self.collect(folder), self.problem)
         folder.write("results.csv", frame.write_csv())
-        folder.write("summary.json", json_text(summarize(frame, self.scenario.name)))
+        folder.write("summary.json", json_text(summarize(frame, self.scenario.name, self.problem)))
         self._look_on()
         if self.config.gantt is not None:
             for recorder in self.recorders:
@@ -240,6 +246,8 @@ class Serving(Match):
             ledger = Ledger(cell.entry.label, cell.seeds)
             watch = both(self.recorders[k], ledger) if self.recorders else ledger
             play(self.problem, cell.scenario, cell.policy, cell.seeds, watch)
+            if self.recorders:
+                self.recorders[k].conclude()
             tables.append(ledger.frame() if self.config.export is not None else None)
         if self.config.export is not None:
             export(pl.concat(table for table in tables if table is not None), self.config.export)

@@ -28,10 +28,12 @@ from experiments.arena.settings import has_experts, refusal, trace_digest
 from experiments.arena.summaries import goodput, speedup
 from experiments.arena.tables import goodput as goodput_table
 from experiments.arena.tables import speedup as speedup_table
+from experiments.common.problems import SERVED
 from experiments.common.runner import RunFolder
 from experiments.common.study import json_text
-from experiments.splitting.definition import KERNELS, SERVING, Setting
+from experiments.splitting.definition import KERNELS, Setting
 from experiments.splitting.parts import trace_paths
+from papi_env.envs.registration import SERVING_V1
 from papi_env.errors import ConfigurationError, unknown_name
 from papi_env.hardware.system import BANK_RATE_READINGS, GPU_BANDWIDTH_READINGS, SYSTEMS, System
 from papi_env.scenario import Scenario
@@ -128,11 +130,12 @@ class Comparison(Match):
     ) -> None:
         self.problem, self.scenarios, self.seeds = problem, tuple(scenarios), seeds
         self.readings = readings or Readings()
-        self.serving = problem == SERVING
+        self.serving = problem in SERVED
         # Where no scenario decodes, systems of six GPUs are no measure.
         images = all(scenario.model is None for scenario in scenarios)
         experts = problem == KERNELS and all(map(has_experts, scenarios))
-        kind = "serving" if self.serving else "images" if images else "experts" if experts else "decode"
+        served = "serving-v1" if problem == SERVING_V1 else "serving"
+        kind = served if self.serving else "images" if images else "experts" if experts else "decode"
         own = {scenario.system.name: scenario.system for scenario in scenarios}
         home = "papi" if kind == "decode" else scenarios[0].system.name
         known = known_systems(scenarios)
@@ -193,7 +196,7 @@ class Comparison(Match):
         }
         frame = self.collect(folder)
         if self.serving:
-            served = goodput.Results(frame, self.baseline.label)
+            served = goodput.Results(frame, self.baseline.label, self.problem)
             table, summary = served.frame, summary | goodput.summarize(served, self.scenarios)
         else:
             results = speedup.Results(frame, self.baseline.label, self.problem == KERNELS)

@@ -14,6 +14,7 @@ from agents.registry import make_policy, names_folder
 from agents.serving.tuned import TunedRule, stored_entries
 from experiments.arena.entries import (
     BEST_FIXED,
+    BEST_GREEDY,
     BEST_THRESHOLD,
     BOUND,
     CEILINGS,
@@ -26,6 +27,7 @@ from experiments.arena.play import SELECTION_SEEDS, TRIED
 from experiments.arena.trained import TrainingRun, read_run, with_description
 from experiments.splitting.definition import DECODE, KERNELS, SERVING
 from experiments.splitting.splits import Split
+from papi_env.envs.registration import SERVING_V1
 from papi_env.errors import ConfigurationError
 
 # Training runs that a claim rests on: of the headline algorithm, and of the others.
@@ -44,6 +46,17 @@ DEFAULT_AGAINST: Mapping[str, tuple[str, ...]] = {
         "oracle",
         "search",
         "portfolio",
+        BOUND,
+    ),
+    SERVING_V1: (
+        BEST_THRESHOLD,
+        BEST_FIXED,
+        BEST_GREEDY,
+        "tuned",
+        "slack-aware",
+        "profile-greedy",
+        "planner-fair",
+        "planner-star",
         BOUND,
     ),
 }
@@ -70,7 +83,8 @@ def as_rule(entry: Entry, split: Split) -> Entry:
     name = entry.policy
     check_policy(name, split.env_id)
     if name in CHOSEN:
-        tuning = f"{TRIED[name]} tried x {len(SELECTION_SEEDS)} seeds, on each setting"
+        tried = TRIED[name] if split.env_id == SERVING else "by coordinates"
+        tuning = f"{tried} tried x {len(SELECTION_SEEDS)} seeds, on each setting"
         return replace(entry, tuning=tuning, met_test=True)
     if name == BOUND:
         return entry

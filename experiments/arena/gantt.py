@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from experiments.arena.gantt_requests import Bars, bars_between, draw_requests
 from papi_env.envs.serving_timeline import ServingTimeline
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.engine import ServingEngine
+from papi_env.simulation.serving.measures import reuses
 from papi_env.simulation.serving.tables import UNBOUNDED_PAGES
 
 LANES = ServingTimeline.lanes
@@ -23,6 +26,7 @@ _LANE_NAMES = {"pu": "PUs", "fc-pim": "FC-PIM", "attn-pim": "Attn-PIM", "link": 
 # Level lines by name: colours of Okabe and Ito's palette, apart from those of the bars.
 _LEVELS = {"queued": "#D55E00", "decoding": "#000000", "in prefill": "#0072B2"}
 _US = 1e6  # the format counts microseconds
+_REQUESTS_HEIGHT = 2.2  # of the panel of requests; that of levels has 1
 
 
 class Level(NamedTuple):
@@ -45,6 +49,7 @@ class Recorder:
         title: whose doing it is, such as papi/threshold.
         timeline: the iterations; spans: when each began and ended, in seconds; choices: what was decided for it.
         levels: after each iteration, and one from before the window.
+        requests: with classes, those that were there in the window; see `conclude`.
     """
 
     title: str
@@ -55,7 +60,9 @@ class Recorder:
     choices: list[dict[str, Any]] = field(default_factory=list)
     levels: list[Level] = field(default_factory=list)
     total_pages: int | None = None
+    requests: Bars | None = None
     _seen: int = field(default=-1, repr=False)
+    _engine: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_s < self.end_s:
@@ -65,6 +72,7 @@ class Recorder:
 
     def __call__(self, env: ProblemVectorEnv) -> None:
         """Take down what the last step did."""
+        self._engine = env.engine
         counters, clocks = env.engine.counters[0], env.engine.clocks[0]
         iteration = int(counters[at.ITERATION])
         if iteration == self._seen:
@@ -102,6 +110,16 @@ class Recorder:
                     "prompt_rows": int(counters[at.LAST_CHUNK]),
                 }
             )
+
+    def conclude(self) -> None:
+        """Take down what became of the requests, once the episode is over; nothing without classes."""
+        engine = self._engine
+        if (
+            isinstance(engine, ServingEngine)
+            and engine.tables.scalars[at.SERVICE]
+            and not reuses(engine.state)
+        ):
+            self.requests = bars_between(engine, 0, self.start_s, self.end_s)
 
 
 def check_window(recorder: Recorder) -> None:
@@ -155,7 +173,7 @@ def _metadata(kind: str, pid: int, tid: int, **args: Any) -> dict[str, Any]:
 
 
 def gantt_figure(recorders: Sequence[Recorder], caption: str = "") -> bytes:
-    """Bars of work by unit, and requests over time, for each recording; PNG.
+    """Bars of work by unit, and requests over time, for each recording; with classes each request too; PNG.
 
     All share the time axis. Each iteration is a grey band; where a unit has no bar in it, it waits for another
     unit, a transfer, or the GPUs' exchange of partial sums. Lengths of bars are exact, places in a band are not
@@ -169,22 +187,32 @@ def gantt_figure(recorders: Sequence[Recorder], caption: str = "") -> bytes:
     from experiments.common.plots import STYLE, png
 
     with mpl.rc_context(STYLE):
-        height = 0.8 + 3.1 * len(recorders)
+        ratios = [
+            (1.7, 1) if recorder.requests is None else (1.7, 1, _REQUESTS_HEIGHT) for recorder in recorders
+        ]
+        height = 0.8 + 3.1 / 2.7 * sum(map(sum, ratios))
         figure = Figure(figsize=(11, height), dpi=200, layout="constrained")
+        count = sum(map(len, ratios))
         panels = figure.subplots(
-            2 * len(recorders), 1, sharex=True, squeeze=False, height_ratios=(1.7, 1) * len(recorders)
+            count, 1, sharex=True, squeeze=False, height_ratios=[ratio for each in ratios for ratio in each]
         )[:, 0]
-        drawn: set[str] = set()
-        for k, recorder in enumerate(recorders):
-            drawn |= _draw_lanes(panels[2 * k], recorder)
-            _draw_levels(panels[2 * k + 1], recorder)
-        # The same scale for the same thing.
-        top = max(panel.get_ylim()[1] for panel in panels[1::2])
-        for panel in panels[1::2]:
-            panel.set_ylim(0, top)
         start = min(recorder.start_s for recorder in recorders)
         last = max((r.levels[-1].time_s for r in recorders if r.levels), default=start)
-        panels[-1].set_xlim(start, min(max(recorder.end_s for recorder in recorders), last))
+        end = min(max(recorder.end_s for recorder in recorders), last)
+        drawn: set[str] = set()
+        levels = []
+        free = iter(panels)
+        for recorder in recorders:
+            drawn |= _draw_lanes(next(free), recorder)
+            levels.append(next(free))
+            _draw_levels(levels[-1], recorder)
+            if recorder.requests is not None:
+                draw_requests(next(free), recorder.requests, start, end)
+        # The same scale for the same thing.
+        top = max(panel.get_ylim()[1] for panel in levels)
+        for panel in levels:
+            panel.set_ylim(0, top)
+        panels[-1].set_xlim(start, end)
         panels[-1].set_xlabel("simulated time (s)" + (f"   {caption}" if caption else ""))
         handles = [
             Patch(facecolor=colour, label=label)

@@ -100,3 +100,23 @@ SERVING_ROWS: tuple[tuple[str, str, float, int], ...] = (
     ("accepted_share", "drafts accepted (%)", 100, 1),
     ("return", "return", 1, 1),
 )
+# With classes of requests: worth first, and what became of requests and of what was kept.
+SERVICE_ROWS: tuple[tuple[str, str, float, int], ...] = (
+    ("g", "G: worth served / offered (%)", 100, 2),
+    ("offered", "worth offered", 1, 0),
+    ("sessions", "sessions", 1, 1),
+    ("arrived", "requests", 1, 1),
+    ("attained", "  within objectives", 1, 1),
+    *((f"attained_{k}", f"  of class {k}, of all turns (%)", 100.0, 1) for k in range(at.MAX_CLASSES)),
+    ("dropped", "  dropped", 1, 1),
+    ("abandoned", "  given up", 1, 1),
+    ("rejected", "  rejected", 1, 1),
+    ("cut", "turns that never came", 1, 1),
+    ("evictions", "kept turns evicted", 1, 1),
+    ("hit_share", "prompt tokens found, not processed (%)", 100, 1),
+    *(
+        row
+        for row in SERVING_ROWS
+        if row[0] not in ("arrived", "attained", "rejected_context", "rejected_kv")
+    ),
+)

@@ -37,6 +37,12 @@ COLUMNS = {
     "tpot_s": "last less first token, by the tokens after the first; empty for a single token",
     "latency_s": "last token less arrival",
 }
+# With classes of requests, besides; `class` is then who sent it.
+SERVICE_COLUMNS = {
+    "session": "of which it is a turn; one that stands alone is a session of its own",
+    "turn": "its number in the session, from 0",
+    "found_tokens": "of its prompt, that were kept from earlier turns or shared, and not processed again",
+}
 
 
 class Ledger:
@@ -51,7 +57,7 @@ class Ledger:
         self._env = env
 
     def frame(self) -> pl.DataFrame:
-        """A row for each request that arrived, by seed and arrival, with the columns `COLUMNS`."""
+        """A row for each request that arrived, by seed and arrival: `COLUMNS`, with classes `SERVICE_COLUMNS` too."""
         assert self._env is not None, "nothing was played"
         engine = self._env.engine
         assert isinstance(engine, ServingEngine)
@@ -61,7 +67,8 @@ class Ledger:
         found = engine.records(e)
         serving = engine.scenario.serving
         assert serving is not None
-        classes = list(serving.speculation.classes)
+        service = serving.service
+        classes = list(serving.speculation.classes if service is None else service.classes)
         count = len(found["arrival_s"])
         took = latencies(engine.state.moments[e, :count], engine.state.facts[e, :count])
         columns = {
@@ -82,7 +89,15 @@ class Ledger:
             "tpot_s": took["tpot"],
             "latency_s": took["e2e"],
         }
-        return pl.DataFrame({name: columns[name] for name in COLUMNS}, nan_to_null=True)
+        names = list(COLUMNS)
+        if service is not None:
+            columns |= {
+                "session": found["session"],
+                "turn": found["turn"],
+                "found_tokens": found["kept"],
+            }
+            names += SERVICE_COLUMNS
+        return pl.DataFrame({name: columns[name] for name in names}, nan_to_null=True)
 
 
 def both(*watches: Watch) -> Watch:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from experiments.common.problems import problem_of
 from experiments.common.runner import digest, file_digest
 from experiments.splitting.definition import Setting
 from experiments.splitting.parts import trace_paths
@@ -105,6 +106,13 @@ def serving_families(env: str = SERVING) -> list[str]:
         for name, serving in served
         if serving is not None and (serving.service is not None) == (env == SERVING_V1)
     ]
+
+
+def problem_named(name: str) -> str:
+    """The problem that a serving preset, family or .toml file is for: Serving-v1 where it says whom it serves."""
+    if any(preset == name or preset.startswith(f"{name}/") for preset in serving_families(SERVING_V1)):
+        return SERVING_V1
+    return problem_of(get_scenario(name)) if name.endswith(".toml") else SERVING
 
 
 def serving_scenarios(

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.splitting.varied import varied
-from papi_env.envs.registration import DECODE, KERNELS, SERVING
+from papi_env.envs.registration import DECODE, KERNELS, SERVING, SERVING_V1
 from papi_env.errors import unknown_name
 from papi_env.scenario import Scenario, get_scenario
+from papi_env.workload import service_presets
 from papi_env.workload.presets import preset_name
 
 SplitName = Literal["train", "validation", "test"]
@@ -36,7 +37,7 @@ SHIFTS: tuple[Shift, ...] = (
     "trace",
 )
 
-PROBLEM_IDS = (DECODE, KERNELS, SERVING)
+PROBLEM_IDS = (DECODE, KERNELS, SERVING, SERVING_V1)
 
 # Instances are keyed by seed and episode, so disjoint ranges of seeds are disjoint instances. Small seeds, which people
 # type, belong to no range: nobody trains on a test instance by accident.
@@ -116,7 +117,7 @@ def define(env_id: str, traces: Mapping[str, Path] | None = None) -> dict[SplitN
     Raises:
         ConfigurationError: no problem has this id, or a trace is none of TRACES.
     """
-    makers = {DECODE: _decode, KERNELS: _kernels, SERVING: _serving}
+    makers = {DECODE: _decode, KERNELS: _kernels, SERVING: _serving, SERVING_V1: _service}
     if env_id not in makers:
         raise unknown_name("problem", env_id, PROBLEM_IDS)
     files = {name: str((traces or {}).get(name, name)) for name in TRACES}
@@ -260,5 +261,33 @@ def _serving(traces: Mapping[str, str]) -> dict[SplitName, list[Setting]]:
             _window("window", conversation, traces[conversation], "llama-65b", "test"),
             _window("trace", code, traces[code], "llama-65b", "all"),
             _window("trace", code, traces[code], "llama2-70b", "all"),
+        ],
+    }
+
+
+def _service(traces: Mapping[str, str]) -> dict[SplitName, list[Setting]]:
+    """Families and models as `service_presets` holds them out; three tiers at capacity validate."""
+    families, known = service_presets.FAMILIES, service_presets.TRAINING_MODELS
+    validating = "overload-1"
+    training = [name for name, family in families.items() if not family.held_out and name != validating]
+    held_out = [name for name, family in families.items() if family.held_out]
+
+    def presets(shift: Shift, names: Sequence[str], models: Sequence[str]) -> Iterator[Setting]:
+        for family, model in product(names, models):
+            if model in service_presets.TRAFFIC[families[family].traffic].models:
+                name = preset_name(family, model)
+                yield Setting(name, get_scenario(name), shift)
+
+    train = list(presets("none", training, known))
+    return {
+        "train": train,
+        "validation": [
+            *presets("family", (validating,), known),
+            *presets("none", ("overload", "agents", "documents"), known),
+        ],
+        "test": [
+            *train,
+            *presets("family", held_out, known),
+            *presets("model", tuple(families), [m for m in service_presets.MODELS if m not in known]),
         ],
     }

@@ -1,10 +1,10 @@
 """The best of a stated, finite set of rules of Serving-v1: a base rule and one option of each further choice.
 
 A group lists base rules, such as PAPI's threshold at its speculation lengths. A combination is one of them with an
-option of order, shedding, victim, keeping, eviction, who drafts, and pacing. The search goes by coordinates: it starts from
-the base rules with a few usual sets of options, then tries everything that differs from the best in one respect, or in
-order and shedding together, moves to the best of it, and does so again, until nothing is better or the rounds are used
-up. All combinations of a round play the same seeds, in compiled loops.
+option of each further choice: order, shedding, victim, keeping, eviction, who drafts, and pacing. The search goes by
+coordinates: it starts from the base rules with a few usual sets of options, then tries everything that differs from the
+best in one respect, or in order and shedding together, moves to the best of it, and does so again, until nothing is
+better or the rounds are used up. All combinations of a round play the same seeds, in compiled loops.
 """
 
 from __future__ import annotations

@@ -42,3 +42,29 @@ def serving_file(tmp_path_factory):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def classes_file(serving_file):
+    """A small scenario of chats and of lone requests, more of both than can be served in time."""
+    chat = {
+        "share": 2.0,
+        "weight": 2.0,
+        "patience_s": [0.2, 0.8],
+        "conversation": {"turns": 2.0, "most_turns": 4, "think_s": 0.1},
+    }
+    batch = {"objectives": {"ttft_s": 2.0, "tpot_s": 0.1}}
+    return serving_file(
+        name="chats",
+        horizon_s=1.0,
+        arrivals={"process": "poisson", "rate_per_s": 40.0},
+        lengths={"input": 900, "output": 20},
+        objectives={"ttft_s": 0.3, "tpot_s": 0.03},
+        kv_tokens=16000,
+        service={
+            "classes": {"chat": chat, "batch": batch},
+            "charge": 0.25,
+            "max_waiting": 32,
+            "max_open": 32,
+        },
+    )

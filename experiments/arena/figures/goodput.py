@@ -19,18 +19,20 @@ _PANELS_ABREAST = 4
 def figure(summary: Mapping[str, Any]) -> bytes:
     """Goodput of the entries by scenario, and over several scenarios its ratio to the baseline's; PNG."""
     rows, own = shown(summary), of_baseline(summary)
+    figure_of = summary.get("figure", "goodput")
+    called = {"goodput": "goodput (tokens/s)", "g": "G"}[figure_of]
     # Title, quantity, a figure for each row, and the baseline's value.
     panels: list[tuple[str, str, list[Mapping[str, Any]], float | None]] = [
         (
             name,
-            "goodput (tokens/s)",
-            [row["by_scenario"][name]["goodput"] for row in rows],
-            own["by_scenario"][name]["goodput"]["value"],
+            called,
+            [row["by_scenario"][name][figure_of] for row in rows],
+            own["by_scenario"][name][figure_of]["value"],
         )
         for name in summary["scenarios"]
     ]
     if len(panels) > 1:
-        quantity = f"goodput / that of {summary['baseline']}"
+        quantity = f"{called.partition(' ')[0]} / that of {summary['baseline']}"
         panels.append(("all scenarios (geometric mean)", quantity, [row["ratio"] for row in rows], 1.0))
     columns = min(len(panels), _PANELS_ABREAST)
     lines = math.ceil(len(panels) / columns)

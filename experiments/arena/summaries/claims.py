@@ -22,7 +22,8 @@ from experiments.arena.entries import FLOOR, Entry
 from experiments.arena.estimators.runs import mean_over, resampled_relative
 from experiments.arena.estimators.seeds import number, plain
 from experiments.arena.summaries.ranking import returns_of
-from experiments.splitting.definition import SERVING, SHIFTS, Setting
+from experiments.common.problems import SERVED
+from experiments.splitting.definition import SHIFTS, Setting
 from papi_env.kernel import FloatArray
 
 # Groups of Serving-v0 by what is new in a setting; the others are grouped by family of preset.
@@ -35,12 +36,12 @@ BEHIND = 0.02
 def groups_of(env_id: str, settings: Sequence[Setting]) -> dict[str, list[str]]:
     """Names of settings by group, every setting in one of them.
 
-    In Serving-v0 families of presets with known models, then all presets of an unseen model, the later window of a
+    In serving families of presets with known models, then all presets of an unseen model, the later window of a
     known trace, and unseen traces. In the other problems by what is new (`SHIFTS`); streams of images, which decode
     nothing, are a group of their own, whatever is new in them.
     """
     groups: dict[str, list[str]] = {}
-    if env_id == SERVING:
+    if env_id in SERVED:
         for setting in settings:
             group = SERVING_GROUPS.get(setting.shift, setting.name.partition("/")[0])
             groups.setdefault(group, []).append(setting.name)
@@ -103,9 +104,9 @@ def summarize(
             }
         )
     return {
-        "better": "+1: 1 % more return" if env_id == SERVING else "+1: 1 % less cost",
+        "better": "+1: 1 % more return" if env_id in SERVED else "+1: 1 % less cost",
         "instances": instances,
-        "grouped_by": "group" if env_id == SERVING else "what is new",
+        "grouped_by": "group" if env_id in SERVED else "what is new",
         "groups": groups,
         "challengers": challengers,
     }

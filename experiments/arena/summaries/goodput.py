@@ -20,17 +20,20 @@ from experiments.common.statistics import (
     mean_estimate,
 )
 from experiments.splitting.definition import SERVING
+from papi_env.envs.registration import SERVING_V1
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 
-MEASURES = measures(SERVING)
+# What entries are compared by, of problems that are not compared by goodput: G, the worth served in time over the worth
+# offered.
+FIGURES = {SERVING_V1: "g"}
 
 
-def as_written(frame: pl.DataFrame) -> pl.DataFrame:
+def as_written(frame: pl.DataFrame, problem: str = SERVING) -> pl.DataFrame:
     """The frame as results.csv has it: what is not known, such as a latency of no request, is null."""
     return frame.select(
         *("entry", "system", "policy", "privileged", "reference", "scenario", "model", "seed"),
-        pl.col(MEASURES).cast(pl.Float64).fill_nan(None),
+        pl.col(measures(problem)).cast(pl.Float64).fill_nan(None),
         "note",
     )
 
@@ -43,11 +46,13 @@ class Results:
         entries: in the order given, the baseline last where it was not asked for.
         scenarios, seeds: played by every entry.
         baseline: what goodput is measured against.
+        figure: the measure that is compared: goodput, or see `FIGURES`.
     """
 
-    def __init__(self, frame: pl.DataFrame, baseline: str) -> None:
-        frame = as_written(frame)
+    def __init__(self, frame: pl.DataFrame, baseline: str, problem: str = SERVING) -> None:
+        frame = as_written(frame, problem)
         self.frame, self.baseline = frame, baseline
+        self.figure, self._measures = FIGURES.get(problem, "goodput"), measures(problem)
         self.entries: list[str] = frame["entry"].unique(maintain_order=True).to_list()
         self.scenarios: list[str] = frame["scenario"].unique(maintain_order=True).to_list()
         self.seeds: list[int] = frame["seed"].unique(maintain_order=True).to_list()
@@ -63,7 +68,7 @@ class Results:
 
     def summarise(self, entry: str, scenario: str | None = None) -> dict[str, Any]:
         """Figures of an entry over the instances of a scenario, or of all, as plain data."""
-        goodput, base = self.of(entry, "goodput"), self.of(self.baseline, "goodput")
+        goodput, base = self.of(entry, self.figure), self.of(self.baseline, self.figure)
         asked = np.array([scenario in (None, name) for name in self.scenarios])
         kept = asked & ~np.isnan(goodput).any(axis=1)
         # A ratio needs both: the baseline may not fit where the entry does, or may serve nothing in time.
@@ -71,10 +76,10 @@ class Results:
         return {
             "scenarios": int(kept.sum()),
             "scenarios_with_ratio": int(paired.sum()),
-            "goodput": plain(mean_estimate(goodput[kept])),
+            self.figure: plain(mean_estimate(goodput[kept])),
             "ratio": plain(ratio_of_means(goodput[paired], base[paired])),
             "energy_by_cause": shares_of_energy(lambda name: self.of(entry, name)[kept]),
-            "means": {name: known_mean(self.of(entry, name)[kept]) for name in MEASURES},
+            "means": {name: known_mean(self.of(entry, name)[kept]) for name in self._measures},
         }
 
     def notes(self, entry: str) -> list[str]:
@@ -100,6 +105,7 @@ class Results:
 def summarize(results: Results, scenarios: Sequence[Scenario]) -> dict[str, Any]:
     """What summary.json holds of instances, objectives and entries."""
     return {
+        **({} if results.figure == "goodput" else {"figure": results.figure}),
         "scenarios": results.scenarios,
         "instances": len(results.scenarios) * len(results.seeds),
         "seeds": results.seeds,

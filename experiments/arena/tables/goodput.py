@@ -26,20 +26,21 @@ def print_report(console: Console, summary: Mapping[str, Any], wall_s: float, re
     """A table over all scenarios, one for each of them where there are several, and what must be known to read them."""
     rows = shown(summary)
     scenarios = summary["scenarios"]
-    console.print(_table("all scenarios" if len(scenarios) > 1 else scenarios[0], rows), "")
+    figure = summary.get("figure", "goodput")
+    console.print(_table("all scenarios" if len(scenarios) > 1 else scenarios[0], rows, figure), "")
     if len(scenarios) > 1:
         for name in scenarios:
-            console.print(_table(name, [{**row, **row["by_scenario"][name]} for row in rows]), "")
+            console.print(_table(name, [{**row, **row["by_scenario"][name]} for row in rows], figure), "")
     console.print(causes_table(rows), "")
     for line in legend(summary, wall_s, reused):
         console.print(line, style="dim", markup=False, highlight=False)
 
 
-def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def _table(title: str, rows: Sequence[Mapping[str, Any]], figure: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(escape(title), overflow="fold", vertical="bottom")
     for name in (
-        "goodput [95 %]\ntokens/s",
+        "goodput [95 %]\ntokens/s" if figure == "goodput" else "G [95 %]",
         "ratio [95 %]",
         "met\n%",
         "TTFT s\np50/p99",
@@ -47,12 +48,12 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         "J per\ntoken",
     ):
         table.add_column(escape(name), justify="right", no_wrap=True, vertical="bottom")
-    best = _best(rows)
+    best = _best(rows, figure)
     for row in rows:
         means = row["means"]
         cells = [
             marked(row),
-            _interval(row["goodput"]) if row["scenarios"] else "does not fit",
+            _interval(row[figure]) if row["scenarios"] else "does not fit",
             _interval(row["ratio"]),
             scaled(means["attainment"], 100, ".1f"),
             f"{scaled(means['ttft_p50_s'], 1, '.2f')}/{scaled(means['ttft_p99_s'], 1, '.2f')}",
@@ -63,11 +64,11 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def _best(rows: Sequence[Mapping[str, Any]], figure: str) -> Mapping[str, Any] | None:
     """The highest goodput of a scheduler that a machine could run, among those that fit wherever any fits."""
     most = max((row["scenarios"] for row in rows), default=0)
     fair = [row for row in rows if not row["privileged"] and row["scenarios"] == most > 0]
-    return max(fair, key=lambda row: row["goodput"]["value"], default=None)
+    return max(fair, key=lambda row: row[figure]["value"], default=None)
 
 
 def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
@@ -75,9 +76,15 @@ def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
     rows, baseline = shown(summary), summary["baseline"]
     seeds, scenarios = summary["seeds"], summary["scenarios"]
     several = "geometric means over scenarios of " if len(scenarios) > 1 else ""
+    if "figure" in summary:
+        what = "G: worth served within both objectives over worth offered, turns that never came included"
+        of = "G"
+    else:
+        what = "Goodput: output tokens per simulated second of requests that met both latency objectives"
+        of = "goodput"
     lines = [
-        "Goodput: output tokens per simulated second of requests that met both latency objectives. Ratio: "
-        f"{several}mean goodput over that of {baseline}; {summary['instances']} instances ({len(scenarios)} "
+        f"{what}. Ratio: "
+        f"{several}mean {of} over that of {baseline}; {summary['instances']} instances ({len(scenarios)} "
         f"scenarios x {len(seeds)} seeds), 95 % bootstrap intervals over seeds, paired for ratios.",
         "Met: requests within both objectives, of those that finished or were rejected before the episode's end. "
         "Latencies: means of each episode's quantiles, over requests that got their first token (TTFT) or finished "

@@ -9,22 +9,29 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.arena.estimators.seeds import known_mean
-from experiments.arena.measures import ENERGY_CAUSES, SERVING_ROWS
+from experiments.arena.measures import ENERGY_CAUSES, SERVICE_ROWS, SERVING_ROWS
 from experiments.arena.summaries.energy import shares_of_energy
 from experiments.arena.tables.text import scaled
 from papi_env.scenario import Scenario
+from papi_env.workload.objectives import Objectives
 
 
 def heading(scenario: Scenario, seeds: Sequence[int], what: str | None = None) -> str:
     """What was served, on what, and which objectives count; `what` instead of the scenario's name."""
     assert scenario.serving is not None
-    objectives = scenario.serving.objectives
+    serving = scenario.serving
     count = f"mean of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
     model = scenario.model.name if scenario.model else ""
-    return (
-        f"{what or scenario.name} on {scenario.system.name}, {model}: TTFT {objectives.ttft_s:g} s, "
-        f"TPOT {1e3 * objectives.tpot_s:g} ms; {count}"
-    )
+    if serving.service is None:
+        said = _said(serving.objectives)
+    else:
+        classes = serving.service.classes.items()
+        said = "; ".join(f"{name} {_said(one.objectives or serving.objectives)}" for name, one in classes)
+    return f"{what or scenario.name} on {scenario.system.name}, {model}: {said}; {count}"
+
+
+def _said(objectives: Objectives) -> str:
+    return f"TTFT {objectives.ttft_s:g} s, TPOT {1e3 * objectives.tpot_s:g} ms"
 
 
 def print_report(console: Console, head: str, frame: pl.DataFrame, wall_s: Mapping[str, float]) -> None:
@@ -41,7 +48,7 @@ def results_table(frame: pl.DataFrame, wall_s: Mapping[str, float]) -> Table:
     table.add_column("")
     for policy in wall_s:
         table.add_column(policy, justify="right")
-    for column, label, factor, digits in SERVING_ROWS:
+    for column, label, factor, digits in SERVICE_ROWS if "g" in frame.columns else SERVING_ROWS:
         means = (known_mean(frame.filter(pl.col("policy") == p)[column].to_numpy()) for p in wall_s)
         table.add_row(label, *(scaled(mean, factor, f".{digits}f") for mean in means))
         if column == "j_per_token":

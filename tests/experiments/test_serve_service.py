@@ -1,0 +1,87 @@
+"""Serving scenarios with classes from the command line: what is printed, pictures of requests, rows by class."""
+
+from functools import partial
+
+import numpy as np
+import polars as pl
+import pytest
+
+from experiments.arena.gantt_requests import bars_between
+from experiments.arena.requests import COLUMNS, SERVICE_COLUMNS
+from experiments.serve import main
+from papi_env.envs.serving_v1 import ServingV1VectorEnv
+from papi_env.simulation.serving import state as at
+from tests.experiments.commands import called
+
+command = partial(called, main)
+POLICIES = ("profile-greedy", "profile-greedy+weight-per-work+late")
+
+
+@pytest.fixture(scope="module")
+def served(classes_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serve")
+    status, out, err = command(
+        *("--preset", classes_file, "--policies", *POLICIES, "--gantt", 0.5, 1.5),
+        *("--export", folder / "requests.csv", "--out", folder / "run"),
+    )
+    assert status == 0, err
+    return folder, out
+
+
+def test_worth_and_classes_are_printed(served):
+    folder, out = served
+    assert "chat TTFT 0.3 s, TPOT 30 ms; batch TTFT 2 s, TPOT 100 ms" in out
+    line = next(line for line in out.splitlines() if line.startswith("G: worth served"))
+    g = pl.read_csv(folder / "run" / "results.csv")["g"].to_list()
+    assert [float(cell) for cell in line.split()[-2:]] == pytest.approx([100 * x for x in g], abs=0.006)
+    assert (folder / "run" / "gantt.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_request_has_a_row_with_class_session_and_turn(served):
+    folder, _ = served
+    rows = pl.read_csv(folder / "requests.csv")
+    assert rows.columns == [*COLUMNS, *SERVICE_COLUMNS]
+    results = pl.read_csv(folder / "run" / "results.csv")
+    for policy in POLICIES:
+        own = rows.filter(pl.col("policy") == policy)
+        counts = results.filter(pl.col("policy") == policy).row(0, named=True)
+        assert len(own) == counts["arrived"]
+        assert set(own["class"]) == {"chat", "batch"}
+        assert (own["status"] == "attained").sum() == counts["attained"]
+        assert (own["status"] == "dropped").sum() == counts["dropped"]
+        assert own.filter(pl.col("class") == "batch")["turn"].max() == 0
+        chats = own.filter(pl.col("class") == "chat").sort("session", "turn")
+        # Turns come in order, and each prompt goes on from the one before.
+        for (_,), talk in chats.partition_by("session", as_dict=True).items():
+            assert talk["turn"].to_list() == list(range(len(talk)))
+            assert (np.diff(talk["input_tokens"].to_numpy()) > 0).all()
+    # Both meet the same sessions.
+    first = [
+        rows.filter((pl.col("policy") == policy) & (pl.col("turn") == 0))
+        .sort("session")["arrival_s"]
+        .to_list()
+        for policy in POLICIES
+    ]
+    assert first[0] == first[1]
+
+
+def test_bars_are_the_requests_of_a_window_by_class(classes_file):
+    env = ServingV1VectorEnv(classes_file, num_envs=1, autoreset_mode="Disabled", records=True)
+    env.reset(seed=[0])
+    done = False
+    while not done:
+        action = np.zeros((1, len(at.NVEC_V1)), dtype=np.int64)
+        action[0, at.ADMISSION], action[0, at.SHEDDING] = at.ALL, at.SHED_LATE
+        _, _, terminated, truncated, _ = env.step(action)
+        done = bool((terminated | truncated)[0])
+    engine = env.engine
+    every = bars_between(engine, 0, 0.0, np.inf)
+    assert (
+        len(every.number)
+        == engine.counters[0, at.ARRIVED] - (engine.records(0)["status"] == at.REFUSED).sum()
+    )
+    assert (np.diff(every.number) >= 0).all()
+    some = bars_between(engine, 0, 0.4, 0.6)
+    assert 0 < len(some.number) < len(every.number)
+    assert (some.arrival_s < 0.6).all()
+    assert (some.end_s > 0.4).all()
