@@ -3,6 +3,7 @@
 `best-fixed`, `best-threshold` and `best-greedy` stand for what a search finds on seeds of its own: a fixed joint
 action, PAPI's threshold, or profile-greedy with its parameters, each with one option of every further choice. Parts of
 such a name replace what was found: `best-greedy+arrival` is the best profile-greedy, but first come, first served.
+Planners look for something better than a rule: here that is `best-greedy`, found on the same scenario.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from functools import partial
 from agents.policy import Policy
 from agents.registry import make_policy
 from agents.serving.choices import SEPARATOR, parse_parts
+from agents.serving.greedy import ProfileGreedy
 from agents.serving.inside.choices import LEFT
+from agents.serving.planning.planner import Planner
 from experiments.arena.entries import BEST_FIXED, BEST_GREEDY, BEST_THRESHOLD
 from experiments.tuning.combinations import Found, Rules, Search, fixed_actions, greedies, thresholds
 from papi_env.scenario import Scenario
@@ -43,7 +46,14 @@ def picked(policy: str, scenario: Scenario, seeds: Sequence[int]) -> tuple[str, 
     """
     kind, *parts = policy.split(SEPARATOR)
     if kind not in GROUPS:
-        return policy, make_policy(policy)
+        made = make_policy(policy)
+        if isinstance(made, Planner):
+            base = best_of(BEST_GREEDY, scenario, seeds).best
+            rule = base.policy(GROUPS[BEST_GREEDY]())
+            assert isinstance(rule, ProfileGreedy)
+            made.base = rule
+            return f"{policy} from {base.label}", made
+        return policy, made
     best = best_of(kind, scenario, seeds).best
     given = parse_parts(policy, parts)
     choices = tuple(int(own if new == LEFT else new) for own, new in zip(best.choices, given, strict=True))

@@ -19,6 +19,7 @@ from agents.registry import is_slow, make_policy
 from agents.serving.bounds import serving_bounds
 from agents.serving.inside.play import play_range
 from agents.serving.rules import ServingFixed, fixed_name, fixed_policy
+from agents.serving.service_bounds import service_bounds
 from experiments.arena.choosing import picked
 from experiments.arena.entries import (
     BEST_FIXED,
@@ -229,8 +230,6 @@ def _engine_of(scenario: Scenario, seeds: Sequence[int]) -> ServingEngine:
 def _bound(problem: str, scenario: Scenario, seeds: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
     """What no policy exceeds, [len(seeds)] by measure."""
     if problem == SERVING_V1:
-        from agents.serving.service_bounds import service_bounds
-
         service = service_bounds(_engine_of(with_classes(scenario), seeds))
         return {**service, "return": service["episode_return"]}
     found = serving_bounds(_engine_of(scenario, seeds))

@@ -6,6 +6,8 @@ import pytest
 from agents.evaluate import evaluate
 from agents.registry import make_policy
 from agents.serving.choices import CHOICE_NAMES
+from agents.serving.greedy import ProfileGreedy
+from experiments.arena import choosing
 from experiments.arena.choosing import picked
 from experiments.common.problems import problem_of
 from experiments.tuning.combinations import Combination, Search, fixed_actions, greedies, played, thresholds
@@ -92,3 +94,15 @@ def test_profile_greedy_comes_with_the_guesses_of_its_tuning():
     assert "profile-greedy" in greedies(stored=True)
     assert "profile-greedy" not in greedies(stored=False)
     assert {"profile-greedy (guess)", "profile-greedy (prompts-first)"} < set(greedies(stored=False))
+
+
+def test_planners_look_for_something_better_than_the_best_rule(scenario, monkeypatch):
+    only = {"profile-greedy": ProfileGreedy}
+    monkeypatch.setattr(choosing, "GROUPS", {"best-greedy": lambda: only})
+    name, planner = picked("planner-star-1x1", scenario, SEEDS)
+    best = choosing.best_of("best-greedy", scenario, SEEDS).best
+    assert name == f"planner-star-1x1 from {best.label}"
+    assert isinstance(planner.base, ProfileGreedy)
+    env = ServingV1VectorEnv(scenario, num_envs=1, autoreset_mode="Disabled")
+    planner.bind(env)
+    assert planner.base.service(1).tolist() == [list(best.choices)]

@@ -37,7 +37,11 @@ from papi_env.workload.servers import SERVERS
 
 MEASURED = load_measurements()
 # On PAPI's machine; the others, of GPUs alone, are `workload.servers`.
-NAMES = [name for name, one in SCENARIOS.items() if one.serving is not None and name not in SERVERS]
+NAMES = [
+    name
+    for name, one in SCENARIOS.items()
+    if one.serving is not None and one.serving.service is None and name not in SERVERS
+]
 PRESETS = pytest.mark.parametrize("name", NAMES)
 positive = st.floats(1e-3, 1e3)
 measurements = st.builds(

@@ -13,6 +13,7 @@ from agents.serving.tuned import as_table, parameters_from
 from experiments import tune_heuristic
 from experiments.arena.contestants import as_rule
 from experiments.arena.entries import Entry
+from experiments.common.problems import problem_of
 from experiments.splitting.definition import SEED_RANGES, SERVING
 from experiments.splitting.splits import load_split
 from experiments.tune import main
@@ -21,7 +22,7 @@ from experiments.tuning import search
 from experiments.tuning.families import training_families
 from experiments.tuning.guesses import GUESSES, RULES, spent_before, starting_points, usable_entries
 from experiments.tuning.options import Config, resolve
-from experiments.tuning.play import Played, play, problem_of
+from experiments.tuning.play import Played, play
 from experiments.tuning.search import FINAL_OFFSET, Budget, Order
 from papi_env.errors import ConfigurationError, DataError
 
