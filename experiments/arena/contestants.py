@@ -23,7 +23,7 @@ from experiments.arena.entries import (
     check_policy,
     policy_digest,
 )
-from experiments.arena.play import SELECTION_SEEDS, TRIED
+from experiments.arena.play import SELECTION_SEEDS, SERVICE_SELECTION, TRIED
 from experiments.arena.trained import TrainingRun, read_run, with_description
 from experiments.splitting.definition import DECODE, KERNELS, SERVING
 from experiments.splitting.splits import Split
@@ -83,8 +83,10 @@ def as_rule(entry: Entry, split: Split) -> Entry:
     name = entry.policy
     check_policy(name, split.env_id)
     if name in CHOSEN:
-        tried = TRIED[name] if split.env_id == SERVING else "by coordinates"
-        tuning = f"{tried} tried x {len(SELECTION_SEEDS)} seeds, on each setting"
+        if split.env_id == SERVING:
+            tuning = f"{TRIED[name]} tried x {len(SELECTION_SEEDS)} seeds, on each setting"
+        else:
+            tuning = f"by coordinates x {len(SERVICE_SELECTION)} seeds, on each setting"
         return replace(entry, tuning=tuning, met_test=True)
     if name == BOUND:
         return entry
