@@ -54,7 +54,8 @@ def tune(order: Order, names: Sequence[str], default: bool, console: Console) ->
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     families = training_families(order, names)
-    stored = usable_entries(order.rule, order.split.settings, order.split.env_id != SERVING)
+    training = [setting.scenario.name for setting in order.split.settings]
+    stored = usable_entries(order.rule, training, order.split.env_id != SERVING)
     guesses = starting_points(order.rule, stored)
     found: dict[str, dict[str, Any]] = {}
 

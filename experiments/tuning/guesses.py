@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from agents.serving.choices import SEPARATOR
@@ -11,7 +11,6 @@ from agents.serving.greedy import GreedyParameters, ProfileGreedy
 from agents.serving.heuristic import Parameters, ServingHeuristic
 from agents.serving.slack import SlackAware, SlackParameters
 from agents.serving.tuned import RuleParameters, TunedRule, Value, as_table, parameters_from, stored_entries
-from experiments.splitting.definition import Setting
 
 RULES: Mapping[str, type[TunedRule[Any]]] = {
     "heuristic": ServingHeuristic,
@@ -87,9 +86,9 @@ GUESSES: Mapping[str, Mapping[str, RuleParameters]] = {
 }
 
 
-def usable_entries(policy: str, training: Sequence[Setting], v1: bool = False) -> dict[str, dict[str, Any]]:
-    """What is stored for the policy on Serving-v1, or -v0, and was tuned on training settings alone, by family."""
-    known = {setting.scenario.name for setting in training}
+def usable_entries(policy: str, training: Collection[str], v1: bool = False) -> dict[str, dict[str, Any]]:
+    """What is stored for the policy on Serving-v1, or -v0, and was tuned on the scenarios named alone, by family."""
+    known = set(training)
     return {
         name: entry
         for name, entry in stored_entries(RULES[policy].file_of(v1)).items()

@@ -152,7 +152,7 @@ def test_guesses_are_within_their_ranges(policy):
 
 
 def test_stored_sets_start_a_search_only_if_they_met_training_settings_alone(file):
-    training = load_split(SERVING, "train").settings
+    training = [setting.scenario.name for setting in load_split(SERVING, "train").settings]
     entry = {"parameters": {"prompt_worth": 3.0}}
     file.write_text(
         json.dumps(
