@@ -233,7 +233,7 @@ def _bound(problem: str, scenario: Scenario, seeds: Sequence[int]) -> dict[str, 
     """What no policy exceeds, [len(seeds)] by measure."""
     if problem == SERVING_V1:
         service = service_bounds(_engine_of(with_classes(scenario), seeds))
-        return {**service, "return": service["episode_return"]}
+        return {**service, "g": service["figure"], "return": service["episode_return"]}
     found = serving_bounds(_engine_of(scenario, seeds))
     return {**found, "return": found["episode_return"]}
 
