@@ -18,7 +18,10 @@ _ENDS = {
     at.DROPPED: ("|", "dropped"),
     at.LEFT: ("3", "given up"),
 }
-_WAITING, _SERVED = 0.7, 1.6  # widths of lines
+_WAITING, _SERVED = 0.35, 0.8  # widths of lines, as shares of a request's room
+_ROOM = 150.0  # points that all of them have
+# Colours that differ from each other at a glance, also of neighbours.
+_COLOURS = (PALETTE[1], PALETTE[3], PALETTE[5], PALETTE[2])
 
 
 class Bars(NamedTuple):
@@ -68,19 +71,22 @@ def bars_between(engine: ServingEngine, env: int, start_s: float, end_s: float) 
 def draw_requests(axes: Any, bars: Bars, start_s: float, end_s: float) -> None:
     """A line for each request: pale while it waits, thick once it was admitted, with a mark if it came to nothing."""
     handles: dict[str, Any] = {}
+    room = min(_ROOM / max(len(bars.number), 1), 3.0)
     for k, (number, status, arrival, admitted, over) in enumerate(zip(*bars[1:], strict=True)):
-        colour = PALETTE[number % len(PALETTE)]
+        colour = _COLOURS[number % len(_COLOURS)]
         first, last = max(arrival, start_s), min(over, end_s)
         middle = last if np.isnan(admitted) else min(max(admitted, first), last)
         axes.plot(
-            [first, middle], [k, k], color=colour, alpha=0.45, linewidth=_WAITING, solid_capstyle="butt"
+            [first, middle], [k, k], color=colour, alpha=0.5, linewidth=_WAITING * room, solid_capstyle="butt"
         )
         if middle < last:
-            axes.plot([middle, last], [k, k], color=colour, linewidth=_SERVED, solid_capstyle="butt")
+            axes.plot([middle, last], [k, k], color=colour, linewidth=_SERVED * room, solid_capstyle="butt")
             handles.setdefault(bars.classes[number], axes.lines[-1])
         if status in _ENDS and start_s <= over <= end_s:
             marker, words = _ENDS[status]
-            (mark,) = axes.plot([over], [k], marker, color="0.1", markersize=3.5, markeredgewidth=0.8)
+            (mark,) = axes.plot(
+                [over], [k], marker, color="0.1", markersize=3.5, markeredgewidth=0.8, zorder=3
+            )
             handles.setdefault(words, mark)
     axes.set_ylim(len(bars.number) - 0.5, -0.5)
     axes.set_yticks([])
