@@ -72,7 +72,6 @@ def _print_alone(console: Console, summary: Mapping[str, Any]) -> None:
         style="bold",
     )
     table = _table("preset")
-    table.add_column("best rule")
     table.add_column("G %", justify="right")
     choices = next(iter(summary["alone"].values()))["worth"]
     for choice in choices:
@@ -82,8 +81,11 @@ def _print_alone(console: Console, summary: Mapping[str, Any]) -> None:
         for worth in row["worth"].values():
             half = "" if worth["low"] is None else f" ±{50 * (worth['high'] - worth['low']):.1f}"
             cells.append(f"{100 * worth['value']:.1f}{half}")
-        table.add_row(preset, escape(row["played"]), f"{100 * row['g']['value']:.1f}", *cells)
+        table.add_row(preset, f"{100 * row['g']['value']:.1f}", *cells)
     console.print(table)
+    console.print("\nThe best rules:", markup=False)
+    for preset, row in summary["alone"].items():
+        console.print(f"  {preset}: {row['played']}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(first: str) -> Table:
