@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 from papi_env.errors import DataError, lookup
 from papi_env.hardware.system import get_system
 from papi_env.workload.arrivals import ARRIVALS, Arrivals
+from papi_env.workload.heat import Heat
 from papi_env.workload.presets import preset_name, rounded
 from papi_env.workload.senders import SENDERS, Context
 from papi_env.workload.service import Service
@@ -107,6 +108,7 @@ class Family:
         shape: of gamma gaps; None for Poisson arrivals.
         profile: of the rate, by name, one period an episode; None for a constant rate.
         drift: units wander from their profile.
+        heat: stacks warm up; None: they do not.
         energy_share: of what is offered, what energy costs at this load under the rule that capacity is measured with.
         held_out: lies outside of what training draws from, in a respect that `why` names.
         why: the choices in words.
@@ -117,13 +119,15 @@ class Family:
     shape: float | None = None
     profile: str | None = None
     drift: bool = False
+    heat: Heat | None = None
     energy_share: float = 0.0
     held_out: bool = False
     why: str = field(repr=False)
 
 
-# Loads that training may draw from.
+# Loads that training may draw from, and how bursty: the least shape of gamma gaps.
 TRAINING_LOADS = (0.7, 1.3)
+LEAST_TRAINING_SHAPE = ARRIVALS["azure-code"].shape
 FAMILIES: Mapping[str, Family] = {
     "overload-0.7": Family(traffic="tiers", load=0.7, why="three tiers at a load that can be carried"),
     "overload-1": Family(traffic="tiers", load=1.0, why="three tiers at capacity"),
@@ -141,14 +145,29 @@ FAMILIES: Mapping[str, Family] = {
         load=1.0,
         shape=ARRIVALS["azure-code"].shape,
         profile="day",
-        held_out=True,
         why="at capacity on average, with gaps as bursty as Azure's code service and a day in an episode: 1.6 times "
-        "capacity at noon; in training arrivals are Poisson at a constant rate (range of load 0.7-1.3)",
+        "capacity at noon (range of load 0.7-1.3)",
+    ),
+    # chosen: gaps that vary more than any of training, CV 2.6; Azure's code service has 13 (range of shape 0.05-0.2).
+    "storms": Family(
+        traffic="tiers",
+        load=1.3,
+        shape=0.15,
+        profile="day",
+        held_out=True,
+        why="more than can be served, in gaps burstier than in training (range of load 1-1.6)",
     ),
     "two-classes": Family(
         traffic="two-classes",
         load=1.3,
         why="questions that cannot wait beside summaries that can, worth a fourth each (range of load 1-1.6)",
+    ),
+    "class-bursts": Family(
+        traffic="two-classes",
+        load=1.0,
+        shape=ARRIVALS["azure-code"].shape,
+        profile="day",
+        why="questions and summaries at capacity on average, in bursts and a day in an episode (range of load 0.7-1.3)",
     ),
     "agents-1": Family(traffic="agents", load=1.0, why="tasks of agents and chats of people at capacity"),
     "agents": Family(
@@ -163,6 +182,14 @@ FAMILIES: Mapping[str, Family] = {
         why="long documents with questions about them beside short requests, which do not want to wait for them "
         "(range of load 1-1.6)",
     ),
+    "document-bursts": Family(
+        traffic="documents",
+        load=1.0,
+        shape=ARRIVALS["azure-code"].shape,
+        profile="day",
+        why="long documents and short requests at capacity on average, in bursts and a day in an episode (range of "
+        "load 0.7-1.3)",
+    ),
     "wandering": Family(
         traffic="tiers",
         load=1.0,
@@ -174,6 +201,13 @@ FAMILIES: Mapping[str, Family] = {
         load=0.7,
         energy_share=1 / 3,
         why="energy costs a third of what is offered, and the load leaves time to save it (range 0.1-1)",
+    ),
+    # A cooler of 2 K/W, a small one (see `Heat`), with which busy stacks come to their throttle.
+    "hot": Family(
+        traffic="tiers",
+        load=1.0,
+        heat=Heat(resistance_k_per_w=2.0),
+        why="three tiers at the capacity of cool stacks, which warm up and may be throttled (range of load 0.7-1.3)",
     ),
     "experts": Family(
         traffic="experts",
@@ -272,7 +306,9 @@ def derive_service(family: Family, model: str, capacity: Capacity) -> ServicePre
         profile=family.profile,  # looked up by name
         **({} if family.profile is None else {"period_s": HORIZON_S}),
     )
-    serving = traffic_serving(family.traffic, model, arrivals, drift=Drift() if family.drift else None)
+    serving = traffic_serving(
+        family.traffic, model, arrivals, drift=Drift() if family.drift else None, heat=family.heat
+    )
     # A machine pays its static power whatever it does, so a session's part of it falls with the load.
     joules = capacity.dynamic_j + capacity.static_w / rate
     sent, machine = TRAFFIC[family.traffic], MODELS[model]
