@@ -24,8 +24,7 @@ from experiments.arena import frame
 from experiments.arena.entries import default_policies
 from experiments.arena.estimators.seeds import position_estimate, ratio_of_means
 from experiments.arena.figures.goodput import figure
-from experiments.arena.measures import ENERGY_CAUSES
-from experiments.arena.summaries.goodput import MEASURES
+from experiments.arena.measures import ENERGY_CAUSES, measures
 from experiments.arena.tables.goodput import print_report
 from experiments.compare import BATCH_OPTIONS, SERVING_SCENARIOS, Config, main, resolve
 from experiments.splitting.definition import DECODE, SERVING
@@ -125,7 +124,7 @@ def test_the_folder_holds_what_ran_and_what_came_out(finished):
         for scenario in ("tiny", "busy")
         for seed in (3, 4, 5)
     ]
-    assert set(MEASURES) <= set(rows.columns)
+    assert set(measures(SERVING)) <= set(rows.columns)
     assert summary["instances"] == 6
     # Every policy meets the same requests.
     assert rows.group_by("scenario", "seed").agg(pl.col("arrived").n_unique())["arrived"].max() == 1
@@ -250,7 +249,7 @@ def test_learned_policies_and_classes_of_ones_own_play_beside_rules(tiny, tmp_pa
     assert status == 0, err
     rows = pl.read_csv(tmp_path / "run" / "results.csv")
     rule, learned, own = (
-        rows.filter(pl.col("entry") == entry).select("seed", *MEASURES) for entry in entries
+        rows.filter(pl.col("entry") == entry).select("seed", *measures(SERVING)) for entry in entries
     )
     assert learned.equals(rule)
     assert own.equals(rule)
