@@ -106,6 +106,9 @@ def _heuristic_tuning(policy: Any, split: Split) -> tuple[str, bool]:
         for entry in stored_entries(policy.file_of(split.env_id != SERVING)).values()
         if "trials" in entry
     ]
+    if not entries:
+        # Nothing was tuned on this problem: it plays what was on Serving-v0, or guesses.
+        return "", False
     trials = sum(int(entry["trials"]) + int(entry.get("earlier_trials", 0)) for entry in entries)
     requests = sum(
         int(entry["simulated_requests"]) + int(entry.get("earlier_requests", 0)) for entry in entries
