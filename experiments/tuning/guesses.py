@@ -66,6 +66,11 @@ GUESSES: Mapping[str, Mapping[str, RuleParameters]] = {
                 "weight-per-work+late+keep+return",
                 "weight-per-work+late+keep-class+return",
                 "weight-per-work+late+most-slack+keep+return+draft-accepted",
+                "deadline+late+keep+return+by-chunk",
+                "least-work+late+keep+return+by-chunk",
+                "weight-per-work+late+keep+return+by-chunk",
+                "weight-per-work+keep+return+by-chunk",
+                "weight-per-work+shed-class+keep+return+by-chunk",
             )
         },
     },
