@@ -13,12 +13,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+import papi_env  # noqa: F401  registers the ids
+
 FROZEN = Path(__file__).resolve().parents[1] / "data" / "frozen_environments.json"
 STEPS, BATCH, SEED = 60, 3, 5
-DECODE, KERNELS, SERVING = FROZEN_IDS = (
+DECODE, KERNELS, SERVING, SERVING_V1 = FROZEN_IDS = (
     "papi_env/Decode-v0",
     "papi_env/Kernels-v0",
     "papi_env/Serving-v0",
+    "papi_env/Serving-v1",
 )
 TEXT = (
     {},
@@ -57,6 +60,19 @@ ARGUMENTS = {
         {"system": "a100", "model": "llama2-70b", "serving": {"requests": 20}},
         {"system": "papi-h100", "switch_s": 1e-5, "serving": {"prefill": False, "decision_s": 1e-3}},
         {"scenario": "saturated/llama-65b", "serving": {"arrivals": {"process": "together"}, "requests": 40}},
+    ),
+    SERVING_V1: (
+        {"scenario": "saturated/llama-65b", "serving": {"horizon_s": 0.5}},
+        {"scenario": "overload/llama-65b"},
+        {"scenario": "bursts/gpt3-175b", "serving": {"horizon_s": 4.0}},
+        {"scenario": "storms/llama-65b", "profile": True},
+        {"scenario": "two-classes/llama-65b", "serving": {"dual_row_buffers": True}},
+        {"scenario": "agents/llama-65b", "serving": {"kv_tokens": 8192}},
+        {"scenario": "documents/llama-3.1-70b", "serving": {"kv_tokens": 32768, "max_running": 16}},
+        {"scenario": "wandering/llama-65b", "serving": {"horizon_s": 0.5}},
+        {"scenario": "priced/llama-3.1-70b", "switch_s": 1e-5},
+        {"scenario": "hot/llama-65b", "serving": {"prefill": False, "requests": 20, "horizon_s": None}},
+        {"scenario": "experts/qwen3-30b-a3b"},
     ),
 }
 CASES = [(env_id, k) for env_id in FROZEN_IDS for k in range(len(ARGUMENTS[env_id]))]
@@ -167,7 +183,7 @@ def test_the_record_has_every_environment_and_ends_of_episodes(frozen):
         assert len(cases) == len(ARGUMENTS[env_id]) >= 10
         assert all(case["together"]["episodes"] > 0 for case in cases)
         assert len({case["alone"]["observations"] for case in cases}) == len(cases)
-    for env_id in (KERNELS, SERVING):
+    for env_id in (KERNELS, SERVING, SERVING_V1):
         assert any(case["alone"]["episodes"] > 0 for case in frozen[env_id]["cases"]), env_id
 
 
