@@ -228,7 +228,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "energy of a row": Quantity(
         "J", 1e-15, 1e-4, zero=True, typical=1e-9, mistakes=(("pJ", 1e-12), ("nJ", 1e-9))
     ),
-    "energy weight": Quantity("seconds or tokens per joule", 1e-9, 1e6, zero=True),
+    "energy weight": Quantity("seconds or tokens per joule", 1e-8, 1e6, zero=True),
     "area": Quantity("mm2", 1e-3, 1e4, typical=1.0),
     # From freezing coolant to where silicon fails.
     "temperature": Quantity("degrees Celsius", -40.0, 200.0, typical=85.0),

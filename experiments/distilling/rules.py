@@ -12,6 +12,7 @@ from typing import Any
 
 from agents.learned.distilled import Tree
 from experiments.splitting.definition import DECODE, KERNELS, SERVING
+from papi_env.envs.registration import SERVING_V1
 from papi_env.errors import ConfigurationError, unknown_name
 from papi_env.hardware.units import UNIT_NAMES
 from papi_env.simulation.batch import state as layout
@@ -42,16 +43,20 @@ QUANTITIES: Mapping[str, Mapping[str, Quantity]] = {
     DECODE: _declared(layout.FEATURES),
     KERNELS: _declared(layout.KERNELS_FEATURES),
     SERVING: _declared(serving_layout.FEATURES),
+    SERVING_V1: _declared(serving_layout.FEATURES_V1),
 }
 
 # What each choice is called, and its options.
 _BATCH_CHOICES = (("FC kernels on", UNIT_NAMES[:2]),)
 _CLASS_CHOICES = tuple((f"{kind} on", UNIT_NAMES) for kind in layout.CHOICE_CLASSES)
 _SERVING_CHOICES = tuple(zip(("FC", "speculation", "admit", "overlap"), serving_layout.CHOICES, strict=True))
+_WHOM = ("order by", "shed", "preempt", "after a turn", "evict", "draft for", "admit")
+_SERVICE_CHOICES = tuple(zip(_WHOM, serving_layout.SERVICE_CHOICES, strict=True))
 CHOICES: Mapping[str, Sequence[tuple[str, Sequence[object]]]] = {
     DECODE: _BATCH_CHOICES,
     KERNELS: _CLASS_CHOICES,
     SERVING: _SERVING_CHOICES,
+    SERVING_V1: _SERVING_CHOICES + _SERVICE_CHOICES,
 }
 
 PAPI_RULES: Mapping[str, str] = {
@@ -59,6 +64,8 @@ PAPI_RULES: Mapping[str, str] = {
     KERNELS: "for each FC class of the step: if rows per weight (RLP x TLP when decoding) > α: on pu\n"
     "else: on fc-pim\nattention on attn-pim",
     SERVING: "if n = RLP x TLP > α: FC pu\nelse: FC fc-pim\nspeculation 1, admit all, overlap off",
+    SERVING_V1: "if n = RLP x TLP > α: FC pu\nelse: FC fc-pim\nspeculation 1, admit all, overlap off\n"
+    "order by arrival, nobody shed, nothing kept",
 }
 
 

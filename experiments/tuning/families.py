@@ -95,4 +95,4 @@ def store(order: Order, found: Mapping[str, Mapping[str, Any]], others: bool, co
     file = RULES[order.rule].file_of(order.split.env_id != SERVING)
     kept = stored_entries(file) if others else {}
     write_whole(file, json_text({**kept, **found}))
-    say(console, f"written to agents/{file.name}")
+    say(console, f"written to agents/serving/{file.name}")

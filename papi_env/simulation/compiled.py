@@ -35,6 +35,7 @@ _HERE = Path(__file__).resolve().parent
 _PACKAGE = _HERE.parent
 # What compiled code takes its constants from, beside this folder.
 CONSTANT_SOURCES = (
+    "errors.py",
     "hardware/attention.py",
     "hardware/dram.py",
     "hardware/energy.py",

@@ -240,7 +240,7 @@ def test_options_are_searched_as_numbers_are(tmp_path, monkeypatch):
 
 
 def test_rules_with_more_parameters_have_the_same_budget_of_requests(tmp_path, monkeypatch):
-    budget = 10_000
+    budget = 14_000
     for rule in ("profile-greedy", "tuned", "slack-aware"):
         found, spent = searching(rule, tmp_path / rule, lambda _: 0.0, monkeypatch, requests=budget)
         found.run(1)

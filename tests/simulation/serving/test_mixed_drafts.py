@@ -380,10 +380,12 @@ def test_what_is_accepted_is_kept_by_class():
     table = kinds_table([0, 1, 1])
     engine.counters[0, at.UNDRAFTED] = 0b1
     gains = np.array([1, 4, 1, 3, 2])
-    note_accepted(0, 3, engine.state, gains, table, engine.tables.scalars)
+    scalars = engine.tables.scalars.copy()
+    scalars[at.NUM_CLASSES] = 2
+    note_accepted(0, 3, engine.state, gains, table, scalars)
     seen = engine.clocks[0, at.CLASS_ACCEPTED : at.CLASS_ACCEPTED + 4]
     np.testing.assert_allclose(seen, [0, 6 / 12, 0, 0])
-    note_accepted(0, 3, engine.state, np.array([1, 4, 4, 4, 4]), table, engine.tables.scalars)
+    note_accepted(0, 3, engine.state, np.array([1, 4, 4, 4, 4]), table, scalars)
     np.testing.assert_allclose(seen, [0, 0.5 + 0.5 / 16, 0, 0])
 
 
