@@ -45,6 +45,7 @@ CONSTANT_SOURCES = (
     "scenario.py",
     "workload/arrivals.py",
     "workload/images.py",
+    "workload/service.py",
     "workload/serving.py",
 )
 _PREFIX = "papi_env-"

@@ -17,6 +17,7 @@ from papi_env.quantities import Count, Number, Ratio, Share, SpanSeconds, Truth,
 from papi_env.workload.objectives import Objectives
 from papi_env.workload.requests import Lengths
 
+# chosen: as many as the four that are usual, interactive, standard, batch and agent; each has features of its own.
 MAX_CLASSES = 4
 # Kinds of text of a class, as of `Speculation`.
 MAX_TEXTS = 16

@@ -8,6 +8,7 @@ from typing import Any
 from papi_env.hardware import energy
 from papi_env.simulation import descriptors, engine
 from papi_env.simulation.features import SLOWDOWN, Feature, linear, names, signed, squash
+from papi_env.workload.service import MAX_CLASSES as MAX_CLASSES
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 # --- actions: int64 [num_envs, 4] -------------------------------------------------------------------
@@ -40,8 +41,6 @@ CHOICE_NAMES = ("fc", "speculation", "admission", "overlap")
 SERVICE_CHOICE_NAMES = ("order", "shedding", "victim", "keeping", "eviction", "drafted-for", "pacing")
 CHOICES_V1 = CHOICES + SERVICE_CHOICES
 NVEC_V1 = tuple(len(choices) for choices in CHOICES_V1)
-# Classes of requests that a scenario may have, each with features of its own.
-MAX_CLASSES = 4
 
 # Resources whose busy time is kept; `banks` are those of the stacks with the weights.
 RESOURCES = ("pu", "fc-pim", "attn-pim", "link", "banks")

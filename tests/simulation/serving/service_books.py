@@ -136,8 +136,10 @@ def check_books(engine, e):
     held = sum(-(-(int(state.contexts[e, i]) + 1) // page) for i in range(len(decoding)))
     assert held == c[at.PAGE_SUM]
     total = engine.tables.scalars[at.TOTAL_PAGES]
-    # Each request that took part may have grown out of a page, for which room is made in the next iteration.
-    grown = state.requests.shape[1]
+    # Each request that took part may have grown out of a page, for which room is made in the next iteration: it decodes
+    # on, or was done in this one and is kept.
+    just_kept = state.place_s[e, keeping, at.DONE_S] > clocks[at.LAST_START_S]
+    grown = len(decoding) + int(just_kept.sum())
     assert held + c[at.PREFILL_PAGES] + c[at.KEPT_PAGES] + c[at.SHARED_PAGES] <= total + grown
     assert c[at.PAGES_HIGH] <= total
 
