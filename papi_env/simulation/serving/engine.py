@@ -17,7 +17,7 @@ from papi_env.scenario import Scenario
 from papi_env.simulation.engine import DISABLED, SAME_STEP, Engine, Metrics
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.loop import reset_batch, step_range
-from papi_env.simulation.serving.measures import serving_metrics
+from papi_env.simulation.serving.measures import reuses, serving_metrics
 from papi_env.simulation.serving.requests import ServingState
 from papi_env.simulation.serving.tables import ARRIVALS, ServingTables, build_serving_tables, freeze
 from papi_env.workload.serving import Serving
@@ -197,9 +197,7 @@ class ServingEngine(Engine[ServingState]):
     @property
     def reuses_records(self) -> bool:
         """Whether a request's record is another's once it is over, so that `records` has nothing to say."""
-        slots, waiting = self.state.requests.shape[1], self.state.queue.shape[1]
-        classes = self.tables.scalars[at.SERVICE] > 0
-        return bool(classes and self.state.facts.shape[1] == slots + waiting + 1)
+        return bool(self.tables.scalars[at.SERVICE] > 0 and reuses(self.state))
 
     def records(self, env: int, state: ServingState | None = None) -> dict[str, npt.NDArray[Any]]:
         """What became of every request of environment `env` that has arrived, arrays [requests].
