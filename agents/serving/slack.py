@@ -15,7 +15,7 @@ import numpy as np
 from agents.serving.choices import WORDS
 from agents.serving.greedy import GREEDY_RANGES, GreedyParameters, ProfileGreedy
 from agents.serving.inside.play import SLACK_AWARE
-from agents.serving.inside.slack import DROP_CLASS, NUM_SLACK
+from agents.serving.inside.slack import DROP_CLASS, KV_DROP, NUM_SLACK
 from agents.serving.tuned import Options, Range, Span
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.tables import ServingTables
@@ -44,6 +44,9 @@ class SlackParameters(GreedyParameters):
     keep_until: float = 1.0
     """All finished turns keep their context until this share of KV pages is used or kept, then those of classes whose
     conversations go on soonest."""
+
+    kv_drop: float = 1.0
+    """Beyond this share of KV pages in use, all that wait of the class that is worth least are dropped, too."""
 
     drafted_rows: float = 4.0
     """Drafts are made for all while the rows verified are within this many times α, then where they are accepted."""
@@ -77,6 +80,7 @@ SLACK_RANGES: dict[str, Span] = GREEDY_RANGES | {
     "drop_class": Range(0.05, 64.0, log=True),
     "kv_limit": Range(0.5, 1.0),
     "keep_until": Range(0.0, 1.0),
+    "kv_drop": Range(0.4, 1.0),
     "drafted_rows": Range(0.1, 16.0, log=True),
     "calm_order": Options(_ORDERS),
     "calm_shedding": Options(_CALM_SHEDDINGS),
@@ -93,7 +97,8 @@ class SlackAware(ProfileGreedy):
     * How much waits is prompt tokens at the profile's pace over first-token objectives, class by class: those of the
       head of each queue, and for the others as many as admitted ones had.
     * Order and shedding: earliest deadline first, or as tuned, while that is little. Beyond it those who cannot be in
-      time are dropped and the others admitted in another order; further on, whole classes are dropped.
+      time are dropped and the others admitted in another order; further on, and where pages run short, whole classes
+      are dropped, so that room is left for those worth more who are still to come.
     * Keeping and eviction: every turn while there is room, then by class; whoever is expected back last goes first.
     * Drafts: for all while rows are cheap, then for the classes in which they are accepted.
 
@@ -110,7 +115,7 @@ class SlackAware(ProfileGreedy):
         assert isinstance(given, SlackParameters)
         values = asdict(given)
         greedy = GreedyParameters(**{name: values[name] for name in GREEDY_RANGES})
-        numbers = ("calm", "drop_class", "kv_limit", "keep_until", "drafted_rows")
+        numbers = ("calm", "drop_class", "kv_limit", "keep_until", "drafted_rows", "kv_drop")
         words = {
             "calm_order": "order",
             "calm_shedding": "shedding",
@@ -124,7 +129,7 @@ class SlackAware(ProfileGreedy):
             *class_objectives(self.tables),
         ]
         if not self._useful[at.SHEDDING - at.ORDER][at.SHED_CLASS]:
-            row[DROP_CLASS] = np.inf
+            row[DROP_CLASS] = row[KV_DROP] = np.inf
         assert len(row) == NUM_SLACK
         return row
 

@@ -3,7 +3,8 @@
 `best-fixed`, `best-threshold` and `best-greedy` stand for what a search finds on seeds of its own: a fixed joint
 action, PAPI's threshold, or profile-greedy with its parameters, each with one option of every further choice. Parts of
 such a name replace what was found: `best-greedy+arrival` is the best profile-greedy, but first come, first served.
-Planners look for something better than a rule: here that is `best-greedy`, found on the same scenario.
+Planners look for something better than a rule: here that is `best-greedy`, found on the same scenario, or a rule that
+changes whom it serves with what it sees, whichever has the higher return on those seeds.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from gymnasium.vector import AutoresetMode
+
+from agents.evaluate import evaluate
 from agents.policy import Policy
 from agents.registry import make_policy
 from agents.serving.choices import SEPARATOR, parse_parts
@@ -18,7 +22,9 @@ from agents.serving.greedy import ProfileGreedy
 from agents.serving.inside.choices import LEFT
 from agents.serving.planning.planner import Planner
 from experiments.arena.entries import BEST_FIXED, BEST_GREEDY, BEST_THRESHOLD
+from experiments.common.problems import vector_class
 from experiments.tuning.combinations import Found, Rules, Search, fixed_actions, greedies, thresholds
+from papi_env.envs.registration import SERVING_V1
 from papi_env.scenario import Scenario
 
 GROUPS: Mapping[str, Callable[[], Rules]] = {
@@ -26,6 +32,9 @@ GROUPS: Mapping[str, Callable[[], Rules]] = {
     BEST_THRESHOLD: thresholds,
     BEST_GREEDY: partial(greedies, stored=True),
 }
+
+# Rules with choices of their own from which planners may start.
+ADAPTIVE = ("slack-aware",)
 
 _FOUND: dict[tuple[str, str, tuple[int, ...]], Found] = {}
 
@@ -38,6 +47,20 @@ def best_of(kind: str, scenario: Scenario, seeds: Sequence[int]) -> Found:
     return _FOUND[key]
 
 
+def base_of(scenario: Scenario, seeds: Sequence[int]) -> tuple[str, ProfileGreedy]:
+    """What planners start from on a scenario with classes, by the return on `seeds`."""
+    best = best_of(BEST_GREEDY, scenario, seeds)
+    found = best.best.label, best.best.policy(GROUPS[BEST_GREEDY]())
+    value = best.value
+    for name in ADAPTIVE:
+        env = vector_class(SERVING_V1)(scenario, num_envs=len(seeds), autoreset_mode=AutoresetMode.DISABLED)
+        own = float(evaluate(make_policy(name), env, seeds)["return"].mean())
+        if own > value:
+            found, value = (name, make_policy(name)), own
+    assert isinstance(found[1], ProfileGreedy)
+    return found
+
+
 def picked(policy: str, scenario: Scenario, seeds: Sequence[int]) -> tuple[str, Policy]:
     """What a name stands for on a scenario with classes, and a fresh policy of it.
 
@@ -48,11 +71,9 @@ def picked(policy: str, scenario: Scenario, seeds: Sequence[int]) -> tuple[str, 
     if kind not in GROUPS:
         made = make_policy(policy)
         if isinstance(made, Planner):
-            base = best_of(BEST_GREEDY, scenario, seeds).best
-            rule = base.policy(GROUPS[BEST_GREEDY]())
-            assert isinstance(rule, ProfileGreedy)
+            label, rule = base_of(scenario, seeds)
             made.base = rule
-            return f"{policy} from {base.label}", made
+            return f"{policy} from {label}", made
         return policy, made
     best = best_of(kind, scenario, seeds).best
     given = parse_parts(policy, parts)

@@ -83,6 +83,7 @@ GUESSES: Mapping[str, Mapping[str, RuleParameters]] = {
         "shortest prompt": SlackParameters(crowded_order="shortest-prompt"),
         "always by deadline": SlackParameters(crowded_order="deadline"),
         "drop no class": SlackParameters(drop_class=64.0),
+        "keep memory free": SlackParameters(drop_class=64.0, kv_drop=0.6),
         "least work": SlackParameters(calm_order="least-work", crowded_order="least-work", drop_class=0.25),
         "keep conversations": SlackParameters(calm_shedding="shed-none"),
         "keep by class": SlackParameters(keep_until=0.0),

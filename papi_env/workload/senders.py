@@ -160,6 +160,28 @@ SENDERS: Mapping[str, Sender] = {
         lengths=_both("longbench-request"),
         texts={"writing": 1.0},
     ),
+    # People who chat and ask once: short questions, long answers, so that decoding and the memory for keys and values
+    # decide. Those who pay for priority, those who do not, and writing that nobody waits for.
+    "subscribers": Sender(
+        promise=_both("interactive"),
+        weight=PRIORITY,
+        lengths=_both("wildchat-turn"),
+        texts=ASSISTANT,
+        patience_s=PEOPLE_WAIT_S,
+    ),
+    "visitors": Sender(
+        promise=_both("standard"),
+        weight=STANDARD,
+        lengths=_both("wildchat-turn"),
+        texts=ASSISTANT,
+        patience_s=PEOPLE_WAIT_S,
+    ),
+    "writing": Sender(
+        promise=_both("batch"),
+        weight=HALF_PRICE,
+        lengths=_both("wildchat-turn"),
+        texts={"writing": 1.0},
+    ),
     "people": Sender(
         promise=_both("interactive"),
         weight=PRIORITY,

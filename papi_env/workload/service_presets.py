@@ -91,6 +91,13 @@ TRAFFIC: Mapping[str, Traffic] = {
         shares={"readers": 1, "standard": 1},
         stacks={"llama-65b": 10, "llama-3.1-70b": 5, "gpt3-175b": 10, "qwen3-30b-a3b": 3},
     ),
+    # chosen: as many of either, as in `tiers`; 5 of the 60 stacks, the least of the range above, so that memory is full
+    # long before the units are busy.
+    "chats": Traffic(
+        shares={"subscribers": 1, "visitors": 1, "writing": 1},
+        stacks={"llama-65b": 5, "gpt3-175b": 5},
+        models=("llama-65b", "gpt3-175b"),
+    ),
     # chosen: Zipf with 0.7, range 0-1.5, as in the presets of static batches.
     "experts": Traffic(
         shares={"interactive": 1, "standard": 1, "batch": 1}, skew=0.7, models=("qwen3-30b-a3b",)
@@ -189,6 +196,25 @@ FAMILIES: Mapping[str, Family] = {
         profile="day",
         why="long documents and short requests at capacity on average, in bursts and a day in an episode (range of "
         "load 0.7-1.3)",
+    ),
+    "chats": Family(
+        traffic="chats",
+        load=1.3,
+        why="long answers fill the memory, so that who is admitted now keeps others out for long (range of load 1-1.6)",
+    ),
+    "chat-bursts": Family(
+        traffic="chats",
+        load=1.0,
+        shape=ARRIVALS["azure-code"].shape,
+        profile="day",
+        why="long answers at capacity on average, in bursts and a day in an episode: memory is to be kept free for "
+        "those who pay for priority at noon, and not at night (range of load 0.7-1.3)",
+    ),
+    "chats-1.6": Family(
+        traffic="chats",
+        load=1.6,
+        held_out=True,
+        why="long answers far beyond what memory holds, and beyond the loads of training",
     ),
     "wandering": Family(
         traffic="tiers",

@@ -12,10 +12,10 @@ from papi_env.simulation.serving.state import SERVICE_COLUMN
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 # Columns of the parameters after profile-greedy's: those of `SlackParameters`, of which the last four are options.
-CALM, DROP_CLASS, KV_LIMIT, KEEP_UNTIL, DRAFTED_ROWS = range(NUM_GREEDY, NUM_GREEDY + 5)
-CALM_ORDER, CALM_SHEDDING, CROWDED_ORDER, CROWDED_VICTIM = range(NUM_GREEDY + 5, NUM_GREEDY + 9)
+CALM, DROP_CLASS, KV_LIMIT, KEEP_UNTIL, DRAFTED_ROWS, KV_DROP = range(NUM_GREEDY, NUM_GREEDY + 6)
+CALM_ORDER, CALM_SHEDDING, CROWDED_ORDER, CROWDED_VICTIM = range(NUM_GREEDY + 6, NUM_GREEDY + 10)
 # And the first-token objective of each class, 0 of those that a scenario lacks.
-CLASS_TTFT_S = NUM_GREEDY + 9
+CLASS_TTFT_S = NUM_GREEDY + 10
 NUM_SLACK = CLASS_TTFT_S + at.MAX_CLASSES
 # How the features of a class are scaled.
 _FULL = {feature.name: float(feature.scale.full) for feature in at.SERVICE_FEATURES}
@@ -88,11 +88,12 @@ def slack_aware(e, seen, known, policy, observations, look, actions):
     """Who is served, in one way while all can be met and in another once not all can."""
     p, scalars = policy.parameters, look.scalars
     pressing = pressure(e, seen, known.prompt, p, observations, scalars)
-    crowded = pressing > p[e, CALM]
+    short = seen.kv_use > p[e, KV_DROP]
+    crowded = pressing > p[e, CALM] or short
     order, shedding = np.int64(p[e, CALM_ORDER]), np.int64(p[e, CALM_SHEDDING])
     if crowded:
         order = np.int64(p[e, CROWDED_ORDER])
-        shedding = np.int64(at.SHED_CLASS if pressing > p[e, DROP_CLASS] else at.SHED_LATE)
+        shedding = np.int64(at.SHED_CLASS if pressing > p[e, DROP_CLASS] or short else at.SHED_LATE)
     actions[e, at.ORDER] = order
     actions[e, at.SHEDDING] = shedding
     actions[e, at.VICTIM] = np.int64(p[e, CROWDED_VICTIM])

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from agents.serving.choices import CHOICE_NAMES
 from agents.serving.greedy import ProfileGreedy
 from agents.serving.inside.memory import NUM_MEMORY
-from agents.serving.inside.play import CompiledPolicy
+from agents.serving.inside.play import SLACK_AWARE, CompiledPolicy
+from agents.serving.inside.slack import KV_DROP, KV_LIMIT
 from agents.serving.inside.tuned import GREEDY_SLACK, GREEDY_URGENT, PACE, PROMPT_WORTH
 from papi_env.envs.serving_v1 import further_options
 from papi_env.kernel import FloatArray
@@ -26,6 +27,9 @@ PROMPT_FACTORS = (0.3, 3.0)
 PACES = (1.0, 4.0)
 ADMIT_SLACKS = (-16.0, 16.0)
 URGENTS = (1.5,)
+# Of the slack-aware rule: all of the memory or four fifths for running requests; a class dropped early, late or never.
+KV_LIMITS = (0.8, 1.0)
+KV_DROPS = (0.5, 0.75, 1.0)
 
 
 class Coordinate(NamedTuple):
@@ -35,7 +39,7 @@ class Coordinate(NamedTuple):
         name: in words.
         further: whether it is one of the further choices; else a parameter of profile-greedy.
         column: of the choices or parameters.
-        values: options or numbers; those of the base rule first.
+        values: options or numbers; those of the base rule first, `choices.LEFT` where it decides by itself.
     """
 
     name: str
@@ -50,7 +54,8 @@ class Space:
 
     Attributes:
         coordinates: those that mean anything in the scenario.
-        row, service: what the base rule plays, float64 [parameters] and int64 [further choices].
+        row, service: what the base rule plays, float64 [parameters] and int64 [further choices], there `choices.LEFT`
+            where it decides by itself.
     """
 
     coordinates: tuple[Coordinate, ...]
@@ -105,7 +110,9 @@ def space_about(base: ProfileGreedy, tables: ServingTables, clairvoyant: bool) -
         clairvoyant: whether Belady's eviction is among them, which knows when conversations go on.
     """
     policy = base.compiled(np.zeros((1, NUM_MEMORY)))
-    row, service = policy.parameters[0], np.maximum(policy.service[0], 0)
+    row, service = policy.parameters[0], policy.service[0]
+    if policy.kind != SLACK_AWARE:  # all others do what Serving-v0 does where nothing is given
+        service = np.maximum(service, 0)
     found = []
     useful = np.split(further_options(tables), np.cumsum(at.NVEC_V1[at.ORDER :])[:-1])
     for column, (name, options) in enumerate(zip(CHOICE_NAMES, useful, strict=True)):
@@ -120,6 +127,8 @@ def space_about(base: ProfileGreedy, tables: ServingTables, clairvoyant: bool) -
         "admit_slack": (GREEDY_SLACK, ADMIT_SLACKS),
         "urgent": (GREEDY_URGENT, URGENTS),
     }
+    if policy.kind == SLACK_AWARE:
+        numbers |= {"kv_limit": (KV_LIMIT, KV_LIMITS), "kv_drop": (KV_DROP, KV_DROPS)}
     for name, (column, tried) in numbers.items():
         own = float(row[column])
         found.append(Coordinate(name, False, column, (own, *(float(x) for x in tried if x != own))))

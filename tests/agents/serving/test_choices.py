@@ -264,6 +264,13 @@ def test_it_admits_whose_own_objective_is_urgent_and_none_where_pages_run_short(
     assert admission(slack_1=0.1, kv_use=0.75) == at.ALL
 
 
+def test_it_drops_a_class_where_pages_run_short_however_little_waits():
+    rule = SlackAware(SlackParameters(kv_drop=0.6, crowded_order="least-work"))
+    assert chosen(rule, pressing(0.1, kv_use=0.55))[:2] == [at.BY_DEADLINE, at.SHED_LATE]
+    assert chosen(rule, pressing(0.1, kv_use=0.65))[:2] == [at.BY_WORK, at.SHED_CLASS]
+    assert chosen(rule, pressing(0.1, kv_use=0.65), "alone")[1] == at.SHED_LATE
+
+
 def test_it_keeps_by_class_where_pages_run_short_and_drafts_for_the_accepted_where_rows_are_many():
     rule = SlackAware(SlackParameters(keep_until=0.5, drafted_rows=1e-3))
     assert chosen(rule, observe(kv_use=0.4))[3:6] == [at.KEEP_ALL, at.EVICT_RETURN, at.DRAFT_ACCEPTED]

@@ -8,13 +8,16 @@ import pytest
 from agents.evaluate import evaluate
 from agents.registry import make_policy
 from agents.serving.greedy import GreedyParameters, ProfileGreedy
+from agents.serving.inside.choices import LEFT
 from agents.serving.inside.memory import NUM_MEMORY, PRIOR_ACCEPTANCE
 from agents.serving.inside.play import play_range
+from agents.serving.inside.slack import KV_DROP
 from agents.serving.planning.fair import PlannerFair
 from agents.serving.planning.imagined import between, chance_of_draft, first_kinds, imagine_service
 from agents.serving.planning.known import Known, unfinished
 from agents.serving.planning.planner import Followed
 from agents.serving.planning.star import PlannerStar
+from agents.serving.slack import SlackAware, SlackParameters
 from papi_env.envs.serving_v1 import ServingV1VectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.simulation.serving import state as at
@@ -121,6 +124,22 @@ def test_a_look_changes_nothing():
         planner.search(planner.futures(env.engine, 0, state), state.memory[0], planner.space.base)
         for array, old in zip(env.engine.state, before, strict=True):
             np.testing.assert_array_equal(array, old)
+
+
+def test_plans_about_a_rule_that_decides_by_itself_leave_it_its_choices():
+    env = environment()
+    rule = SlackAware(SlackParameters(kv_drop=0.9))
+    planner = PlannerStar(1.0, 1, rule)
+    planner.bind(env)
+    space = planner.space
+    assert space.coordinates[0].values == (LEFT, 0, 1, 2, 3, 4)
+    policy = space.policy(
+        rule, np.array([space.base, *space.neighbours(space.base)]), np.zeros((1, NUM_MEMORY))
+    )
+    assert (policy.service[0] == LEFT).all()
+    assert policy.service[1].tolist() == [0, *[LEFT] * 6]
+    drops = {row[KV_DROP] for row in policy.parameters}
+    assert drops == {0.9, 0.5, 0.75, 1.0}
 
 
 # --- the fair one ---------------------------------------------------------------------------------------------
