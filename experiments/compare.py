@@ -27,11 +27,13 @@ from rich.console import Console
 from experiments.arena.comparison import Comparison, Readings
 from experiments.arena.settings import grid, has_experts, resolve_scenarios, serving_scenarios
 from experiments.common.command import command_line
+from experiments.common.conduct import conduct
 from experiments.common.options import (
+    ALL_CORES,
     DEFAULT,
     Entries,
-    Jobs,
     OneEnv,
+    OnWorkers,
     Out,
     Reading,
     Scenarios,
@@ -42,7 +44,6 @@ from experiments.common.options import (
     words,
 )
 from experiments.common.problems import SERVED
-from experiments.common.study import conduct
 from papi_env.envs.registration import DECODE, ENV_IDS, KERNELS, SERVING, SERVING_V1
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.scenario import PAPER_SCENARIOS, Scenario, get_scenario
@@ -121,7 +122,7 @@ class Config(Reading):
     seed: Seed = 0
     seeds: Annotated[int | None, words("INT")] = None
     """How many seeds (default: 50, in Serving-v0 8)."""
-    jobs: Jobs = 0
+    workers: OnWorkers = ALL_CORES
     out: Out = None
 
 
@@ -134,7 +135,7 @@ def resolve(config: Config) -> Comparison:
     env = _usual_env(config) if config.env is None else lookup("problem", config.env, {k: k for k in ENV_IDS})
     serving = env in SERVED
     count = (SERVING_SEEDS if serving else SEEDS) if config.seeds is None else config.seeds
-    seeds = check_counts(config.seed, count, config.jobs)
+    seeds = check_counts(config.seed, count)
     scenarios = _serving(config, env) if serving else _batches(config)
     readings = Readings(config.gpu_bandwidth, config.bank_rate, config.constants)
     return Comparison(env, scenarios, config.entries, config.baseline, seeds, readings)
@@ -201,7 +202,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
     """Run a comparison and write its folder, whose path is returned; see `conduct`."""
     with progress.status("reading scenarios"):
         comparison = resolve(config)
-    return conduct(comparison, config.out, config.jobs, command, console, progress)
+    return conduct(comparison, config.out, config.workers, command, console, progress)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

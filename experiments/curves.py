@@ -22,8 +22,8 @@ import tyro
 from rich.console import Console
 
 from experiments.common.command import command_line
-from experiments.common.options import Jobs, Out, Spelling, check_jobs, words
-from experiments.common.study import conduct
+from experiments.common.conduct import conduct
+from experiments.common.options import ALL_CORES, OnWorkers, Out, Spelling, words
 from experiments.training.curves.data import XAxis, YAxis
 from experiments.training.curves.report import Band
 from experiments.training.curves.study import Curves
@@ -53,7 +53,7 @@ class Config:
     """Ends of the y axis in the picture (default: everything is shown)."""
     entries: Annotated[tuple[str, ...], tyro.conf.arg(metavar="POLICY ...")] = ("threshold",)
     """Policies to play on the validation instances; in Serving-v0 also bound, best-threshold and best-fixed."""
-    jobs: Jobs = 0
+    workers: OnWorkers = ALL_CORES
     out: Out = None
 
 
@@ -63,10 +63,9 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
     """
-    check_jobs(config.jobs)
     with progress.status("reading runs"):
         study = Curves(config.runs, config.entries, config.x, config.y, config.band, config.y_limits)
-    return conduct(study, config.out, config.jobs, command, console, progress)
+    return conduct(study, config.out, config.workers, command, console, progress)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -42,11 +42,13 @@ from experiments.arena.settings import as_settings, serving_families, serving_pr
 from experiments.arena.summaries import headroom as summaries
 from experiments.arena.tables.headroom import print_report
 from experiments.common.command import command_line
+from experiments.common.conduct import conduct
 from experiments.common.options import (
+    ALL_CORES,
     DEFAULT,
     Entries,
     Flag,
-    Jobs,
+    OnWorkers,
     Out,
     Scenarios,
     Seed,
@@ -55,7 +57,7 @@ from experiments.common.options import (
     words,
 )
 from experiments.common.runner import RunFolder
-from experiments.common.study import conduct, json_text
+from experiments.common.study import json_text
 from experiments.splitting.definition import SERVING
 from papi_env.envs.registration import SERVING_V1
 from papi_env.errors import ConfigurationError, lookup
@@ -82,7 +84,7 @@ class Config:
     """In Serving-v1, seeds that planners play, the first ones (default: as others)."""
     ablate: Annotated[bool, Flag] = False
     """In Serving-v1, play best-greedy, and it with each of the further choices as in Serving-v0."""
-    jobs: Jobs = 0
+    workers: OnWorkers = ALL_CORES
     out: Out = None
 
 
@@ -96,7 +98,7 @@ class Headroom(Match):
     name, problem = "headroom", SERVING
 
     def __init__(self, config: Config) -> None:
-        self.seeds = check_counts(config.seed, config.seeds, config.jobs, SELECTION_SEEDS[0])
+        self.seeds = check_counts(config.seed, config.seeds, SELECTION_SEEDS[0])
         self.scenarios = serving_scenarios(config.scenarios or serving_presets())
         if not config.entries:
             raise ConfigurationError("No entries: name at least one in --entries")
@@ -132,7 +134,7 @@ class Headroom(Match):
         """See `Study`."""
         rehearse(self.problem, self.cells)
 
-    def write(self, folder: RunFolder, cores: int) -> dict[str, Any]:
+    def write(self, folder: RunFolder) -> dict[str, Any]:
         """Write results.csv, summary.json and headroom.png; returns what summary.json holds."""
         # Pictures alone need matplotlib.
         from experiments.arena.figures.headroom import figure
@@ -153,7 +155,7 @@ class Headroom(Match):
 
 def run(config: Config, command: str, console: Console, progress: Console) -> Path:
     """Play, write the run folder, whose path is returned, and print; see `conduct`."""
-    return conduct(resolve(config), config.out, config.jobs, command, console, progress)
+    return conduct(resolve(config), config.out, config.workers, command, console, progress)
 
 
 def resolve(config: Config) -> Match:
@@ -168,7 +170,7 @@ def resolve(config: Config) -> Match:
             option = "--ablate" if config.ablate else "--slow-seeds"
             raise ConfigurationError(f"{option} belongs to {SERVING_V1}, which --env chooses")
         return Headroom(config)
-    seeds = check_counts(config.seed, config.seeds, config.jobs, SELECTION_SEEDS[0])
+    seeds = check_counts(config.seed, config.seeds, SELECTION_SEEDS[0])
     scenarios = serving_scenarios(config.scenarios or serving_families(SERVING_V1), env=SERVING_V1)
     if config.ablate:
         return ChoicesAlone(scenarios, seeds)

@@ -49,19 +49,20 @@ from experiments.arena.summaries import claims, ranking
 from experiments.arena.tables import claims as claims_table
 from experiments.arena.tables import ranking as ranking_table
 from experiments.common.command import command_line
+from experiments.common.conduct import conduct
 from experiments.common.options import (
+    ALL_CORES,
     DEFAULT,
     Entries,
     Env,
-    Jobs,
+    OnWorkers,
     Out,
     Spelling,
     Traces,
-    check_counts,
     words,
 )
 from experiments.common.runner import Job, RunFolder
-from experiments.common.study import conduct, json_text
+from experiments.common.study import json_text
 from experiments.splitting.splits import load_split
 from papi_env.envs.registration import SERVING
 from papi_env.errors import ConfigurationError
@@ -101,7 +102,7 @@ class Config:
     """Instances of every setting, the first ones, that search, clairvoyant and portfolio play (default: as others)."""
     latency: bool = True
     """Time decisions, when everything else is done."""
-    jobs: Jobs = 0
+    workers: OnWorkers = ALL_CORES
     out: Out = None
 
 
@@ -131,7 +132,6 @@ class Contest(Match):
             raise ConfigurationError(
                 f"--slow-seeds is {config.slow_seeds}, expected 1 to {config.seeds} (--seeds)"
             )
-        check_counts(0, 1, config.jobs)
         self.seeds = tuple(split.seeds[: config.seeds])
         self.entries = self._entries()
         labels = [entry.label for entry in self.entries]
@@ -222,7 +222,7 @@ class Contest(Match):
         """See `timings`."""
         return list(self.timings.values())
 
-    def write(self, folder: RunFolder, cores: int) -> dict[str, Any]:
+    def write(self, folder: RunFolder) -> dict[str, Any]:
         """Write results.csv, summary.json and the pictures; returns what summary.json holds."""
         # Pictures alone need matplotlib.
         from experiments.arena.figures import claims as claims_figure
@@ -261,7 +261,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
     """Play, write the run folder, whose path is returned, and print; see `conduct`."""
     with progress.status("reading splits and policies"):
         contest = Contest(config)
-    return conduct(contest, config.out, config.jobs, command, console, progress)
+    return conduct(contest, config.out, config.workers, command, console, progress)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,9 +22,11 @@ from experiments.capacity import service
 from experiments.capacity.measure import check_file, document, measure
 from experiments.capacity.report import capacities_table, measurements_table, presets_table, service_table
 from experiments.common.command import command_line, say
-from experiments.common.options import Flag, Spelling, words
+from experiments.common.options import ALL_CORES, Flag, OnWorkers, Spelling, words
+from experiments.common.pools import Call, Pool
 from experiments.common.runner import write_whole
 from experiments.common.study import json_text
+from experiments.common.workers import started
 from papi_env.envs.registration import SERVING, SERVING_V1
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.files import JSON_BYTES, read_json
@@ -47,6 +49,7 @@ class Config:
     """What to write (default: the file that the presets are read from)."""
     check: Annotated[bool, Flag] = False
     """Write nothing; measure, and fail where the file says something else."""
+    workers: OnWorkers = ALL_CORES
 
 
 def run(config: Config, command: str, console: Console, progress: Console) -> None:
@@ -57,43 +60,56 @@ def run(config: Config, command: str, console: Console, progress: Console) -> No
         DataError: with `check`, a file that says something else or that cannot be read.
     """
     lookup("problem with serving", config.env, dict.fromkeys((SERVING, SERVING_V1)))
-    if config.env == SERVING_V1:
-        _service(config, console, progress)
-        return
-    if config.only:
+    if config.only and config.env != SERVING_V1:
         raise ConfigurationError(f"--only belongs to {SERVING_V1}; all of {SERVING} is measured together")
+    with started(config.workers) as pool:
+        (_service if config.env == SERVING_V1 else _serving)(config, pool, console, progress)
+
+
+def _serving(config: Config, pool: Pool, console: Console, progress: Console) -> None:
+    """Measure for Serving-v0; all is written together."""
     file = MEASUREMENTS if config.file is None else config.file
-    measured = {}
-    for traffic in TRAFFIC:
-        for model in MODELS:
-            with progress.status(f"{traffic}/{model}"):
-                measured[traffic, model] = measure(traffic, model)
-    found = document(measured)
+    pairs = [(traffic, model) for traffic in TRAFFIC for model in MODELS]
+    with progress.status(f"{len(pairs)} traffics on models"):
+        found = pool.map([Call("/".join(pair), measure, pair) for pair in pairs])
+    measured = dict(zip(pairs, found, strict=True))
     if config.check:
-        check_file(file, found)
+        check_file(file, document(measured))
     else:
-        write_whole(file, json_text(found))
+        write_whole(file, json_text(document(measured)))
     console.print(measurements_table(measured))
     console.print()
     console.print(presets_table(measured))
 
 
-def _service(config: Config, console: Console, progress: Console) -> None:
+def _service(config: Config, pool: Pool, console: Console, progress: Console) -> None:
     """Measure for Serving-v1; the file is written after every traffic and model, so that little is lost."""
     file = CAPACITIES if config.file is None else config.file
-    measured: dict[tuple[str, str], service.Measured] = {}
-    for traffic, model in service.pairs(config.only):
-        start = time.perf_counter()
-        measured[traffic, model] = service.measure(traffic, model, say=lambda line: say(progress, line))
-        say(progress, f"{traffic}/{model}: {time.perf_counter() - start:.0f} s")
-        if not config.check:
-            kept = read_json(file, JSON_BYTES) if file.exists() else None
-            write_whole(file, json_text(service.document(measured, kept)))
+    pairs = service.pairs(config.only)
+    found: dict[tuple[str, str], service.Measured] = {}
+    calls = [Call("/".join(pair), _measure_and_tell, pair) for pair in pairs]
+    with progress.status(f"{len(pairs)} traffics on models"):
+        for number, (one, lines) in pool.run(calls):
+            found[pairs[number]] = one
+            for line in lines:
+                say(progress, line)
+            if not config.check:
+                kept = read_json(file, JSON_BYTES) if file.exists() else None
+                write_whole(file, json_text(service.document(found, kept)))
+    measured = {pair: found[pair] for pair in pairs}
     if config.check:
         service.check_file(file, measured)
     console.print(capacities_table(measured))
     console.print()
     console.print(service_table({key: one.capacity for key, one in measured.items()}))
+
+
+def _measure_and_tell(traffic: str, model: str) -> tuple[service.Measured, list[str]]:
+    """What was measured, and what was said of it meanwhile, wherever that was."""
+    lines: list[str] = []
+    start = time.perf_counter()
+    measured = service.measure(traffic, model, say=lines.append)
+    return measured, [*lines, f"{traffic}/{model}: {time.perf_counter() - start:.0f} s"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,9 +32,12 @@ from experiments.arena.comparison import Comparison, Readings
 from experiments.arena.entries import default_entries
 from experiments.arena.settings import grid, resolve_scenarios
 from experiments.common.command import can_go_on, command_line, say
-from experiments.common.options import Flag, Jobs, Out, Spelling, check_counts, words
-from experiments.common.runner import RunFolder, run_jobs
-from experiments.common.study import conduct, json_text
+from experiments.common.conduct import conduct
+from experiments.common.jobs import run_jobs
+from experiments.common.options import ALL_CORES, Flag, OnWorkers, Out, Spelling, check_counts, words
+from experiments.common.runner import RunFolder
+from experiments.common.study import json_text
+from experiments.common.workers import started
 from experiments.splitting.definition import KERNELS
 from experiments.vision.data import SCENARIO, check_image_counts, find_system, tabulate
 from experiments.vision.end_to_end import (
@@ -88,7 +91,7 @@ class Config:
     """First seed of vision-stream, and the seed of training, or of weights and images for the output's difference."""
     seeds: int = 50
     """How many seeds of vision-stream."""
-    jobs: Jobs = 0
+    workers: OnWorkers = ALL_CORES
     out: Out = None
 
 
@@ -96,8 +99,9 @@ def stream_arguments(config: Config, system: System, scenario: str = SCENARIO) -
     """The options of `experiments.compare` that play its policies on a scenario and this machine."""
     entries, baseline = _entries(system)
     arguments = ["--env", KERNELS, "--scenarios", scenario, "--entries", *entries, "--baseline", baseline]
-    for option in ("gpu_bandwidth", "bank_rate", "seed", "seeds", "jobs"):
-        if (value := getattr(config, option)) is not None:
+    values = {name: getattr(config, name) for name in ("gpu_bandwidth", "bank_rate", "seed", "seeds")}
+    for option, value in (values | asdict(config.workers)).items():
+        if value is not None:
             arguments += [f"--{option.replace('_', '-')}", str(value)]
     return arguments
 
@@ -130,18 +134,17 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
     names = [net.name for net in nets]
     if len(set(names)) < len(names):
         raise ConfigurationError(f"--networks: two are called {max(names, key=names.count)!r}")
-    cores = config.jobs or joblib.cpu_count()
     jobs = difference_jobs(nets, config.seed, config.float64)
     folder = RunFolder.open(config.out, "reparameterize", _describe(config, nets, system))
     say(progress, f"run folder {folder.path}")
-    with folder.session(command, cores) as session:
+    with started(config.workers) as pool, folder.session(command, pool.size) as session:
         if not jobs:
             message = (
                 "torch is not installed: outputs are not compared; pip install 'papi-env[learn]' brings it"
             )
             say(progress, message)
         with can_go_on(progress, f"the same command with --out {folder.path}"):
-            session["jobs"], session["jobs_reused"] = len(jobs), run_jobs(folder, jobs, cores, progress)
+            session["jobs"], session["jobs_reused"] = len(jobs), run_jobs(folder, jobs, pool, progress)
         with progress.status("stages and pictures"):
             results = write_results(folder, networks, config.images, jobs)
         print_tables(console, results)
@@ -161,7 +164,7 @@ def _entries(system: System) -> tuple[list[str], str]:
 
 def _comparison(config: Config, system: System, scenario: str = SCENARIO) -> Comparison:
     """What `stream_arguments` plays."""
-    seeds = check_counts(config.seed, config.seeds, config.jobs)
+    seeds = check_counts(config.seed, config.seeds)
     readings = Readings(config.gpu_bandwidth, config.bank_rate)
     scenarios = grid(resolve_scenarios([scenario]), (), ())
     return Comparison(KERNELS, scenarios, *_entries(system), seeds, readings)
@@ -179,20 +182,20 @@ def _play(
     """Play policies in a run folder of `experiments.compare`, print its tables, and return its summary."""
     stream = [*stream_arguments(config, system, scenario), "--out", str(out)]
     as_command = f"python -m experiments.compare {shlex.join(stream)}"
-    path = conduct(comparison, out, config.jobs, as_command, console, progress)
+    path = conduct(comparison, out, config.workers, as_command, console, progress)
     return json.loads((path / "summary.json").read_text(encoding="utf-8"))
 
 
 def _train(config: Config, command: str, console: Console, progress: Console) -> Path:
     """Train, merge, export and dispatch, in a run folder, whose path is returned."""
-    check_counts(config.seed, config.seeds, config.jobs)
+    check_counts(config.seed, config.seeds)
     system = find_system(config.system or TRAIN_SYSTEM, config.gpu_bandwidth, config.bank_rate)
     named_networks = () if config.networks == tuple(REPMLPNETS) else config.networks
     course = resolve(named_networks, system, config.epochs, config.seed, config.images)
     described = _describe(config, [course.net], system) | {"train": config.train, "epochs": config.epochs}
     folder = RunFolder.open(config.out, "reparameterize", described)
     say(progress, f"run folder {folder.path}")
-    with folder.session(command, config.jobs or joblib.cpu_count()):
+    with folder.session(command, joblib.cpu_count()):
         results = train_merge_export(course, folder, progress)
         print_course(console, results)
         title = f"Policies on a stream of {'/'.join(map(str, STREAM['batch_sizes']))} images at a time"

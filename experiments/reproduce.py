@@ -15,16 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import joblib
-import tyro
 from rich.console import Console
 
 from experiments.common.command import command_line, say
-from experiments.common.options import Jobs, Out, Seed, check_counts
+from experiments.common.options import ALL_CORES, OnWorkers, Out, Seed, check_counts
 from experiments.common.runner import RunFolder
 from experiments.common.study import json_text
+from experiments.common.workers import started
 from experiments.paper.calibration import FITS, REPRODUCTION, fit
 from experiments.paper.readings import build_system
 from experiments.paper.reproduction import Benches, compare_readings, reproduce
@@ -55,7 +54,8 @@ class Config:
     """Search everything that the paper leaves open for the settings closest to all rows."""
     samples: int = 4000
     """Settings that --explore tries."""
-    jobs: Annotated[Jobs, tyro.conf.arg(help="Processes of --explore; 0 uses all cores.")] = 0
+    workers: OnWorkers = ALL_CORES
+    """Of --explore."""
     out: Out = None
 
 
@@ -65,17 +65,16 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
     """
-    seeds = check_counts(config.seed, config.seeds, config.jobs)
+    seeds = check_counts(config.seed, config.seeds)
     if config.samples < 16:
         raise ConfigurationError(f"--samples is {config.samples}, expected at least 16")
-    cores = config.jobs or joblib.cpu_count()
     configuration = {
         "seeds": {"first": seeds[0], "count": len(seeds)},
         "reproduction": REPRODUCTION.as_dict(),
     }
     folder = RunFolder.open(config.out, "reproduce", configuration)
     say(progress, f"run folder {folder.path}")
-    with folder.session(command, cores) as session:
+    with started(config.workers) as pool, folder.session(command, pool.size) as session:
         with progress.status("rows"):
             benches = Benches(seeds)
             entries, compared = reproduce(benches), compare_readings(benches)
@@ -98,7 +97,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
         if config.explore:
             from experiments.paper.exploration_report import explore_and_report
 
-            explore_and_report(folder, config.samples, config.seed, cores, console, progress)
+            explore_and_report(folder, config.samples, config.seed, pool, console, progress)
         with progress.status("figures"):
             pictures = _figures(folder.path, entries)
         say(progress, f"{len(pictures)} figures" if pictures else "no figures")

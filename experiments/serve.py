@@ -45,6 +45,7 @@ from experiments.arena.settings import problem_named, replay_scenario, serving_s
 from experiments.arena.summaries.served import as_written, summarize
 from experiments.arena.tables.served import heading, print_report
 from experiments.common.command import command_line
+from experiments.common.conduct import conduct
 from experiments.common.options import (
     DEFAULT,
     Entries,
@@ -55,13 +56,14 @@ from experiments.common.options import (
     Seed,
     Spelling,
     Traces,
+    Workers,
     check_counts,
     reading,
     words,
 )
 from experiments.common.problems import problem_of
 from experiments.common.runner import Job, RunFolder, file_digest
-from experiments.common.study import conduct, json_text
+from experiments.common.study import json_text
 from experiments.splitting.definition import SERVING
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import Scenario
@@ -222,7 +224,7 @@ class Serving(Match):
         """One for each policy."""
         return list(self.played.values())
 
-    def write(self, folder: RunFolder, cores: int) -> dict[str, Any]:
+    def write(self, folder: RunFolder) -> dict[str, Any]:
         """Write results.csv, summary.json and what shows the window; returns what is printed."""
         frame = as_written(self.collect(folder), self.problem)
         folder.write("results.csv", frame.write_csv())
@@ -275,7 +277,7 @@ class Serving(Match):
 
 def run(config: Config, command: str, console: Console, progress: Console) -> Path:
     """Serve, write the run folder, whose path is returned, and print; see `conduct`."""
-    return conduct(Serving(config), config.out, 1, command, console, progress)
+    return conduct(Serving(config), config.out, Workers(jobs=1), command, console, progress)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

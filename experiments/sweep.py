@@ -17,7 +17,6 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated
 
-import joblib
 import polars as pl
 import tyro
 from rich.console import Console
@@ -26,10 +25,12 @@ from experiments.arena.entries import known_systems, parse_all, stay_at_home
 from experiments.arena.play import Cell, rehearse
 from experiments.arena.settings import refusal, resolve_scenarios, serving_scenarios
 from experiments.common.command import can_go_on, command_line, say
-from experiments.common.options import Jobs, Out, check_counts
+from experiments.common.options import ALL_CORES, OnWorkers, Out, check_counts
 from experiments.common.parts import finish, part_of, scan
+from experiments.common.pools import Pool
 from experiments.common.runner import RunFolder, canonical, digest
 from experiments.common.study import json_text
+from experiments.common.workers import started
 from experiments.splitting.definition import SERVING, Setting
 from experiments.sweeping.definition import Sweep, load_sweep
 from experiments.sweeping.designs import PROXIES, check_path, check_values
@@ -55,7 +56,7 @@ class Config:
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE.toml")]
     """What is tried: see README."""
-    jobs: Jobs = 0
+    workers: OnWorkers = ALL_CORES
     out: Out = None
 
 
@@ -66,7 +67,7 @@ def resolve(sweep: Sweep, where: str) -> tuple[list[Scenario], Plan]:
         ConfigurationError, DataError: something cannot be used as asked.
     """
     lookup("problem", sweep.env, dict.fromkeys(ENV_IDS))
-    check_counts(sweep.seed, sweep.seeds, 0)
+    check_counts(sweep.seed, sweep.seeds)
     for kind, names, known in (
         ("objective", [one.measure for one in sweep.objectives], known_measures(sweep.env)),
         ("limit", list(sweep.limits), tuple(PROXIES)),
@@ -112,7 +113,7 @@ def text_paths(sweep: Sweep) -> list[bool]:
 
 
 def play_all(
-    sweep: Sweep, plan: Plan, known: str, folder: RunFolder, cores: int, progress: Console
+    sweep: Sweep, plan: Plan, known: str, folder: RunFolder, pool: Pool, progress: Console
 ) -> tuple[int, int]:
     """Play all designs, part by part; returns how many jobs there were, and how many had a result already."""
     schema = columns(plan, text_paths(sweep))
@@ -123,7 +124,7 @@ def play_all(
         # As many in a job whatever the cores: a run may go on with others.
         size = min(JOB_DESIGNS, ceil(len(batch) / 16))
         asked = [job(plan, known, first + k, batch[k : k + size]) for k in range(0, len(batch), size)]
-        rows, there = part_of(folder, number, asked, schema, cores, progress)
+        rows, there = part_of(folder, number, asked, schema, pool, progress)
         jobs, reused = jobs + len(asked), reused + there
         scores = scores_of(rows, sweep, range(first, first + len(batch))) if sweep.search == "nsga2" else []
         first, number = first + len(batch), number + 1
@@ -162,21 +163,24 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
         ConfigurationError, DataError: something cannot be used as asked.
     """
     sweep = load_sweep(config.file)
-    check_counts(0, 1, config.jobs)
-    with progress.status("reading scenarios, compiling (the first time takes longer)"):
-        scenarios, plan = resolve(sweep, str(config.file))
-    described = describe(plan, scenarios)
-    # A folder goes on after a change of code, as others do: what it moves is played again.
-    asked = {"sweep": sweep.model_dump(mode="json"), **{k: v for k, v in described.items() if k != "code"}}
-    cores = config.jobs or joblib.cpu_count()
-    folder = RunFolder.open(config.out, "sweep", asked)
-    say(progress, f"run folder {folder.path}")
-    with folder.session(command, cores) as session:
-        with can_go_on(progress, f"the same command with --out {folder.path}"):
-            known = digest(canonical(described))
-            session["jobs"], session["jobs_reused"] = play_all(sweep, plan, known, folder, cores, progress)
-        with progress.status("fronts and figures"):
-            summary = write(folder, sweep)
+    with started(config.workers) as pool:
+        with progress.status("reading scenarios, compiling (the first time takes longer)"):
+            scenarios, plan = resolve(sweep, str(config.file))
+        described = describe(plan, scenarios)
+        # A folder goes on after a change of code, as others do: what it moves is played again.
+        asked = {
+            "sweep": sweep.model_dump(mode="json"),
+            **{k: v for k, v in described.items() if k != "code"},
+        }
+        folder = RunFolder.open(config.out, "sweep", asked)
+        say(progress, f"run folder {folder.path}")
+        with folder.session(command, pool.size) as session:
+            with can_go_on(progress, f"the same command with --out {folder.path}"):
+                known = digest(canonical(described))
+                jobs, reused = play_all(sweep, plan, known, folder, pool, progress)
+                session["jobs"], session["jobs_reused"] = jobs, reused
+            with progress.status("fronts and figures"):
+                summary = write(folder, sweep)
     print_report(console, summary, sweep)
     say(
         console,

@@ -174,7 +174,7 @@ class Comparison(Match):
         """See `Study`."""
         rehearse(self.problem, self.cells)
 
-    def write(self, folder: RunFolder, cores: int) -> dict[str, Any]:
+    def write(self, folder: RunFolder) -> dict[str, Any]:
         """Write results.csv, summary.json and compare.png; returns what summary.json holds."""
         # Pictures alone need matplotlib.
         from experiments.arena.figures import goodput as goodput_figure
@@ -192,7 +192,6 @@ class Comparison(Match):
             },
             "readings": readings_of(list(systems.values())),
             "constants": self.readings.constants,
-            "cores": cores,
         }
         frame = self.collect(folder)
         if self.serving:
@@ -210,7 +209,7 @@ class Comparison(Match):
     def report(self, console: Console, results: Mapping[str, Any], session: Mapping[str, Any]) -> None:
         """Print the tables and what must be known to read them."""
         table = goodput_table if self.serving else speedup_table
-        table.print_report(console, results, session["wall_s"], session["jobs_reused"])
+        table.print_report(console, results, session)
 
 
 def readings_of(systems: Sequence[System]) -> dict[str, list[str]]:

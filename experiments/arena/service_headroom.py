@@ -129,7 +129,7 @@ class ServiceHeadroom(_Study):
         slow = {cell.entry.label: len(cell.seeds) for cell in self.cells if cell.entry.label in self.planners}
         return {**super().describe(), "slow_seeds": slow}
 
-    def write(self, folder: RunFolder, cores: int) -> dict[str, Any]:
+    def write(self, folder: RunFolder) -> dict[str, Any]:
         """Write results.csv, summary.json and headroom.png; returns what summary.json holds."""
         # Pictures alone need matplotlib.
         from experiments.arena.figures.service import figure
@@ -162,7 +162,7 @@ class ChoicesAlone(_Study):
             Cell(entry, setting, seeds) for setting in as_settings(scenarios) for entry in self.entries
         ]
 
-    def write(self, folder: RunFolder, cores: int) -> dict[str, Any]:
+    def write(self, folder: RunFolder) -> dict[str, Any]:
         """Write results.csv, summary.json and alone.png; returns what summary.json holds."""
         # Pictures alone need matplotlib.
         from experiments.arena.figures.service import alone_figure

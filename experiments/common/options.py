@@ -61,7 +61,6 @@ CharactersPerToken = Annotated[
     float | None,
     words("FLOAT", "Estimates token counts of conversations that are text; English has about 4."),
 ]
-Jobs = Annotated[int, tyro.conf.arg(metavar="INT", help="Processes; 0 uses all cores.")]
 Seed = Annotated[int, tyro.conf.arg(metavar="INT", help="First seed.")]
 Out = Annotated[Path | None, words("DIR", "Run folder, new or to go on in (default: runs/COMMAND-TIME).")]
 Flag = tyro.conf.FlagCreatePairsOff
@@ -87,24 +86,45 @@ def reading(config: Reading) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value is not None}
 
 
-def check_counts(seed: int, seeds: int, jobs: int = 0, limit: int = MAX_SEED) -> tuple[int, ...]:
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Processes that run jobs, here or on a cluster; commands that have many jobs take these options."""
+
+    jobs: Annotated[int, tyro.conf.arg(metavar="INT")] = 0
+    """Processes; 0 uses all cores."""
+    backend: Annotated[str, tyro.conf.arg(metavar="local|ray")] = "local"
+    """Where they are: on this machine, or on a Ray cluster, which pip install 'papi-env[ray]' brings. Results are the
+    same."""
+    address: Annotated[str | None, words("HOST:PORT")] = None
+    """Of the Ray cluster that --backend ray joins; "auto" is the one that runs on this machine (default: a new one, of
+    this machine alone)."""
+
+    def check(self) -> None:
+        """Raise ConfigurationError where these are no processes."""
+        if self.jobs < 0:
+            raise ConfigurationError(
+                f"--jobs is {self.jobs}, expected a number of processes, or 0 for all cores"
+            )
+        if self.address is not None and self.backend != "ray":
+            raise ConfigurationError("--address is that of a Ray cluster; it needs --backend ray")
+
+
+# As a field, `workers: OnWorkers = ALL_CORES`: its options have no prefix.
+OnWorkers = Annotated[Workers, tyro.conf.arg(name="")]
+ALL_CORES = Workers()
+
+
+def check_counts(seed: int, seeds: int, limit: int = MAX_SEED) -> tuple[int, ...]:
     """The seeds that --seed and --seeds name.
 
     Raises:
-        ConfigurationError: they, or --jobs, are no such numbers.
+        ConfigurationError: they are no such numbers.
     """
     if seeds < 1 or seed < 0 or seed + seeds > limit:
         raise ConfigurationError(
             f"--seed is {seed} and --seeds {seeds}, expected a first seed from 0 and at least one"
         )
-    check_jobs(jobs)
     return tuple(range(seed, seed + seeds))
-
-
-def check_jobs(jobs: int) -> None:
-    """Raise ConfigurationError where --jobs is no number of processes."""
-    if jobs < 0:
-        raise ConfigurationError(f"--jobs is {jobs}, expected a number of processes, or 0 for all cores")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Rows of many jobs in Parquet files, part by part: what is in memory is one part, what is lost is what a part held.
 
-The jobs of a part are run by `runner.run_jobs`; when all are there, their rows become a file `parts/NUMBER-KEY-DIGEST`
+The jobs of a part are run by `jobs.run_jobs`; when all are there, their rows become a file `parts/NUMBER-KEY-DIGEST`
 and the jobs' own files go. KEY is a hash of the jobs' names, DIGEST of the content: a part that was made by other code,
 is cut off or was changed is made again.
 """
@@ -15,7 +15,9 @@ import polars as pl
 from polars.datatypes import DataType
 from rich.console import Console
 
-from experiments.common.runner import Job, RunFolder, canonical, digest, run_jobs
+from experiments.common.jobs import run_jobs
+from experiments.common.pools import Pool
+from experiments.common.runner import Job, RunFolder, canonical, digest
 from papi_env.errors import DataError
 from papi_env.files import JSON_BYTES, read_bounded
 
@@ -29,7 +31,7 @@ def part_of(
     number: int,
     jobs: Sequence[Job],
     schema: Mapping[str, type[DataType]],
-    cores: int,
+    pool: Pool,
     console: Console,
 ) -> tuple[pl.DataFrame, int]:
     """The rows of some jobs, in their order: of the part's file, or of jobs that are run now and become the file.
@@ -39,7 +41,7 @@ def part_of(
         number: of the part.
         jobs: whose rows it holds.
         schema: the columns of the rows.
-        cores: processes.
+        pool: of processes.
         console: for progress and warnings.
 
     Returns:
@@ -60,7 +62,7 @@ def part_of(
             kept = found
     reused = len(jobs)
     if kept is None:
-        reused = run_jobs(folder, jobs, cores, console)
+        reused = run_jobs(folder, jobs, pool, console)
         rows = [pl.read_csv(folder.result(job), schema_overrides=schema).select(*schema) for job in jobs]
         kept = pl.concat(rows)
         content = io.BytesIO()

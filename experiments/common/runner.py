@@ -9,11 +9,9 @@ digest of the others.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib.metadata
 import inspect
-import io
 import json
 import os
 import platform
@@ -29,21 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-from joblib.externals.loky import get_reusable_executor
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 import papi_env
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.files import JSON_BYTES, read_bounded, read_json
-from papi_env.hardware.unused import kept_quiet, warn_once
 
 try:
     import fcntl
@@ -58,6 +45,8 @@ _SOURCE_SUFFIXES = (".py", ".json", ".safetensors")
 _PACKAGES = ("numpy", "numba", "gymnasium")
 # Before the digest in the last line of a job's file.
 _DIGEST = b"# sha256 "
+# Ends the name of a file that is being written, which begins with a dot.
+_PART = ".part"
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -104,22 +93,17 @@ class RunFolder:
         if path is None:
             path = RUNS / f"{experiment}-{datetime.now():%Y%m%d-%H%M%S}"
         run = cls(path, experiment, json.loads(canonical(configuration)))
-        try:
-            if path.exists():
-                run._go_on()
-            (path / "jobs").mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError) as error:
-            if isinstance(error, (ConfigurationError, DataError)):
-                raise
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise ConfigurationError(f"{path}: cannot be made: {reason}") from None
+        make_folder(path, run._go_on)
+        make_folder(path / "jobs")
         return run
 
     def _go_on(self) -> None:
         """Take over the sessions of the run that the folder holds, which must be this one."""
         record = self.path / "run.json"
         if not record.exists():
-            if not self.path.is_dir() or any(self.path.iterdir()):
+            # A run that was killed at once leaves an empty folder for jobs, or a part of its record.
+            begun = ("jobs", *(path.name for path in self.path.glob(f"*{_PART}")))
+            if not self.path.is_dir() or any(path.name not in begun for path in self.path.iterdir()):
                 raise ConfigurationError(f"{self.path}: exists and holds no run; choose another folder")
             return
         try:
@@ -165,6 +149,8 @@ class RunFolder:
         with alone_in(self.path):
             if (self.path / "run.json").exists():
                 self._go_on()  # once more: another run may have ended since
+            for path in self.path.rglob(f".*{_PART}"):
+                path.unlink(missing_ok=True)  # what a killed run was writing
             yield from self._session(command, cores)
 
     def _session(self, command: str, cores: int) -> Iterator[dict[str, Any]]:
@@ -228,6 +214,11 @@ def read_record(path: Path) -> dict[str, Any]:
     return found
 
 
+def signed(text: bytes) -> bytes:
+    """The content of a job's file: its CSV text, and the digest of that."""
+    return text + _DIGEST + digest(text).encode() + b"\n"
+
+
 def read_result(path: Path) -> bytes:
     """The CSV text of a job's file, checked against the digest in its last line.
 
@@ -241,84 +232,21 @@ def read_result(path: Path) -> bytes:
     return text
 
 
-def run_jobs(folder: RunFolder, jobs: Sequence[Job], cores: int, console: Console) -> int:
-    """Run the jobs that have no result yet, over the cores, with a progress bar.
+def make_folder(path: Path, if_there: Callable[[], None] = lambda: None) -> None:
+    """Make a folder and those that it is in; `if_there` is called first where there is something already.
 
-    Args:
-        folder: where results are stored, each by the process that computes it as soon as it is there.
-        jobs: what to run.
-        cores: processes; 1 runs everything in this one.
-        console: for the progress bar.
-
-    Returns:
-        How many jobs had a result already.
+    Raises:
+        ConfigurationError: it cannot be made.
     """
-    todo, damaged = [], []
-    for job in jobs:
-        if not folder.job_path(job).exists():
-            todo.append(job)
-            continue
-        try:
-            folder.result(job)
-        except DataError as error:
-            todo.append(job)
-            damaged.append(f"{error}: {job.label} is run again")
-    if damaged:
-        console.print(f"warning: {listed(damaged)}", markup=False, highlight=False, soft_wrap=True)
-    reused = len(jobs) - len(todo)
-    if not todo:
-        return reused
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with bars:
-        bar = bars.add_task("starting", total=len(jobs), completed=reused)
-        calls = (
-            joblib.delayed(_run_one)(job.function, job.arguments, folder.job_path(job), job.label)
-            for job in todo
-        )
-        parallel = joblib.Parallel(n_jobs=min(cores, len(todo)), return_as="generator_unordered")
-        for done, (label, unused) in enumerate(_ended_with(parallel(calls)), start=reused + 1):
-            for message in unused:
-                warn_once(message)
-            bars.update(bar, completed=done, description=label)
-            # A log gets a line for every tenth of the work.
-            if not console.is_terminal and 10 * done // len(jobs) > 10 * (done - 1) // len(jobs):
-                console.print(f"{done} of {len(jobs)} jobs", markup=False, highlight=False)
-    return reused
-
-
-def _ended_with(results: Iterator[Any]) -> Iterator[Any]:
-    """The results; the processes that make them end where this one is interrupted."""
     try:
-        yield from results
-    except BaseException:
-        get_reusable_executor().shutdown(wait=False, kill_workers=True)
-        raise
-
-
-def _run_one(
-    function: Callable[..., Columns], arguments: tuple[Any, ...], path: Path, label: str
-) -> tuple[str, list[str]]:
-    """The label of the job, and the units that it found never chosen: the command says so once, not each process."""
-    with kept_quiet() as unused:
-        text = _csv(function(*arguments)).encode()
-        write_whole(path, text + _DIGEST + digest(text).encode() + b"\n")
-    return label, unused
-
-
-def _csv(columns: Columns) -> str:
-    """Columns as CSV text; numbers in the shortest form that reads back the same, None as nothing."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue()
+        if path.exists():
+            if_there()
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        if isinstance(error, (ConfigurationError, DataError)):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigurationError(f"{path}: cannot be made: {reason}") from None
 
 
 @contextmanager
@@ -360,7 +288,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -1,18 +1,15 @@
-"""How an experiment of many jobs runs: resolved, played, written and reported, in a folder that it can go on in."""
+"""An experiment of many jobs: what is played, written and reported; `experiments.common.conduct` runs it."""
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
-import joblib
 from rich.console import Console
 
-from experiments.common.command import can_go_on, say
-from experiments.common.runner import Job, RunFolder, run_jobs
+from experiments.common.runner import Job, RunFolder
 
 
 class Study(ABC):
@@ -45,7 +42,7 @@ class Study(ABC):
         return ()
 
     @abstractmethod
-    def write(self, folder: RunFolder, cores: int) -> Any:
+    def write(self, folder: RunFolder) -> Any:
         """Write results from finished jobs; returns what `report` prints."""
 
     def recorded(self, results: Any) -> Mapping[str, Any]:
@@ -54,44 +51,7 @@ class Study(ABC):
 
     @abstractmethod
     def report(self, console: Console, results: Any, session: Mapping[str, Any]) -> None:
-        """Print; `session` is the entry of run.json, with `wall_s` and `jobs_reused`."""
-
-
-def conduct(
-    study: Study, out: Path | None, jobs: int, command: str, console: Console, progress: Console
-) -> Path:
-    """Run a study and write its folder, whose path is returned.
-
-    Args:
-        study: what to run.
-        out: the folder, or None for a new one under runs/.
-        jobs: processes; 0 for all cores.
-        command: recorded in run.json.
-        console: for the results.
-        progress: for everything else.
-
-    Raises:
-        ConfigurationError, DataError: something cannot be used as asked.
-    """
-    with progress.status("compiling (the first time takes longer)"):
-        study.rehearse()
-    cores = jobs or joblib.cpu_count()
-    folder = RunFolder.open(out, study.name, study.describe())
-    say(progress, f"run folder {folder.path}")
-    for line in study.remarks():
-        say(progress, line)
-    with folder.session(command, cores) as session:
-        together, alone = study.jobs(), study.jobs_alone()
-        with can_go_on(progress, f"the same command with --out {folder.path}"):
-            reused = run_jobs(folder, together, cores, progress)
-            # Alone on the machine, as far as that is in our hands.
-            reused += run_jobs(folder, alone, 1, progress)
-        session["jobs"], session["jobs_reused"] = len(together) + len(alone), reused
-        with progress.status("intervals and figures"):
-            results = study.write(folder, cores)
-        session.update(study.recorded(results))
-    study.report(console, results, session)
-    return folder.path
+        """Print; `session` is the entry of run.json, with `cores`, `wall_s` and `jobs_reused`."""
 
 
 def json_text(data: Any, indent: int | None = 1) -> str:

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from experiments.common.pools import Pool
 from experiments.common.runner import RunFolder
 from experiments.common.study import json_text
 from experiments.paper.calibration import REPRODUCTION
@@ -65,13 +66,13 @@ _ORDERS: Mapping[str, str] = {
 
 
 def explore_and_report(
-    folder: RunFolder, samples: int, seed: int, cores: int, console: Console, progress: Console
+    folder: RunFolder, samples: int, seed: int, pool: Pool, console: Console, progress: Console
 ) -> None:
     """Search, print what was found, and write it to the run folder."""
     seeds = tuple(range(seed, seed + EXPLORE_SEEDS))
     start = time.perf_counter()
     with progress.status(f"exploring {samples} settings"):
-        found = explore(samples, seed, seeds, cores)
+        found = explore(samples, seed, seeds, pool)
         summary = summarize(found, seeds)
     summary["wall_s"] = round(time.perf_counter() - start, 1)
     summary["seeds"] = list(seeds)

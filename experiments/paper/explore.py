@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 
+from experiments.common.pools import Call, OwnProcess, Pool
 from experiments.paper.calibration import BEST, REPRODUCTION, UNFITTED, place, scale
 from experiments.paper.facts import fact
 from experiments.paper.published import NUMBER_ROWS, published_value
@@ -119,36 +119,35 @@ def non_dominated(objectives: FloatArray) -> npt.NDArray[np.int64]:
 
 
 def explore(
-    samples: int, seed: int = 0, seeds: Sequence[int] = range(EXPLORE_SEEDS), jobs: int = 1
+    samples: int, seed: int = 0, seeds: Sequence[int] = range(EXPLORE_SEEDS), pool: Pool | None = None
 ) -> Exploration:
     """Try `samples` settings: half drawn from the box, the rest bred in generations from the front so far.
 
-    The same arguments give the same settings, on any number of jobs.
+    The same arguments give the same settings, in any pool (default: this process).
     """
     rng = np.random.default_rng(seed)
     first = [Setting(), REPRODUCTION, UNFITTED, BEST]  # in this order: `figure` marks all but the first
     settings = first + [random_setting(rng) for _ in range(max(samples // 2 - len(first), 0))]
-    with joblib.Parallel(n_jobs=jobs) as parallel:
-        found = _evaluate_all(parallel, settings, seeds)
-        for generation in range(GENERATIONS):
-            left = samples - len(settings)
-            size = left // (GENERATIONS - generation)
-            if size < 1:
-                continue
-            parents = _parents(found)
-            children = [mutated(settings[parents[rng.integers(len(parents))]], rng) for _ in range(size)]
-            settings = settings + children
-            found = found + _evaluate_all(parallel, children, seeds)
+    pool = pool or OwnProcess()
+    found = _evaluate_all(pool, settings, seeds)
+    for generation in range(GENERATIONS):
+        left = samples - len(settings)
+        size = left // (GENERATIONS - generation)
+        if size < 1:
+            continue
+        parents = _parents(found)
+        children = [mutated(settings[parents[rng.integers(len(parents))]], rng) for _ in range(size)]
+        settings = settings + children
+        found = found + _evaluate_all(pool, children, seeds)
     return Exploration(settings, *_arrays(found))
 
 
 def _evaluate_all(
-    parallel: joblib.Parallel, settings: Sequence[Setting], seeds: Sequence[int]
+    pool: Pool, settings: Sequence[Setting], seeds: Sequence[int]
 ) -> list[tuple[list[float], list[bool]]]:
     chunks = [settings[i : i + _CHUNK] for i in range(0, len(settings), _CHUNK)]
-    return [
-        one for part in parallel(joblib.delayed(evaluate)(chunk, seeds) for chunk in chunks) for one in part
-    ]
+    calls = [Call(f"settings {_CHUNK * k}", evaluate, (chunk, seeds)) for k, chunk in enumerate(chunks)]
+    return [one for part in pool.map(calls) for one in part]
 
 
 def _arrays(found: Sequence[tuple[list[float], list[bool]]]) -> tuple[FloatArray, npt.NDArray[np.bool_]]:

@@ -9,8 +9,10 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from experiments.common.options import Spelling, Traces, words
-from experiments.common.runner import RUNS
+from experiments.common.options import ALL_CORES, OnWorkers, Spelling, Traces, words
+from experiments.common.pools import Pool
+from experiments.common.runner import RUNS, alone_in, make_folder
+from experiments.common.workers import started
 from experiments.splitting.splits import load_split
 from experiments.tuning.families import store, tune
 from experiments.tuning.guesses import RULES
@@ -58,6 +60,7 @@ class Config:
     ] = ()
     horizon_s: Annotated[float | None, words("FLOAT")] = None
     """Simulated seconds of an episode (default: the preset's)."""
+    workers: OnWorkers = ALL_CORES
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = RUNS / "tune"
     """Run folder; a search found there goes on."""
     write: bool = False
@@ -69,7 +72,7 @@ def command_of(config: Config) -> str:
     found = [f"python -m experiments.tune {config.rule}"]
     for option in fields(Config):
         value = getattr(config, option.name)
-        if option.name in ("rule", "out", "write") or value == option.default:
+        if option.name in ("rule", "workers", "out", "write") or value == option.default:
             continue
         name = option.name.replace("_", "-")
         if isinstance(value, bool):
@@ -81,7 +84,7 @@ def command_of(config: Config) -> str:
     return " ".join(found)
 
 
-def resolve(config: Config) -> Order:
+def resolve(config: Config, pool: Pool) -> Order:
     """Look up and check what `config` names.
 
     Raises:
@@ -94,7 +97,7 @@ def resolve(config: Config) -> Order:
         raise ConfigurationError(f"{config.rule} plays {SERVING_V1} alone, not {SERVING}")
     budget = Budget(**{field.name: getattr(config, field.name) for field in fields(Budget)})
     split = load_split(env_id, "train", config.trace)
-    return Order(config.rule, budget, split, config.out / config.rule, command_of(config))
+    return Order(config.rule, budget, split, config.out / config.rule, command_of(config), pool)
 
 
 def run(config: Config, command: str, console: Console, progress: Console) -> None:
@@ -103,7 +106,10 @@ def run(config: Config, command: str, console: Console, progress: Console) -> No
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
     """
-    order = resolve(config)
-    found = tune(order, config.families, config.default, console)
+    with started(config.workers) as pool:
+        order = resolve(config, pool)
+        make_folder(order.folder)
+        with alone_in(order.folder):
+            found = tune(order, config.families, config.default, console)
     if config.write:
         store(order, found, bool(config.families), console)

@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from agents.evaluate import evaluate
 from agents.serving.tuned import TunedRule, Value, parameters_from
+from experiments.common.pools import Call, Pool
 from experiments.common.problems import problem_of, vector_class
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.scenario import Scenario
@@ -56,26 +57,39 @@ def play(
     sets: Sequence[Mapping[str, Value]],
     scenarios: Sequence[Scenario],
     seeds: Sequence[int],
+    pool: Pool,
 ) -> list[Played]:
     """Every parameter set on every scenario and seed, in the order of `sets`."""
+    batches = [sets[start : start + BATCH] for start in range(0, len(sets), BATCH)]
+    calls = [
+        Call(f"{len(batch)} sets on {scenario.name}", _play_together, (rule, batch, scenario, seeds))
+        for batch in batches
+        for scenario in scenarios
+    ]
+    results = iter(pool.map(calls))
     found: list[Played] = []
-    for start in range(0, len(sets), BATCH):
-        batch = [Played(values, {}, {}) for values in sets[start : start + BATCH]]
-        given = [parameters_from("a set", dict(one.parameters), rule.kind) for one in batch]
+    for batch in batches:
+        played = [Played(values, {}, {}) for values in batch]
         for scenario in scenarios:
-            # Sets share the environments of one evaluation, which costs little more than one set would.
-            count = len(batch) * len(seeds)
-            env = vector_class(problem_of(scenario))(
-                scenario, num_envs=count, autoreset_mode=AutoresetMode.DISABLED
-            )
-            metrics = evaluate(rule(*given), env, list(seeds) * len(batch))
-            returns = metrics["return"].reshape(len(batch), -1).sum(axis=1)
-            arrived = offered(env, metrics).reshape(len(batch), -1).sum(axis=1)
-            for k, one in enumerate(batch):
-                one.returns[scenario.name] = float(returns[k])
-                one.arrived[scenario.name] = max(int(arrived[k]), 1)
-        found += batch
+            for one, (earned, arrived) in zip(played, next(results), strict=True):
+                one.returns[scenario.name] = earned
+                one.arrived[scenario.name] = max(arrived, 1)
+        found += played
     return found
+
+
+def _play_together(
+    rule: type[TunedRule[Any]], batch: Sequence[Mapping[str, Value]], scenario: Scenario, seeds: Sequence[int]
+) -> list[tuple[float, int]]:
+    """The return and the requests of each set, summed over seeds; they share the environments of one evaluation."""
+    given = [parameters_from("a set", dict(one), rule.kind) for one in batch]
+    env = vector_class(problem_of(scenario))(
+        scenario, num_envs=len(batch) * len(seeds), autoreset_mode=AutoresetMode.DISABLED
+    )
+    metrics = evaluate(rule(*given), env, list(seeds) * len(batch))
+    returns = metrics["return"].reshape(len(batch), -1).sum(axis=1)
+    arrived = offered(env, metrics).reshape(len(batch), -1).sum(axis=1)
+    return [(float(earned), int(count)) for earned, count in zip(returns, arrived, strict=True)]
 
 
 def offered(env: ProblemVectorEnv, metrics: Mapping[str, Any]) -> npt.NDArray[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 import papi_env
 from agents.serving.tuned import Options, Span, Value, as_table, parameters_from
+from experiments.common.pools import OwnProcess, Pool
 from experiments.common.runner import canonical, digest
 from experiments.splitting.splits import Split
 from experiments.tuning.guesses import RULES
@@ -77,6 +78,7 @@ class Order:
         split: the training split.
         folder: of the rule's searches.
         command: recorded with what is found.
+        pool: whose processes play.
     """
 
     rule: str
@@ -84,6 +86,7 @@ class Order:
     split: Split
     folder: Path
     command: str
+    pool: Pool = field(default_factory=OwnProcess)
 
 
 class Search:
@@ -132,7 +135,6 @@ class Search:
             "horizon_s": self.order.budget.horizon_s,
             "guesses": {guess: dict(table) for guess, table in self.guesses.items()},
         }
-        self.order.folder.mkdir(parents=True, exist_ok=True)
         journal = self.order.folder / f"{name}.journal"
         mend_journal(journal)
         storage = JournalStorage(JournalFileBackend(str(journal)))
@@ -148,12 +150,15 @@ class Search:
         self.study.set_user_attr("asked", self.asked)
         if "shared_trials" not in self.study.user_attrs:
             known_trials = [one.on([scenario.name for scenario in self.scenarios]) for one in shared]
-            begin = known_trials or play(self.rule, list(self.guesses.values()), self.scenarios, self.seeds)
+            begin = known_trials or self._play(list(self.guesses.values()), self.seeds)
             # An interruption may have come between two of them.
             there = len(self.study.get_trials(deepcopy=False))
             self.study.add_trials([self._trial(one) for one in begin[there:]])
             self.study.set_user_attr("shared_trials", len(shared))
         self.shared_trials = int(self.study.user_attrs["shared_trials"])
+
+    def _play(self, sets: Sequence[Mapping[str, Value]], seeds: Sequence[int]) -> list[Played]:
+        return play(self.rule, sets, self.scenarios, seeds, self.order.pool)
 
     def _trial(self, played: Played) -> optuna.trial.FrozenTrial:
         return optuna.trial.create_trial(
@@ -183,7 +188,7 @@ class Search:
         while done < trials:
             self.study.sampler = optuna.samplers.TPESampler(seed=self.order.budget.seed + done)
             asked = [self.study.ask(self._distributions) for _ in range(min(BATCH, trials - done))]
-            played = play(self.rule, [trial.params for trial in asked], self.scenarios, self.seeds)
+            played = self._play([trial.params for trial in asked], self.seeds)
             for trial, one in zip(asked, played, strict=True):
                 trial.set_user_attr("returns", one.returns)
                 trial.set_user_attr("arrived", one.arrived)
@@ -220,7 +225,7 @@ class Search:
             rounded = as_table(parameters_from("a trial", dict(table), self.rule.kind))
             if rounded not in sets:
                 sets.append(rounded)
-        finals = play(self.rule, sets, self.scenarios, self.final_seeds)
+        finals = self._play(sets, self.final_seeds)
         winner = max(finals, key=lambda one: one.score)
         scores = {name: one.score for name, one in zip(self.guesses, finals, strict=False)}
         guess = max(scores, key=lambda name: scores[name])

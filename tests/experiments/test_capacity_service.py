@@ -104,7 +104,7 @@ def test_a_measurement_in_small_lies_where_it_says():
 def test_the_command_measures_what_is_asked_and_checks_it(tmp_path, monkeypatch):
     monkeypatch.setattr(service, "measure", lambda traffic, model, say: found())
     file = tmp_path / "capacities.json"
-    asked = ("--env", "papi_env/Serving-v1", "--only", "tiers/llama-65b", "--file", file)
+    asked = ("--env", "papi_env/Serving-v1", "--only", "tiers/llama-65b", "--jobs", 1, "--file", file)
     status, out, err = called(presets.main, *asked)
     assert status == 0, err
     assert load_capacities(file) == {("tiers", "llama-65b"): found().capacity}

@@ -13,6 +13,7 @@ from agents.serving.tuned import as_table, parameters_from
 from experiments import tune_heuristic
 from experiments.arena.contestants import as_rule
 from experiments.arena.entries import Entry
+from experiments.common.pools import OwnProcess
 from experiments.common.problems import problem_of
 from experiments.splitting.definition import SEED_RANGES, SERVING
 from experiments.splitting.splits import load_split
@@ -32,6 +33,7 @@ SMALL = (
     "--seeds", "1",
     "--final-seeds", "1",
     "--horizon-s", "1",
+    "--jobs", "1",
 )  # fmt: skip
 GUESSED = len(GUESSES["profile-greedy"])
 
@@ -53,9 +55,9 @@ def played(monkeypatch):
     found = []
     real = search.play
 
-    def counted(rule, sets, scenarios, seeds):
+    def counted(rule, sets, scenarios, seeds, pool):
         found.extend((seeds[0], [scenario.name for scenario in scenarios], dict(one)) for one in sets)
-        return real(rule, sets, scenarios, seeds)
+        return real(rule, sets, scenarios, seeds, pool)
 
     monkeypatch.setattr(search, "play", counted)
     return found
@@ -101,7 +103,7 @@ def test_the_best_on_other_seeds_is_stored_not_the_luckiest(tmp_path, monkeypatc
     first_seed = SEED_RANGES["train"].start
     lucky, steady = 3.9, 1.9
 
-    def play(rule, sets, scenarios, seeds):
+    def play(rule, sets, scenarios, seeds, pool):
         def worth(one):
             if seeds[0] == first_seed:
                 return 2.0 if one["prompt_worth"] > 3 else one["prompt_worth"] / 2
@@ -125,7 +127,7 @@ def test_the_best_on_other_seeds_is_stored_not_the_luckiest(tmp_path, monkeypatc
 
 def test_it_plays_training_settings_alone(tmp_path, played):
     split = load_split(SERVING, "train")
-    families = training_families(resolve(Config()))
+    families = training_families(resolve(Config(), OwnProcess()))
     names = [scenario.name for scenarios in families.values() for scenario in scenarios]
     assert sorted(names) == sorted(setting.scenario.name for setting in split.settings)
     assert not {"long-context", "short-context"} & set(families)
@@ -211,13 +213,14 @@ def searching(rule, folder, worth, monkeypatch, **budget):
     """A search over one setting whose instances have 100 requests each, and how many requests it has simulated."""
     spent = []
 
-    def play(_, sets, scenarios, seeds):
+    def play(_, sets, scenarios, seeds, pool):
         spent.append(100 * len(sets) * len(scenarios) * len(seeds))
         arrived = {s.name: 100 * len(seeds) for s in scenarios}
         return [Played(one, {s.name: worth(one) for s in scenarios}, arrived) for one in sets]
 
     monkeypatch.setattr(search, "play", play)
     split = load_split(SERVING, "train")
+    folder.mkdir(exist_ok=True)
     given = Budget(**{"trials": 1, "family_trials": 0, "seeds": 2, "final_seeds": 4} | budget)
     order = Order(rule, given, split, folder, "a test")
     guesses = starting_points(rule, {})
@@ -266,7 +269,7 @@ def test_on_serving_v1_no_rule_has_fewer_requests_for_those_that_never_come():
     assert problem_of(scenario) == "papi_env/Serving-v1"
     assert problem_of(base) == SERVING
     sets = [as_table(CombinedParameters.of(parts)) for parts in ((), ("late", "keep"))]
-    plain, late = play(RULES["tuned"], sets, [scenario], [1, 2])
+    plain, late = play(RULES["tuned"], sets, [scenario], [1, 2], OwnProcess())
     assert plain.arrived == late.arrived
     assert plain.returns != late.returns
     assert -1 < plain.score < late.score <= 1

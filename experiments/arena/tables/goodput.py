@@ -22,7 +22,7 @@ from experiments.arena.tables.text import (
 )
 
 
-def print_report(console: Console, summary: Mapping[str, Any], wall_s: float, reused: int) -> None:
+def print_report(console: Console, summary: Mapping[str, Any], session: Mapping[str, Any]) -> None:
     """A table over all scenarios, one for each of them where there are several, and what must be known to read them."""
     rows = shown(summary)
     scenarios = summary["scenarios"]
@@ -32,7 +32,7 @@ def print_report(console: Console, summary: Mapping[str, Any], wall_s: float, re
         for name in scenarios:
             console.print(_table(name, [{**row, **row["by_scenario"][name]} for row in rows], figure), "")
     console.print(causes_table(rows), "")
-    for line in legend(summary, wall_s, reused):
+    for line in legend(summary, session):
         console.print(line, style="dim", markup=False, highlight=False)
 
 
@@ -71,7 +71,7 @@ def _best(rows: Sequence[Mapping[str, Any]], figure: str) -> Mapping[str, Any] |
     return max(fair, key=lambda row: row[figure]["value"], default=None)
 
 
-def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
+def legend(summary: Mapping[str, Any], session: Mapping[str, Any]) -> list[str]:
     """What one must know to read the tables, a line each."""
     rows, baseline = shown(summary), summary["baseline"]
     seeds, scenarios = summary["seeds"], summary["scenarios"]
@@ -99,7 +99,7 @@ def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
             f"{baseline} does not fit, or has no good token, in {', '.join(without)}: there is no ratio there."
         )
     lines += own_systems(summary)
-    return lines + how_it_ran(summary, wall_s, reused)
+    return lines + how_it_ran(summary, session)
 
 
 def _interval(estimate: Mapping[str, float | None]) -> str:

@@ -132,7 +132,7 @@ def _narrow(name: str) -> str:
     ).replace("_ ", "_")
 
 
-def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
+def legend(summary: Mapping[str, Any], session: Mapping[str, Any]) -> list[str]:
     """What one must know to read the tables, a line each."""
     rows = shown(summary)
     instances = summary["instances"]
@@ -171,10 +171,10 @@ def legend(summary: Mapping[str, Any], wall_s: float, reused: int) -> list[str]:
         lines.append(f"α of {system}: {found}.")
     rates = "/".join(f"{rate:g}" for rate in summary["acceptance_rates"])
     acceptance = f"Acceptance rate {rates}. " if rates else ""
-    return lines + how_it_ran(summary, wall_s, reused, acceptance)
+    return lines + how_it_ran(summary, session, acceptance)
 
 
-def print_report(console: Console, summary: Mapping[str, Any], wall_s: float, reused: int) -> None:
+def print_report(console: Console, summary: Mapping[str, Any], session: Mapping[str, Any]) -> None:
     """The tables and the legend."""
     rows = shown(summary)
     console.print(main_table(rows), "")
@@ -184,5 +184,5 @@ def print_report(console: Console, summary: Mapping[str, Any], wall_s: float, re
     if len(summary["scenarios"]) > 1:
         for table in scenario_tables(rows):
             console.print(table, "")
-    for line in legend(summary, wall_s, reused):
+    for line in legend(summary, session):
         console.print(line, style="dim", markup=False, highlight=False)

@@ -110,20 +110,20 @@ def own_systems(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def how_it_ran(summary: Mapping[str, Any], wall_s: float, reused: int, assumed: str = "") -> list[str]:
+def how_it_ran(summary: Mapping[str, Any], session: Mapping[str, Any], assumed: str = "") -> list[str]:
     """The last lines below the tables of a comparison: what was assumed of the machines, and the time it took.
 
     Args:
         summary: of the comparison.
-        wall_s: seconds of this session.
-        reused: jobs that had been played before.
+        session: its entry in run.json.
         assumed: a sentence besides.
     """
     used = [*summary["readings"]["gpu_bandwidth"], *summary["readings"]["bank_rate"]]
     if summary["constants"] != "plain":
         used.append("constants of experiments.reproduce")
+    reused = session["jobs_reused"]
     again = f", {reused} jobs taken from earlier sessions" if reused else ""
     return [
         f"Readings: {', '.join(used)}. {assumed}{summary['problem']}.",
-        f"{wall_s:.1f} s on {summary['cores']} cores{again}.",
+        f"{session['wall_s']:.1f} s on {session['cores']} cores{again}.",
     ]

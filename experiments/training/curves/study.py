@@ -74,7 +74,7 @@ class Curves(Study):
         """Every reference on every setting."""
         return [job for own in self.plan.values() for job in own]
 
-    def write(self, folder: RunFolder, cores: int) -> dict[str, Any]:
+    def write(self, folder: RunFolder) -> dict[str, Any]:
         """Write curves.csv, summary.json and curves.png; returns what summary.json holds."""
         played = {name: [_stored(folder, job) for job in own] for name, own in self.plan.items()}
         references = values_of(self.labels, played, self.y)

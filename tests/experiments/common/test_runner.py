@@ -13,7 +13,11 @@ import pytest
 from rich.console import Console
 
 from experiments.common import runner
-from experiments.common.runner import Job, RunFolder, differences, run_jobs, write_whole
+from experiments.common.jobs import run_jobs
+from experiments.common.options import Workers
+from experiments.common.pools import OwnProcess
+from experiments.common.runner import Job, RunFolder, differences, write_whole
+from experiments.common.workers import started
 from papi_env.errors import ConfigurationError, DataError
 
 CONFIGURATION = {"seeds": {"first": 0, "count": 3}, "names": ["a", "b"]}
@@ -54,8 +58,9 @@ def jobs_of(marks, numbers, function=square):
 @pytest.mark.parametrize("cores", [1, 2])
 def test_jobs_run_once_and_are_then_reused(run, marks, quiet, cores):
     jobs = jobs_of(marks, range(3))
-    assert run_jobs(run, jobs, cores, quiet) == 0
-    assert run_jobs(run, jobs_of(marks, range(4)), 1, quiet) == 3
+    with started(Workers(jobs=cores)) as pool:
+        assert run_jobs(run, jobs, pool, quiet) == 0
+    assert run_jobs(run, jobs_of(marks, range(4)), OwnProcess(), quiet) == 3
     assert len(list(marks.iterdir())) == 4
     assert run.result(jobs[2]).decode() == 'number,square,none\n2,4,\n3,2.1,"a,b"\n'
     assert not [path for path in run.path.rglob(".*")]
@@ -63,22 +68,22 @@ def test_jobs_run_once_and_are_then_reused(run, marks, quiet, cores):
 
 def test_a_lost_job_is_run_again_to_the_same_bytes(run, marks, quiet):
     jobs = jobs_of(marks, range(3))
-    run_jobs(run, jobs, 1, quiet)
+    run_jobs(run, jobs, OwnProcess(), quiet)
     path = run.job_path(jobs[1])
     before = path.read_bytes()
     path.unlink()
-    assert run_jobs(run, jobs, 1, quiet) == 2
+    assert run_jobs(run, jobs, OwnProcess(), quiet) == 2
     assert path.read_bytes() == before
 
 
 def test_an_interruption_loses_only_the_job_in_flight_and_is_recorded(run, marks, quiet):
     jobs = [*jobs_of(marks, [0, 1]), *jobs_of(marks, [2], interrupt), *jobs_of(marks, [3])]
     with pytest.raises(KeyboardInterrupt), run.session("demo --now", 1):
-        run_jobs(run, jobs, 1, quiet)
+        run_jobs(run, jobs, OwnProcess(), quiet)
     assert [run.job_path(job).exists() for job in jobs] == [True, True, False, False]
     again = RunFolder.open(run.path, "demo", CONFIGURATION)
     with again.session("demo --again", 1):
-        assert run_jobs(again, jobs_of(marks, range(4)), 1, quiet) == 2
+        assert run_jobs(again, jobs_of(marks, range(4)), OwnProcess(), quiet) == 2
     record = json.loads((run.path / "run.json").read_text())
     assert [(s["status"], s["command"]) for s in record["sessions"]] == [
         ("interrupted", "demo --now"),
@@ -172,14 +177,14 @@ def test_differences_name_the_field_and_both_values():
 def test_a_damaged_job_file_is_named_and_its_job_run_again(run, marks):
     jobs = jobs_of(marks, range(3))
     console = Console(file=io.StringIO(), width=500)
-    run_jobs(run, jobs, 1, console)
+    run_jobs(run, jobs, OwnProcess(), console)
     before = [run.job_path(job).read_bytes() for job in jobs]
     changed, cut = run.job_path(jobs[0]), run.job_path(jobs[1])
     changed.write_bytes(before[0].replace(b"0.1", b"0.2"))
     cut.write_bytes(before[1][:-20])
     with pytest.raises(DataError, match=f"{changed.name}: cut off, or changed"):
         run.result(jobs[0])
-    assert run_jobs(run, jobs, 1, console) == 1
+    assert run_jobs(run, jobs, OwnProcess(), console) == 1
     assert [run.job_path(job).read_bytes() for job in jobs] == before
     said = console.file.getvalue()
     for path, job in ((changed, jobs[0]), (cut, jobs[1])):
@@ -207,7 +212,7 @@ def test_a_disk_that_takes_nothing_is_an_error_that_names_the_file(run, marks, q
 
     monkeypatch.setattr(runner.os, "fsync", full)
     with pytest.raises(DataError, match=r"\.csv: cannot be written: No space left on device"):
-        run_jobs(run, jobs_of(marks, [0]), 1, quiet)
+        run_jobs(run, jobs_of(marks, [0]), OwnProcess(), quiet)
     with pytest.raises(DataError, match=r"run\.json: cannot be written"), run.session("demo", 1):
         raise AssertionError("begun without a record")
     monkeypatch.undo()
@@ -242,13 +247,17 @@ import sys, time, os
 from pathlib import Path
 from rich.console import Console
 from experiments.common.command import exit_status
-from experiments.common.runner import Job, RunFolder, run_jobs
+from experiments.common.jobs import run_jobs
+from experiments.common.options import Workers
+from experiments.common.workers import started
+from experiments.common.runner import Job, RunFolder
 from tests_slow import sleep
 
 def run():
     folder = RunFolder.open(Path(sys.argv[1]), "demo", {})
-    with folder.session("demo", 2):
-        run_jobs(folder, [Job(str(i), {"i": i}, sleep, (sys.argv[1], i)) for i in range(2)], 2, Console(stderr=True))
+    jobs = [Job(str(i), {"i": i}, sleep, (sys.argv[1], i)) for i in range(2)]
+    with started(Workers(jobs=2)) as pool, folder.session("demo", 2):
+        run_jobs(folder, jobs, pool, Console(stderr=True))
 
 if __name__ == "__main__":
     sys.exit(exit_status(run))

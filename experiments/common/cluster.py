@@ -1,0 +1,181 @@
+"""Processes of a Ray cluster: what runs on them is handed out by joblib through Ray's backend for it.
+
+joblib puts calls that take less than about a second together, so that many short ones do not become many tasks. Ray
+starts a process that died anew, on another node where it must, and gives it its task again; the others work on. A
+result goes back to this process: nodes share no folder, but each needs this project, in the same version.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import joblib
+
+from experiments.common.pools import TRIES, Call, Pool, died
+from experiments.common.runner import ROOT, listed, source_digest, versions
+from papi_env.errors import ConfigurationError
+
+# Ray tells its makers how it is used, unless it is asked not to; the other silences a warning about GPUs.
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# Results are texts of some kB. chosen: the least that Ray takes is 75 MB; its default, a third of the memory, is not
+# used.
+_STORE_BYTES = 128 << 20
+
+
+class Cluster(Pool):
+    """Processes of a Ray cluster, a core each.
+
+    Args:
+        jobs: how many; 0 for one on each core of the cluster.
+        address: of the cluster; "auto" for the one that this machine belongs to, None for a new one of this machine.
+
+    Raises:
+        ConfigurationError: ray is not installed, no cluster answers, or it has fewer cores.
+    """
+
+    def __init__(self, jobs: int, address: str | None) -> None:
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        try:
+            import ray
+            from ray.util.joblib.ray_backend import RayBackend
+        except ImportError:
+            raise ConfigurationError(
+                "--backend ray: ray is not installed; pip install 'papi-env[ray]' brings it"
+            ) from None
+
+        class Streaming(RayBackend):  # type: ignore[misc,unused-ignore]
+            """Gives results as they are done, which the pool that it stands on does as well as others."""
+
+            supports_return_generator = True
+
+        self._ray, self._backend = ray, Streaming
+        # It prints them on standard output, where results go.
+        ray._private.worker.print_to_stdstream = _on_errors
+        self._connect(jobs, address)
+        cores = int(ray.cluster_resources().get("CPU", 0))
+        self.size = jobs or cores
+        if not 1 <= self.size <= cores:
+            ray.shutdown()
+            raise ConfigurationError(f"--jobs is {jobs}, but the Ray cluster has {cores} cores")
+        self._parallel: joblib.Parallel | None = None
+
+    def _connect(self, jobs: int, address: str | None) -> None:
+        # Nodes may have no such variable, and this process may not be in the project's folder.
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        asked: dict[str, Any] = {
+            "runtime_env": {"env_vars": {"PYTHONPATH": path}},
+            "log_to_driver": False,
+            "logging_level": "error",
+        }
+        if address is None:
+            asked |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
+            asked |= {"num_cpus": jobs or joblib.cpu_count()}
+        try:
+            self._ray.init(address=address or "local", **asked)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            where = (
+                "no Ray can be started here" if address is None else f"no Ray cluster is joined at {address}"
+            )
+            raise ConfigurationError(f"--backend ray: {where}: {error}") from None
+
+    def run(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
+        """See `Pool`."""
+        waiting = dict(enumerate(calls))
+        while waiting:
+            alone = list(waiting)
+            if self.size > 1 and len(waiting) > 1:
+                begun = set[int]()
+                try:
+                    for number, result in self._together(waiting, begun):
+                        begun.discard(number)
+                        del waiting[number]
+                        yield number, result
+                except self._ray.exceptions.RayError:
+                    # Which call ended its processes is not said.
+                    self._stop()
+                except BaseException:
+                    self._stop()
+                    raise
+                alone = sorted(begun)
+            for number in alone:
+                yield number, self._alone(waiting.pop(number))
+
+    def _together(self, calls: Mapping[int, Call], begun: set[int]) -> Iterator[tuple[int, Any]]:
+        """Run calls on all processes; a number is in `begun` from when its call is handed out."""
+        if self._parallel is None:
+            again = {"max_restarts": -1, "max_task_retries": TRIES - 1}
+            self._parallel = joblib.Parallel(
+                n_jobs=self.size,
+                backend=self._backend(ray_remote_args=again),
+                return_as="generator_unordered",
+            )
+            self._parallel.__enter__()
+
+        def handed_out() -> Iterable[Any]:
+            for number, call in tuple(calls.items()):
+                begun.add(number)
+                yield joblib.delayed(_answer)(_Task(number, call, _code()))
+
+        yield from self._parallel(handed_out())
+
+    def _alone(self, call: Call) -> Any:
+        """Run a call in a process of its own."""
+        ray = self._ray
+        run = ray.remote(max_retries=TRIES - 1)(_answer)
+        try:
+            return ray.get(run.remote(_Task(0, call, _code())))[1]
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError:
+            raise died(call) from None
+
+    def _stop(self) -> None:
+        if self._parallel is not None:
+            parallel, self._parallel = self._parallel, None
+            parallel.__exit__(None, None, None)
+
+    def close(self) -> None:
+        """See `Pool`."""
+        self._stop()
+        self._ray.shutdown()
+
+
+def _on_errors(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
+    """What Ray says of processes, that one died alone, in a line on standard error."""
+    for line in data["lines"]:
+        if line.startswith("A worker died"):
+            print(f"Ray: {line.partition('. ')[0]}; what it ran is run again", file=sys.stderr)
+
+
+class _Task:
+    """What goes to a node. Ray keeps arguments that are larger than this object seems in a store of its own."""
+
+    __slots__ = ("call", "code", "number")
+
+    def __init__(self, number: int, call: Call, code: Mapping[str, str]) -> None:
+        self.number, self.call, self.code = number, call, code
+
+
+def _code() -> dict[str, str]:
+    """What moves a number, and must be the same on every node."""
+    return {"source": source_digest(), **versions()}
+
+
+def _answer(task: _Task) -> tuple[int, Any]:
+    """The number and the result of a call, on the node that runs it."""
+    here = _code()
+    if here != task.code:
+        changed = [
+            f"{name} is {str(here.get(name))[:12]}, expected {value[:12]}"
+            for name, value in task.code.items()
+            if here.get(name) != value
+        ]
+        raise ConfigurationError(
+            f"node {os.uname().nodename}: runs another version of the project: {listed(changed)}; every node needs the "
+            "same checkout and packages"
+        )
+    return task.number, task.call.run()
