@@ -154,6 +154,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
         encodes = [row for row in results["stages"] if row["stage"] == "all"]
         summary = {**kept, "encodes": encodes, "stream": compared}
         folder.write("summary.json", json_text(summary))
+        folder.pack(jobs)
     return folder.path
 
 

@@ -86,7 +86,7 @@ class Cluster(Pool):
         """See `Pool`."""
         waiting = dict(enumerate(calls))
         while waiting:
-            alone = list(waiting)
+            alone, tries = list(waiting), TRIES
             if self.size > 1 and len(waiting) > 1:
                 begun = set[int]()
                 try:
@@ -100,9 +100,9 @@ class Cluster(Pool):
                 except BaseException:
                     self._stop()
                     raise
-                alone = sorted(begun)
+                alone, tries = sorted(begun), 1  # after those that it had
             for number in alone:
-                yield number, self._alone(waiting.pop(number))
+                yield number, self._alone(waiting.pop(number), tries)
 
     def _together(self, calls: Mapping[int, Call], begun: set[int]) -> Iterator[tuple[int, Any]]:
         """Run calls on all processes; a number is in `begun` from when its call is handed out."""
@@ -122,10 +122,10 @@ class Cluster(Pool):
 
         yield from self._parallel(handed_out())
 
-    def _alone(self, call: Call) -> Any:
+    def _alone(self, call: Call, tries: int) -> Any:
         """Run a call in a process of its own."""
         ray = self._ray
-        run = ray.remote(max_retries=TRIES - 1)(_answer)
+        run = ray.remote(max_retries=tries - 1)(_answer)
         try:
             return ray.get(run.remote(_Task(0, call, _code())))[1]
         except ray.exceptions.RayTaskError as error:

@@ -48,5 +48,6 @@ def conduct(
             with progress.status("intervals and figures"):
                 results = study.write(folder)
             session.update(study.recorded(results))
+            folder.pack([*together, *alone])
     study.report(console, results, session)
     return folder.path

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from experiments.common.pools import Call, Pool
-from experiments.common.runner import Columns, Job, RunFolder, listed, signed, write_whole
+from experiments.common.runner import Columns, Job, RunFolder, listed
 from papi_env.errors import DataError
 from papi_env.hardware.unused import kept_quiet, warn_once
 
@@ -38,9 +38,9 @@ def run_jobs(folder: RunFolder, jobs: Sequence[Job], pool: Pool, console: Consol
     Raises:
         DataError: the folder cannot be written to, or the processes that ran a job died; see `Pool.run`.
     """
-    todo, damaged = [], []
+    todo, damaged = [], folder.damaged
     for job in jobs:
-        if not folder.job_path(job).exists():
+        if not folder.has(job):
             todo.append(job)
             continue
         try:
@@ -50,6 +50,7 @@ def run_jobs(folder: RunFolder, jobs: Sequence[Job], pool: Pool, console: Consol
             damaged.append(f"{error}: {job.label} is run again")
     if damaged:
         console.print(f"warning: {listed(damaged)}", markup=False, highlight=False, soft_wrap=True)
+        damaged.clear()
     reused = len(jobs) - len(todo)
     if not todo:
         return reused
@@ -66,7 +67,7 @@ def run_jobs(folder: RunFolder, jobs: Sequence[Job], pool: Pool, console: Consol
         calls = [Call(job.label, _run_one, (job.function, job.arguments)) for job in todo]
         for done, (number, (text, unused)) in enumerate(pool.run(calls), start=reused + 1):
             job = todo[number]
-            write_whole(folder.job_path(job), signed(text))
+            folder.keep(job, text)
             for message in unused:
                 warn_once(message)
             bars.update(bar, completed=done, description=job.label)

@@ -8,6 +8,7 @@ is cut off or was changed is made again.
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -91,9 +92,7 @@ def finish(folder: RunFolder, count: int) -> None:
     for path in (folder.path / PARTS).glob(_NAMES):
         if int(path.stem.partition("-")[0]) >= count:
             path.unlink()
-    # And none that was being written when a run was killed.
-    for path in (*(folder.path / "jobs").iterdir(), *(folder.path / PARTS).glob(".*")):
-        path.unlink()
+    shutil.rmtree(folder.path / "jobs", ignore_errors=True)
 
 
 def scan(folder: Path) -> pl.LazyFrame:

@@ -1,10 +1,10 @@
 """Run folders and the jobs in them: what ran is written down, and a finished job is never run twice.
 
-A run folder holds `run.json` (what was asked, and every session that worked on it), one file per finished
-job under `jobs/`, and the results. Files appear whole or not at all. A job's file is named by a hash of
-everything that its result depends on, code and versions included: an interrupted run goes on where it
-stopped, and a job whose inputs have changed since is run again. So is one whose file is damaged: its last line is a
-digest of the others.
+A run folder holds `run.json` (what was asked, and every session that worked on it), one file per finished job under
+`jobs/`, and the results; once a run is finished, `jobs.zip` holds all jobs' files. Files appear whole or not at all. A
+job's file is named by a hash of everything that its result depends on, code and versions included: an interrupted run
+goes on where it stopped, and a job whose inputs have changed since is run again. So is one whose file is damaged: its
+last line is a digest of the others.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import inspect
 import json
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 import time
@@ -29,6 +30,7 @@ from typing import Any
 import joblib
 
 import papi_env
+from experiments.common.packed import packed, unpacked
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.files import JSON_BYTES, read_bounded, read_json
 
@@ -76,12 +78,22 @@ class Job:
 
 @dataclass
 class RunFolder:
-    """A folder in which one configuration of one experiment runs, in one session or several."""
+    """A folder in which one configuration of one experiment runs, in one session or several.
+
+    Attributes:
+        path: of the folder.
+        experiment: the command that runs in it.
+        configuration: what was asked, as plain data.
+        sessions: entries of run.json.
+        damaged: what was found damaged, and what is done about it, a line each.
+    """
 
     path: Path
     experiment: str
     configuration: Mapping[str, Any]
     sessions: list[dict[str, Any]] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    _packed: dict[str, bytes] | None = None
 
     @classmethod
     def open(cls, path: Path | None, experiment: str, configuration: Mapping[str, Any]) -> RunFolder:
@@ -94,7 +106,6 @@ class RunFolder:
             path = RUNS / f"{experiment}-{datetime.now():%Y%m%d-%H%M%S}"
         run = cls(path, experiment, json.loads(canonical(configuration)))
         make_folder(path, run._go_on)
-        make_folder(path / "jobs")
         return run
 
     def _go_on(self) -> None:
@@ -126,13 +137,55 @@ class RunFolder:
         """Where a job's result is, once it has one."""
         return self.path / "jobs" / f"{job.key}.csv"
 
+    def keep(self, job: Job, text: bytes) -> None:
+        """Store the CSV text of a job that has finished.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        path = self.job_path(job)
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, signed(text))
+
+    def has(self, job: Job) -> bool:
+        """Whether a job has a result, which may be damaged."""
+        return self.job_path(job).exists() or self.job_path(job).name in self._finished()
+
     def result(self, job: Job) -> bytes:
         """The CSV text of a finished job.
 
         Raises:
-            DataError: the file is not there, or is damaged.
+            DataError: it is not there, or is damaged.
         """
-        return read_result(self.job_path(job))
+        path = self.job_path(job)
+        if path.exists() or path.name not in self._finished():
+            return checked(path, read_bounded(path, JSON_BYTES))
+        return checked(self._pack / path.name, self._finished()[path.name])
+
+    @property
+    def _pack(self) -> Path:
+        return self.path / "jobs.zip"
+
+    def _finished(self) -> dict[str, bytes]:
+        """Files of the jobs of a session that has finished, by name."""
+        if self._packed is None:
+            self._packed = {}
+            if self._pack.exists():
+                try:
+                    self._packed = unpacked(self._pack)
+                except DataError as error:
+                    self.damaged.append(f"{error}: its jobs are run again")
+        return self._packed
+
+    def pack(self, jobs: Sequence[Job]) -> None:
+        """Put the results of all jobs of the run in one file, and leave no others.
+
+        Raises:
+            DataError: one is not there, or it cannot be written.
+        """
+        self._packed = {self.job_path(job).name: signed(self.result(job)) for job in jobs}
+        self.write(self._pack.name, packed(self._packed))
+        shutil.rmtree(self.path / "jobs", ignore_errors=True)
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a result file, whole or not at all."""
@@ -219,13 +272,12 @@ def signed(text: bytes) -> bytes:
     return text + _DIGEST + digest(text).encode() + b"\n"
 
 
-def read_result(path: Path) -> bytes:
-    """The CSV text of a job's file, checked against the digest in its last line.
+def checked(path: Path, data: bytes) -> bytes:
+    """The CSV text in the content of a job's file, checked against the digest in its last line.
 
     Raises:
-        DataError: the file is not there, is cut off, or has changed since it was written.
+        DataError: the content is cut off, or has changed since it was written.
     """
-    data = read_bounded(path, JSON_BYTES)
     text, mark, found = data.rpartition(_DIGEST)
     if not mark or found != digest(text).encode() + b"\n":
         raise DataError(f"{path}: cut off, or changed since it was written (its digest is another)")

@@ -21,7 +21,7 @@ from experiments.compare import Config, main, resolve
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import PAPER_SCENARIOS
 from papi_env.simulation.batch.engine import METRIC_NAMES
-from tests.experiments.commands import called
+from tests.experiments.commands import called, lose_a_job
 
 ENTRIES = ["a100-attacc/static", "papi/random", "papi/threshold", "papi/oracle"]
 SMALL = ["--scenario", "general-qa/opt-30b", "--batch-sizes", "2", "32", "--speculation", "1"]
@@ -50,7 +50,7 @@ def test_the_folder_holds_what_ran_and_what_came_out(finished):
     folder, _, rows, summary = finished
     assert {path.name for path in folder.iterdir()} == {
         "run.json",
-        "jobs",
+        "jobs.zip",
         "results.csv",
         "summary.json",
         "compare.png",
@@ -150,7 +150,7 @@ def test_the_table_marks_privileged_entries_and_leaves_out_references(finished):
     ):
         assert said in out
     best = Console(file=io.StringIO(), force_terminal=True, width=100, color_system="standard")
-    print_report(best, summary, 1.0, 0)
+    print_report(best, summary, {"wall_s": 1.0, "cores": 1, "jobs_reused": 0})
     bold = [line for line in best.file.getvalue().splitlines()[1:5] if "\x1b[1m" in line]
     assert len(bold) == 1
     assert "papi/threshold" in bold[0]
@@ -159,7 +159,7 @@ def test_the_table_marks_privileged_entries_and_leaves_out_references(finished):
 def test_a_lost_job_is_made_up_for_with_the_same_results(finished):
     folder, _, _, _ = finished
     before = {name: (folder / name).read_bytes() for name in ("results.csv", "summary.json")}
-    next((folder / "jobs").iterdir()).unlink()
+    lose_a_job(folder)
     status, out, _ = command(*COMMON, "--entries", *ENTRIES, "--out", folder)
     assert status == 0
     assert "9 jobs taken from earlier sessions" in out

@@ -31,7 +31,7 @@ from experiments.splitting.definition import DECODE, SERVING
 from papi_env.errors import ConfigurationError
 from papi_env.simulation.batch import state as layout
 from papi_env.simulation.serving import state as at
-from tests.experiments.commands import called
+from tests.experiments.commands import called, lose_a_job
 
 # Tokens come too slowly without speculation, so that schedulers differ within two seconds.
 TINY = """
@@ -108,7 +108,7 @@ def saved(folder, env=SERVING):
 def test_the_folder_holds_what_ran_and_what_came_out(finished):
     folder, _, _, rows, summary = finished
     names = {path.name for path in folder.iterdir()}
-    assert names == {"run.json", "jobs", "results.csv", "summary.json", "compare.png"}
+    assert names == {"run.json", "jobs.zip", "results.csv", "summary.json", "compare.png"}
     assert (folder / "compare.png").read_bytes().startswith(b"\x89PNG")
     record = json.loads((folder / "run.json").read_text())
     assert record["experiment"] == "compare"
@@ -193,7 +193,7 @@ def test_the_tables_have_every_scenario_and_mark_privileged_entries(finished):
     for said in ("over that of papi/threshold", "6 instances (2 scenarios x 3 seeds)", "privileged", SERVING):
         assert said in text
     best = Console(file=io.StringIO(), force_terminal=True, width=100, color_system="standard")
-    print_report(best, summary, 1.0, 0)
+    print_report(best, summary, {"wall_s": 1.0, "cores": 1, "jobs_reused": 0})
     bold = [line for line in best.file.getvalue().splitlines() if "\x1b[1mpapi/" in line]
     assert len(bold) == 3
     assert not any("oracle" in line for line in bold)
@@ -202,7 +202,7 @@ def test_the_tables_have_every_scenario_and_mark_privileged_entries(finished):
 def test_a_lost_job_is_made_up_for_with_the_same_results(finished):
     folder, arguments, _, _, _ = finished
     before = {name: (folder / name).read_bytes() for name in ("results.csv", "summary.json")}
-    next((folder / "jobs").iterdir()).unlink()
+    lose_a_job(folder)
     status, out, _ = command(*arguments, "--out", folder)
     assert status == 0
     assert "7 jobs taken from earlier sessions" in out

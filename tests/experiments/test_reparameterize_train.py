@@ -101,7 +101,7 @@ def test_the_folder_holds_the_network_before_and_after_and_its_stream(finished, 
     folder, out = finished
     files = {"merged.json", "merged.onnx", "merged.safetensors", "training.safetensors", "training.csv"}
     files |= {"predictions.csv", "network.toml", "scenario.toml", "kernels.csv", "stages.csv"}
-    assert {path.name for path in folder.iterdir()} == {*files, "summary.json", "run.json", "jobs", "stream"}
+    assert {path.name for path in folder.iterdir()} == {*files, "summary.json", "run.json", "stream"}
     spec = load_repmlpnet(tiny)
     assert load_repmlpnet(folder / "network.toml") == spec
     scenario = get_scenario(folder / "scenario.toml")
