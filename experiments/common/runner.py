@@ -1,7 +1,7 @@
 """Run folders and the jobs in them: what ran is written down, and a finished job is never run twice.
 
 A run folder holds `run.json` (what was asked, and every session that worked on it), one file per finished job under
-`jobs/`, and the results; once a run is finished, `jobs.zip` holds all jobs' files. Files appear whole or not at all. A
+`jobs/`, and the results; once a run is finished, `jobs.json` holds all jobs' files. Files appear whole or not at all. A
 job's file is named by a hash of everything that its result depends on, code and versions included: an interrupted run
 goes on where it stopped, and a job whose inputs have changed since is run again. So is one whose file is damaged: its
 last line is a digest of the others.
@@ -30,7 +30,6 @@ from typing import Any
 import joblib
 
 import papi_env
-from experiments.common.packed import packed, unpacked
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.files import JSON_BYTES, read_bounded, read_json
 
@@ -164,7 +163,7 @@ class RunFolder:
 
     @property
     def _pack(self) -> Path:
-        return self.path / "jobs.zip"
+        return self.path / "jobs.json"
 
     def _finished(self) -> dict[str, bytes]:
         """Files of the jobs of a session that has finished, by name."""
@@ -172,19 +171,24 @@ class RunFolder:
             self._packed = {}
             if self._pack.exists():
                 try:
-                    self._packed = unpacked(self._pack)
+                    found = read_json(self._pack, JSON_BYTES)
+                    self._packed = {name: str(text).encode(errors="replace") for name, text in found.items()}
                 except DataError as error:
                     self.damaged.append(f"{error}: its jobs are run again")
         return self._packed
 
     def pack(self, jobs: Sequence[Job]) -> None:
-        """Put the results of all jobs of the run in one file, and leave no others.
+        """Put the results of all jobs of the run in one file in place of their own, unless it would be too large.
 
         Raises:
             DataError: one is not there, or it cannot be written.
         """
         self._packed = {self.job_path(job).name: signed(self.result(job)) for job in jobs}
-        self.write(self._pack.name, packed(self._packed))
+        texts = {name: text.decode() for name, text in sorted(self._packed.items())}
+        data = (json.dumps(texts, indent=0, ensure_ascii=False) + "\n").encode()
+        if len(data) > JSON_BYTES:
+            return
+        self.write(self._pack.name, data)
         shutil.rmtree(self.path / "jobs", ignore_errors=True)
 
     def write(self, name: str, content: str | bytes) -> None:

@@ -87,7 +87,7 @@ def _differences(folder: RunFolder, jobs: Sequence[Job]) -> dict[str, Row]:
             ((name, dtype, value),) = pl.read_csv(folder.result(job)).rows()
         except (pl.exceptions.PolarsError, ValueError) as error:
             raise DataError(
-                f"{path}: not a job's result ({error}); delete it, or jobs.zip, and run again"
+                f"{path}: not a job's result ({error}); delete it, or jobs.json, and run again"
             ) from None
         found.setdefault(name, {})[f"difference_{dtype}"] = value
     return found

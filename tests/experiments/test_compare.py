@@ -50,7 +50,7 @@ def test_the_folder_holds_what_ran_and_what_came_out(finished):
     folder, _, rows, summary = finished
     assert {path.name for path in folder.iterdir()} == {
         "run.json",
-        "jobs.zip",
+        "jobs.json",
         "results.csv",
         "summary.json",
         "compare.png",

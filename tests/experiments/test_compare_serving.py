@@ -108,7 +108,7 @@ def saved(folder, env=SERVING):
 def test_the_folder_holds_what_ran_and_what_came_out(finished):
     folder, _, _, rows, summary = finished
     names = {path.name for path in folder.iterdir()}
-    assert names == {"run.json", "jobs.zip", "results.csv", "summary.json", "compare.png"}
+    assert names == {"run.json", "jobs.json", "results.csv", "summary.json", "compare.png"}
     assert (folder / "compare.png").read_bytes().startswith(b"\x89PNG")
     record = json.loads((folder / "run.json").read_text())
     assert record["experiment"] == "compare"

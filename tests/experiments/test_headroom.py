@@ -44,7 +44,7 @@ def finished(tiny, tmp_path_factory):
 def test_the_folder_holds_what_ran_and_what_came_out(finished):
     _, folder, out, rows, summary = finished
     names = {path.name for path in folder.iterdir()}
-    assert names == {"run.json", "jobs.zip", "results.csv", "summary.json", "headroom.png"}
+    assert names == {"run.json", "jobs.json", "results.csv", "summary.json", "headroom.png"}
     assert (folder / "headroom.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(rows["policy"].unique()) == sorted([*ALL, "bound"])
     assert len(rows) == 3 * (len(ALL) + 1)

@@ -91,7 +91,7 @@ def test_the_folder_holds_what_ran_and_what_came_out(finished):
     _, folder, out = finished
     assert {p.name for p in folder.iterdir()} == {
         "run.json",
-        "jobs.zip",
+        "jobs.json",
         "results.csv",
         "summary.json",
         "headroom.png",

@@ -255,7 +255,7 @@ def finished(tmp_path_factory):
 def test_the_folder_holds_what_ran_and_what_came_out(finished):
     folder, _ = finished
     tables = {"networks.csv": 1, "kernels.csv": 2 * 2 * 4 * 4, "stages.csv": 2 * 2 * 5, "rules.csv": 1}
-    names = {"run.json", "jobs.zip", "summary.json", "threshold.png", "units.png", "vision-stream", *tables}
+    names = {"run.json", "jobs.json", "summary.json", "threshold.png", "units.png", "vision-stream", *tables}
     assert {path.name for path in folder.iterdir()} == names
     for name, height in tables.items():
         assert pl.read_csv(folder / name).height == height

@@ -70,7 +70,7 @@ def served(tiny, tmp_path_factory):
 def test_the_folder_holds_what_ran_and_what_came_out(served):
     folder, out = served
     names = {path.name for path in folder.iterdir()}
-    assert names == {"run.json", "jobs.zip", "results.csv", "summary.json", "gantt.png", "trace.json"}
+    assert names == {"run.json", "jobs.json", "results.csv", "summary.json", "gantt.png", "trace.json"}
     assert (folder / "gantt.png").read_bytes().startswith(b"\x89PNG")
     session = json.loads((folder / "run.json").read_text())["sessions"][0]
     assert session["status"] == "finished"

@@ -152,7 +152,7 @@ def results(name, pool):
     with folder.session("demo", pool.size):
         assert run_jobs(folder, jobs, pool, quiet) == 0
         folder.pack(jobs)
-    return (folder.path / "jobs.zip").read_bytes()
+    return (folder.path / "jobs.json").read_bytes()
 
 with started(Workers(jobs=2, backend="ray")) as pool:
     assert pool.size == 2
