@@ -1,0 +1,1 @@
+"""Commands killed at random moments, and whether what they come to is the same: for `experiments.kill`."""
