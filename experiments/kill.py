@@ -32,7 +32,7 @@ from papi_env.errors import ConfigurationError, DataError, lookup
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Kill commands at random moments, go on with them, and compare their results with those of runs in peace.
+    """Kill commands at random moments, go on, and compare with runs in peace.
 
     python -m experiments.kill --kills 10 --only sweep train --backends local
     """

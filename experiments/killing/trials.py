@@ -77,28 +77,35 @@ class Trials:
         """An uninterrupted run with the same processes, which others are killed in the course of.
 
         Raises:
-            DataError: it failed, or gives other results than on one core.
+            DataError: it failed, or two such runs differ.
         """
         key = (case.name, case.backend)
         if key not in self._peace:
-            out = self.place / f"{case.name}-{case.backend}-peace"
-            begun = [0.0]
-
-            def watched(process: subprocess.Popen[bytes], passed: float) -> bool:
-                if not begun[0] and (out / VICTIMS[case.name].mark).exists():
-                    begun[0] = passed
-                return False
-
-            start = time.monotonic()
-            status = self._session(case, out, watched)
-            if status != 0:
-                raise DataError(f"{out}.log: {case.name} failed without having been killed (status {status})")
-            found = Peace(results_of(case.name, out), begun[0], time.monotonic() - start)
-            first = next((peace for (name, _), peace in self._peace.items() if name == case.name), found)
+            others = [peace for (name, _), peace in self._peace.items() if name == case.name]
+            # A command's first run may compile, which the moments of kills are not to be spread over.
+            first = others[0] if others else self._in_peace(case, "first")
+            found = self._in_peace(case, "peace")
             if not found.results or found.results != first.results:
-                raise DataError(f"{out}: {case.name} gives other results with --backend {case.backend}")
+                raise DataError(
+                    f"{self.place}: {case.name} gives other results with --backend {case.backend}"
+                )
             self._peace[key] = found
         return self._peace[key]
+
+    def _in_peace(self, case: Case, which: str) -> Peace:
+        out = self.place / f"{case.name}-{case.backend}-{which}"
+        begun = [0.0]
+
+        def watched(process: subprocess.Popen[bytes], passed: float) -> bool:
+            if not begun[0] and (out / VICTIMS[case.name].mark).exists():
+                begun[0] = passed
+            return False
+
+        start = time.monotonic()
+        status = self._session(case, out, watched)
+        if status != 0:
+            raise DataError(f"{out}.log: {case.name} failed without having been killed (status {status})")
+        return Peace(results_of(case.name, out), begun[0], time.monotonic() - start)
 
     def torn(self, case: Case, kills: int, tell: Callable[[str], None]) -> Tally:
         """Kill runs of a case until so many kills are done; each run goes on to its end and is compared."""

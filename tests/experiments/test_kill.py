@@ -1,0 +1,106 @@
+"""The harness that kills commands: it kills them, lets them go on, and tells results that are not the same."""
+
+import json
+
+import pytest
+
+from experiments import kill
+from experiments.killing import trials, victims
+from experiments.killing.processes import PROC, descendants
+from experiments.killing.trials import Case, Trials
+from experiments.killing.victims import Victim, left_behind, results_of
+from papi_env.errors import ConfigurationError
+from tests.experiments.commands import called
+
+pytestmark = pytest.mark.skipif(not (PROC / "self" / "stat").exists(), reason="needs /proc")
+
+# Counts to eight, a line at a time; goes on where it was, or, where it is careless, from what it had last seen.
+COUNTER = """
+import sys, time
+from pathlib import Path
+
+out, careless = Path(sys.argv[1]), sys.argv[2] == "careless"
+out.mkdir(exist_ok=True)
+(out / "run.json").touch()
+log = out / "log"
+done = len(log.read_text().splitlines()) if log.exists() else 0
+if careless and done:
+    done -= 1
+for number in range(done, 8):
+    with log.open("a") as file:
+        file.write(f"{number}\\n")
+    time.sleep(0.1)
+(out / "results.csv").write_text("wall_s,lines\\n" + f"{time.time()},{len(log.read_text().splitlines())}\\n")
+"""
+
+
+@pytest.fixture
+def counter(tmp_path, monkeypatch):
+    """Makes the victim `train` count, carefully or not."""
+
+    def counting(how):
+        script = tmp_path / "counter.py"
+        script.write_text(COUNTER)
+        monkeypatch.setattr(
+            trials, "command", lambda name, inputs, out, options: [str(script), str(out), how]
+        )
+        victim = Victim("", ("results.csv",), parallel=False)
+        for module in (trials, victims):
+            monkeypatch.setattr(module, "VICTIMS", {"train": victim})
+
+    return counting
+
+
+@pytest.mark.parametrize("how", ["careful", "careless"])
+def test_runs_that_were_killed_are_compared_with_one_in_peace(tmp_path, counter, how):
+    counter(how)
+    said = []
+    tally = Trials(tmp_path, 1).torn(Case("train", "local", "all"), 2, said.append)
+    assert tally.kills == 2
+    assert tally.sessions == tally.kills + tally.runs
+    assert len(said) == tally.runs
+    # Times are not compared.
+    assert bool(tally.wrong) == (how == "careless")
+    assert all("results.csv: differs" in line for line in tally.wrong)
+    assert not descendants(trials.os.getpid())
+
+
+def test_the_command_kills_and_keeps_what_it_found(tmp_path, counter):
+    counter("careful")
+    status, out, err = called(kill.main, "--only", "train", "--kills", 1, "--out", tmp_path / "run")
+    assert status == 0, err
+    assert "1 kills: all results the same" in out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["kills"], summary["wrong"], len(summary["cases"])) == (1, 0, 1)
+    assert not (tmp_path / "run" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--kills", "0"], "--kills is 0"), (["--only", "trian"], "train"), (["--backends", "rai"], "ray")],
+)
+def test_what_cannot_be_killed_is_refused(options, said):
+    status, _, err = called(kill.main, *options)
+    assert status == 2
+    assert said in err
+
+
+def test_every_victim_takes_its_options(tmp_path):
+    for name, victim in victims.VICTIMS.items():
+        words = victims.command(name, tmp_path, tmp_path / "new", Case(name, "local", "all").options)
+        assert words[:2] == ["-m", f"experiments.{name}"]
+        assert ("--jobs" in words) == victim.parallel
+
+
+def test_files_that_are_left_behind_are_found(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    for name in ("jobs/1.csv", ".run.json.x.part", "results.csv"):
+        (tmp_path / name).touch()
+    assert sorted(left_behind(tmp_path)) == [".run.json.x.part", "jobs/1.csv"]
+    assert list(results_of("compare", tmp_path)) == ["results.csv"]
+
+
+def test_refused_where_nothing_can_be_found(monkeypatch, tmp_path):
+    monkeypatch.setattr("experiments.killing.processes.PROC", tmp_path)
+    with pytest.raises(ConfigurationError, match="not there"):
+        kill.check_system()
