@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -99,20 +99,25 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
             share = config.kills // len(cases) + (number < config.kills % len(cases))
             if share:
                 tallies.append((case, trials.torn(case, share, lambda line: say(progress, line))))
+                # What was counted stays, should a later case be interrupted.
+                folder.write("summary.json", json_text(_summary(tallies)))
         wrong = [line for _, tally in tallies for line in tally.wrong]
-        summary = {
-            "kills": sum(tally.kills for _, tally in tallies),
-            "wrong": len(wrong),
-            "cases": [tally.plain(case) for case, tally in tallies],
-        }
-        folder.write("summary.json", json_text(summary))
         if not wrong:
             shutil.rmtree(place)
     console.print(_table(tallies))
     if wrong:
         raise DataError(f"{len(wrong)} of the results are not the same: {'; '.join(wrong[:3])}")
-    say(console, f"{summary['kills']} kills: all results the same, nothing left behind")
+    say(console, f"{_summary(tallies)['kills']} kills: all results the same, nothing left behind")
     return folder.path
+
+
+def _summary(tallies: Sequence[tuple[Case, Tally]]) -> dict[str, Any]:
+    """What summary.json holds."""
+    return {
+        "kills": sum(tally.kills for _, tally in tallies),
+        "wrong": sum(len(tally.wrong) for _, tally in tallies),
+        "cases": [tally.plain(case) for case, tally in tallies],
+    }
 
 
 def _table(tallies: Sequence[tuple[Case, Tally]]) -> Table:

@@ -38,7 +38,8 @@ class Config:
     """
 
     only: Annotated[tuple[str, ...], words("PART ...")] = ()
-    """Parts to measure: single, batch, adapter, inside, threads, sweeps, grid, startup, ppo, target (default: all)."""
+    """Parts to measure: single, batch, adapter, inside, threads, jobs, sweeps, grid, startup, ppo, target (default:
+    all)."""
     quick: Annotated[bool, Flag] = False
     """Try every path in seconds, at sizes so small that the figures mean nothing."""
     json: Annotated[bool, Flag] = False

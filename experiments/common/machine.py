@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from queue import Empty, SimpleQueue
@@ -44,10 +45,14 @@ class Machine(Pool):
             return_as="generator_unordered",
             batch_size=1,
         )
+        results = threads(joblib.delayed(self._one)(number, call) for number, call in enumerate(calls))
         try:
-            yield from threads(joblib.delayed(self._one)(number, call) for number, call in enumerate(calls))
+            for number, result in results:  # noqa: UP028  (yield from would end it before the processes)
+                yield number, result
         except BaseException:
             self.close()  # what runs is not waited for
+            with warnings.catch_warnings(action="ignore"):
+                results.close()  # which says that not all was used
             raise
 
     def _one(self, number: int, call: Call) -> tuple[int, Any]:

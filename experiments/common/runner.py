@@ -330,6 +330,21 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say which file a library could not write, where it does not say so itself.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that, whatever happens, it is there with all its content or unchanged.
 

@@ -12,22 +12,23 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from experiments.speed import inside, parts, runs
+from experiments.speed import inside, jobs, parts, runs
 from experiments.speed.measure import pinned
 from experiments.speed.parts import QUICK, Effort, Findings, Ratio, Row, Say
-from experiments.speed.targets import PARTS, TARGETS
+from experiments.speed.targets import PARTS, TARGETS, UNPINNED
 
 
 def measure_part(found: Findings, name: str, quick: bool, say: Say) -> int | None:
     """Add what a part finds; returns the core that it was pinned to, None for none."""
-    with nullcontext() if name == "threads" else pinned() as core:
+    with nullcontext() if name in UNPINNED else pinned() as core:
         _part(name, quick)(found, QUICK if quick else Effort(), say)
     return core
 
 
 def _part(name: str, quick: bool) -> Callable[[Findings, Effort, Say], None]:
     if name not in ("ppo", "target"):
-        module = inside if name == "inside" else runs if name in ("grid", "startup") else parts
+        elsewhere = {"inside": inside, "jobs": jobs, "grid": runs, "startup": runs}
+        module = elsewhere.get(name, parts)
         measured: Callable[[Findings, Effort, Say], None] = getattr(module, name)
         return measured
     # Only these need torch.

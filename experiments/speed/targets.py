@@ -58,8 +58,9 @@ TARGETS = (
 )
 # In this order; those that train come last, since they are long.
 PARTS: Mapping[str, str] = {
-    # First: threads that another part's libraries start while pinned would stay on that core.
+    # These first: threads that another part's libraries start while pinned would stay on that core.
     "threads": "one thread and two",
+    "jobs": "one process and two, of this machine and of Ray",
     "single": "every id through make",
     "batch": "batches of every id, and bytes of state",
     "adapter": "SB3's adapter alone",
@@ -70,3 +71,5 @@ PARTS: Mapping[str, str] = {
     "ppo": "PPO's steps per second",
     "target": "PPO's time to the oracle",
 }
+# Those that need more cores than one.
+UNPINNED = ("threads", "jobs")

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from agents.learned.checkpoint import recover
 from experiments.common.command import can_go_on, say
-from experiments.common.runner import RunFolder, source_digest, versions
+from experiments.common.runner import RunFolder, source_digest, versions, writing
 from experiments.training.callbacks import BEST, LAST, Bar, Boundary, Interruption
 from experiments.training.curves.data import YAxis
 from experiments.training.learn import train
@@ -50,7 +50,8 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
             if config.tune:
                 from experiments.training.trials import tune  # needs Optuna
 
-                tune(training, folder, interruption, console, progress)
+                with writing(folder.path):
+                    tune(training, folder, interruption, console, progress)
             else:
                 _train_in(training, folder, interruption, session, console, progress)
     return folder.path
