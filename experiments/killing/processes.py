@@ -20,24 +20,27 @@ def check_system() -> None:
         raise ConfigurationError(f"{PROC}: not there; killing processes needs a system that lists them so")
 
 
-def _parents() -> dict[int, int]:
-    """The parent of every process that runs."""
+def _running() -> dict[int, tuple[int, int]]:
+    """The parent and the session of every process that runs."""
     found = {}
     for folder in PROC.glob("[0-9]*"):
         with suppress(OSError):
             # The name before it may hold anything, brackets too.
-            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            state, parent, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
             if state != "Z":
-                found[int(folder.name)] = int(parent)
+                found[int(folder.name)] = (int(parent), int(session))
     return found
 
 
 def descendants(root: int) -> list[int]:
-    """Processes that a process started, those that they started, and so on."""
-    parents, found = _parents(), [root]
+    """Processes that a process started, those that they started, and so on; of a session that it leads, all others."""
+    running, found = _running(), [root]
     for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found[1:]
+        found += [child for child, (parent, _) in running.items() if parent == pid]
+    return [
+        *found[1:],
+        *(pid for pid, (_, session) in running.items() if session == root and pid not in found),
+    ]
 
 
 def workers_of(root: int) -> list[int]:
