@@ -16,7 +16,7 @@ from experiments.common import runner
 from experiments.common.jobs import run_jobs
 from experiments.common.options import Workers
 from experiments.common.pools import OwnProcess
-from experiments.common.runner import Job, RunFolder, differences, write_whole
+from experiments.common.runner import Job, RunFolder, differences, write_whole, writing
 from experiments.common.workers import started
 from papi_env.errors import ConfigurationError, DataError
 
@@ -309,3 +309,53 @@ def test_a_request_to_end_is_recorded_and_ends_the_workers(tmp_path):
     while any(map(alive, workers)):
         assert time.monotonic() < end, "workers live on"
         time.sleep(0.05)
+
+
+def test_a_finished_run_has_one_file_for_its_jobs_and_takes_them_up(run, marks):
+    console = Console(file=io.StringIO(), width=500)
+    jobs = jobs_of(marks, range(3))
+    run_jobs(run, jobs, OwnProcess(), console)
+    before = [run.result(job) for job in jobs]
+    run.pack(jobs)
+    assert [path.name for path in run.path.iterdir()] == ["jobs.json"]
+    again = RunFolder(run.path, "demo", CONFIGURATION)
+    assert run_jobs(again, jobs_of(marks, range(4)), OwnProcess(), console) == 3
+    assert [again.result(job) for job in jobs] == before
+    # What came since is there beside them, and joins them.
+    assert [path.name for path in (run.path / "jobs").iterdir()] == [
+        run.job_path(jobs_of(marks, [3])[0]).name
+    ]
+    again.pack(jobs_of(marks, range(4)))
+    whole = (run.path / "jobs.json").read_bytes()
+    assert len(list(marks.iterdir())) == 4
+    assert not console.file.getvalue().count("warning")
+    for damage, said, reused in (
+        (whole[:-40], "not JSON, or cut off", 0),
+        (b"[1]", "expected fields by name", 0),
+        (whole.replace(b"0.1", b"0.2", 1), "changed since it was written", 3),
+        (whole.replace(b"0.1", b"\\ud800", 1), "changed since it was written", 3),
+    ):
+        (run.path / "jobs.json").write_bytes(damage)
+        damaged = RunFolder(run.path, "demo", CONFIGURATION)
+        assert run_jobs(damaged, jobs_of(marks, range(4)), OwnProcess(), console) == reused
+        assert said in console.file.getvalue()
+        damaged.pack(jobs_of(marks, range(4)))
+        assert (run.path / "jobs.json").read_bytes() == whole
+        console.file.truncate(0)
+
+
+def test_a_run_that_was_killed_before_its_record_goes_on_and_nothing_half_written_stays(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "jobs").mkdir(parents=True)
+    for half in (folder / ".run.json.x1y2.part", folder / "jobs" / ".1.csv.x1y2.part"):
+        half.write_text("{")
+    with RunFolder.open(folder, "demo", CONFIGURATION).session("demo", 1):
+        pass
+    assert sorted(path.name for path in folder.rglob("*")) == ["jobs", "run.json"]
+
+
+def test_a_library_that_cannot_write_is_told_with_the_folder(tmp_path):
+    with pytest.raises(DataError, match=f"{tmp_path}: cannot be written: No space left"), writing(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), writing(tmp_path):
+        (tmp_path / "none").read_text()
