@@ -1,0 +1,166 @@
+"""Give every reader of files broken, changed and hostile ones: `python -m experiments.fuzz --help`.
+
+Each reader meets inputs by number, made from a seed: first what is no honest file (devices, bombs, depths), then valid
+files changed at random. Only the documented errors may come out, within limits of time and memory. A reader runs in a
+process of its own, which may die.
+
+Written to the run folder: run.json, fuzz.csv (a row per reader), summary.json, and for each kind of fault up to three
+inputs under faults/, which `--replay FILE` reads again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import joblib
+import polars as pl
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments.common.command import command_line, say
+from experiments.common.options import Jobs, Out, Seed, check_jobs, words
+from experiments.common.runner import Job, RunFolder, run_jobs, write_whole
+from experiments.common.study import json_text
+from experiments.fuzzing.play import Tally, place, play, prepare
+from experiments.fuzzing.readers import READERS
+from experiments.fuzzing.watch import Limits, fuzz
+from papi_env.errors import ConfigurationError, DataError, lookup
+from papi_env.files import read_json
+
+FAULTS = "faults"
+SHOWN = ("reader", "inputs", "refused", "accepted", "faults", "kinds", "slowest_s", "peak_mb", "wall_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Give every reader of files broken, changed and hostile ones.
+
+    python -m experiments.fuzz --readers scenario hub --inputs 1000
+    """
+
+    readers: Annotated[tuple[str, ...], words("NAME ...")] = ()
+    """Which (default: all)."""
+    inputs: int = 100_000
+    """For each reader."""
+    seconds: float = 10.0
+    """That an input may take."""
+    memory_mb: int = 2000
+    """That an input may take, beside what the process has without it."""
+    replay: Annotated[Path | None, words("FILE")] = None
+    """A kept fault, FAULT.json of a run folder, to be read again."""
+    seed: Seed = 0
+    jobs: Jobs = 0
+    out: Out = None
+
+
+def run(config: Config, command: str, results: Console, progress: Console) -> None:
+    """Do what is asked.
+
+    Raises:
+        ConfigurationError: it cannot be done as asked, or readers have faults.
+    """
+    if config.replay is not None:
+        replay(config.replay, config.seconds, results)
+        return
+    names = config.readers or tuple(READERS)
+    for name in names:
+        lookup("reader", name, READERS)
+    check_jobs(config.jobs)
+    if config.inputs < 1 or not 0 < config.seconds <= 3600 or config.memory_mb < 1:
+        raise ConfigurationError(
+            f"--inputs is {config.inputs}, --seconds {config.seconds}, --memory-mb {config.memory_mb}, expected "
+            "numbers above 0, and at most an hour"
+        )
+    limits = Limits(config.seconds, config.memory_mb * 1_000_000)
+    asked = {
+        "readers": list(names),
+        "inputs": config.inputs,
+        "seed": config.seed,
+        "seconds": config.seconds,
+        "memory_mb": config.memory_mb,
+    }
+    folder = RunFolder.open(config.out, "fuzz", asked)
+    cores = config.jobs or joblib.cpu_count()
+    jobs = [
+        Job(name, {**asked, "readers": name}, fuzz, (name, config.inputs, config.seed, limits)) for name in names
+    ]
+    with folder.session(command, cores):
+        run_jobs(folder, jobs, cores, progress)
+        rows = pl.concat(pl.read_csv(io.BytesIO(folder.result(job))) for job in jobs)
+        folder.write("fuzz.csv", rows.select(SHOWN).write_csv())
+        found = {row["reader"]: json.loads(row["found"]) for row in rows.iter_rows(named=True)}
+        folder.write("summary.json", json_text({"rows": rows.select(SHOWN).to_dicts(), "faults": found}))
+        kept = [path for name in names for path in keep(folder.path, name, config.seed, found[name])]
+    show(rows, results)
+    say(results, f"Results in {folder.path}")
+    if kept:
+        raise ConfigurationError(
+            f"{len(kept)} inputs met faults, expected none; the first: --replay {kept[0]} "
+        )
+
+
+def show(rows: pl.DataFrame, results: Console) -> None:
+    """Print the table, and all readers together."""
+    table = Table(box=None, pad_edge=False)
+    for name in SHOWN:
+        table.add_column(name, justify="left" if name == "reader" else "right")
+    for row in rows.select(SHOWN).iter_rows():
+        table.add_row(*map(str, row))
+    results.print(table)
+    say(results, f"{rows['inputs'].sum()} inputs, {rows['faults'].sum()} faults of {rows['kinds'].sum()} kinds")
+
+
+def keep(folder: Path, name: str, seed: int, faults: Sequence[dict[str, Any]]) -> list[Path]:
+    """Write the inputs of faults to the run folder, each with what it is; returns the descriptions."""
+    reader, out = READERS[name], []
+    for k, fault in enumerate(faults):
+        for number in fault["numbers"]:
+            home = folder / FAULTS / f"{name}-{k}-{number}"
+            prepare(reader, home)
+            place(reader, home, seed, number)
+            about = {"reader": name, "seed": seed, "number": number, **fault}
+            path = home.with_suffix(".json")
+            write_whole(path, json_text(about))
+            out.append(path)
+            if (home / reader.file).is_file() and (home / reader.file).stat().st_size > 1 << 20:
+                shutil.rmtree(home)  # made again from its number
+    return out
+
+
+def replay(path: Path, seconds: float, results: Console) -> None:
+    """Read a kept fault again, in this process, and say what comes of it.
+
+    Raises:
+        ConfigurationError: it is still one.
+        DataError: the file describes none.
+    """
+    about = read_json(path)
+    name, seed, number = about.get("reader"), about.get("seed"), about.get("number")
+    if not isinstance(name, str) or not isinstance(seed, int) or not isinstance(number, int) or number < 0:
+        raise DataError(f"{path}: expected reader, seed and number of a fault")
+    reader = lookup("reader", name, READERS)
+    home = path.with_suffix("")
+    prepare(reader, home)
+    tally: Tally = play(reader, range(number, number + 1), seed, home, seconds)
+    for key, fault in tally.faults.items():
+        say(results, f"{name}, input {number}: {key}: {fault.message}")
+    if tally.faults:
+        raise ConfigurationError(f"{path}: still a fault")
+    say(results, f"{name}, input {number}: {'refused as documented' if tally.refused else 'accepted'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; returns the exit status."""
+    return command_line("fuzz", Config, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

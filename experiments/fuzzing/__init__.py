@@ -1,0 +1,1 @@
+"""Files that are almost valid, and what their readers say of them."""

@@ -1,0 +1,226 @@
+"""Inputs by number: made from a seed, given to a reader, and what came of them."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import signal
+import traceback
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from os import utime
+from pathlib import Path
+from random import Random
+from time import perf_counter
+from types import FrameType
+from typing import Any
+
+from experiments.common.runner import ROOT
+from experiments.fuzzing.hostile import HOSTILE
+from experiments.fuzzing.mutations import mutated
+from experiments.fuzzing.readers import READERS, Files, Reader
+from papi_env.errors import ConfigurationError, DataError
+
+# What readers say of a file that they do not take; anything else is a fault.
+DOCUMENTED = (ConfigurationError, DataError)
+# Of a message, in characters: what `errors` shortens to, and the words that name a file.
+LONGEST_MESSAGE = 9000
+# Faults of one kind that are kept with their numbers.
+KEPT = 3
+
+
+class TooLong(BaseException):
+    """An input took longer than it may; no reader catches it."""
+
+
+@dataclass
+class Fault:
+    """A kind of fault: what was raised and where; how often, and the first inputs that met it."""
+
+    error: str
+    where: str
+    count: int = 0
+    numbers: list[int] = field(default_factory=list)
+    message: str = ""
+
+
+@dataclass
+class Tally:
+    """What came of the inputs up to `done`, which is the number of the next one."""
+
+    done: int = 0
+    refused: int = 0
+    accepted: int = 0
+    slowest_s: float = 0.0
+    slowest: int = 0
+    peak_bytes: int = 0
+    faults: dict[str, Fault] = field(default_factory=dict)
+
+    @property
+    def faulty(self) -> int:
+        """Inputs that met a fault."""
+        return sum(fault.count for fault in self.faults.values())
+
+    def add(self, number: int, error: str, where: str, message: str = "") -> None:
+        """Count a fault."""
+        fault = self.faults.setdefault(f"{error} at {where}", Fault(error, where, message=message[:2000]))
+        fault.count += 1
+        if len(fault.numbers) < KEPT:
+            fault.numbers.append(number)
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> Tally:
+        """From plain data."""
+        faults = {key: Fault(**fault) for key, fault in data["faults"].items()}
+        return cls(**{**data, "faults": faults})
+
+
+@cache
+def valid_files(name: str) -> Files:
+    """The valid files of a reader."""
+    return READERS[name].valid()
+
+
+def prepare(reader: Reader, folder: Path) -> None:
+    """Make the folder in which a reader finds its files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in valid_files(reader.name).beside.items():
+        (folder / name).write_bytes(content)
+
+
+def place(reader: Reader, folder: Path, seed: int, number: int) -> None:
+    """Put the input of a number where the reader looks for its file: the first are hostile, all others random."""
+    path = folder / reader.file
+    files = valid_files(reader.name)
+    with suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    hostile = list(HOSTILE.values())
+    if number < len(hostile):
+        hostile[number](path, files.contents[0])
+        return
+    rng = Random(f"{seed}/{reader.name}/{number}")
+    data = mutated(files.contents, reader.form, rng)
+    if reader.stamp is not None and rng.random() < 0.8:
+        data = reader.stamp(folder, data)
+    path.write_bytes(data)
+    # Readers that keep what they have read tell files apart by this time, which disks keep to some ms.
+    utime(path, ns=(number * 1000, number * 1000))
+
+
+def play(
+    reader: Reader,
+    numbers: range,
+    seed: int,
+    folder: Path,
+    seconds: float,
+    skip: Collection[int] = (),
+    after: Callable[[int, Tally], object] = lambda number, tally: None,
+    before: Callable[[int], object] = lambda number: None,
+) -> Tally:
+    """Give a reader the inputs of these numbers, one after the other.
+
+    Args:
+        reader: who reads.
+        numbers, seed: which inputs.
+        folder: for the reader's files, prepared.
+        seconds: that an input may take.
+        skip: numbers that are left out.
+        after, before: called for each number.
+    """
+    tally = Tally(done=numbers.start)
+    _forget_peak()
+    base = _peak()
+    for number in numbers:
+        if number not in skip:
+            place(reader, folder, seed, number)
+            if number < len(HOSTILE):
+                _forget_peak()  # of what made it
+            before(number)
+            start = perf_counter()
+            _read(reader, folder, number, seconds, tally)
+            took = perf_counter() - start
+            if took > tally.slowest_s:
+                tally.slowest_s, tally.slowest = took, number
+        tally.done = number + 1
+        if number < len(HOSTILE) or tally.done % 100 == 0:
+            tally.peak_bytes = max(tally.peak_bytes, _peak() - base)
+        after(number, tally)
+    return tally
+
+
+def _peak() -> int:
+    """The most memory that this process has had, in bytes, since the last `_forget_peak` where systems know it."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _forget_peak() -> None:
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _read(reader: Reader, folder: Path, number: int, seconds: float, tally: Tally) -> None:
+    try:
+        with _at_most(seconds), warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            reader.read(folder)
+    except DOCUMENTED as error:
+        problem = wrong_with(str(error), folder)
+        if problem:
+            tally.add(number, problem, _place_of(error), str(error))
+        else:
+            tally.refused += 1
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of another language is none of Exception
+        tally.add(number, type(error).__name__, _place_of(error), str(error))
+    else:
+        tally.accepted += 1
+
+
+def wrong_with(message: str, folder: Path) -> str:
+    """What is wrong with a message that refuses a file; nothing where it can be read."""
+    if not message.strip():
+        return "an empty message"
+    if len(message) > LONGEST_MESSAGE + len(str(folder)):
+        return "a long message"
+    return ""
+
+
+def _place_of(error: BaseException) -> str:
+    """The innermost line of the project that an error went through."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.startswith(str(ROOT)) and "/fuzzing/" not in frame.filename
+    ]
+    if not frames:
+        return "no line of the project"
+    return f"{Path(frames[-1].filename).relative_to(ROOT)}:{frames[-1].lineno}"
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    def end(number: int, frame: FrameType | None) -> None:
+        raise TooLong(f"more than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

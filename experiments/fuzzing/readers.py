@@ -1,0 +1,304 @@
+"""Every reader of files from outside, with valid files that it reads: the one list of what is fuzzed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.learned.checkpoint import DESCRIPTION, WEIGHTS, document_digest, load_checkpoint
+from agents.learned.distilled import TREE, load_tree
+from experiments.attacc.cycles import read_cycles
+from experiments.common.runner import ROOT, digest, read_record, read_result
+from experiments.fuzzing import seeds
+from experiments.gpus.kernels import read_kernels
+from experiments.replay.validate_serving import read_run as read_server_run
+from experiments.splitting.splits import PINS, read_pins
+from experiments.sweeping.definition import load_sweep
+from experiments.training.hyperparameters import FOLDER, load_hyperparameters
+from papi_env.files import read_json
+from papi_env.hardware.measured import load_measured
+from papi_env.hardware.server_tables import load_server_tables
+from papi_env.scenario import load_scenario, parse_scenario
+from papi_env.workload.decoder import Transformer
+from papi_env.workload.presets import MEASUREMENTS, load_measurements
+from papi_env.workload.requests import Lengths
+from papi_env.workload.service_presets import CAPACITIES, load_capacities
+from papi_env.workload.traces import read_trace
+from papi_env.workload.vision.network import load_repmlpnet
+
+Content = bytes | str
+# Makes the digests of a changed file right again, so that what they guard is reached: the folder and the content in,
+# the content out; it may rewrite the files beside it.
+Stamp = Callable[[Path, bytes], bytes]
+PRETRAINED = ROOT / "agents" / "pretrained"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Valid contents of the file that is changed, and of those beside it that are not."""
+
+    contents: tuple[bytes, ...]
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader of files.
+
+    Attributes:
+        name: in tables, and in the names of kept faults.
+        file: that is changed, within a folder.
+        form: of `mutations.FORMS`.
+        valid: its valid files; called once.
+        read: takes the folder; does with what is read what shows that it can be used.
+        stamp: see `Stamp`; None where no digest guards the file.
+    """
+
+    name: str
+    file: str
+    form: str
+    valid: Callable[[], Files]
+    read: Callable[[Path], object]
+    stamp: Stamp | None = None
+
+
+def _of(*contents: Content, **beside: Content) -> Callable[[], Files]:
+    def coded(content: Content) -> bytes:
+        return content.encode() if isinstance(content, str) else content
+
+    others = {name.replace("__", "."): coded(content) for name, content in beside.items()}
+    return lambda: Files(tuple(map(coded, contents)), others)
+
+
+def _documents(documents: Sequence[Any]) -> Callable[[], Files]:
+    return _of(*map(seeds.as_json, documents))
+
+
+def _in_folder(folder: Path, file: str) -> Callable[[], Files]:
+    """A file of a folder of the project, with the others beside it; what records a training is left out."""
+
+    def valid() -> Files:
+        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        for name in {DESCRIPTION, TREE} & set(files):
+            document = {**json.loads(files[name]), "scenarios": [], "training": {"traces": {}}}
+            files[name] = _stamp_document(folder, seeds.as_json(document))
+        return Files((files.pop(file),), files)
+
+    return valid
+
+
+def _pins() -> Files:
+    """Pins of two settings of each split."""
+    document = json.loads(PINS.read_bytes())
+    for splits in document["problems"].values():
+        for split in splits.values():
+            split["settings"] = dict(list(split["settings"].items())[:2])
+    return Files((seeds.as_json(document),))
+
+
+def _scenarios() -> Files:
+    return Files(tuple(map(seeds.as_json, seeds.scenario_documents())))
+
+
+def _requests(folder: Path) -> object:
+    path = str(folder / "requests.csv")
+    lengths = Lengths.define({"trace": path}, path)
+    return lengths.population(2048, "refuse")
+
+
+def _act(folder: Path) -> object:
+    from agents.learned.policy import LearnedPolicy
+
+    checkpoint = load_checkpoint(folder)
+    return LearnedPolicy(checkpoint).predict(
+        np.zeros((1, len(checkpoint.description.observation.names)), dtype=np.float32)
+    )
+
+
+def _decide(folder: Path) -> object:
+    policy = load_tree(folder)
+    return policy.predict(np.zeros((2, len(policy.description.observation.names)), dtype=np.float32))
+
+
+def _stamp_document(folder: Path, data: bytes) -> bytes:
+    """The digest that a policy's or a tree's description has of itself."""
+    try:
+        document = json.loads(data)
+        document.pop("sha256")
+        return json.dumps({**document, "sha256": document_digest(document)}).encode()
+    except (ValueError, AttributeError, KeyError, RecursionError):
+        return data
+
+
+def _stamp_weights(folder: Path, data: bytes) -> bytes:
+    """That which the description has of the weights."""
+    document = json.loads((folder / DESCRIPTION).read_bytes())
+    document["weights_sha256"] = hashlib.sha256(data).hexdigest()
+    (folder / DESCRIPTION).write_bytes(_stamp_document(folder, json.dumps(document).encode()))
+    return data
+
+
+def _stamp_result(folder: Path, data: bytes) -> bytes:
+    return data + b"# sha256 " + digest(data).encode() + b"\n"
+
+
+def _pretrained(folder: Path) -> object:
+    from experiments.training.pretrained.record import read_record as read_training
+
+    return read_training(folder)
+
+
+def _curve(folder: Path) -> object:
+    from experiments.training.curves.data import read_curve
+
+    return read_curve(folder)
+
+
+def _trained(folder: Path) -> object:
+    from experiments.arena.trained import read_run
+
+    return read_record(folder / "run.json"), read_run(folder)
+
+
+def _training_run() -> dict[str, bytes]:
+    scenario = seeds.scenario_documents()[0]
+    asked = {"algorithm": "ppo", "env": "papi_env/Decode-v0", "episodes": 2, "seed": 0}
+    record = {
+        "experiment": "train",
+        "configuration": {"asked": asked, "validation": [scenario], "traces": []},
+        "sessions": [{"status": "finished", "wall_s": 2.0, "steps": 100, "source": {"digest": "a"}}],
+    }
+    return {"run.json": seeds.as_json(record), "evaluations.csv": seeds.EVALUATIONS.encode()}
+
+
+def _training_files(file: str) -> Callable[[], Files]:
+    def valid() -> Files:
+        files = _training_run()
+        return Files((files.pop(file),), files)
+
+    return valid
+
+
+def _hyperparameters(folder: Path) -> object:
+    return load_hyperparameters("ppo", "papi_env/Serving-v0", path=folder / "ppo.toml")
+
+
+def _tuned(folder: Path) -> object:
+    from agents.serving.heuristic import Parameters
+    from agents.serving.tuned import tuned_parameters
+
+    return tuned_parameters(folder / "heuristic.json", Parameters)
+
+
+def _server_files(file: str) -> Callable[[], Files]:
+    """A server's run of our own form with its measured tables."""
+
+    def valid() -> Files:
+        files: dict[str, bytes] = {name: text.encode() for name, text in seeds.server_tables().items()}
+        files |= {"run.json": seeds.as_json(seeds.RUN), "requests.csv": seeds.RUN_REQUESTS.encode()}
+        return Files((files.pop(file),), files)
+
+    return valid
+
+
+def _simulator_files(file: str) -> Callable[[], Files]:
+    """A folder of LLMServingSim."""
+
+    def valid() -> Files:
+        files = {
+            "meta.json": seeds.as_json(seeds.META),
+            "config.json": seeds.as_json(seeds.CLUSTER),
+            "requests.jsonl": seeds.as_lines(seeds.META_REQUESTS),
+        }
+        return Files((files.pop(file),), files)
+
+    return valid
+
+
+def _readers() -> list[Reader]:
+    hub = _documents(seeds.HUB)
+    tables, documents = _of(*seeds.TRACE_TABLES), _documents(seeds.TRACE_DOCUMENTS)
+    lines = _of(*map(seeds.as_lines, seeds.TRACE_LINES))
+    packed: Callable[[], Files] = lambda: Files(seeds.gzipped())  # noqa: E731 - made when it is asked for
+    typed: Callable[[], Files] = lambda: Files((seeds.parquet(),))  # noqa: E731
+
+    def trace(name: str) -> Callable[[Path], object]:
+        return lambda folder: read_trace(folder / name)
+
+    def chatted(folder: Path) -> object:
+        return read_trace(folder / "trace.json", characters_per_token=4.0)
+
+    return [
+        Reader("scenario", "scenario.toml", "toml", _of(*seeds.SCENARIO_TOML), _file(load_scenario, "scenario.toml")),
+        Reader(
+            "scenario-json",
+            "scenario.json",
+            "json",
+            _scenarios,
+            lambda folder: parse_scenario(read_json(folder / "scenario.json"), "scenario.json"),
+        ),
+        Reader("sweep", "sweep.toml", "toml", _of(seeds.SWEEP), _file(load_sweep, "sweep.toml")),
+        Reader("network", "net.toml", "toml", _of(*seeds.REPMLPNET), _file(load_repmlpnet, "net.toml")),
+        Reader("hyperparameters", "ppo.toml", "toml", _of((FOLDER / "ppo.toml").read_bytes()), _hyperparameters),
+        Reader("hub", "config.json", "json", hub, _file(Transformer.from_hf, "config.json")),
+        Reader("trace-csv", "trace.csv", "text", tables, trace("trace.csv")),
+        Reader("trace-json", "trace.json", "json", documents, chatted),
+        Reader("trace-lines", "trace.jsonl", "json-lines", lines, trace("trace.jsonl")),
+        Reader("trace-gzip", "trace.gz", "gzip", packed, trace("trace.gz")),
+        Reader("trace-parquet", "trace.parquet", "parquet", typed, trace("trace.parquet")),
+        Reader("requests", "requests.csv", "text", _of(*seeds.REQUESTS), _requests),
+        Reader(
+            "checkpoint-json", DESCRIPTION, "json", _in_folder(PRETRAINED / "decode-v0", DESCRIPTION), _act, _stamp_document
+        ),
+        Reader(
+            "checkpoint", WEIGHTS, "safetensors", _in_folder(PRETRAINED / "decode-v0", WEIGHTS), _act, _stamp_weights
+        ),
+        Reader("tree", TREE, "json", _in_folder(PRETRAINED / "serving-v0-tree", TREE), _decide, _stamp_document),
+        Reader("pretrained", "training.json", "json", _in_folder(PRETRAINED, "training.json"), _pretrained),
+        Reader("splits", "splits.json", "json", _pins, _file(read_pins, "splits.json")),
+        Reader("measured-kernels", "k.csv", "text", _of(seeds.MEASURED), _file(load_measured, "k.csv")),
+        Reader("server-tables", "dense.csv", "text", _server_files("dense.csv"), load_server_tables),
+        Reader("server-run", "run.json", "json", _server_files("run.json"), read_server_run),
+        Reader("server-requests", "requests.csv", "text", _server_files("requests.csv"), read_server_run),
+        Reader("simulator-meta", "meta.json", "json", _simulator_files("meta.json"), read_server_run),
+        Reader("simulator-config", "config.json", "json", _simulator_files("config.json"), read_server_run),
+        Reader("simulator-requests", "requests.jsonl", "json-lines", _simulator_files("requests.jsonl"), read_server_run),
+        Reader("cycles", "cycles.csv", "text", _of(seeds.CYCLES), _file(read_cycles, "cycles.csv")),
+        Reader("gpu-kernels", "mlp.csv", "text", _of(seeds.KERNELS), _file(read_kernels, "mlp.csv")),
+        Reader("run-record", "run.json", "json", _training_files("run.json"), _trained),
+        Reader("curve-record", "run.json", "json", _training_files("run.json"), _curve),
+        Reader("curve", "evaluations.csv", "text", _training_files("evaluations.csv"), _curve),
+        Reader("result", "job.csv", "text", _of(_result()), _file(read_result, "job.csv"), _stamp_result),
+        Reader("tuned", "heuristic.json", "json", _in_folder(ROOT / "agents" / "serving", "heuristic.json"), _tuned),
+        Reader(
+            "capacities",
+            CAPACITIES.name,
+            "json",
+            _of(CAPACITIES.read_bytes()),
+            _file(load_capacities, CAPACITIES.name),
+        ),
+        Reader(
+            "measurements",
+            MEASUREMENTS.name,
+            "json",
+            _of(MEASUREMENTS.read_bytes()),
+            _file(load_measurements, MEASUREMENTS.name),
+        ),
+    ]
+
+
+def _result() -> bytes:
+    return _stamp_result(Path(), b"seed,time_s\n0,1.5\n1,1.25\n")
+
+
+def _file(read: Callable[[Path], object], name: str) -> Callable[[Path], object]:
+    return lambda folder: read(folder / name)
+
+
+READERS: Mapping[str, Reader] = {reader.name: reader for reader in _readers()}
