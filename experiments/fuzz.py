@@ -51,7 +51,7 @@ class Config:
     inputs: int = 100_000
     """For each reader."""
     seconds: float = 10.0
-    """That an input may take."""
+    """Of the processor that an input may take."""
     memory_mb: int = 2000
     """That an input may take, beside what the process has without it."""
     replay: Annotated[Path | None, words("FILE")] = None

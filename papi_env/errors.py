@@ -41,6 +41,14 @@ def shortened(text: str, most: int) -> str:
     return f"{text[: most // 2]} ... {text[len(text) - most // 2 + 5 :]}"
 
 
+def shown(found: object) -> str:
+    """A value as a message quotes it, whatever its size."""
+    try:
+        return shortened(repr(found), _LONGEST_NAME)
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes, or a very deep list
+        return f"a {type(found).__name__} of thousands of parts"
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to `name`, or None when nothing is close."""
     matches = difflib.get_close_matches(name[:_LONGEST_NAME].lower(), list(known), n=1, cutoff=0.4)

@@ -20,19 +20,27 @@ from papi_env.errors import DataError
 TOML_BYTES = 1 << 20
 # chosen: a thousand times what runs write (range 1e6-1e9).
 JSON_BYTES = 1 << 27
+# chosen: ten times the largest table of measured times that is published (range 1e7-1e8); a few seconds as CSV.
+TABLE_BYTES = 1 << 24
+_PIECE = 1 << 20
 # chosen: parts of a dotted key or a header, and brackets that are open at once; no definition has ten (range 10-200).
 _DEEPEST = 50
 # A run of dotted parts, which the parser walks from the start for each key; quoted parts count as they stand.
 _DOTTED = re.compile(rf"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){{{_DEEPEST}}}""")
 
 
-def check_regular(path: str | os.PathLike[str], limit: int) -> None:
-    """Raise DataError where there is no regular file of at most `limit` bytes, for those who read it by themselves."""
+def check_regular(path: str | os.PathLike[str], limit: int) -> os.stat_result:
+    """What the system says of a regular file of at most `limit` bytes, for those who read it by themselves.
+
+    Raises:
+        DataError: it is none, or is larger.
+    """
     try:
         found = os.stat(path)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     _check(path, found, limit)
+    return found
 
 
 def _check(path: str | os.PathLike[str], found: os.stat_result, limit: int) -> None:
@@ -55,8 +63,13 @@ def read_bounded(path: str | os.PathLike[str], limit: int) -> bytes:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         _check(path, os.fstat(handle), limit)
         with open(handle, "rb", closefd=False) as file:
-            # A file may grow in between, and those of some systems have no size at all.
-            data = file.read(limit + 1)
+            # A file may grow in between, and those of some systems have no size at all. In pieces: a single call
+            # would take the memory of `limit` at once.
+            parts, left = [], limit + 1
+            while left and (part := file.read(min(_PIECE, left))):
+                parts.append(part)
+                left -= len(part)
+            data = b"".join(parts)
     except DataError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL

@@ -157,7 +157,8 @@ class TreeDescription(_Part):
             raise ValueError(
                 "nodes are no tree: expected every node to have one parent, and every leaf one node"
             )
-        wrong = [t for t in nodes.threshold if float(np.float32(t)) != t]
+        with np.errstate(over="ignore"):  # to an infinity, which is another number
+            wrong = [t for t in nodes.threshold if float(np.float32(t)) != t]
         if wrong:
             raise ValueError(f"threshold {wrong[0]!r} is no float32 number")
         options = self.action.options

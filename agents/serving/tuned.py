@@ -20,6 +20,7 @@ from agents.serving.estimates import Estimates as Estimates
 from agents.serving.rules import CompiledRule
 from papi_env.envs.problem import Problem
 from papi_env.errors import ConfigurationError, DataError, lookup, unknown_name
+from papi_env.files import JSON_BYTES, read_bounded
 from papi_env.kernel import FloatArray
 
 DEFAULT = "default"
@@ -107,12 +108,15 @@ def stored_entries(file: Path) -> dict[str, dict[str, Any]]:
     Raises:
         DataError: it is no table of entries with parameters.
     """
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.exists():
         return {}
+    data = read_bounded(file, JSON_BYTES)
+    try:
+        entries = json.loads(data)
     except json.JSONDecodeError as error:
         raise DataError(f"{file.name}: line {error.lineno}: expected JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file.name}: expected JSON: {error}") from None
     if not isinstance(entries, dict):
         raise DataError(f"{file.name}: found {type(entries).__name__}, expected a table of families")
     for name, entry in entries.items():

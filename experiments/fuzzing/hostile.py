@@ -91,7 +91,7 @@ def _numbered(start: str, item: Callable[[int], str], end: str, count: int) -> P
     return _written(lambda: (start + "".join(map(item, range(count))) + end).encode())
 
 
-# By name; each puts something at a path where a valid content would be.
+# For all readers, by name; each puts something at a path where a valid content would be.
 HOSTILE: Mapping[str, Placed] = {
     "nothing": lambda path, valid: None,
     "empty": _written(lambda: b""),
@@ -119,12 +119,15 @@ HOSTILE: Mapping[str, Placed] = {
     "digits of TOML": _written(lambda: b"name = " + b"7" * DEPTH),
     "an exponent": _written(lambda: b'{"name": 1e' + b"9" * DEPTH + b"}"),
     "a long name": _written(lambda: b'{"' + b"n" * (1 << 22) + b'": 1}'),
+    "a pickle": _written(lambda: b"\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94."),
+    "UTF-16": lambda path, valid: path.write_bytes(valid.decode("latin-1").encode("utf-16")),
+}
+# Of those that take much time to make, for readers that unpack.
+BOMBS: Mapping[str, Placed] = {
     "packed zeros": _written(lambda: _packed(b"\0")),
     "packed lines": _written(lambda: _packed(b"1\n")),
     "packed twice": _written(lambda: gzip.compress(_packed(b"\0"))),
     "a ZIP bomb": _written(_zip),
     "Parquet of equal rows": _written(_rows),
     "Parquet of a long text": _written(_long),
-    "a pickle": _written(lambda: b"\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94."),
-    "UTF-16": lambda path, valid: path.write_bytes(valid.decode("latin-1").encode("utf-16")),
 }

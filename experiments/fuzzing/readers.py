@@ -7,9 +7,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from optuna.distributions import FloatDistribution
 
 from agents.learned.checkpoint import DESCRIPTION, WEIGHTS, document_digest, load_checkpoint
 from agents.learned.distilled import TREE, load_tree
@@ -58,6 +60,7 @@ class Reader:
         valid: its valid files; called once.
         read: takes the folder; does with what is read what shows that it can be used.
         stamp: see `Stamp`; None where no digest guards the file.
+        unpacks: it reads packed files, which may be bombs.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Reader:
     valid: Callable[[], Files]
     read: Callable[[Path], object]
     stamp: Stamp | None = None
+    unpacks: bool = False
 
 
 def _of(*contents: Content, **beside: Content) -> Callable[[], Files]:
@@ -221,6 +225,52 @@ def _simulator_files(file: str) -> Callable[[], Files]:
     return valid
 
 
+def _network() -> Any:
+    from torch import nn
+
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+
+
+def _weights(name: str) -> Callable[[], Files]:
+    def valid() -> Files:
+        from papi_env.workload.vision.weights import save_weights
+
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            save_weights(_network(), path)
+            return Files((path.read_bytes(),))
+
+    return valid
+
+
+def _load(name: str) -> Callable[[Path], object]:
+    def read(folder: Path) -> object:
+        from papi_env.workload.vision.weights import load_weights
+
+        return load_weights(_network(), folder / name)
+
+    return read
+
+
+def _journal() -> Files:
+    from experiments.tuning.journal import open_study
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.journal"
+        study = open_study(path, "a")
+        study.set_user_attr("asked", {"seed": 0})
+        trial = study.ask({"x": FloatDistribution(0.1, 1.0, log=True)})
+        trial.set_user_attr("returns", {"a": 1.0})
+        study.tell(trial, 0.5)
+        return Files((path.read_bytes(),))
+
+
+def _searched(folder: Path) -> object:
+    from experiments.tuning.journal import open_study
+
+    return open_study(folder / "a.journal", "a").get_trials(deepcopy=False)
+
+
 def _readers() -> list[Reader]:
     hub = _documents(seeds.HUB)
     tables, documents = _of(*seeds.TRACE_TABLES), _documents(seeds.TRACE_DOCUMENTS)
@@ -243,15 +293,18 @@ def _readers() -> list[Reader]:
             _scenarios,
             lambda folder: parse_scenario(read_json(folder / "scenario.json"), "scenario.json"),
         ),
+        Reader("weights", "net.safetensors", "safetensors", _weights("net.safetensors"), _load("net.safetensors")),
+        Reader("weights-pth", "net.pth", "zip", _weights("net.pth"), _load("net.pth"), unpacks=True),
+        Reader("journal", "a.journal", "json-lines", _journal, _searched),
         Reader("sweep", "sweep.toml", "toml", _of(seeds.SWEEP), _file(load_sweep, "sweep.toml")),
         Reader("network", "net.toml", "toml", _of(*seeds.REPMLPNET), _file(load_repmlpnet, "net.toml")),
         Reader("hyperparameters", "ppo.toml", "toml", _of((FOLDER / "ppo.toml").read_bytes()), _hyperparameters),
         Reader("hub", "config.json", "json", hub, _file(Transformer.from_hf, "config.json")),
-        Reader("trace-csv", "trace.csv", "text", tables, trace("trace.csv")),
+        Reader("trace-csv", "trace.csv", "text", tables, trace("trace.csv"), unpacks=True),
         Reader("trace-json", "trace.json", "json", documents, chatted),
         Reader("trace-lines", "trace.jsonl", "json-lines", lines, trace("trace.jsonl")),
-        Reader("trace-gzip", "trace.gz", "gzip", packed, trace("trace.gz")),
-        Reader("trace-parquet", "trace.parquet", "parquet", typed, trace("trace.parquet")),
+        Reader("trace-gzip", "trace.gz", "gzip", packed, trace("trace.gz"), unpacks=True),
+        Reader("trace-parquet", "trace.parquet", "parquet", typed, trace("trace.parquet"), unpacks=True),
         Reader("requests", "requests.csv", "text", _of(*seeds.REQUESTS), _requests),
         Reader(
             "checkpoint-json", DESCRIPTION, "json", _in_folder(PRETRAINED / "decode-v0", DESCRIPTION), _act, _stamp_document

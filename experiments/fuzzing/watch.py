@@ -18,8 +18,9 @@ from experiments.common.runner import Columns
 from experiments.fuzzing.child import AT, TALLY
 from experiments.fuzzing.play import Fault, Tally
 
-# How many times the seconds of an input a process may show no progress: Python's own limit came too late then.
-PATIENCE = 3.0
+# How many times the seconds of an input a process may show no progress, as where it waits for what never comes, or the
+# limit on its own seconds is not looked at; chosen: a machine may have ten times as much to do (range 3-30).
+PATIENCE = 12.0
 # To start, load and compile.
 START_S = 300.0
 _MEMORY = Path("/dev/shm")

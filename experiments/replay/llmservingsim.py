@@ -30,12 +30,16 @@ from experiments.replay.run_folder import (
     read_document,
     tables_in,
 )
-from papi_env.errors import DataError, unknown_name
+from papi_env.errors import DataError, shown, unknown_name
+from papi_env.files import JSON_BYTES, read_bounded
 from papi_env.hardware.gpus import GPUS
 from papi_env.workload.serving import PAGE_TOKENS
 from papi_env.workload.transformer import TRANSFORMERS
 
 META, REQUESTS, CLUSTER = "meta.json", "requests.jsonl", "config.json"
+MOST_GPUS = 4096
+# Of sizes, rates and counts in a cluster's description; chosen: beyond any machine, far from overflow (range 1e12-1e100).
+_LARGEST = 1e18
 _TIMES = ("queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
 
 
@@ -53,9 +57,13 @@ def read_llmservingsim(folder: Path, meta: Path) -> Run:
     said = read_document(meta)
     engine = _part(meta, said, "engine_kwargs")
     gpus = engine.get("tensor_parallel_size", 1)
+    if not isinstance(gpus, int) or isinstance(gpus, bool) or not 1 <= gpus <= MOST_GPUS:
+        raise DataError(
+            f"{meta}: engine_kwargs.tensor_parallel_size: found {shown(gpus)}, expected 1 to {MOST_GPUS}"
+        )
     for name in ("data_parallel_size", "pipeline_parallel_size"):
         if engine.get(name, 1) != 1:
-            raise DataError(f"{meta}: engine_kwargs.{name}: found {engine[name]!r}, expected 1")
+            raise DataError(f"{meta}: engine_kwargs.{name}: found {shown(engine[name])}, expected 1")
     cluster_path = folder / CLUSTER
     cluster = read_document(cluster_path) if cluster_path.is_file() else {}
     hardware = _hardware(meta, said, cluster)
@@ -63,9 +71,10 @@ def read_llmservingsim(folder: Path, meta: Path) -> Run:
     link = {}
     if gpus != 1 and "link_bw" in cluster and "link_latency" in cluster:
         bandwidth, latency = cluster["link_bw"], cluster["link_latency"]
-        if not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (bandwidth, latency)):
+        if not _are_numbers(bandwidth, latency):
             raise DataError(
-                f"{cluster_path}: link_bw, link_latency: found {bandwidth!r}, {latency!r}, expected numbers"
+                f"{cluster_path}: link_bw, link_latency: found {shown(bandwidth)}, {shown(latency)}, expected numbers "
+                f"of at most {_LARGEST:g}"
             )
         link = {"link": {"bandwidth": 1e9 * bandwidth, "latency_s": 1e-9 * latency}}
     known = registered_model(meta, model)
@@ -96,26 +105,36 @@ def _kv_cache(
         pages = cache.get("block_size") or PAGE_TOKENS
         blocks = _value(meta, cache, "num_gpu_blocks", "kv_cache.")
         for name, value in (("block_size", pages), ("num_gpu_blocks", blocks)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise DataError(f"{meta}: kv_cache.{name}: found {value!r}, expected a whole number")
+            if not isinstance(value, int) or not _are_numbers(value):
+                raise DataError(f"{meta}: kv_cache.{name}: found {shown(value)}, expected a whole number")
         return pages, blocks * pages, cache.get("enable_prefix_caching", True)
     try:
         memory = cluster["nodes"][0]["instances"][0]["npu_mem"]
-        size = gpus * memory["mem_size"] * memory["mem_util"] * 2**30
+        each, used = memory["mem_size"], memory["mem_util"]
+        if not _are_numbers(each, used):
+            raise TypeError
     except (KeyError, IndexError, TypeError):
         raise DataError(
             f"{meta}: kv_cache: found none, and no {CLUSTER} with mem_size and mem_util of npu_mem beside it, expected "
             "num_gpu_blocks and block_size"
         ) from None
     shape = TRANSFORMERS[model]
+    size = gpus * each * used * 2**30
     left = int((size - shape.weight_bytes) / shape.kv_bytes_per_token)
     return PAGE_TOKENS, left // PAGE_TOKENS * PAGE_TOKENS, True
+
+
+def _are_numbers(*values: object) -> bool:
+    """Whether values are numbers that a machine may have, of either sign."""
+    return all(
+        isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= _LARGEST for x in values
+    )
 
 
 def _part(path: Path, data: Mapping[str, Any], name: str) -> dict[str, Any]:
     part = data.get(name)
     if not isinstance(part, dict) or not part:
-        raise DataError(f"{path}: {name}: found {part!r}, expected a table")
+        raise DataError(f"{path}: {name}: found {shown(part)}, expected a table")
     return part
 
 
@@ -170,10 +189,9 @@ def registered_model(path: Path, name: str) -> str:
 
 def _requests(path: Path) -> Requests:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "bytes that are no UTF-8 text"
-        raise DataError(f"{path}: found {reason}, expected the requests of the run") from None
+        lines = read_bounded(path, JSON_BYTES).decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: found bytes that are no UTF-8 text, expected the requests of the run") from None
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -204,7 +222,7 @@ def _number(where: str, request: Mapping[str, Any], name: str, whole: bool = Fal
         or not (1 if whole else 0) <= value < (MAX_TOKENS + 1 if whole else math.inf)
     ):
         expected = f"a whole number from 1 to {MAX_TOKENS}" if whole else "seconds of at least 0"
-        raise DataError(f"{where}: field {name!r}: found {value!r}, expected {expected}")
+        raise DataError(f"{where}: field {name!r}: found {shown(value)}, expected {expected}")
     return value
 
 
@@ -216,6 +234,9 @@ def _tables(folder: Path, hardware: str, model: str, gpus: int) -> Path | None:
         if found is not None:
             return found
     name = model.strip("/\\").replace("\\", "/").split("/")[-1]
+    # Both become names of folders, and lead nowhere else.
+    if not all(re.fullmatch(r"(?!\.)[\w.+ -]{1,200}", part, re.ASCII) for part in (hardware, name)):
+        return None
     for parent in folder.resolve().parents:
         perf = parent / "profiler" / "perf" / hardware
         if perf.is_dir():

@@ -23,6 +23,7 @@ from pydantic import Field, field_validator, model_validator
 from experiments.common.fields import Fields, read_table
 from papi_env.definition import Definition
 from papi_env.errors import DataError, lookup
+from papi_env.files import JSON_BYTES, read_bounded
 from papi_env.hardware.gpus import GPUS
 from papi_env.hardware.server_tables import FILES
 from papi_env.kernel import FloatArray
@@ -110,9 +111,9 @@ def read_document(path: Path) -> dict[str, Any]:
         DataError: no such file, or none with such an object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_constant)
-    except OSError as error:
-        raise DataError(f"{path}: found {error.strerror}, expected a JSON file") from None
+        found = json.loads(read_bounded(path, JSON_BYTES).decode("utf-8-sig"), parse_constant=_no_constant)
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: found {error}, expected a JSON file") from None
     if not isinstance(found, dict):

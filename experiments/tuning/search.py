@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +9,6 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 import papi_env
@@ -21,9 +17,9 @@ from experiments.common.pools import OwnProcess, Pool
 from experiments.common.runner import canonical, digest
 from experiments.splitting.splits import Split
 from experiments.tuning.guesses import RULES
+from experiments.tuning.journal import open_study
 from experiments.tuning.play import BATCH, Played, play
-from papi_env.errors import ConfigurationError, DataError
-from papi_env.files import JSON_BYTES, read_bounded
+from papi_env.errors import ConfigurationError
 from papi_env.scenario import Scenario
 
 # The best sets of a search that play again on other seeds.
@@ -136,11 +132,7 @@ class Search:
             "guesses": {guess: dict(table) for guess, table in self.guesses.items()},
         }
         journal = self.order.folder / f"{name}.journal"
-        mend_journal(journal)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
-        self.study = optuna.create_study(
-            study_name=name, storage=storage, direction="maximize", load_if_exists=True
-        )
+        self.study = open_study(journal, name)
         known = self.study.user_attrs.get("asked")
         if known is not None and known != self.asked:
             changed = [key for key in self.asked if known.get(key) != self.asked[key]]
@@ -253,28 +245,3 @@ def distribution(span: Span) -> BaseDistribution:
     if isinstance(span, Options):
         return CategoricalDistribution(span.words)
     return FloatDistribution(span.low, span.high, log=span.log)
-
-
-def mend_journal(path: Path) -> None:
-    """Cut off the last line of a journal where the machine stopped in the middle of it, as a full disk does too.
-
-    Raises:
-        DataError: another line is damaged.
-    """
-    if not path.exists():
-        return
-    data = read_bounded(path, JSON_BYTES)
-    whole = data.rfind(b"\n") + 1
-    for number, line in enumerate(data[:whole].splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{path}:{number}: not JSON ({error}); expected an entry of Optuna's journal"
-            ) from None
-        if not isinstance(entry, dict):
-            raise DataError(
-                f"{path}:{number}: found {type(entry).__name__}, expected an entry of Optuna's journal"
-            )
-    if whole < len(data):
-        os.truncate(path, whole)

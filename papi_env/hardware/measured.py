@@ -26,9 +26,7 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,6 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from papi_env.errors import ConfigurationError, DataError, nearest
+from papi_env.files import TABLE_BYTES, check_regular, read_bounded
 from papi_env.kernel import FloatArray, Kernel, KernelClass, gpu_share
 
 COLUMNS = ("outputs", "inputs", "rows", "seconds")
@@ -176,24 +175,13 @@ def load_measured(path: str | Path) -> MeasuredKernels:
         DataError: the file cannot be read or is not in the format of this module; the message has file and line.
     """
     path = Path(path)
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path}: found {reason}, expected a file of {','.join(COLUMNS)}") from None
-    # Devices and pipes may never end.
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a directory" if stat.S_ISDIR(found.st_mode) else "a device or pipe"
-        raise DataError(f"{path}: found {kind}, expected a file of {','.join(COLUMNS)}")
+    found = check_regular(path, TABLE_BYTES)
     return _load(path, found.st_mtime_ns, found.st_size)
 
 
 @lru_cache(maxsize=32)
 def _load(path: Path, changed_ns: int, size: int) -> MeasuredKernels:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: found {error.strerror}, expected a file that can be read") from None
+    data = read_bounded(path, TABLE_BYTES)
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:

@@ -31,6 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from papi_env.errors import DataError, nearest
+from papi_env.files import TABLE_BYTES, check_regular, read_bounded
 from papi_env.hardware.measured import Curve, gap
 from papi_env.kernel import FloatArray
 
@@ -169,13 +170,8 @@ def load_server_tables(folder: str | Path) -> ServerTables:
     folder = Path(folder)
     stamps = []
     files = _COLUMNS if (folder / MIXTURE).exists() else FILES
-    for name, columns in files.items():
-        try:
-            found = (folder / name).stat()
-        except OSError as error:
-            raise DataError(
-                f"{folder / name}: found {error.strerror}, expected a file of {','.join(columns)}"
-            ) from None
+    for name in files:
+        found = check_regular(folder / name, TABLE_BYTES)
         stamps.append((found.st_mtime_ns, found.st_size))
     return _load(folder, tuple(stamps))
 
@@ -200,10 +196,11 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Numbers of lines and their fields in the order of the columns; the header is checked and left out."""
     columns = _COLUMNS[path.name]
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "bytes that are no UTF-8 text"
-        raise DataError(f"{path}: found {reason}, expected a file of {','.join(columns)}") from None
+        text = read_bounded(path, TABLE_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path}: found bytes that are no UTF-8 text, expected a file of {','.join(columns)}"
+        ) from None
     order: list[int] | None = None
     verified: int | None = None
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from papi_env.errors import DataError
+from papi_env.errors import DataError, shown
+from papi_env.files import JSON_BYTES, read_bounded
 from papi_env.workload.arrivals import ARRIVALS, Arrivals
 from papi_env.workload.requests import Lengths
 from papi_env.workload.serving import MAX_RUNNING, Drift, Objectives, Serving, Speculation
@@ -177,11 +178,11 @@ def load_measurements(path: str | Path = MEASUREMENTS) -> dict[tuple[str, str], 
     """
     path = Path(path)
     try:
-        measured = json.loads(path.read_text(encoding="utf-8"))["measured"]
+        measured = json.loads(read_bounded(path, JSON_BYTES))["measured"]
         entries = [(*key.split("/"), values) for key, values in measured.items()]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: found no table 'measured' in JSON, expected one ({error!r})") from None
     found = {}
     for *names, values in entries:
@@ -189,10 +190,10 @@ def load_measurements(path: str | Path = MEASUREMENTS) -> dict[tuple[str, str], 
         if len(names) != 2:
             raise DataError(f"{where}: expected TRAFFIC/MODEL")
         if not isinstance(values, dict) or set(values) != set(Measurement._fields):
-            raise DataError(f"{where}: found {values!r}, expected {', '.join(Measurement._fields)}")
+            raise DataError(f"{where}: found {shown(values)}, expected {', '.join(Measurement._fields)}")
         for name, value in values.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e12:
-                raise DataError(f"{where}.{name}: found {value!r}, expected a number above 0")
+                raise DataError(f"{where}.{name}: found {shown(value)}, expected a number above 0")
         found[names[0], names[1]] = Measurement(**values)
     return found
 

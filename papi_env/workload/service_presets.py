@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from papi_env.errors import DataError, lookup
+from papi_env.errors import DataError, lookup, shown
+from papi_env.files import JSON_BYTES, read_bounded
 from papi_env.hardware.system import get_system
 from papi_env.workload.arrivals import ARRIVALS, Arrivals
 from papi_env.workload.heat import Heat
@@ -371,10 +372,10 @@ def load_capacities(path: str | Path = CAPACITIES) -> dict[tuple[str, str], Capa
     """
     path = Path(path)
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["measured"].items()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        entries = json.loads(read_bounded(path, JSON_BYTES))["measured"].items()
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: found no table 'measured' in JSON, expected one ({error!r})") from None
     found = {}
     for key, values in entries:
@@ -383,9 +384,9 @@ def load_capacities(path: str | Path = CAPACITIES) -> dict[tuple[str, str], Capa
         if traffic not in TRAFFIC or model not in TRAFFIC[traffic].models:
             raise DataError(f"{where}: expected TRAFFIC/MODEL, with one of {', '.join(TRAFFIC)}")
         if not isinstance(values, dict) or set(values) != set(Capacity._fields):
-            raise DataError(f"{where}: found {values!r}, expected {', '.join(Capacity._fields)}")
+            raise DataError(f"{where}: found {shown(values)}, expected {', '.join(Capacity._fields)}")
         for name, value in values.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e12:
-                raise DataError(f"{where}.{name}: found {value!r}, expected a number above 0")
+                raise DataError(f"{where}.{name}: found {shown(value)}, expected a number above 0")
         found[traffic, model] = Capacity(**values)
     return found

@@ -345,7 +345,7 @@ def test_what_is_stored_met_nothing_that_is_held_out_and_had_its_budget(policy, 
 
 def test_a_torn_last_line_of_a_journal_costs_that_entry_alone(tmp_path):
     path = tmp_path / "default.journal"
-    search.mend_journal(path)  # nothing is there yet
+    journal.mend_journal(path)  # nothing is there yet
     storage = JournalStorage(JournalFileBackend(str(path)))
     study = optuna.create_study(study_name="default", storage=storage, direction="maximize")
     for value in (1.0, 2.0):
@@ -353,7 +353,7 @@ def test_a_torn_last_line_of_a_journal_costs_that_entry_alone(tmp_path):
     whole = path.read_bytes()
     for torn in (b'{"op_code":', b"\0" * 10, b"7"):
         path.write_bytes(whole + torn)
-        search.mend_journal(path)
+        journal.mend_journal(path)
         assert path.read_bytes() == whole
         again = JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(
@@ -363,4 +363,4 @@ def test_a_torn_last_line_of_a_journal_costs_that_entry_alone(tmp_path):
     for damaged in (b"{]", b"[1]", b"\xff"):
         path.write_bytes(damaged + b"\n" + whole)
         with pytest.raises(DataError, match=r"default\.journal:1: .*expected an entry of Optuna's journal"):
-            search.mend_journal(path)
+            journal.mend_journal(path)

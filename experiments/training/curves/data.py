@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from experiments.arena.trained import read_run
 from experiments.common.problems import vector_class
 from experiments.common.runner import differences
 from papi_env.errors import ConfigurationError, DataError, describe_validation
-from papi_env.files import JSON_BYTES, read_bounded
+from papi_env.files import JSON_BYTES, TABLE_BYTES, read_bounded
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario, parse_scenario
 
@@ -155,18 +156,18 @@ def read_curve(folder: str | Path) -> tuple[str, Curve, Validation]:
 def _read_evaluations(path: Path) -> dict[str, FloatArray]:
     """The columns that curves are drawn from, float64 [validations] each; regret where it is there, a share."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            header = reader.fieldnames or ()
-            missing = [name for name in _COLUMNS if name not in header]
-            if missing:
-                raise DataError(f"{path}: has no column {missing[0]!r}, expected {', '.join(_COLUMNS)}")
-            names = (*_COLUMNS, *(("regret",) if "regret" in header else ()))
-            rows = [
-                [_finite(row[name], f"{path}: line {reader.line_num}: {name}") for name in names]
-                for row in reader
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = read_bounded(path, TABLE_BYTES).decode("utf-8")
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        header = reader.fieldnames or ()
+        missing = [name for name in _COLUMNS if name not in header]
+        if missing:
+            raise DataError(f"{path}: has no column {missing[0]!r}, expected {', '.join(_COLUMNS)}")
+        names = (*_COLUMNS, *(("regret",) if "regret" in header else ()))
+        rows = [
+            [_finite(row[name], f"{path}: line {reader.line_num}: {name}") for name in names]
+            for row in reader
+        ]
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     if not rows:
         raise DataError(f"{path}: holds no validation, expected at least one")

@@ -282,9 +282,13 @@ class _Numbered:
 
 def _column(values: Sequence[object]) -> pl.Series:
     """Values of JSON as text: numbers and strings as they stand, all else as JSON has it."""
-    return pl.Series(
-        [value if isinstance(value, str) else _brief(value) for value in values], dtype=pl.String
-    )
+    return pl.Series([_text(value) for value in values], dtype=pl.String)
+
+
+def _text(value: object) -> str:
+    text = value if isinstance(value, str) else _brief(value)
+    # JSON may name halves of characters, which no text has.
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _brief(value: object) -> str:

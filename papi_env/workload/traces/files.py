@@ -14,6 +14,8 @@ from papi_env.errors import DataError
 PIECE_BYTES = 8 * 2**20
 # Chosen: far above any line of text that a published trace has, prompts of a million tokens' ids included.
 MAX_LINE_BYTES = 32 * 2**20
+# Chosen: the largest blocks of tape drives (range 512 to 1e6).
+MAX_PADDING = 1 << 16
 PARQUET = b"PAR1"
 _GZIP = b"\x1f\x8b"
 # Packed files that people meet; what is in them is not looked for.
@@ -41,7 +43,7 @@ class TextFile:
         self.path = path
         self._file = _opened(path)
         self.packed = self._file.peek(2)[:2] == _GZIP
-        self._stream = gzip.GzipFile(fileobj=self._file) if self.packed else self._file
+        self._stream = gzip.GzipFile(fileobj=_Padded(self._file)) if self.packed else self._file
         self._taken = 0
         self.start = b""
 
@@ -85,6 +87,25 @@ class TextFile:
             ) from error
         self._taken += size
         return b"".join(parts)
+
+
+class _Padded(io.RawIOBase):
+    """A file for `gzip`, which skips zeros after the packed content, byte by byte, to any length.
+
+    Tape drives pad to blocks; more zeros than that are an error.
+    """
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        super().__init__()
+        self._file, self._zeros = file, 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        """See `RawIOBase`."""
+        data = self._file.read(size)
+        self._zeros = self._zeros + 1 if data == b"\0" else 0
+        if self._zeros > MAX_PADDING:
+            raise OSError(f"more than {MAX_PADDING} zeros after it")
+        return data
 
 
 def lines_of(path: Path, pieces: Iterator[bytes], before: int = 0) -> Iterator[bytes]:

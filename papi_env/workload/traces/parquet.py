@@ -9,6 +9,7 @@ import polars as pl
 
 from papi_env.errors import DataError
 from papi_env.workload.traces.batches import Batch, Place
+from papi_env.workload.traces.tables import MAX_FIELD
 
 # Rows at once; chosen: a quarter of the usual group of rows, some 10 MB.
 ROWS = 2**18
@@ -50,6 +51,13 @@ class Parquet:
                 frame = self._scan.select(*names, *lists).slice(start, ROWS).collect()
             except (pl.exceptions.PolarsError, _PANIC, OSError) as error:
                 raise self._damaged(error) from error
+            for name in names:
+                if self.types[name] == pl.String and (frame[name].str.len_bytes().max() or 0) > MAX_FIELD:  # type: ignore[operator]
+                    row = start + int(frame[name].str.len_bytes().arg_max() or 0) + 1
+                    raise DataError(
+                        f"{self.path}: row {row}: field {name!r}: found a text of more than {MAX_FIELD} bytes, "
+                        "expected a shorter one"
+                    )
             for name in (*names, *lists):
                 if frame[name].null_count():
                     row = start + int(frame[name].is_null().arg_max() or 0) + 1

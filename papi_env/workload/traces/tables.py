@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from papi_env.errors import DataError
+from papi_env.files import TABLE_BYTES, read_bounded
 from papi_env.workload.traces.batches import Batch
 from papi_env.workload.traces.files import TextFile, lines_of
 
@@ -24,20 +25,13 @@ from papi_env.workload.traces.files import TextFile, lines_of
 MAX_FIELD = 131_072
 # Rows at once, where they are read one by one; chosen: a few MB.
 ROWS = 20_000
+# Blank lines at the end; chosen: more than any editor leaves (range 10-1e6).
+MAX_BLANK = 1000
 
 
 def csv_text(path: Path) -> str:
     """The whole file, decoded."""
-    try:
-        # Devices and pipes may never end.
-        regular = path.is_file() or not path.exists()
-        data = path.read_bytes() if regular else b""
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path}: found {reason}, expected a CSV file") from error
-    if not regular:
-        found = "a directory" if path.is_dir() else "a device or pipe"
-        raise DataError(f"{path}: found {found}, expected a CSV file")
+    data = read_bounded(path, TABLE_BYTES)
     return "".join(decoded(path, lines_of(path, iter((data,)))))
 
 
@@ -56,7 +50,7 @@ def csv_rows(
     reader = csv.reader(lines, strict=True, delimiter=delimiter)
     between = {",": "comma-separated values", "\t": "tab-separated values"}
     expected = between.get(delimiter, f"values separated by {delimiter!r}")
-    blank = None
+    blank, blanks = None, 0
     while True:
         line = before + reader.line_num + 1
         try:
@@ -66,7 +60,9 @@ def csv_rows(
         except csv.Error as error:
             raise DataError(f"{path}:{line}: found {error}, expected {expected}") from error
         if not row or (len(row) == 1 and not row[0].strip()):
-            blank = blank or line
+            blank, blanks = blank or line, blanks + 1
+            if blanks > MAX_BLANK:
+                raise DataError(f"{path}:{blank}: found more than {MAX_BLANK} blank lines, expected rows")
         elif blank:
             raise DataError(f"{path}:{blank}: found a blank line, expected none before the last row")
         else:

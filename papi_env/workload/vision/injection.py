@@ -76,9 +76,9 @@ def merged_fc3(
     """Weight and bias with which FC3 alone gives batch norm(FC3(x)) + the sum of batch norm(convolution(x)).
 
     Args:
-        fc3: the grouped 1x1 convolution of share-sets x (h w) channels, without bias.
+        fc3: the grouped 1x1 convolution of share-sets x (h w) channels.
         fc3_norm: its batch norm, over the share-sets.
-        branches: depth-wise convolutions over the share-sets, without bias, each with its batch norm.
+        branches: depth-wise convolutions over the share-sets, each with its batch norm.
         partition: h and w.
 
     Returns:
@@ -93,7 +93,12 @@ def merged_fc3(
         branch_scale, branch_shift = fold_batch_norm(norm)
         add_convolution(matrix, _exact(convolution.weight).squeeze(1) * branch_scale.reshape(-1, 1, 1))
         shift = shift + branch_shift
-    return matrix.reshape(fc3.weight.shape), shift.repeat_interleave(height * width)
+        if convolution.bias is not None:
+            shift = shift + _exact(convolution.bias) * branch_scale
+    bias = shift.repeat_interleave(height * width)
+    if fc3.bias is not None:
+        bias = bias + _exact(fc3.bias) * scale.repeat_interleave(height * width)
+    return matrix.reshape(fc3.weight.shape), bias
 
 
 def randomize_statistics(module: AnyModule, seed: int) -> AnyModule:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from papi_env.errors import ConfigurationError
 from papi_env.workload.vision.injection import BatchNorm, merged_fc3
+from papi_env.workload.vision.mergeable import check_layers
 from papi_env.workload.vision.network import PATCH, STRIDE, RepMLPNet, get_repmlpnet, names_a_file
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -151,6 +152,18 @@ class RepMLPBlock(nn.Module):
     def locality_injection(self) -> None:
         """Merge batch norm and local perceptron into FC3, in place (see `inject_locality`)."""
         inject_locality(self)
+
+    def _check_layers(self, name: str) -> None:
+        """Raise ConfigurationError for what the merge does not know."""
+        branches = [(f"repconv{size}", self.get_submodule(f"repconv{size}")) for size in self.local_kernels]
+        for branch, module in branches:
+            if not isinstance(module, ConvBatchNorm) or module.relu:
+                raise ConfigurationError(
+                    f"Locality Injection: {name}.{branch}: found {type(module).__name__}"
+                    f"{' with ReLU' if getattr(module, 'relu', False) else ''}, expected a ConvBatchNorm without"
+                )
+        layers = [(branch, module.conv, module.bn) for branch, module in branches]
+        check_layers(name, self.fc3, self.fc3_bn, layers, self.share_sets)
 
     def _merged(self) -> tuple[Tensor, Tensor]:
         """FC3's weight and bias in deploy form, of the weight's dtype and device."""
@@ -344,6 +357,8 @@ def _mergeable(module: nn.Module) -> dict[str, RepMLPBlock]:
         raise ConfigurationError(
             f"Locality Injection: {_some(training)}: found training mode, expected evaluation; call eval() first"
         )
+    for name, block in blocks.items():
+        block._check_layers(name)
     return blocks
 
 

@@ -232,6 +232,46 @@ def test_all_blocks_merge_or_none(small, spoil, message):
     assert not small.stages[0][0].repmlp_block.deploy
 
 
+def _with_bias(layer):
+    layer.bias = nn.Parameter(torch.randn(layer.out_channels, dtype=layer.weight.dtype))
+
+
+@pytest.mark.parametrize("biased", ["fc3", "repconv3.conv", "fc3 repconv1.conv"])
+def test_biases_are_merged_not_dropped(biased):
+    before = block(4, (2, 3), 2, (1, 3), dtype=torch.float64)
+    plain = copy.deepcopy(before)
+    for name in biased.split():
+        _with_bias(before.get_submodule(name))
+    maps = images(2, 4, 4, 6, dtype=torch.float64)
+    assert relative_difference(before, locality_injected(before), maps) <= 1e-10
+    assert relative_difference(before, plain, maps) > 1e-2  # they matter
+
+
+def _hooked(last):
+    last.repconv3.conv.register_forward_hook(lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda last: setattr(last.repconv3.conv, "dilation", (2, 2)), r"conv: dilation: found \(2, 2\)"),
+        (lambda last: setattr(last.repconv3.conv, "stride", (2, 2)), r"repconv3\.conv: stride: found"),
+        (lambda last: setattr(last.repconv3.conv, "padding", (0, 0)), r"padding: found \(0, 0\), expected \(1, 1\)"),
+        (lambda last: setattr(last.repconv3.conv, "padding_mode", "circular"), "padding_mode: found circular"),
+        (lambda last: setattr(last.repconv3, "relu", True), "repconv3: found ConvBatchNorm with ReLU"),
+        (lambda last: setattr(last.repconv3, "bn", nn.GroupNorm(2, 2)), "GroupNorm, expected a batch norm"),
+        (lambda last: setattr(last, "fc3_bn", nn.GroupNorm(2, 2)), "fc3_bn: type: found GroupNorm"),
+        (_hooked, "forward_hooks: found 1 of them"),
+    ],
+)
+def test_what_a_merge_does_not_know_is_refused_by_name(spoil, message):
+    before = block(4, (2, 3), 2, (1, 3))
+    spoil(before)
+    with pytest.raises(ConfigurationError, match=message):
+        before.eval().locality_injection()
+    assert before.local_kernels == (1, 3)
+
+
 def test_frozen_weights_stay_frozen(small):
     first, second = (small.stages[1][index].repmlp_block for index in range(2))
     first.requires_grad_(False)
