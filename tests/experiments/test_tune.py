@@ -19,7 +19,7 @@ from experiments.splitting.definition import SEED_RANGES, SERVING
 from experiments.splitting.splits import load_split
 from experiments.tune import main
 from experiments.tuning import families as tuned_families
-from experiments.tuning import search
+from experiments.tuning import journal, search
 from experiments.tuning.families import training_families
 from experiments.tuning.guesses import GUESSES, RULES, spent_before, starting_points, usable_entries
 from experiments.tuning.options import Config, resolve
