@@ -90,7 +90,8 @@ def run(config: Config, command: str, results: Console, progress: Console) -> No
     folder = RunFolder.open(config.out, "fuzz", asked)
     cores = config.jobs or joblib.cpu_count()
     jobs = [
-        Job(name, {**asked, "readers": name}, fuzz, (name, config.inputs, config.seed, limits)) for name in names
+        Job(name, {**asked, "readers": name}, fuzz, (name, config.inputs, config.seed, limits))
+        for name in names
     ]
     with folder.session(command, cores):
         run_jobs(folder, jobs, cores, progress)
@@ -115,7 +116,10 @@ def show(rows: pl.DataFrame, results: Console) -> None:
     for row in rows.select(SHOWN).iter_rows():
         table.add_row(*map(str, row))
     results.print(table)
-    say(results, f"{rows['inputs'].sum()} inputs, {rows['faults'].sum()} faults of {rows['kinds'].sum()} kinds")
+    say(
+        results,
+        f"{rows['inputs'].sum()} inputs, {rows['faults'].sum()} faults of {rows['kinds'].sum()} kinds",
+    )
 
 
 def keep(folder: Path, name: str, seed: int, faults: Sequence[dict[str, Any]]) -> list[Path]:

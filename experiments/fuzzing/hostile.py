@@ -119,7 +119,9 @@ HOSTILE: Mapping[str, Placed] = {
     "digits of TOML": _written(lambda: b"name = " + b"7" * DEPTH),
     "an exponent": _written(lambda: b'{"name": 1e' + b"9" * DEPTH + b"}"),
     "a long name": _written(lambda: b'{"' + b"n" * (1 << 22) + b'": 1}'),
-    "a pickle": _written(lambda: b"\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94."),
+    "a pickle": _written(
+        lambda: b"\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94."
+    ),
     "UTF-16": lambda path, valid: path.write_bytes(valid.decode("latin-1").encode("utf-16")),
 }
 # Of those that take much time to make, for readers that unpack.

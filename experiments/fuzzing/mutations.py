@@ -16,8 +16,24 @@ from experiments.fuzzing.values import STRANGE, as_toml, changed, text_changed
 
 Mutation = Callable[[bytes, Random], bytes]
 # Of a text, what stands between its words.
-_BREAKS = b"\n,:{}[]\"= \t"
-_TOKENS = (b"", b"\n", b",", b'"', b"{", b"}", b"[", b"]", b"\0", b"\r", b"\xff", b"\xef\xbb\xbf", b"-", b"e", b"9" * 50)
+_BREAKS = b'\n,:{}[]"= \t'
+_TOKENS = (
+    b"",
+    b"\n",
+    b",",
+    b'"',
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"\0",
+    b"\r",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"-",
+    b"e",
+    b"9" * 50,
+)
 
 
 def bytes_changed(data: bytes, rng: Random) -> bytes:

@@ -285,7 +285,13 @@ def _readers() -> list[Reader]:
         return read_trace(folder / "trace.json", characters_per_token=4.0)
 
     return [
-        Reader("scenario", "scenario.toml", "toml", _of(*seeds.SCENARIO_TOML), _file(load_scenario, "scenario.toml")),
+        Reader(
+            "scenario",
+            "scenario.toml",
+            "toml",
+            _of(*seeds.SCENARIO_TOML),
+            _file(load_scenario, "scenario.toml"),
+        ),
         Reader(
             "scenario-json",
             "scenario.json",
@@ -293,12 +299,16 @@ def _readers() -> list[Reader]:
             _scenarios,
             lambda folder: parse_scenario(read_json(folder / "scenario.json"), "scenario.json"),
         ),
-        Reader("weights", "net.safetensors", "safetensors", _weights("net.safetensors"), _load("net.safetensors")),
+        Reader(
+            "weights", "net.safetensors", "safetensors", _weights("net.safetensors"), _load("net.safetensors")
+        ),
         Reader("weights-pth", "net.pth", "zip", _weights("net.pth"), _load("net.pth"), unpacks=True),
         Reader("journal", "a.journal", "json-lines", _journal, _searched),
         Reader("sweep", "sweep.toml", "toml", _of(seeds.SWEEP), _file(load_sweep, "sweep.toml")),
         Reader("network", "net.toml", "toml", _of(*seeds.REPMLPNET), _file(load_repmlpnet, "net.toml")),
-        Reader("hyperparameters", "ppo.toml", "toml", _of((FOLDER / "ppo.toml").read_bytes()), _hyperparameters),
+        Reader(
+            "hyperparameters", "ppo.toml", "toml", _of((FOLDER / "ppo.toml").read_bytes()), _hyperparameters
+        ),
         Reader("hub", "config.json", "json", hub, _file(Transformer.from_hf, "config.json")),
         Reader("trace-csv", "trace.csv", "text", tables, trace("trace.csv"), unpacks=True),
         Reader("trace-json", "trace.json", "json", documents, chatted),
@@ -307,12 +317,24 @@ def _readers() -> list[Reader]:
         Reader("trace-parquet", "trace.parquet", "parquet", typed, trace("trace.parquet"), unpacks=True),
         Reader("requests", "requests.csv", "text", _of(*seeds.REQUESTS), _requests),
         Reader(
-            "checkpoint-json", DESCRIPTION, "json", _in_folder(PRETRAINED / "decode-v0", DESCRIPTION), _act, _stamp_document
+            "checkpoint-json",
+            DESCRIPTION,
+            "json",
+            _in_folder(PRETRAINED / "decode-v0", DESCRIPTION),
+            _act,
+            _stamp_document,
         ),
         Reader(
-            "checkpoint", WEIGHTS, "safetensors", _in_folder(PRETRAINED / "decode-v0", WEIGHTS), _act, _stamp_weights
+            "checkpoint",
+            WEIGHTS,
+            "safetensors",
+            _in_folder(PRETRAINED / "decode-v0", WEIGHTS),
+            _act,
+            _stamp_weights,
         ),
-        Reader("tree", TREE, "json", _in_folder(PRETRAINED / "serving-v0-tree", TREE), _decide, _stamp_document),
+        Reader(
+            "tree", TREE, "json", _in_folder(PRETRAINED / "serving-v0-tree", TREE), _decide, _stamp_document
+        ),
         Reader("pretrained", "training.json", "json", _in_folder(PRETRAINED, "training.json"), _pretrained),
         Reader("splits", "splits.json", "json", _pins, _file(read_pins, "splits.json")),
         Reader("measured-kernels", "k.csv", "text", _of(seeds.MEASURED), _file(load_measured, "k.csv")),
@@ -321,14 +343,26 @@ def _readers() -> list[Reader]:
         Reader("server-requests", "requests.csv", "text", _server_files("requests.csv"), read_server_run),
         Reader("simulator-meta", "meta.json", "json", _simulator_files("meta.json"), read_server_run),
         Reader("simulator-config", "config.json", "json", _simulator_files("config.json"), read_server_run),
-        Reader("simulator-requests", "requests.jsonl", "json-lines", _simulator_files("requests.jsonl"), read_server_run),
+        Reader(
+            "simulator-requests",
+            "requests.jsonl",
+            "json-lines",
+            _simulator_files("requests.jsonl"),
+            read_server_run,
+        ),
         Reader("cycles", "cycles.csv", "text", _of(seeds.CYCLES), _file(read_cycles, "cycles.csv")),
         Reader("gpu-kernels", "mlp.csv", "text", _of(seeds.KERNELS), _file(read_kernels, "mlp.csv")),
         Reader("run-record", "run.json", "json", _training_files("run.json"), _trained),
         Reader("curve-record", "run.json", "json", _training_files("run.json"), _curve),
         Reader("curve", "evaluations.csv", "text", _training_files("evaluations.csv"), _curve),
         Reader("result", "job.csv", "text", _of(_result()), _file(read_result, "job.csv"), _stamp_result),
-        Reader("tuned", "heuristic.json", "json", _in_folder(ROOT / "agents" / "serving", "heuristic.json"), _tuned),
+        Reader(
+            "tuned",
+            "heuristic.json",
+            "json",
+            _in_folder(ROOT / "agents" / "serving", "heuristic.json"),
+            _tuned,
+        ),
         Reader(
             "capacities",
             CAPACITIES.name,

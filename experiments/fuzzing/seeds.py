@@ -144,7 +144,12 @@ TRACE_DOCUMENTS = (
         "ttfts": [0.1, 0.1, 0.0, 0.1],
         "start_times": [500.5, 502.5, 501.0, 500.75],
     },
-    [{"id": "a", "conversations": [{"from": "human", "value": "x" * 40}, {"from": "gpt", "value": "y" * 40}]}],
+    [
+        {
+            "id": "a",
+            "conversations": [{"from": "human", "value": "x" * 40}, {"from": "gpt", "value": "y" * 40}],
+        }
+    ],
 )
 MEASURED = "# gpu: NVIDIA A100-SXM4-80GB\noutputs,inputs,rows,seconds\n" + "".join(
     f"{out},8192,{rows},{4.6e-05 * (1 + rows / 64)}\n" for out in (4096, 1024) for rows in (1, 4, 16)
@@ -231,7 +236,8 @@ def server_tables() -> dict[str, str]:
     return {
         "dense.csv": "\n".join(["layer,tokens,time_us", *dense]) + "\n",
         "per_sequence.csv": "\n".join(["layer,sequences,time_us", *heads]) + "\n",
-        "attention.csv": "\n".join(["prefill_chunk,kv_prefill,n_decode,kv_decode,time_us", *attention]) + "\n",
+        "attention.csv": "\n".join(["prefill_chunk,kv_prefill,n_decode,kv_decode,time_us", *attention])
+        + "\n",
     }
 
 

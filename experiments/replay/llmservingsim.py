@@ -126,9 +126,7 @@ def _kv_cache(
 
 def _are_numbers(*values: object) -> bool:
     """Whether values are numbers that a machine may have, of either sign."""
-    return all(
-        isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= _LARGEST for x in values
-    )
+    return all(isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= _LARGEST for x in values)
 
 
 def _part(path: Path, data: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -191,7 +189,9 @@ def _requests(path: Path) -> Requests:
     try:
         lines = read_bounded(path, JSON_BYTES).decode("utf-8").splitlines()
     except UnicodeDecodeError:
-        raise DataError(f"{path}: found bytes that are no UTF-8 text, expected the requests of the run") from None
+        raise DataError(
+            f"{path}: found bytes that are no UTF-8 text, expected the requests of the run"
+        ) from None
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

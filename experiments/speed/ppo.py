@@ -19,6 +19,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
@@ -65,7 +66,11 @@ class Settings:
         values = asdict(self)
         del values["num_envs"]
         net_arch = list(values.pop("hidden"))
-        return PPO("MlpPolicy", envs, seed=seed, device="cpu", policy_kwargs={"net_arch": net_arch}, **values)
+        model = PPO(
+            "MlpPolicy", envs, seed=seed, device="cpu", policy_kwargs={"net_arch": net_arch}, **values
+        )
+        model.set_logger(Logger(None, []))  # without one SB3 makes a folder for its own
+        return model
 
 
 SB3_DEFAULTS = Settings()

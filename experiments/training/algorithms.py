@@ -10,6 +10,7 @@ import torch
 from sb3_contrib import QRDQN, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from experiments.training.hyperparameters import Hyperparameters, RecurrentPpo, at
@@ -121,6 +122,8 @@ def build_model(name: str, parameters: Hyperparameters, envs: VecEnv, seed: int)
         policy_kwargs=network,
         **arguments,
     )
+    # Without one SB3 makes a folder for its own.
+    model.set_logger(Logger(None, []))
     if seconds is not None:
         discount_per_second(model, seconds, getattr(parameters, "trace_s", None) or None)
     return model

@@ -29,7 +29,9 @@ def open_study(journal: Path, name: str) -> optuna.Study:
     # Optuna takes what a journal says as its own words: whatever does not fit raises what it likes.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{journal}: not a journal of this search: {reason} ({type(error).__name__})") from error
+        raise DataError(
+            f"{journal}: not a journal of this search: {reason} ({type(error).__name__})"
+        ) from error
 
 
 def mend_journal(path: Path) -> None:

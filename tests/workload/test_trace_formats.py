@@ -160,7 +160,9 @@ def test_conversations_need_a_stated_estimate_which_the_trace_repeats(write):
         pl.Series([0.0, 0.25, 2.0]),
         pl.Series([10, 10, 12]).cast(pl.UInt32) * 1000 + pl.Series([0, 250, 0]),
         pl.Series(["0.0", "0.25", "2e0"]),
-        pl.Series(["2024-05-10 00:00:00", "2024-05-10 00:00:00.25", "2024-05-10 00:00:02"]).str.to_datetime(),
+        pl.Series(
+            ["2024-05-10 00:00:00.00", "2024-05-10 00:00:00.25", "2024-05-10 00:00:02.00"]
+        ).str.to_datetime(),
         pl.Series([0, 250, 2000]).cast(pl.Datetime("ms", "UTC")),
     ],
     ids=["seconds", "milliseconds", "text", "moments", "moments with a zone"],

@@ -15,7 +15,11 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def check_layers(
-    where: str, fc3: nn.Module, fc3_norm: nn.Module, branches: Iterable[tuple[str, nn.Module, nn.Module]], sets: int
+    where: str,
+    fc3: nn.Module,
+    fc3_norm: nn.Module,
+    branches: Iterable[tuple[str, nn.Module, nn.Module]],
+    sets: int,
 ) -> None:
     """Raise ConfigurationError for the first part of a block that a merge would leave out.
 

@@ -256,8 +256,14 @@ def _hooked(last):
     [
         (lambda last: setattr(last.repconv3.conv, "dilation", (2, 2)), r"conv: dilation: found \(2, 2\)"),
         (lambda last: setattr(last.repconv3.conv, "stride", (2, 2)), r"repconv3\.conv: stride: found"),
-        (lambda last: setattr(last.repconv3.conv, "padding", (0, 0)), r"padding: found \(0, 0\), expected \(1, 1\)"),
-        (lambda last: setattr(last.repconv3.conv, "padding_mode", "circular"), "padding_mode: found circular"),
+        (
+            lambda last: setattr(last.repconv3.conv, "padding", (0, 0)),
+            r"padding: found \(0, 0\), expected \(1, 1\)",
+        ),
+        (
+            lambda last: setattr(last.repconv3.conv, "padding_mode", "circular"),
+            "padding_mode: found circular",
+        ),
         (lambda last: setattr(last.repconv3, "relu", True), "repconv3: found ConvBatchNorm with ReLU"),
         (lambda last: setattr(last.repconv3, "bn", nn.GroupNorm(2, 2)), "GroupNorm, expected a batch norm"),
         (lambda last: setattr(last, "fc3_bn", nn.GroupNorm(2, 2)), "fc3_bn: type: found GroupNorm"),
