@@ -21,7 +21,6 @@ from typing import Annotated, Any
 
 import joblib
 import polars as pl
-import tyro
 from rich.console import Console
 from rich.table import Table
 

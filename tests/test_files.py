@@ -1,6 +1,7 @@
 """Files that are wrong in kind, size or depth are refused at once, in a message that names them."""
 
 import os
+import tracemalloc
 
 import pytest
 
@@ -92,3 +93,14 @@ def test_messages_stay_readable_whatever_they_quote():
     ):
         assert len(str(error)) <= 8000
     assert str(DataError("as it is")) == "as it is"
+
+
+def test_a_large_limit_takes_no_memory(tmp_path):
+    path = tmp_path / "small"
+    path.write_bytes(b"x" * 3_000_000)
+    tracemalloc.start()
+    try:
+        assert len(read_bounded(path, 1 << 33)) == 3_000_000
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()

@@ -9,6 +9,7 @@ import struct
 import tomllib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -65,7 +66,7 @@ def bytes_changed(data: bytes, rng: Random) -> bytes:
 def words_changed(data: bytes, rng: Random) -> bytes:
     """Words of a text replaced, dropped, repeated or swapped; a word ends at a comma, quote, bracket or line."""
     ends = [0, *(i + 1 for i, byte in enumerate(data) if byte in _BREAKS), len(data)]
-    words = [data[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    words = [data[a:b] for a, b in pairwise(ends)]
     for _ in range(1 + min(int(rng.expovariate(0.7)), 5)):
         if not words:
             break

@@ -159,7 +159,10 @@ KERNELS = (
     "gpu,n,tp,heads,kv_heads,hidden,feed_forward,qkv_us,projection_us,up_us,down_us\n"
     "a100,1,1,32,8,4096,14336,20,15,80,45\na100,8,2,32,8,4096,14336,21,16,81,46\n"
 )
-EVALUATIONS = "steps,simulated_s,wall_s,score,regret,return: a setting\n0,0.0,0.0,-9.0,0.09,-9.0\n100,50.0,10.0,-5.0,0.05,-5\n"
+EVALUATIONS = (
+    "steps,simulated_s,wall_s,score,regret,return: a setting\n"
+    "0,0.0,0.0,-9.0,0.09,-9.0\n100,50.0,10.0,-5.0,0.05,-5\n"
+)
 REPMLPNET = (
     'name = "three-stages"\nchannels = [48, 96, 192]\nshare_sets = [2, 8, 48]\nblocks = [2, 4, 2]\nimage_size = 128\n',
     'base = "repmlpnet-t224"\nimage_size = 448\n',

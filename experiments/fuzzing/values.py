@@ -1,4 +1,4 @@
-"""Plain data that is changed at random: a field here, a level there, each value to one that readers may stumble over."""
+"""Plain data that is changed at random: a field here, a level there, each value to one that readers stumble over."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ from papi_env.workload.transformer import TRANSFORMERS
 
 META, REQUESTS, CLUSTER = "meta.json", "requests.jsonl", "config.json"
 MOST_GPUS = 4096
-# Of sizes, rates and counts in a cluster's description; chosen: beyond any machine, far from overflow (range 1e12-1e100).
+# Of sizes, rates and counts of a cluster; chosen: beyond any machine, far from overflow (range 1e12-1e100).
 _LARGEST = 1e18
 _TIMES = ("queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
 

@@ -364,3 +364,10 @@ def test_a_torn_last_line_of_a_journal_costs_that_entry_alone(tmp_path):
         path.write_bytes(damaged + b"\n" + whole)
         with pytest.raises(DataError, match=r"default\.journal:1: .*expected an entry of Optuna's journal"):
             journal.mend_journal(path)
+
+
+def test_a_journal_of_something_else_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "default.journal"
+    path.write_text('{"op_code": 99}\n')
+    with pytest.raises(DataError, match=r"default\.journal: not a journal of this search"):
+        journal.open_study(path, "default")

@@ -12,7 +12,7 @@ from papi_env.errors import ConfigurationError, DataError
 from papi_env.workload.arrivals import Arrivals, build_arrivals
 from papi_env.workload.lengths import MAX_TOKENS
 from papi_env.workload.requests import Lengths
-from papi_env.workload.traces import files, read_trace, tables
+from papi_env.workload.traces import files, parquet, read_trace, tables
 
 # Three requests in every format: at 0, 0.25 and 2 s, of 100 + 10, 2000 + 1 and 7 + 300 tokens.
 INPUTS, OUTPUTS, SECONDS = [100, 2000, 7], [10, 1, 300], [0.0, 0.25, 2.0]
@@ -162,7 +162,7 @@ def test_conversations_need_a_stated_estimate_which_the_trace_repeats(write):
         pl.Series(["0.0", "0.25", "2e0"]),
         pl.Series(
             ["2024-05-10 00:00:00.00", "2024-05-10 00:00:00.25", "2024-05-10 00:00:02.00"]
-        ).str.to_datetime(),
+        ).str.to_datetime("%Y-%m-%d %H:%M:%S%.f"),
         pl.Series([0, 250, 2000]).cast(pl.Datetime("ms", "UTC")),
     ],
     ids=["seconds", "milliseconds", "text", "moments", "moments with a zone"],
@@ -475,3 +475,31 @@ def test_arguments_that_make_no_sense_are_refused(write, arguments, message):
         read_trace(write(VIDUR), **arguments)
     with pytest.raises(DataError, match=r":2: field 'TIMESTAMP': found '2023.*, expected plain milliseconds"):
         read_trace(write(AZURE_2023), time_unit="ms")
+
+
+def test_what_is_damaged_or_endless_is_refused(write):
+    lone = json.dumps([{"timestamp": 0, "input_length": "\ud800", "output_length": 1, "hash_ids": []}])
+    with pytest.raises(DataError, match=r"field 'input_length': found"):
+        read_trace(write(lone, "lone.json"))
+    padded = gzip.compress(AZURE_2023.encode())
+    assert len(read_trace(write(padded + bytes(100), "padded.gz")).input_lengths) == 3
+    with pytest.raises(DataError, match="zeros after it"):
+        read_trace(write(padded + bytes(files.MAX_PADDING + 10), "zeros.gz"))
+    with pytest.raises(DataError, match=r"blank.csv:5: found more than 1000 blank lines"):
+        read_trace(write(AZURE_2023 + "\n" * 2000, "blank.csv"))
+    long = {"timestamp": ["1" * (tables.MAX_FIELD + 1)], "input_length": [1], "output_length": [1]}
+    path = write(b"", "long.parquet")
+    pl.DataFrame({**long, "hash_ids": [[1]]}).write_parquet(path)
+    with pytest.raises(DataError, match=r"row 1: field 'timestamp': found a text of more than"):
+        read_trace(path)
+
+
+def test_a_parquet_file_that_ends_its_decoder_does_not_end_the_process(write, monkeypatch):
+    path = write(b"", "trace.parquet")
+    pl.DataFrame({"arrived_at": [0.0], "num_prefill_tokens": [1], "num_decode_tokens": [1]}).write_parquet(
+        path
+    )
+    assert len(read_trace(path).input_lengths) == 1
+    monkeypatch.setattr(parquet, "_DECODE", "import os; os.abort()")
+    with pytest.raises(DataError, match="reading it ends the process, status -6"):
+        read_trace(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +15,12 @@ from papi_env.workload.traces.tables import MAX_FIELD
 
 # Rows at once; chosen: a quarter of the usual group of rows, some 10 MB.
 ROWS = 2**18
+# Decodes all that a file holds, some rows at a time.
+_DECODE = f"""import sys, polars
+scan = polars.scan_parquet(sys.argv[1], glob=False)
+for start in range(0, scan.select(polars.len()).collect().item(), {ROWS}):
+    scan.slice(start, {ROWS}).collect()
+"""
 _PANIC = getattr(pl.exceptions, "PanicException", pl.exceptions.PolarsError)
 
 
@@ -25,6 +33,7 @@ class Parquet:
 
     def __init__(self, path: Path) -> None:
         self.path, self.head = path, str(path)
+        self._try()
         try:
             # A name with * stands for itself.
             self._scan = pl.scan_parquet(path, glob=False)
@@ -33,6 +42,14 @@ class Parquet:
         except (pl.exceptions.PolarsError, _PANIC, OSError) as error:
             raise self._damaged(error) from error
         self.header = list(self.types)
+
+    def _try(self) -> None:
+        """Refuse a file whose decoder takes its process with it, as where a size in it is beyond all memory."""
+        command = [sys.executable, "-P", "-c", _DECODE, str(self.path)]
+        status = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode
+        # Errors that Python knows are met again, and explained.
+        if status not in (0, 1):
+            raise self._damaged(RuntimeError(f"reading it ends the process, status {status}"))
 
     def rows(self, names: Sequence[str], lists: Sequence[str]) -> Iterator[Batch]:
         """See `Source`."""

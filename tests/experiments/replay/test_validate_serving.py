@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.replay.llmservingsim import registered_gpu, registered_model
+from experiments.replay.llmservingsim import _tables, registered_gpu, registered_model
 from experiments.replay.run_folder import RunLink
 from experiments.replay.validate_serving import read_run, ring, validate_serving
 from experiments.validate import main
@@ -348,3 +348,33 @@ def test_a_bad_table_of_experts_is_refused(write, edit, words):
         return
     with pytest.raises(DataError, match=words):
         validate_serving(folder, silent)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "*", ".."])
+def test_names_of_a_simulators_folder_lead_nowhere_else(tmp_path, name):
+    # A folder that would be found if the name were followed.
+    found = tmp_path / "elsewhere" / "a" / "llama" / "b" / "tp1"
+    found.mkdir(parents=True)
+    write_tables(found)
+    inside = tmp_path / "runs" / "one"
+    inside.mkdir(parents=True)
+    (tmp_path / "profiler" / "perf").mkdir(parents=True)
+    (tmp_path / "profiler" / "elsewhere").symlink_to(tmp_path / "elsewhere")
+    assert _tables(inside, name, "llama", 1) is None
+
+
+@pytest.mark.parametrize("size", [10**400, [], "x", True])
+def test_memory_that_no_machine_has_is_refused(tmp_path, size):
+    folder = llmservingsim(tmp_path, kv_cache=None)
+    memory = {"mem_size": size, "mem_util": 0.9}
+    nodes = [{"instances": [{"hardware": "RTX4090", "npu_mem": memory}]}]
+    (folder / "config.json").write_text(json.dumps({"nodes": nodes}))
+    with pytest.raises(DataError, match="mem_size"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("gpus", ["x", 0, 10**30, True, None])
+def test_a_number_of_gpus_that_is_none_is_refused(tmp_path, gpus):
+    engine = {"tensor_parallel_size": gpus, "max_num_seqs": 8, "max_num_batched_tokens": 256}
+    with pytest.raises(DataError, match=r"tensor_parallel_size: found .*, expected 1 to 4096"):
+        read_run(llmservingsim(tmp_path, engine_kwargs=engine))
