@@ -1,0 +1,83 @@
+"""Which sections a run has, by the command that wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.reporting.content import Picture, Section, Table
+from experiments.reporting.folder import Run
+from experiments.reporting.sections import compare, headroom, leaderboard, reproduce, serve, sweep, train
+from papi_env.errors import ConfigurationError, DataError, unknown_name
+
+SECTIONS: Mapping[str, Callable[[Run], list[Table | Picture]]] = {
+    "compare": compare.parts,
+    "headroom": headroom.parts,
+    "leaderboard": leaderboard.parts,
+    "reproduce": reproduce.parts,
+    "serve": serve.parts,
+    "sweep": sweep.parts,
+    "train": train.parts,
+}
+
+
+def sections_of(paths: Sequence[Path]) -> list[Section]:
+    """A section for each run folder, in their order; several trainings are shown together first.
+
+    Raises:
+        ConfigurationError: no run folder, or one of a command that has no section.
+        DataError: what a folder holds is damaged, or not what its command writes.
+    """
+    runs = [Run.open(path) for path in paths]
+    sections = [_section(run) for run in runs]
+    trainings = [run for run in runs if run.experiment == "train"]
+    if len(trainings) > 1:
+        about = f"{len(trainings)} training runs on the same axes."
+        sections.insert(0, Section("Trainings together", about, train.together(trainings)))
+    return sections
+
+
+def _section(run: Run) -> Section:
+    if run.experiment not in SECTIONS:
+        raise ConfigurationError(f"{run.path}: {unknown_name('command', run.experiment, SECTIONS)}")
+    try:
+        parts = SECTIONS[run.experiment](run)
+        facts = facts_of(run)
+    except (ConfigurationError, DataError):
+        raise
+    except Exception as error:  # a file of another shape fails in as many ways as there are look-ups
+        where = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{run.path}: its files are not as experiments.{run.experiment} of this version writes them ({where}); "
+            "repeat its command in another folder"
+        ) from None
+    last = run.sessions[-1] if run.sessions else {}
+    about = f"experiments.{run.experiment}, {last.get('status', 'not begun')}; run folder {run.path}"
+    return Section(f"{run.experiment}: {run.path.name or run.path}", about, parts, facts)
+
+
+def facts_of(run: Run) -> list[tuple[str, str]]:
+    """Where a run comes from, as its run.json says it: commands, code, versions, seeds, machine."""
+    facts = []
+    for session in run.sessions:
+        facts += [
+            ("command", str(session.get("command", "not recorded"))),
+            ("started", f"{session.get('started')}, {session.get('status')} after {session.get('wall_s', '–')} s"),
+        ]
+    last: Mapping[str, Any] = run.sessions[-1] if run.sessions else {}
+    source, machine = last.get("source", {}), last.get("machine", {})
+    changed = {True: ", with changes that are not committed", False: "", None: ""}[source.get("modified")]
+    seeds = run.configuration.get("seeds", run.configuration.get("asked", {}).get("seed"))
+    shown = f"{seeds['count']} from {seeds['first']} on" if isinstance(seeds, Mapping) else seeds
+    versions = ", ".join(f"{name} {found}" for name, found in last.get("versions", {}).items())
+    processor = machine.get("processor")
+    return [
+        *facts,
+        ("seeds", str(run.configuration.get("seed", "") if shown is None else shown)),
+        ("commit", f"{source.get('commit') or 'outside a checkout'}{changed}"),
+        ("source", f"SHA-256 {source.get('digest')}"),
+        ("versions", versions),
+        ("machine", f"{processor + ', ' if processor else ''}{machine.get('cpus')} CPUs, {machine.get('platform')}"),
+        ("cores used", str(last.get("cores"))),
+    ]

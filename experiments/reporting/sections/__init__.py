@@ -1,0 +1,1 @@
+"""What a page shows of each command's runs, a module for each."""
