@@ -85,6 +85,7 @@ def intervals(
             "y": [group for group, _ in points],
             "x": values,
             "marker": look(number, name in hollow),
+            "cliponaxis": False,
             "hovertemplate": "%{y}: %{x:.4g}" + _BESIDE,
         }
         if any(low is not None for _, (_, low, _) in points):
@@ -100,6 +101,13 @@ def intervals(
     shapes = [] if line is None else [dashed("x", line)]
     layout = {"scattermode": "group", "scattergap": 0.25, "shapes": shapes}
     y = axis("", categoryorder="array", categoryarray=list(groups), autorange="reversed", type="category")
+    if value.get("type") != "log":
+        # Plotly would begin at 0 wherever the values are.
+        shown = [x for found in series.values() for one in found for x in ends(one) if x is not None]
+        low, high = min(shown, default=0.0), max(shown, default=1.0)
+        low = min(low, 0.0) if value.get("rangemode") == "tozero" else low
+        room = 0.05 * (high - low or abs(high) or 1.0)
+        value = {**value, "range": [low - room, high + room]}
     height = 170 + max(26, 13 * len(series)) * len(groups) + 22 * math.ceil(len(series) / 3)
     return figure(data, value, y, **layout), height
 

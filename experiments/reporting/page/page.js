@@ -37,7 +37,7 @@
       }
       const shown = whole ? matching : Math.min(matching, PAGE);
       status.textContent = matching === rows.length && shown === matching
-        ? `${rows.length} rows`
+        ? `${rows.length} row${rows.length === 1 ? "" : "s"}`
         : `${shown} of ${matching} rows shown` + (matching < rows.length ? `, ${rows.length} in all` : "");
       all.hidden = whole || matching <= PAGE;
     }
@@ -66,16 +66,29 @@
   const system = window.matchMedia("(prefers-color-scheme: dark)");
   const button = document.getElementById("theme");
   const config = {
-    responsive: true, displaylogo: false, displayModeBar: true,
-    modeBarButtonsToRemove: ["lasso2d", "select2d", "sendDataToCloud"],
+    responsive: true, displaylogo: false, displayModeBar: true, showSendToCloud: false, // data stays on this machine
+    modeBarButtonsToRemove: ["lasso2d", "select2d"],
   };
 
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
 
+  // Words in lines of about so many letters; names in figures are escaped already, so a break between words is safe.
+  function wrapped(text, letters) {
+    const lines = [""];
+    for (const word of text.split(" ")) {
+      const last = lines.length - 1;
+      if (lines[last] && lines[last].length + word.length >= letters) lines.push(word);
+      else lines[last] += (lines[last] && " ") + word;
+    }
+    return lines.join("<br>");
+  }
+
+  const isNarrow = (place) => place.clientWidth < 640;
+
   function inTheme(layout, place) {
     const style = getComputedStyle(root);
     const colour = (name) => style.getPropertyValue(name).trim();
-    const narrow = place.clientWidth < 640;
+    const narrow = isNarrow(place);
     const themed = {
       margin: { l: 10, r: 10, t: 36, b: 40 },
       legend: { orientation: "h", x: 0, xanchor: "left", y: -0.02, yref: "container", yanchor: "bottom" },
@@ -87,7 +100,14 @@
       modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--front"), orientation: "h" },
     };
     for (const name of Object.keys(themed).filter((key) => /^[xy]axis/.test(key))) {
-      themed[name] = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--soft"), ...themed[name] };
+      const axis = themed[name];
+      const broken = (axis.categoryarray ?? []).map((one) => [one, one.replace("/", "/<br>")]);
+      themed[name] = {
+        gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--soft"),
+        ...axis,
+        ...(axis.title ? { title: { text: wrapped(axis.title.text, narrow ? 30 : 44) } } : {}),
+        ...(narrow ? { labelalias: Object.fromEntries(broken) } : {}),
+      };
     }
     return themed;
   }
@@ -96,6 +116,11 @@
   function draw(place) {
     const { data, layout } = figures[Number(place.dataset.figure)];
     drawn.add(place);
+    if (isNarrow(place)) {
+      // The legend has a line for each name there.
+      const names = data.filter((trace) => trace.showlegend !== false && layout.showlegend !== false).length;
+      place.style.height = `${place.clientHeight + 18 * names}px`;
+    }
     return Plotly.react(place, data, inTheme(layout, place), config);
   }
 

@@ -15,6 +15,11 @@ from papi_env.envs.serving_timeline import ServingTimeline
 MOST_BARS = 4000
 _US = 1e6
 _EXACT = "Lengths of bars are exact, and their places within an iteration schematic."
+# The legend stands above the figure, for the range slider is below it.
+_ABOVE = {
+    "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
+    "margin": {"l": 10, "r": 10, "t": 84, "b": 40},
+}
 _STATUS = {"attained": 5, "late": 3, "rejected": 4, "dropped": 4, "left": 2}
 
 
@@ -90,6 +95,7 @@ def _one(
         y | {"domain": [0.42, 1.0], "fixedrange": True},
         yaxis2=charts.axis("requests", domain=[0.0, 0.34], rangemode="tozero", fixedrange=True),
         barmode="overlay",
+        **_ABOVE,
         bargap=0.1,
     )
     cut = f" The first {MOST_BARS} of {len(bars)} bars; a shorter --gantt FROM TO shows later ones." if end else ""
@@ -109,7 +115,8 @@ def requests_over_time(requests: pl.DataFrame) -> list[Table | Picture]:
         for status in sorted(shown["status"].unique().to_list()):
             data.append(_served(shown.filter(pl.col("status") == status), str(status), last))
         x = charts.axis("simulated time (s)", rangeslider={"visible": True, "thickness": 0.06})
-        drawn = charts.figure(data, x, charts.axis("request, by arrival", autorange="reversed", fixedrange=True))
+        y = charts.axis("request, by arrival", autorange="reversed", fixedrange=True)
+        drawn = charts.figure(data, x, y, **_ABOVE)
         cut = f" The first {len(shown)} of {len(found)} requests." if len(shown) < len(found) else ""
         note = f"Seed {first}. Grey: waiting; coloured: from admission to the last token, by what became of it.{cut}"
         pictures.append(Picture(f"Requests over time: {policy}", drawn, note, 560))

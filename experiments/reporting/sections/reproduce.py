@@ -97,7 +97,7 @@ def _end_to_end(name: str, data: Mapping[str, Any], numbers: Sequence[Mapping[st
                     for entry in numbers
                     if entry["row"].startswith(_ROWS_OF[name])
                     and dataset in entry["quantity"]
-                    and entry["paper"] == paper
+                    and entry["quantity"].rpartition("over ")[2].lower().replace("+", "-") == rival
                 ),
                 None,
             )
