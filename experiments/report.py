@@ -21,6 +21,9 @@ from experiments.common.options import words
 from experiments.common.runner import write_whole
 from papi_env.errors import ConfigurationError
 
+# What the extra `report` brings.
+_EXTRA = ("jinja2", "markupsafe", "plotly")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -31,7 +34,9 @@ class Config:
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...")] = ()
     """Run folders, in the order of the page."""
-    out: Annotated[Path, words("FILE.html", "The file to write (default: report.html).")] = Path("report.html")
+    out: Annotated[Path, words("FILE.html", "The file to write (default: report.html).")] = Path(
+        "report.html"
+    )
     title: Annotated[str, words("TEXT", "Of the page (default: Report of runs).")] = "Report of runs"
 
 
@@ -41,10 +46,6 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
     Raises:
         ConfigurationError, DataError: a folder cannot be shown, Plotly is not there, or the file cannot be written.
     """
-    # Loaded here: other commands do without Plotly, and --help is quick.
-    from experiments.reporting.page import html_of
-    from experiments.reporting.registry import sections_of
-
     if not config.runs:
         raise ConfigurationError("No run folder: name at least one, such as runs/compare-20250101-120000")
     twice = {path for path in config.runs if config.runs.count(path) > 1}
@@ -52,10 +53,24 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
         raise ConfigurationError(f"{sorted(twice)[0]}: named twice, expected each run folder once")
     if config.out.is_dir() or config.out.suffix.lower() not in (".html", ".htm"):
         raise ConfigurationError(f"--out is {config.out}, expected the name of a file that ends with .html")
+    try:
+        # Here, for --help is quick without.
+        from experiments.reporting.page import html_of
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] not in _EXTRA:
+            raise
+        raise ConfigurationError(
+            f"A report needs {error.name.partition('.')[0]}, which is not installed: pip install 'papi-env[report]'"
+        ) from None
+    from experiments.reporting.registry import sections_of
+
     with progress.status("reading runs"):
         page = html_of(config.title, sections_of(config.runs))
     write_whole(config.out, page)
-    say(console, f"{config.out}: {len(config.runs)} run{'s' * (len(config.runs) > 1)}, {len(page.encode()) / 1e6:.1f} MB")
+    say(
+        console,
+        f"{config.out}: {len(config.runs)} run{'s' * (len(config.runs) > 1)}, {len(page.encode()) / 1e6:.1f} MB",
+    )
     return config.out
 
 

@@ -108,7 +108,8 @@ class Config(Reading):
     trace_json: Annotated[bool, Flag] = False
     """Write the window of --gantt (default: the whole episode) for a trace viewer."""
     export: Annotated[Path | None, words("FILE.parquet|FILE.csv")] = None
-    """Write a row for each request, policy and seed: lengths, class, status and moments, in seconds."""
+    """Write a row for each request, policy and seed: lengths, class, status and moments, in seconds. In the run folder
+    `experiments.report` shows them."""
     seed: Seed = 0
     seeds: Annotated[int, words("INT", "How many seeds; the table shows means (default: 1).")] = 1
     out: Out = None
@@ -160,7 +161,7 @@ class Serving(Match):
         self.config = config
         self.seeds = check_counts(config.seed, config.seeds)
         if config.export is not None:
-            check_export(config.export)
+            check_export(config.export, config.out)
         self.scenario = scenario = resolve(config)
         self.problem = problem_of(scenario)
         view = self.name if self.problem == SERVING else "serve serving-v1"

@@ -110,13 +110,13 @@ def both(*watches: Watch) -> Watch:
     return watch
 
 
-def check_export(path: Path) -> None:
-    """Raise ConfigurationError where no table can be written to `path`."""
+def check_export(path: Path, run_folder: Path | None) -> None:
+    """Raise ConfigurationError where no table can be written to `path`; the run folder may be still to be made."""
     if path.suffix not in SUFFIXES:
         raise ConfigurationError(
             f"--export is {str(path)!r}, expected a name that ends in {' or '.join(SUFFIXES)}"
         )
-    if not path.parent.is_dir() or path.is_dir():
+    if not (path.parent.is_dir() or path.parent == run_folder) or path.is_dir():
         raise ConfigurationError(f"--export is {str(path)!r}, expected a file in a folder that exists")
 
 

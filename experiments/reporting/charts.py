@@ -116,11 +116,16 @@ def dashed(at: str, where: float) -> dict[str, Any]:
     """A dashed line across the figure at a value of the x or y axis."""
     along = "y" if at == "x" else "x"
     ends_of = {f"{at}0": where, f"{at}1": where, f"{along}0": 0, f"{along}1": 1, f"{along}ref": "paper"}
-    return {"type": "line", "layer": "below", "line": {"dash": "dash", "width": 1, "color": "#8a8a8a"}, **ends_of}
+    return {
+        "type": "line",
+        "layer": "below",
+        "line": {"dash": "dash", "width": 1, "color": "#8a8a8a"},
+        **ends_of,
+    }
 
 
 def points(
-    series: Mapping[str, tuple[Sequence[float | None], Sequence[float | None], Sequence[str]]],
+    series: Mapping[str, tuple[Sequence[Any], Sequence[Any], Sequence[str]]],
     x: Mapping[str, Any],
     y: Mapping[str, Any],
     hollow: Sequence[str] = (),
@@ -170,7 +175,9 @@ def front(xs: Sequence[float], ys: Sequence[float], goals: tuple[str, str]) -> T
     }
 
 
-def stacked(parts: Mapping[str, Sequence[float | None]], groups: Sequence[str], value: Mapping[str, Any]) -> Figure:
+def stacked(
+    parts: Mapping[str, Sequence[float | None]], groups: Sequence[str], value: Mapping[str, Any]
+) -> Figure:
     """Bars of parts on end, a bar for each group."""
     data = [
         {
@@ -188,7 +195,9 @@ def stacked(parts: Mapping[str, Sequence[float | None]], groups: Sequence[str], 
     return figure(data, value, y, barmode="stack")
 
 
-def boxes(series: Mapping[str, Sequence[float]], value: Mapping[str, Any], hollow: Sequence[str] = ()) -> Figure:
+def boxes(
+    series: Mapping[str, Sequence[float]], value: Mapping[str, Any], hollow: Sequence[str] = ()
+) -> Figure:
     """How values spread, a box for each name: quartiles, whiskers, and single values beyond."""
     data = [
         {

@@ -69,7 +69,9 @@ def estimate(found: Mapping[str, Any] | None) -> Estimate | None:
     """An estimate of a summary file; None where it has no value."""
     if found is None or found["value"] is None:
         return None
-    value, low, high = (math.nan if found[end] is None else float(found[end]) for end in ("value", "low", "high"))
+    value, low, high = (
+        math.nan if found[end] is None else float(found[end]) for end in ("value", "low", "high")
+    )
     return Estimate(value, low, high)
 
 

@@ -42,7 +42,9 @@ class Run:
         """
         record = path / "run.json"
         if not path.is_dir():
-            raise ConfigurationError(f"{path}: found {'a file' if path.exists() else 'nothing'}, expected a run folder")
+            raise ConfigurationError(
+                f"{path}: found {'a file' if path.exists() else 'nothing'}, expected a run folder"
+            )
         if not record.exists():
             inner = sorted(one.parent.name for one in path.glob("*/run.json"))
             hint = f"; did you mean {path / inner[0]}?" if inner else ""

@@ -31,8 +31,15 @@ def instances(frame: pl.DataFrame, title: str = "Instances") -> Table:
     """A row for each of the frame, in all columns that hold anything; the first ones where there are very many."""
     kept = [name for name in frame.columns if frame[name].null_count() < len(frame)]
     columns = [Column(name, _unit(name)) for name in kept]
-    rows = [list(row) for row in frame.select(kept).head(MOST_ROWS).with_columns(pl.col(pl.Boolean).cast(pl.String)).rows()]
-    more = f" The first {MOST_ROWS} of {len(frame)} rows; the run folder holds all." if len(frame) > MOST_ROWS else ""
+    rows = [
+        list(row)
+        for row in frame.select(kept).head(MOST_ROWS).with_columns(pl.col(pl.Boolean).cast(pl.String)).rows()
+    ]
+    more = (
+        f" The first {MOST_ROWS} of {len(frame)} rows; the run folder holds all."
+        if len(frame) > MOST_ROWS
+        else ""
+    )
     return Table(title, columns, rows, f"A row for each episode, as in results.csv.{more}")
 
 

@@ -15,21 +15,19 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from experiments.reporting.charts import escaped
 from experiments.reporting.content import Picture, Section, Table
-from papi_env.errors import ConfigurationError
 
 _HERE = Path(__file__).resolve().parent / "page"
 
 
 def html_of(title: str, sections: Sequence[Section]) -> str:
-    """The page; the same sections give the same text.
-
-    Raises:
-        ConfigurationError: Plotly is not installed.
-    """
-    scripts = [_plotly(), (_HERE / "page.js").read_text(encoding="utf-8")]
+    """The page; the same sections give the same text."""
+    # Of the whole library only what would end the script early has to be written in another way.
+    plotly = get_plotlyjs().replace("</script", "<\\/script")
+    scripts = [plotly, (_HERE / "page.js").read_text(encoding="utf-8")]
     figures: list[Any] = []
     shown = [
         {
@@ -37,7 +35,9 @@ def html_of(title: str, sections: Sequence[Section]) -> str:
             "title": section.title,
             "about": section.about,
             "facts": section.facts,
-            "parts": [_part(part, f"s{number}-{k}", figures) for k, part in enumerate(section.parts, start=1)],
+            "parts": [
+                _part(part, f"s{number}-{k}", figures) for k, part in enumerate(section.parts, start=1)
+            ],
         }
         for number, section in enumerate(sections, start=1)
     ]
@@ -51,17 +51,6 @@ def html_of(title: str, sections: Sequence[Section]) -> str:
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),
     )
-
-
-def _plotly() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise ConfigurationError(
-            "Figures of a report need Plotly, which is not installed: pip install 'papi-env[report]'"
-        ) from None
-    # Of the whole library only what would end the script early has to be written in another way.
-    return get_plotlyjs().replace("</script", "<\\/script")
 
 
 def _part(part: Table | Picture, name: str, figures: list[Any]) -> dict[str, Any]:
@@ -83,7 +72,14 @@ def _part(part: Table | Picture, name: str, figures: list[Any]) -> dict[str, Any
         ]
         for row in part.rows
     ]
-    return {"id": name, "title": part.title, "note": part.note, "figure": False, "columns": part.columns, "rows": rows}
+    return {
+        "id": name,
+        "title": part.title,
+        "note": part.note,
+        "figure": False,
+        "columns": part.columns,
+        "rows": rows,
+    }
 
 
 def _in_script(data: Any) -> str:
@@ -95,6 +91,7 @@ def _in_script(data: Any) -> str:
 def _policy(scripts: Sequence[str]) -> str:
     """What the page may do: run its own scripts, and fetch nothing."""
     hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in scripts
     )
     return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"

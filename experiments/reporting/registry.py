@@ -63,7 +63,10 @@ def facts_of(run: Run) -> list[tuple[str, str]]:
     for session in run.sessions:
         facts += [
             ("command", str(session.get("command", "not recorded"))),
-            ("started", f"{session.get('started')}, {session.get('status')} after {session.get('wall_s', '–')} s"),
+            (
+                "started",
+                f"{session.get('started')}, {session.get('status')} after {session.get('wall_s', '–')} s",
+            ),
         ]
     last: Mapping[str, Any] = run.sessions[-1] if run.sessions else {}
     source, machine = last.get("source", {}), last.get("machine", {})
@@ -78,6 +81,9 @@ def facts_of(run: Run) -> list[tuple[str, str]]:
         ("commit", f"{source.get('commit') or 'outside a checkout'}{changed}"),
         ("source", f"SHA-256 {source.get('digest')}"),
         ("versions", versions),
-        ("machine", f"{processor + ', ' if processor else ''}{machine.get('cpus')} CPUs, {machine.get('platform')}"),
+        (
+            "machine",
+            f"{processor + ', ' if processor else ''}{machine.get('cpus')} CPUs, {machine.get('platform')}",
+        ),
         ("cores used", str(last.get("cores"))),
     ]

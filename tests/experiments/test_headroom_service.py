@@ -10,6 +10,7 @@ import pytest
 
 from experiments.arena.summaries.service import MEASURES, alone, summarize
 from experiments.headroom import main
+from experiments.reporting.registry import sections_of
 from tests.experiments.commands import called
 
 command = partial(called, main)
@@ -87,6 +88,16 @@ def finished(classes_file, tmp_path_factory):
     return arguments, folder, out
 
 
+def test_a_report_shows_every_policy_of_every_preset(finished):
+    _, folder, _ = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    found = {part.title: part for part in sections_of([folder])[0].parts}
+    assert len(found["Policies by preset"].rows) == sum(
+        len(row["policies"]) for row in summary["presets"].values()
+    )
+    assert found["Headroom by preset"].figure["data"][-1]["name"] == "bound"
+
+
 def test_the_folder_holds_what_ran_and_what_came_out(finished):
     _, folder, out = finished
     assert {p.name for p in folder.iterdir()} == {
@@ -132,6 +143,10 @@ def test_choices_alone_are_those_of_the_best_profile_greedy(classes_file, tmp_pa
     assert found["worth"]["drafted_for"]["value"] == 0
     assert (folder / "alone.png").read_bytes().startswith(b"\x89PNG")
     assert "worth alone" in out
+    assert [part.title for part in sections_of([folder])[0].parts][:2] == [
+        "What each choice is worth alone",
+        "Worth of choices by preset",
+    ]
 
 
 @pytest.mark.parametrize(

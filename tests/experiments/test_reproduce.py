@@ -24,6 +24,7 @@ from experiments.paper.published import CALIBRATION_ROWS, NUMBER_ROWS, PUBLISHED
 from experiments.paper.readings import AVERAGES, BOUNDS, CHOICES, Setting, build_system
 from experiments.paper.reproduction import READINGS, within
 from experiments.paper.rows import Bench
+from experiments.reporting.registry import sections_of
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import SYSTEMS
 
@@ -54,6 +55,12 @@ def entries(run):
 def compared(run):
     readings = json.loads((run[0] / "readings.json").read_text(encoding="utf-8"))
     return {entry["reading"]: entry for entry in readings}
+
+
+def test_a_report_has_every_row(run, entries):
+    found = {part.title: part for part in sections_of([run[0]])[0].parts}
+    shown = [row[0] for title in ("Rows", "Orders and facts, by reading") for row in found[title].rows]
+    assert sorted(shown) == sorted(entry["row"] for entry in entries)
 
 
 def test_every_row_is_there_with_what_it_needs(entries):

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.arena.gantt_requests import bars_between
 from experiments.arena.requests import COLUMNS, SERVICE_COLUMNS
+from experiments.reporting.registry import sections_of
 from experiments.serve import main
 from papi_env.envs.serving_v1 import ServingV1VectorEnv
 from papi_env.simulation.serving import state as at
@@ -22,10 +23,21 @@ def served(classes_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("serve")
     status, out, err = command(
         *("--preset", classes_file, "--policies", *POLICIES, "--gantt", 0.5, 1.5),
-        *("--export", folder / "requests.csv", "--out", folder / "run"),
+        *("--export", folder / "run" / "requests.csv", "--out", folder / "run"),
     )
     assert status == 0, err
     return folder, out
+
+
+def test_a_report_shows_latencies_and_every_request(served):
+    folder, _ = served
+    found = {part.title: part for part in sections_of([folder / "run"])[0].parts}
+    requests = pl.read_csv(folder / "run" / "requests.csv")
+    first = requests.filter(pl.col("policy") == POLICIES[0])
+    waiting = found[f"Requests over time: {POLICIES[0]}"].figure["data"][0]
+    assert len(waiting["x"]) == 3 * len(first)
+    known = first["ttft_s"].drop_nulls().drop_nans()
+    assert found["Distribution of TTFT"].figure["data"][0]["x"] == sorted(known.to_list())
 
 
 def test_worth_and_classes_are_printed(served):

@@ -17,6 +17,7 @@ from agents.learned.checkpoint import load_checkpoint
 from agents.learned.policy import load_policy, problems_of
 from agents.registry import make_policy
 from experiments import compare
+from experiments.reporting.registry import sections_of
 from experiments.splitting.definition import TRAINING_SEED, VALIDATION_SEED
 from experiments.training.algorithms import ALGORITHMS, build_model, flattens
 from experiments.training.callbacks import BEST, EVALUATIONS, LAST, STATE, Boundary
@@ -64,6 +65,14 @@ def trained(tmp_path_factory):
     status, out, err = command(*arguments, "--out", folder)
     assert status == 0, err
     return folder, out, err
+
+
+def test_a_report_shows_every_validation(trained):
+    found = {part.title: part for part in sections_of([trained[0]])[0].parts}
+    assert len(found["Validations"].rows) == len(evaluations(trained[0]))
+    assert found["Learning curve: return"].figure["data"][0]["x"] == [
+        row[0] for row in found["Validations"].rows
+    ]
 
 
 def test_the_folder_holds_what_ran_and_what_came_out(trained):

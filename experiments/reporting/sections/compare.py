@@ -68,10 +68,16 @@ def _batches(summary: Mapping[str, Any], frame: pl.DataFrame) -> list[Table | Pi
     over = f"speed-up over {summary['baseline']} (×, logarithmic)"
     drawn, height = charts.intervals(speedups, groups, charts.axis(over, type="log"), hollow, 1.0)
     spread = {
-        marked(row): frame.filter(pl.col("entry") == row["entry"])["speedup"].drop_nulls().to_list() for row in rows
+        marked(row): frame.filter(pl.col("entry") == row["entry"])["speedup"].drop_nulls().to_list()
+        for row in rows
     }
     return [
-        Table("Entries", columns, cells, f"Speed-up and energy gain over {summary['baseline']}: {_GAIN} {_MARKS}"),
+        Table(
+            "Entries",
+            columns,
+            cells,
+            f"Speed-up and energy gain over {summary['baseline']}: {_GAIN} {_MARKS}",
+        ),
         Picture("Speed-up by scenario", drawn, f"End to end. {_GAIN}", height),
         _pareto(rows, f"{thing}s_per_s", f"{thing}s/s", f"joules_per_{thing}", f"J/{thing}", hollow),
         Picture(
@@ -95,7 +101,11 @@ def _served(summary: Mapping[str, Any], frame: pl.DataFrame) -> list[Table | Pic
         Column(called, unit, factor, 1),
         Column("ratio", "×", 1, 3),
         Column("within objectives", "%", 100, 1),
-        *(Column(f"{name} p{q}", u, f, 3 if u == "s" else 1) for _, name, u, f in _LATENCIES for q in (50, 90, 99)),
+        *(
+            Column(f"{name} p{q}", u, f, 3 if u == "s" else 1)
+            for _, name, u, f in _LATENCIES
+            for q in (50, 90, 99)
+        ),
         Column("energy", "J/token"),
         Column("does not fit"),
     ]
@@ -115,7 +125,9 @@ def _served(summary: Mapping[str, Any], frame: pl.DataFrame) -> list[Table | Pic
         )
     scenarios = summary["scenarios"]
     found = {marked(row): [estimate(row["by_scenario"][name][measure]) for name in scenarios] for row in rows}
-    axis = charts.axis(f"{called} ({'worth served in time / offered' if measure == 'g' else unit})", rangemode="tozero")
+    axis = charts.axis(
+        f"{called} ({'worth served in time / offered' if measure == 'g' else unit})", rangemode="tozero"
+    )
     drawn, height = charts.intervals(found, scenarios, axis, hollow)
     flat = [{**row, **row["means"], measure: row[measure]["value"]} for row in rows]
     return [
@@ -138,18 +150,32 @@ def quantiles(means: Mapping[str, Mapping[str, Any]], hollow: Sequence[str]) -> 
             known = [(q, factor * value) for q, value in values if value is not None]
             series[label] = ([v for _, v in known], [label] * len(known), [f"p{q}" for q, _ in known])
         drawn = charts.points(
-            series, charts.axis(f"{name} ({unit}), 50th, 90th and 99th percentile"), charts.axis(""), hollow, lines=True
+            series,
+            charts.axis(f"{name} ({unit}), 50th, 90th and 99th percentile"),
+            charts.axis(""),
+            hollow,
+            lines=True,
         )
         drawn["layout"] |= {"showlegend": False}
         drawn["layout"]["yaxis"] |= {"type": "category", "autorange": "reversed"}
         pictures.append(
-            Picture(f"{name} by entry", drawn, "Means over seeds of each episode's quantiles.", 140 + 26 * len(series))
+            Picture(
+                f"{name} by entry",
+                drawn,
+                "Means over seeds of each episode's quantiles.",
+                140 + 26 * len(series),
+            )
         )
     return pictures
 
 
 def _pareto(
-    rows: Sequence[Mapping[str, Any]], fast: str, fast_name: str, costly: str, cost_name: str, hollow: Sequence[str]
+    rows: Sequence[Mapping[str, Any]],
+    fast: str,
+    fast_name: str,
+    costly: str,
+    cost_name: str,
+    hollow: Sequence[str],
 ) -> Picture:
     """What is achieved against the joules that it takes, with the entries that no other one dominates joined."""
     known = [row for row in rows if row[fast] is not None and row[costly] is not None]
@@ -157,12 +183,19 @@ def _pareto(
     drawn = charts.points(series, charts.axis(fast_name), charts.axis(cost_name), hollow)
     line = charts.front([row[fast] for row in known], [row[costly] for row in known], ("max", "min"))
     drawn["data"] += [line] if line else []
-    return Picture("Speed against energy", drawn, "Right and down is better; the dotted line joins the Pareto front.", 460)
+    return Picture(
+        "Speed against energy",
+        drawn,
+        "Right and down is better; the dotted line joins the Pareto front.",
+        460,
+    )
 
 
 def _causes(rows: Sequence[Mapping[str, Any]]) -> Picture:
     """Joules by cause in percent."""
     known = [row for row in rows if row["energy_by_cause"]["idle"] is not None]
-    found = {cause: [100 * (row["energy_by_cause"][cause] or 0.0) for row in known] for cause in ENERGY_CAUSES}
+    found = {
+        cause: [100 * (row["energy_by_cause"][cause] or 0.0) for row in known] for cause in ENERGY_CAUSES
+    }
     drawn = charts.stacked(found, [marked(row) for row in known], charts.axis("share of all joules (%)"))
     return Picture("Energy by cause", drawn, LEGEND, 170 + 24 * len(known))

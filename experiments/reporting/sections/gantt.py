@@ -83,7 +83,11 @@ def _one(
                 "x": [level["ts"] / _US for level in kept],
                 "y": [level["args"][kind] for level in kept],
                 "yaxis": "y2",
-                "line": {"shape": "hv", "width": 1.4, "color": charts.COLOURS[(number * 3 + 1) % len(charts.COLOURS)]},
+                "line": {
+                    "shape": "hv",
+                    "width": 1.4,
+                    "color": charts.COLOURS[(number * 3 + 1) % len(charts.COLOURS)],
+                },
                 "hovertemplate": "%{y} at %{x:.3f} s<extra>%{fullData.name}</extra>",
             }
         )
@@ -98,7 +102,11 @@ def _one(
         **_ABOVE,
         bargap=0.1,
     )
-    cut = f" The first {MOST_BARS} of {len(bars)} bars; a shorter --gantt FROM TO shows later ones." if end else ""
+    cut = (
+        f" The first {MOST_BARS} of {len(bars)} bars; a shorter --gantt FROM TO shows later ones."
+        if end
+        else ""
+    )
     note = f"{_EXACT} Requests: as at the end of each iteration. Drag to zoom, double-click to go back.{cut}"
     return Picture(f"Units over time: {name}", drawn, note, 620)
 
@@ -107,7 +115,7 @@ def requests_over_time(requests: pl.DataFrame) -> list[Table | Picture]:
     """A line for each request of the first seed from its arrival to its end, by policy: waiting, then served."""
     pictures: list[Table | Picture] = []
     first = requests["seed"].min()
-    for policy in requests["policy"].unique(maintain_order=True):
+    for policy in requests["policy"].unique(maintain_order=True).to_list():
         found = requests.filter((pl.col("policy") == policy) & (pl.col("seed") == first)).sort("arrival_s")
         shown = found.head(MOST_BARS // 4)
         last = max((x for x in found["last_token_s"].to_list() if x is not None and x == x), default=0.0)

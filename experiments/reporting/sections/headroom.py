@@ -77,8 +77,18 @@ def _positions(summary: Mapping[str, Any]) -> list[Table | Picture]:
         for preset, row in presets.items()
     ]
     return [
-        Picture("Headroom by preset", drawn, f"The bound need not be within reach. {_INTERVALS} {_PRIVILEGED}", height),
-        Table("Best scheduler of each preset", best, found_best, "The finding says where there is little to win."),
+        Picture(
+            "Headroom by preset",
+            drawn,
+            f"The bound need not be within reach. {_INTERVALS} {_PRIVILEGED}",
+            height,
+        ),
+        Table(
+            "Best scheduler of each preset",
+            best,
+            found_best,
+            "The finding says where there is little to win.",
+        ),
         Table("Policies by preset", columns, cells, f"Means over seeds. {_INTERVALS} {_PRIVILEGED}"),
     ]
 
@@ -98,7 +108,9 @@ def _service(summary: Mapping[str, Any]) -> list[Table | Picture]:
             "type": "scatter",
             "mode": "markers",
             "name": "bound",
-            "x": [row["bound"]["g"] / best_g[preset] for preset, row in presets.items() if best_g[preset] > 0],
+            "x": [
+                row["bound"]["g"] / best_g[preset] for preset, row in presets.items() if best_g[preset] > 0
+            ],
             "y": [preset for preset in presets if best_g[preset] > 0],
             "marker": {"symbol": "line-ns-open", "size": 18, "color": "#8a8a8a"},
             "hovertemplate": "%{y}: %{x:.3f}<extra>bound</extra>",
@@ -150,7 +162,8 @@ def _alone(summary: Mapping[str, Any]) -> list[Table | Picture]:
     found = summary["alone"]
     choices = list(next(iter(found.values()))["worth"]) if found else []
     series = {
-        choice.replace("_", " "): [_points(row["worth"][choice]) for row in found.values()] for choice in choices
+        choice.replace("_", " "): [_points(row["worth"][choice]) for row in found.values()]
+        for choice in choices
     }
     drawn, height = charts.intervals(
         series, list(found), charts.axis("points of G that the best rule loses without the choice"), (), 0.0
@@ -170,4 +183,6 @@ def _alone(summary: Mapping[str, Any]) -> list[Table | Picture]:
 
 def _points(worth: Mapping[str, Any]) -> Any:
     """An estimate in points of per cent."""
-    return estimate({end: None if worth[end] is None else 100 * worth[end] for end in ("value", "low", "high")})
+    return estimate(
+        {end: None if worth[end] is None else 100 * worth[end] for end in ("value", "low", "high")}
+    )

@@ -27,7 +27,12 @@ def parts(run: Run) -> list[Table | Picture]:
         1.0,
     )
     found = [
-        Table("Ranking", _ranking_columns(summary), [_ranking(row) for row in rows], f"Position: {scale}. {marks}"),
+        Table(
+            "Ranking",
+            _ranking_columns(summary),
+            [_ranking(row) for row in rows],
+            f"Position: {scale}. {marks}",
+        ),
         Picture("Position", drawn, f"95 % intervals over training runs and instances. {marks}", height + 60),
         _profiles(rows, summary, hollow),
         _latencies(rows, hollow),
@@ -75,7 +80,9 @@ def _ranking(row: Mapping[str, Any]) -> list[Cell]:
     ]
 
 
-def _profiles(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], hollow: Sequence[str]) -> Picture:
+def _profiles(
+    rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], hollow: Sequence[str]
+) -> Picture:
     """Shares of runs and settings above a position, with their bands."""
     data = []
     for number, row in enumerate(rows):
@@ -119,26 +126,38 @@ def _profiles(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], hol
 
 def _latencies(rows: Sequence[Mapping[str, Any]], hollow: Sequence[str]) -> Picture | None:
     """Position against the time that a decision takes; None where that was not measured."""
-    known = [row for row in rows if row["latency_s"]["single_s"] is not None and row["iqm"]["value"] is not None]
+    known = [
+        row for row in rows if row["latency_s"]["single_s"] is not None and row["iqm"]["value"] is not None
+    ]
     if not known:
         return None
     series = {
-        _name(row): ([1e6 * row["latency_s"]["single_s"]], [row["iqm"]["value"]], [_name(row)]) for row in known
+        _name(row): ([1e6 * row["latency_s"]["single_s"]], [row["iqm"]["value"]], [_name(row)])
+        for row in known
     }
     x = charts.axis("a decision alone (µs, logarithmic)", type="log")
     drawn = charts.points(series, x, charts.axis("interquartile mean position"), hollow)
     found = [(row["latency_s"]["single_s"] * 1e6, row["iqm"]["value"]) for row in known]
     line = charts.front([x for x, _ in found], [y for _, y in found], ("min", "max"))
     drawn["data"] += [line] if line else []
-    return Picture("Position against the time of a decision", drawn, "The dotted line joins the Pareto front.", 460)
+    return Picture(
+        "Position against the time of a decision", drawn, "The dotted line joins the Pareto front.", 460
+    )
 
 
 def _by_shift(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Table:
     counts = list(summary["settings"].values())
     shifts = list(rows[0]["by_shift"]) if rows else []
-    columns = [Column("entry"), *(Column(f"{shift} ({counts.count(shift)})", "%", 100, 1) for shift in shifts)]
-    cells = [[row["entry"] + row["marks"], *(estimate(row["by_shift"][one]) for one in shifts)] for row in rows]
-    return Table("Mean position by what is new in a setting", columns, cells, "In brackets how many settings.")
+    columns = [
+        Column("entry"),
+        *(Column(f"{shift} ({counts.count(shift)})", "%", 100, 1) for shift in shifts),
+    ]
+    cells = [
+        [row["entry"] + row["marks"], *(estimate(row["by_shift"][one]) for one in shifts)] for row in rows
+    ]
+    return Table(
+        "Mean position by what is new in a setting", columns, cells, "In brackets how many settings."
+    )
 
 
 def _by_setting(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Table:

@@ -23,14 +23,24 @@ def parts(run: Run) -> list[Table | Picture]:
     for name in ("figure-08-speedup", "figure-09-energy"):
         if name in figures:
             found += _end_to_end(name, figures[name], numbers)
-    for name, draw in (("figure-10-sensitivity", _sensitivity), ("figure-04-fc-latency", _fc), ("figure-03-rlp-decay", _decay)):
+    for name, draw in (
+        ("figure-10-sensitivity", _sensitivity),
+        ("figure-04-fc-latency", _fc),
+        ("figure-03-rlp-decay", _decay),
+    ):
         if name in figures:
             found.append(draw(figures[name]))
     return [*found, _facts(facts, readings), _readings(readings)]
 
 
 def _rows(numbers: Sequence[Mapping[str, Any]], readings: Sequence[Mapping[str, Any]]) -> Table:
-    columns = [Column("row"), Column("quantity"), Column("role"), Column("paper", "", 1, 2), Column("ratio", "×", 1, 2)]
+    columns = [
+        Column("row"),
+        Column("quantity"),
+        Column("role"),
+        Column("paper", "", 1, 2),
+        Column("ratio", "×", 1, 2),
+    ]
     columns += [Column(one["reading"], "", 1, 3) for one in readings]
     columns += [Column("geometric mean", "", 1, 3), Column("source")]
     cells = [
@@ -47,8 +57,8 @@ def _rows(numbers: Sequence[Mapping[str, Any]], readings: Sequence[Mapping[str, 
         for entry in numbers
     ]
     note = (
-        f"Ratio: simulated over paper under the {readings[0]['reading']} reading. Rows of role calibration are what its "
-        "constants were fitted on. The geometric mean is of that reading, for rows that average."
+        f"Ratio: simulated over paper under the {readings[0]['reading']} reading. Rows of role calibration are what "
+        "its constants were fitted on. The geometric mean is of that reading, for rows that average."
     )
     return Table("Rows", columns, cells, note)
 
@@ -66,7 +76,9 @@ def _ratios(numbers: Sequence[Mapping[str, Any]], readings: Sequence[Mapping[str
     return Picture("Simulated over published, by reading", drawn, "1 is the paper's value.", 480)
 
 
-def _end_to_end(name: str, data: Mapping[str, Any], numbers: Sequence[Mapping[str, Any]]) -> list[Table | Picture]:
+def _end_to_end(
+    name: str, data: Mapping[str, Any], numbers: Sequence[Mapping[str, Any]]
+) -> list[Table | Picture]:
     """Figures 8 and 9: gains by setting, and the one set of means that the rows say, by how they are averaged."""
     what = "speed-up" if data["metric"] == "total_s" else "energy efficiency"
     number = int(name.split("-")[1])
@@ -84,8 +96,17 @@ def _end_to_end(name: str, data: Mapping[str, Any], numbers: Sequence[Mapping[st
         lines=True,
     )
     drawn["layout"]["shapes"] = [charts.dashed("y", 1.0)]
-    columns = [Column("over"), Column("dataset"), Column("paper", "×", 1, 2), Column("mean of the figure", "×", 1, 3)]
-    columns += [Column("row"), Column("row, as the paper averages", "×", 1, 3), Column("row, geometric", "×", 1, 3)]
+    columns = [
+        Column("over"),
+        Column("dataset"),
+        Column("paper", "×", 1, 2),
+        Column("mean of the figure", "×", 1, 3),
+    ]
+    columns += [
+        Column("row"),
+        Column("row, as the paper averages", "×", 1, 3),
+        Column("row, geometric", "×", 1, 3),
+    ]
     columns += [Column("row's quantity")]
     rows = []
     for dataset, over in data["papi_over"].items():
@@ -114,27 +135,43 @@ def _end_to_end(name: str, data: Mapping[str, Any], numbers: Sequence[Mapping[st
                 ]
             )
     note = (
-        "The figure's bars: geometric means over its settings, requests ending as their lengths say. The rows: the batch "
-        "that the reading says, here all requests of the mean length, so the two differ."
+        "The figure's bars: geometric means over its settings, requests ending as their lengths say. The rows: the "
+        "batch that the reading says, here all requests of the mean length, so the two differ."
     )
     title = f"Figure {number}: {what}"
-    return [Picture(f"{title} by setting", drawn, "Requests end as their lengths say.", 560), Table(f"{title}, means and rows", columns, rows, note)]
+    return [
+        Picture(f"{title} by setting", drawn, "Requests end as their lengths say.", 560),
+        Table(f"{title}, means and rows", columns, rows, note),
+    ]
 
 
 def _sensitivity(data: Mapping[str, Any]) -> Picture:
     """Figure 10."""
-    series = {f"{system}, by RLP": (data["rlp"], values, [system] * len(values)) for system, values in data["by_rlp"].items()}
-    series |= {f"{system}, by TLP": (data["tlp"], values, [system] * len(values)) for system, values in data["by_tlp"].items()}
+    series = {
+        f"{system}, by RLP": (data["rlp"], values, [system] * len(values))
+        for system, values in data["by_rlp"].items()
+    }
+    series |= {
+        f"{system}, by TLP": (data["tlp"], values, [system] * len(values))
+        for system, values in data["by_tlp"].items()
+    }
     x = charts.axis("initial RLP at speculation 1, or TLP at batch 4 (logarithmic)", type="log")
     y = charts.axis("speed-up over A100+AttAcc (×)")
-    return Picture("Figure 10: sensitivity", charts.points(series, x, y, lines=True), f"On {data['scenario']}.", 500)
+    return Picture(
+        "Figure 10: sensitivity", charts.points(series, x, y, lines=True), f"On {data['scenario']}.", 500
+    )
 
 
 def _fc(data: Mapping[str, Any]) -> Picture:
     """Figure 4."""
-    series = {name: (data["n"], [1e3 * x for x in values], [name] * len(values)) for name, values in data["seconds"].items()}
+    series = {
+        name: (data["n"], [1e3 * x for x in values], [name] * len(values))
+        for name, values in data["seconds"].items()
+    }
     x = charts.axis("n = RLP × TLP (logarithmic)", type="log")
-    drawn = charts.points(series, x, charts.axis("FC kernels of an iteration (ms, logarithmic)", type="log"), lines=True)
+    drawn = charts.points(
+        series, x, charts.axis("FC kernels of an iteration (ms, logarithmic)", type="log"), lines=True
+    )
     for trace in drawn["data"]:
         trace["mode"] = "lines"
     return Picture("Figure 4: latency of FC kernels", drawn, f"On {data['model']}.", 500)
@@ -155,7 +192,12 @@ def _decay(data: Mapping[str, Any]) -> Picture:
 
 
 def _facts(facts: Sequence[Mapping[str, Any]], readings: Sequence[Mapping[str, Any]]) -> Table:
-    columns = [Column("row"), Column("quantity"), Column("paper"), *(Column(one["reading"]) for one in readings)]
+    columns = [
+        Column("row"),
+        Column("quantity"),
+        Column("paper"),
+        *(Column(one["reading"]) for one in readings),
+    ]
     said = {True: "holds", False: "does not", None: "–"}
     cells = [
         [

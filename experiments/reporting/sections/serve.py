@@ -19,7 +19,11 @@ from experiments.reporting.sections.gantt import gantt, requests_over_time
 from papi_env.errors import DataError
 from papi_env.files import JSON_BYTES, read_bounded
 
-_LATENCIES = (("ttft_s", "TTFT", "s", 1.0), ("tpot_s", "TPOT", "ms", 1e3), ("latency_s", "end to end", "s", 1.0))
+_LATENCIES = (
+    ("ttft_s", "TTFT", "s", 1.0),
+    ("tpot_s", "TPOT", "ms", 1e3),
+    ("latency_s", "end to end", "s", 1.0),
+)
 
 
 def parts(run: Run) -> list[Table | Picture]:
@@ -42,7 +46,12 @@ def parts(run: Run) -> list[Table | Picture]:
     ]
     asked = f" With {' and '.join(lacking)}, more is shown." if lacking else ""
     return [
-        Table("Policies", columns, cells, f"Means over seeds. * privileged: reads what no scheduler can see.{asked}"),
+        Table(
+            "Policies",
+            columns,
+            cells,
+            f"Means over seeds. * privileged: reads what no scheduler can see.{asked}",
+        ),
         *pictures,
         *over_time,
         _causes(policies),
@@ -57,10 +66,16 @@ def _requests(run: Run) -> pl.DataFrame | None:
         DataError: there are several, or it cannot be read.
     """
     found = []
-    for path in sorted(path for path in run.path.iterdir() if path.suffix in SUFFIXES and path.name != "results.csv"):
+    for path in sorted(
+        path for path in run.path.iterdir() if path.suffix in SUFFIXES and path.name != "results.csv"
+    ):
         data = io.BytesIO(read_bounded(path, JSON_BYTES))
         try:
-            frame = pl.read_parquet(data) if path.suffix == ".parquet" else pl.read_csv(data, infer_schema_length=None)
+            frame = (
+                pl.read_parquet(data)
+                if path.suffix == ".parquet"
+                else pl.read_csv(data, infer_schema_length=None)
+            )
         except pl.exceptions.PolarsError as error:
             raise DataError(f"{path}: not a table, or cut off: {str(error).splitlines()[0]}") from None
         if set(COLUMNS) <= set(frame.columns):
@@ -76,7 +91,9 @@ def _distributions(requests: pl.DataFrame, hollow: Sequence[str]) -> list[Table 
     policies = requests["policy"].unique(maintain_order=True).to_list()
     for column, name, unit, factor in _LATENCIES:
         values = {
-            policy: (factor * requests.filter(pl.col("policy") == policy)[column].cast(pl.Float64).drop_nulls()).to_list()
+            policy: (
+                factor * requests.filter(pl.col("policy") == policy)[column].cast(pl.Float64).drop_nulls()
+            ).to_list()
             for policy in policies
         }
         known = {policy: [x for x in found if x == x] for policy, found in values.items()}

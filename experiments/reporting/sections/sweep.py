@@ -43,7 +43,9 @@ def _picture(sweep: Sweep, designs: Mapping[str, pl.DataFrame], schedulers: Mapp
     for number, (name, frame) in enumerate(designs.items()):
         values = zip(*(frame[path].to_list() for path in sweep.paths), strict=True)
         words = [
-            ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in zip(sweep.paths, row, strict=True))
+            ", ".join(
+                f"{path.rpartition('.')[2]} {value}" for path, value in zip(sweep.paths, row, strict=True)
+            )
             for row in values
         ]
         look = charts.look(number)
@@ -75,13 +77,20 @@ def _picture(sweep: Sweep, designs: Mapping[str, pl.DataFrame], schedulers: Mapp
                 }
             )
     y = charts.axis("design") if second == "design" else _axis(sweep, 1)
-    note = "A point for each design that fits, under the scheduler's best policy; large ones nothing dominates"
+    note = (
+        "A point for each design that fits, under the scheduler's best policy; large ones nothing dominates"
+    )
     more = " in all objectives" if len(sweep.objectives) > 2 else ""
     return Picture("Designs", charts.figure(data, _axis(sweep, 0), y), f"{note}{more}.", 560)
 
 
 def _columns(sweep: Sweep) -> list[Column]:
-    return [Column("design"), *map(Column, sweep.paths), Column("policy"), *(Column(o.measure) for o in sweep.objectives)]
+    return [
+        Column("design"),
+        *map(Column, sweep.paths),
+        Column("policy"),
+        *(Column(o.measure) for o in sweep.objectives),
+    ]
 
 
 def _front(sweep: Sweep, name: str, found: Mapping[str, Any]) -> Table:
@@ -111,4 +120,6 @@ def _answers(schedulers: Mapping[str, Any]) -> Table:
         answer = found["answer"]
         best = "; ".join(f"{values}: {count}" for values, count in answer["others"].items())
         rows.append([name, answer["settings"], answer["best"], answer["undominated"], answer["gain"], best])
-    return Table("The answer", columns, rows, "How the values that the sweep asks about fare, all else the same.")
+    return Table(
+        "The answer", columns, rows, "How the values that the sweep asks about fare, all else the same."
+    )

@@ -11,7 +11,12 @@ from experiments.reporting.content import Column, Picture, Table
 from experiments.reporting.folder import Run
 
 _EVALUATIONS, _TRIALS = "evaluations.csv", "trials.csv"
-_NAMED = {"steps": "steps", "simulated_s": "simulated time", "wall_s": "training time", "score": "mean return"}
+_NAMED = {
+    "steps": "steps",
+    "simulated_s": "simulated time",
+    "wall_s": "training time",
+    "score": "mean return",
+}
 
 
 def parts(run: Run) -> list[Table | Picture]:
@@ -20,14 +25,20 @@ def parts(run: Run) -> list[Table | Picture]:
         return [_table(run.table(_TRIALS), "Trials", "A row for each trial, as in trials.csv.")]
     frame = run.table(_EVALUATIONS)
     settings = [name.removeprefix("return: ") for name in frame.columns if name.startswith("return: ")]
-    pictures = [_curves({"mean over settings": frame}, "score", "return"), _curves({"mean": frame}, "regret", "regret")]
+    pictures = [
+        _curves({"mean over settings": frame}, "score", "return"),
+        _curves({"mean": frame}, "regret", "regret"),
+    ]
     if len(settings) > 1:
         named = {one: frame.select("steps", pl.col(f"return: {one}").alias("score")) for one in settings}
         pictures.append(_curves(named, "score", "return by setting"))
     return [
         *(one for one in pictures if one is not None),
-        _table(frame, "Validations", "A row for each validation, as in evaluations.csv. Regret: a share of the "
-               "oracle's cost."),
+        _table(
+            frame,
+            "Validations",
+            "A row for each validation, as in evaluations.csv. Regret: a share of the oracle's cost.",
+        ),
     ]
 
 
@@ -58,7 +69,10 @@ def _curves(frames: Mapping[str, pl.DataFrame], column: str, called: str) -> Pic
         return None
     unit = " (% of the oracle's cost)" if column == "regret" else " (mean over validation episodes)"
     drawn = charts.points(
-        series, charts.axis("environment steps"), charts.axis(f"{called}{unit}", rangemode="normal"), lines=True
+        series,
+        charts.axis("environment steps"),
+        charts.axis(f"{called}{unit}", rangemode="normal"),
+        lines=True,
     )
     return Picture(f"Learning curve: {called}", drawn, "", 420)
 

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.common.parts import scan
 from experiments.common.runner import ROOT
+from experiments.reporting.registry import sections_of
 from experiments.sweep import main, resolve
 from experiments.sweeping.definition import load_sweep
 from experiments.sweeping.fronts import front, undominated
@@ -69,6 +70,14 @@ def played(tmp_path_factory):
     status, out, err = called(main, folder / "tiny.toml", "--jobs", 1, "--out", folder / "run")
     assert status == 0, err
     return folder / "run", out
+
+
+def test_a_report_shows_all_designs_that_fit(played):
+    found = {part.title: part for part in sections_of([played[0]])[0].parts}
+    for name, one in json.loads((played[0] / "summary.json").read_text())["schedulers"].items():
+        assert len(found[f"Pareto front: {name}"].rows) == len(one["front"])
+        assert len(found[f"All designs: {name}"].rows) == one["designs"]
+    assert len(found["Designs"].figure["data"][0]["x"]) > 0
 
 
 def parts(folder):

@@ -1,0 +1,239 @@
+"""The page of run folders: every row is in it, nothing comes from elsewhere, names stay names, damage is named."""
+
+import csv
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from itertools import product
+
+import pytest
+
+from experiments.common.statistics import Estimate
+from experiments.report import main
+from experiments.reporting import charts
+from experiments.reporting.content import Column
+from tests.experiments.commands import called
+from tests.experiments.reporting.folders import FROZEN, frozen, recorded, trained
+
+RUNS = ("compare_decode", "compare_images", "compare_serving", "headroom", "leaderboard_decode", "serve")
+NASTY = "<script>alert(1)</script>&amp;\"'</table>"
+
+
+class Page(HTMLParser):
+    """Tables as lists of rows of texts, scripts, links and ids of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tables, self.scripts, self.addresses, self.ids, self.tags = [], [], [], [], []
+        self._into = None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("href", "src", "action")]
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self._into = self.tables[-1][-1]
+            self._into.append("")
+        elif tag == "script":
+            self._into = self.scripts
+            self._into.append("")
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th", "script"):
+            self._into = None
+
+    def handle_data(self, data):
+        if self._into is not None:
+            self._into[-1] += data
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return [*(frozen(folder, name) for name in RUNS), *(trained(folder, name) for name in ("ppo-0", "ppo-1"))]
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    """Path and text of a report of all of them."""
+    path = runs[0].parent / "all.html"
+    status, out, err = called(main, *runs, "--out", path)
+    assert (status, err) == (0, ""), err
+    assert "8 runs" in out
+    return path, path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def parsed(page):
+    return Page(page[1])
+
+
+def test_every_row_of_every_run_is_in_a_table(parsed):
+    texts = [{tuple(row) for row in table} for table in parsed.tables]
+    names = [table[0] for table in parsed.tables]
+    for name in RUNS:
+        with (FROZEN / name / "results.csv").open() as file:
+            head, *rows = csv.reader(file)
+        found = [
+            k
+            for k, heads in enumerate(names)
+            if heads[0].startswith(head[0]) and len(parsed.tables[k]) == len(rows) + 1
+        ]
+        assert found, f"no table of {name} has its {len(rows)} rows"
+    # Of a training as it stands there.
+    assert any(row[:2] == ("200", "4") for rows in texts for row in rows)
+
+
+def test_nothing_comes_from_elsewhere(parsed, page):
+    assert all(address.startswith(("#", "data:")) for address in parsed.addresses)
+    assert not {"iframe", "img", "object", "embed", "form"} & set(parsed.tags)
+    assert parsed.tags.count("link") == 1  # an empty icon, or browsers ask for one
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page[1])[1]
+    assert "default-src &#39;none&#39;" in policy
+    assert "http" not in policy
+    assert "unsafe-eval" not in policy
+    # Plotly's button that uploads a figure is switched off.
+    assert "showSendToCloud: false" in parsed.scripts[-1]
+
+
+def test_links_within_the_page_lead_somewhere(parsed):
+    assert {address[1:] for address in parsed.addresses if address.startswith("#")} <= set(parsed.ids)
+    assert len(set(parsed.ids)) == len(parsed.ids)
+
+
+def test_the_same_runs_give_the_same_page(runs, page, tmp_path):
+    assert called(main, *runs, "--out", tmp_path / "again.html")[0] == 0
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page[1]
+
+
+def test_it_says_where_a_run_comes_from(page):
+    for text in (
+        "experiments.compare --seeds 2",
+        "0123456789abcdef, with changes",
+        "numpy 2.4.6",
+        "2 CPUs, Linux-6.1",
+    ):
+        assert text in page[1]
+
+
+def test_names_stay_names(tmp_path):
+    path = frozen(tmp_path, "compare_decode")
+    summary = json.loads((path / "summary.json").read_text())
+    old = summary["entries"][0]["entry"]
+    scenario = summary["scenarios"][0]
+    for file in ("summary.json", "results.csv"):
+        text = (path / file).read_text()
+        quoted = json.dumps(NASTY)[1:-1] if file.endswith("json") else NASTY.replace('"', "")
+        (path / file).write_text(text.replace(old, quoted).replace(scenario, "s" + quoted))
+    assert called(main, path, "--out", tmp_path / "n.html", "--title", NASTY)[0] == 0
+    text = (tmp_path / "n.html").read_text(encoding="utf-8")
+    found = Page(text)
+    assert len(found.scripts) == 3  # data, Plotly and the page's own
+    assert "<script>alert" not in text
+    assert any(row and row[0].startswith(NASTY) for table in found.tables for row in table)
+    figures = json.loads(found.scripts[0])
+    names = [trace["name"] for figure in figures for trace in figure["data"]]
+    assert any("&lt;script&gt;" in name for name in names)
+    assert not any("<" in name for name in names)
+
+
+def test_figures_have_a_colour_and_marker_for_each_entry():
+    looks = [(look["color"], look["symbol"]) for look in map(charts.look, range(84))]
+    assert len(set(looks)) == 84
+
+
+def test_figures_are_plain_json():
+    found = charts.escaped({"x": [float("nan"), 1.0], "name": "<b>", "hovertemplate": "%{x}<extra></extra>"})
+    assert found == {"x": [None, 1.0], "name": "&lt;b&gt;", "hovertemplate": "%{x}<extra></extra>"}
+
+
+@pytest.mark.parametrize(
+    ("goals", "expected"),
+    [(("max", "min"), [(3, 2), (1, 1)]), (("min", "max"), [(1, 3)]), (("max", "max"), [(3, 2), (1, 3)])],
+)
+def test_a_front_is_what_nothing_dominates(goals, expected):
+    points = [(1, 1), (1, 3), (3, 2), (2, 2)]
+    line = charts.front([x for x, _ in points], [y for _, y in points], goals)
+    assert list(zip(line["x"], line["y"], strict=True)) == expected
+    better = [max if goal == "max" else min for goal in goals]
+    for point, other in product(expected, points):
+        assert point == other or any(
+            best(a, b) == a != b for best, a, b in zip(better, point, other, strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "text", "key"),
+    [
+        (Column("a"), None, "–", ""),
+        (Column("a"), float("nan"), "–", ""),
+        (Column("a"), 12345.6, "12346", "12345.6"),
+        (Column("a", "%", 100, 1), -0.0001, "0.0", "-0.0001"),
+        (Column("a", "", 1, 2), Estimate(1.0, 0.5, 1.25), "1.00 [0.50, 1.25]", "1.0"),
+        (Column("a", "", 1, 2), Estimate(1.0, float("nan"), float("nan")), "1.00", "1.0"),
+        (Column("a"), 7, "7", "7"),
+        (Column("a"), "words", "words", "words"),
+    ],
+)
+def test_cells(column, cell, text, key):
+    assert (column.text(cell), column.key(cell)) == (text, key)
+
+
+def refused(*arguments):
+    status, out, err = called(main, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_what_is_no_run_folder_is_refused(tmp_path, runs):
+    page = tmp_path / "page.html"
+    assert "name at least one" in refused("--out", page)
+    assert "found nothing, expected a run folder" in refused(tmp_path / "none", "--out", page)
+    assert f"did you mean {runs[0].parent}/compare_decode" in refused(runs[0].parent, "--out", page)
+    assert "named twice" in refused(runs[0], runs[0], "--out", page)
+    assert "ends with .html" in refused(runs[0], "--out", tmp_path / "page.png")
+    unknown = recorded(tmp_path / "u", "comparee", {})
+    assert "Did you mean 'compare'" in refused(unknown, "--out", page)
+    assert not page.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("summary.json", "{", "summary.json: not JSON, or cut off"),
+        ("summary.json", '{"entries": []}', "not as experiments.compare of this version writes them"),
+        ("summary.json", None, "summary.json: not there; the run is 'finished'"),
+        ("results.csv", "a,b\n1,2,3\n", "results.csv: not a table, or cut off"),
+        ("run.json", "[]", "run.json"),
+    ],
+)
+def test_damage_is_named(tmp_path, file, content, said):
+    path = frozen(tmp_path, "compare_decode")
+    (path / file).unlink() if content is None else (path / file).write_text(content)
+    kept = tmp_path / "page.html"
+    kept.write_text("as before")
+    err = refused(path, "--out", kept)
+    assert said in err
+    assert str(path) in err
+    assert kept.read_text() == "as before"
+
+
+@pytest.mark.parametrize("name", ["plotly.offline", "jinja2"])
+def test_without_the_extra_it_says_what_to_install(tmp_path, runs, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "experiments.reporting.page")
+    err = refused(runs[0], "--out", tmp_path / "page.html")
+    assert (
+        f"A report needs {name.partition('.')[0]}, which is not installed: pip install 'papi-env[report]'"
+        in err
+    )
