@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from papi_env.scenario import SCENARIOS, Scenario, get_scenario
     from papi_env.workload.transformer import TRANSFORMERS, Transformer, get_transformer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each name comes from.
 _HOMES = {

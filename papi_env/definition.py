@@ -54,7 +54,7 @@ def _explain(model: type[Definition], item: ErrorDetails) -> InitErrorDetails:
     kind, message, found, where = item["type"], item["msg"], item["input"], item["loc"]
     if kind == "extra_forbidden":
         kind, message = SAYS_ALL, unknown_field(str(where[-1]), model.model_fields)
-    elif len(where) == 1 and (quantity := _quantity(model, str(where[0]))) is not None:
+    elif len(where) == 1 and (quantity := quantity_of(model, str(where[0]))) is not None:
         if kind == "missing":
             kind, message = SAYS_ALL, f"Field required, expected {quantity.expected()}"
         elif kind in (*LIMIT_ERRORS, SAYS_ALL):
@@ -64,7 +64,7 @@ def _explain(model: type[Definition], item: ErrorDetails) -> InitErrorDetails:
     return InitErrorDetails(type=error, loc=where, input=found)
 
 
-def _quantity(model: type[Definition], name: str) -> Quantity | None:
+def quantity_of(model: type[Definition], name: str) -> Quantity | None:
     """What a field of that name holds, within its own limits; None if it is no number."""
     field = model.model_fields.get(name)
     if field is None:

@@ -26,6 +26,8 @@ ORDER = (
     ("papi_env.envs",),
     ("papi_env", "papi_env.sb3", "papi_env.sb3_mixture"),
     ("agents",),
+    ("papi_env.policies",),
+    ("papi_env.commands", "papi_env.__main__"),
     ("experiments",),
 )
 MOST_FLOORS, MOST_ARGUMENTS = 10, 12
