@@ -48,19 +48,17 @@ class Film:
         self._at: set[int] = set()
 
     def expect(self, steps: int) -> None:
-        """So many steps are to come: frames are spread over them."""
-        if self.path.suffix == ".gif":
-            count = min(self.most, steps) - 1
-            self._at = {round((k + 1) * steps / (count + 1)) for k in range(count)}
+        """Frames are spread over so many steps, from the first to the last of them."""
+        count = min(self.most, steps) if self.path.suffix == ".gif" else 1
+        self._at = {round((k + 1) * steps / count) for k in range(count)}
 
     def look(self, step: int, render: Callable[[], Any]) -> None:
         """Take a frame after a step, if it is one of those that are shown."""
         if step in self._at:
-            self._take(render)
+            self._frames.append(self._image.fromarray(render()))
 
-    def close(self, render: Callable[[], Any]) -> str:
-        """Take the last frame, write the file, and say so."""
-        self._take(render)
+    def close(self) -> str:
+        """Write the file, and say so."""
         if self.path.suffix == ".png":
             self._frames[-1].save(self.path)
         else:
@@ -70,6 +68,3 @@ class Film:
             lasts = [FRAME_MS] * len(others) + [LAST_MS]
             first.save(self.path, save_all=True, append_images=others, duration=lasts, loop=0, optimize=True)
         return f"wrote {self.path}: {len(self._frames)} frame(s), {self.path.stat().st_size / 1000:.0f} kB"
-
-    def _take(self, render: Callable[[], Any]) -> None:
-        self._frames.append(self._image.fromarray(render()))

@@ -56,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
         help="print the timeline's end; or write it to a file that ends in .gif or .png",
     )
     playing.add_argument("--frames", type=int, default=40, help="of a .gif, at most (default: 40)")
+    playing.add_argument(
+        "--until", type=int, metavar="N", help="the step that pictures end with (default: the last)"
+    )
     playing.add_argument("--batch-size", type=int, metavar="N", help="requests of a static batch")
     playing.add_argument(
         "--speculation", type=int, metavar="N", help="tokens verified per request and iteration"
@@ -113,15 +116,10 @@ def _play(asked: argparse.Namespace) -> None:
     if asked.seed < 0:
         raise ConfigurationError(f"--seed is {asked.seed}, expected 0 or more")
     arguments = {name: value for name, value in given.items() if value is not None}
-    play(
-        lookup("problem", asked.env, ids),
-        asked.policy,
-        arguments,
-        asked.seed,
-        asked.render,
-        asked.frames,
-        print,
-    )
+    if asked.until is not None and asked.until < 1:
+        raise ConfigurationError(f"--until is {asked.until}, expected a step from 1 on")
+    problem = lookup("problem", asked.env, ids)
+    play(problem, asked.policy, arguments, asked.seed, asked.render, asked.frames, asked.until, print)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ def play(
     seed: int,
     render: str | None,
     frames: int,
+    until: int | None,
     say: Callable[[str], None],
 ) -> None:
     """Play one episode and say what it was.
@@ -44,6 +45,7 @@ def play(
         render: None; `text` for the timeline's last lines; or a path that ends in .gif (an animation) or .png (its
             end).
         frames: of an animation, at most.
+        until: the step that pictures end with; None: the episode's last.
         say: takes a line.
 
     Raises:
@@ -60,7 +62,8 @@ def play(
         if bind is not None:
             bind(problem)
         if film is not None:
-            film.expect(_steps(env_id, policy_name, arguments, seed))
+            steps = _steps(env_id, policy_name, arguments, seed)
+            film.expect(steps if until is None else min(steps, until))
         say(
             f"{env_id}: {policy_name} plays {problem.scenario.name} on {problem.scenario.system.name}, seed {seed}"
         )
@@ -84,7 +87,7 @@ def play(
         )
         say("\n".join(rows([("return", f"{earned:.6g}"), *_metrics(info["metrics"])])))
         if film is not None:
-            say(film.close(env.render))
+            say(film.close())
     finally:
         env.close()
 
