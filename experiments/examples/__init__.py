@@ -1,0 +1,1 @@
+"""Examples to start from; each runs by itself: `python -m experiments.examples.NAME`."""
