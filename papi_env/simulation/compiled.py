@@ -7,7 +7,8 @@ compiled code is made from: a change of any starts a new one.
 
 `NUMBA_CACHE_DIR` is respected; else the folder is beside the sources or, where that cannot be written, under
 `XDG_CACHE_HOME`. Where nothing can be written, every process compiles for itself: so it does where the disk is full,
-and where a file of the cache is damaged, which is then made anew.
+and where a file of the cache is damaged, which is then made anew. Processes that start together on an empty cache
+compile once, and what takes more than a second says so (`compiling`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,6 +28,8 @@ import numba
 import numba.core.config
 import numpy as np
 from numba.core.caching import FunctionCache
+
+from papi_env.simulation.compiling import Compiling
 
 # A module that numba fills in when it is imported.
 _config: Any = numba.core.config
@@ -111,6 +114,8 @@ def _forget_others(folder: Path) -> None:
 class Cache(FunctionCache):
     """numba's cache of a function, without which the function is compiled."""
 
+    compiling: Compiling | None = None
+
     # What a cut-off or emptied file raises when it is unpickled, and what disks raise.
     _UNUSABLE = (
         OSError,
@@ -124,7 +129,15 @@ class Cache(FunctionCache):
     )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """What was compiled for a signature, or None."""
+        """What was compiled for a signature, by this process or another one; None where it must be compiled here."""
+        found = self._load(sig, target_context)
+        if found is None and self.compiling is not None and self.compiling.begin():
+            found = self._load(sig, target_context)
+            if found is not None:
+                self.compiling.end()
+        return found
+
+    def _load(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
         except self._UNUSABLE:
@@ -137,6 +150,9 @@ class Cache(FunctionCache):
             super().save_overload(sig, data)
         except self._UNUSABLE:
             self._forget()
+        finally:
+            if self.compiling is not None:
+                self.compiling.end()
 
     def _forget(self) -> None:
         with suppress(OSError):  # nothing there, or a disk that takes no changes
@@ -145,6 +161,27 @@ class Cache(FunctionCache):
 
 _FOLDER = cache_folder(cache_homes(), digest_of(sources()))
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Any]
+
+
+@cache
+def _compiling(folder: Path) -> Compiling:
+    """One for all functions of a folder."""
+    return Compiling(folder)
+
+
+def _announce(compiled: Any, compiling: Compiling) -> None:
+    """Let a function's compilation begin with what its cache lacks, and end where it is kept, or fails."""
+    plain = compiled._compiler.compile
+
+    def compile_or_end(*arguments: Any) -> Any:
+        try:
+            return plain(*arguments)
+        except BaseException:
+            compiling.end()
+            raise
+
+    compiled._cache.compiling = compiling
+    compiled._compiler.compile = compile_or_end
 
 
 def _decorator(folder: Path | None, **options: Any) -> Decorator:
@@ -161,6 +198,7 @@ def _decorator(folder: Path | None, **options: Any) -> Decorator:
                 return np.errstate(over="ignore")(function)
             if folder is not None:
                 compiled._cache = Cache(function)
+                _announce(compiled, _compiling(folder))
             return compiled
         finally:
             _config.CACHE_DIR = before
