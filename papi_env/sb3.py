@@ -25,6 +25,7 @@ from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from papi_env.envs.flatten import flat_actions
+from papi_env.envs.info import LazyInfo
 from papi_env.envs.problem import ELAPSED
 from papi_env.errors import ConfigurationError, nearest
 from papi_env.kernel import FloatArray
@@ -226,7 +227,9 @@ class BatchVecEnv(VecEnv):
             if self.elapsed_s is not None:
                 self.elapsed_s[ended] = infos["final_info"][ELAPSED][ended]
             last = self._last_infos(infos, ended)
-            for i, info, reset_info in zip(ended, last, _rows(infos, ended), strict=True):
+            # Without what would be worked out for the whole batch, in every step in which one episode ends.
+            begun = dict(infos.there()) if isinstance(infos, LazyInfo) else infos
+            for i, info, reset_info in zip(ended, last, _rows(begun, ended), strict=True):
                 info["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
                 rows[i], self.reset_infos[i] = info, reset_info
             self._returns[dones] = 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.envs.problem import BoolArray, Columns, Problem
+from papi_env.envs.problem import BoolArray, Columns, Problem, ScenarioLike
 from papi_env.envs.rendering import BatchTimeline, Timeline
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.units import UNIT_NAMES
@@ -16,7 +16,17 @@ from papi_env.kernel import FloatArray
 from papi_env.scenario import DEFAULT_SCENARIO, BatchReplacements, Scenario
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.engine import DecodeEngine
+from papi_env.simulation.batch.measures import Episodes
 from papi_env.simulation.batch.tables import Profile
+
+
+class Arguments(BatchReplacements, total=False):
+    """What arguments of the environments replace; `batch_requests` is `batch_size` by another name.
+
+    TorchRL's `GymEnv` and others have a `batch_size` of their own, and keep it from the environment.
+    """
+
+    batch_requests: int | None
 
 
 class BatchProblem(Problem[DecodeEngine]):
@@ -27,7 +37,8 @@ class BatchProblem(Problem[DecodeEngine]):
 
     free_switching: ClassVar[bool]
     default_scenario = DEFAULT_SCENARIO
-    replacements = BatchReplacements
+    replacements = Arguments
+    first_names = ("prefill_s", "prefill_j")
     clock_info: ClassVar[Columns] = (
         ("time_s", at.TIME_S),
         ("iteration_s", at.LAST_TIME_S),
@@ -71,6 +82,23 @@ class BatchProblem(Problem[DecodeEngine]):
             )
         scenario.decoding()
 
+    @classmethod
+    def build_scenario(cls, scenario: ScenarioLike | None = None, **replacements: Any) -> Scenario:
+        """The scenario that an environment's arguments name; see the environments' classes for them.
+
+        Raises:
+            ConfigurationError: for a scenario or an argument that cannot be used as given.
+        """
+        requests = replacements.pop("batch_requests", None)
+        if requests is not None:
+            size = replacements.get("batch_size")
+            if size is not None and size != requests:
+                raise ConfigurationError(
+                    f"batch_size is {size!r} and batch_requests {requests!r}, two names of one argument; expected one"
+                )
+            replacements["batch_size"] = requests
+        return super().build_scenario(scenario, **replacements)
+
     @property
     def alpha(self) -> float:
         """PAPI's threshold from the offline sweep of what decodes, or of what encodes if nothing decodes."""
@@ -103,10 +131,13 @@ class BatchProblem(Problem[DecodeEngine]):
         """Privileged: true costs (negative rewards) of `joint_actions()` in the next step, [num_envs, actions]."""
         return self.engine.reward_cost(*self.engine.joint_costs(self.joint_actions()))
 
-    def first_info(self) -> dict[str, FloatArray]:
-        """What `info` of a reset holds besides, arrays [num_envs]: the prefill, which no action changes."""
-        metrics = self.engine.metrics()
-        return {name: metrics[name] for name in ("prefill_s", "prefill_j")}
+    def first_info(self, envs: npt.NDArray[np.int64] | None = None) -> dict[str, FloatArray]:
+        """Seconds and joules of the prefill, which no action changes, of environments `envs` or of all."""
+        engine, which = self.engine, slice(None) if envs is None else envs
+        episodes = Episodes(
+            engine.counters[which], engine.clocks[which], engine.tables.scalars, engine.prefill
+        )
+        return dict(zip(self.first_names, episodes.prefill, strict=True))
 
     @staticmethod
     def new_timeline() -> Timeline:

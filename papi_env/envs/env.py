@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.error import ResetNeeded
 
+from papi_env.envs.flatten import flat_actions
+from papi_env.envs.info import METRICS, time_limit
+from papi_env.envs.masks import SampleMask, sample_mask
 from papi_env.envs.problem import (
     AnyEngine,
     BoolArray,
@@ -20,7 +23,8 @@ from papi_env.envs.problem import (
     observation_space,
     sizes,
 )
-from papi_env.envs.rendering import render_ansi, render_rgb
+from papi_env.envs.picture import render_rgb
+from papi_env.envs.rendering import render_ansi
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.scenario import Replacements
 from papi_env.simulation.engine import DISABLED, DONE, seed_number
@@ -36,18 +40,23 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
         scenario: ScenarioLike | None = None,
         *,
         strict: bool = False,
+        flatten: bool = False,
+        totals: bool = True,
         render_mode: str | None = None,
         **replacements: Unpack[Replacements],
     ) -> None:
         if render_mode is not None:
             lookup("render mode", render_mode, dict.fromkeys(self.metadata["render_modes"]))
-        check_truth("strict", strict)
+        for name, value in (("strict", strict), ("flatten", flatten), ("totals", totals)):
+            check_truth(name, value)
         self._setup(self.build_scenario(scenario, **replacements), 1, DISABLED, None)
         self.observation_space = observation_space(self.observation_names)  # type: ignore[assignment]
-        self.action_space = self.single_space()
-        self.strict, self.render_mode = strict, render_mode
+        self._flat = flat_actions(self.single_space(), self) if flatten else None
+        self.action_space = self.single_space() if self._flat is None else self._flat.space
+        self.strict, self.totals, self.render_mode = strict, totals, render_mode
         self._timeline = self.new_timeline()
         self._started = False
+        self._steps = self._limit = 0
         self._sizes = sizes(self.action_space)
         self._info_names = tuple(name for name, _ in (*self.clock_info, *self.counter_info))
         self._clock_values = itemgetter(*(column for _, column in self.clock_info))
@@ -79,7 +88,9 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
         self._started = True
         self.engine.start([seed])
         self._timeline.clear()
-        return self._observation.copy(), self._info() | self._first_info()
+        self._steps, self._limit = 0, time_limit(self)
+        self._constant = {name: float(values[0]) for name, values in self.first_info().items()}
+        return self._observation.copy(), self._info()
 
     def step(self, action: Any) -> tuple[Float32Array, float, bool, bool, dict[str, Any]]:
         """Run one step with what `action` names."""
@@ -88,9 +99,11 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
             raise ResetNeeded("step() was called before reset()")
         if self._counters.item(DONE):
             raise ResetNeeded("The episode has ended; call reset() before step()")
-        if not self._is_plain(action) and not self.action_space.contains(action):
-            raise ConfigurationError(f"Action {action!r} is outside {self.action_space}")
-        if len(self._sizes) == 1:
+        if not self._is_plain(action):
+            action = self._plain(action)
+        if self._flat is not None:
+            self._action[:] = self._flat.table[action]
+        elif len(self._sizes) == 1:
             self._action[0] = action  # a sixth of what the general way takes
         else:
             self._action[:] = action
@@ -99,10 +112,12 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
         engine.advance()
         if self.render_mode is not None:
             self._timeline.record(self._counters, self._clocks)
+            self._timeline.forget()
         terminated, truncated = self._terminated.item(), self._truncated.item()
         info = self._info()
-        if terminated or truncated:
-            info["metrics"] = {name: values[0].item() for name, values in engine.metrics().items()}
+        self._steps += 1
+        if (terminated or truncated or self._steps == self._limit) and self.totals:
+            info[METRICS] = {name: values[0].item() for name, values in engine.metrics().items()}
         return self._observation.copy(), self._rewards.item(), terminated, truncated, info
 
     def _is_plain(self, action: Any) -> bool:
@@ -115,20 +130,49 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
         values = action.tolist()
         return min(values) >= 0 and all(map(lt, values, sizes))
 
+    def _plain(self, action: Any) -> Any:
+        """An action of another type, such as a tensor or an array of one number.
+
+        Raises:
+            ConfigurationError: it is none of the space.
+        """
+        if not self.action_space.contains(action) and not isinstance(action, (str, bytes)):
+            found = np.asarray(action)
+            if found.dtype.kind in "iu":
+                shape = (len(self._sizes),)
+                if found.shape == shape:
+                    action = found.astype(np.int64) if len(self._sizes) > 1 else found.item()
+        if not self.action_space.contains(action):
+            raise ConfigurationError(f"Action {action!r} is outside {self.action_space}")
+        return action
+
     def _info(self) -> dict[str, Any]:
         values = self._clock_values(self._clocks.tolist()) + self._counter_values(self._counters.tolist())
-        return dict(zip(self._info_names, values, strict=True))
-
-    def _first_info(self) -> dict[str, Any]:
-        return {name: float(values[0]) for name, values in self.first_info().items()}
+        info = dict(zip(self._info_names, values, strict=True))
+        info.update(self._constant)
+        return info
 
     def action_masks(self) -> BoolArray:
-        """Bool [options of all choices]: the valid ones of the next step, see `step_masks`."""
+        """Bool [options of all choices], or [actions] where flattened: the valid ones of the next step.
+
+        See `step_masks` for the order; `sample_mask` has what `action_space.sample(mask=...)` takes.
+        """
         mask: BoolArray = self.step_masks()[0]
-        return mask
+        return mask if self._flat is None else self._flat.masks(mask)
+
+    def sample_mask(self) -> SampleMask:
+        """The same as `action_space.sample(mask=...)` takes it: int8, a tuple of a part for each choice.
+
+        Where the space is `Discrete`, int8 [actions].
+        """
+        return sample_mask(self.action_space, self.action_masks())
 
     def render(self) -> str | npt.NDArray[np.uint8] | None:
-        """The timeline so far: text (`ansi`) or uint8 [height, width, 3] (`rgb_array`)."""
+        """The last iterations: text (`ansi`) or uint8 [360, 960, 3] (`rgb_array`), a few milliseconds a picture.
+
+        gymnasium's `make(..., render_mode="human")` shows these pictures in a window, its `RecordVideo` writes them to a
+        file; both come with the extra `video`.
+        """
         if self.render_mode is None:
             gym.logger.warn("render() needs a render_mode: 'ansi' or 'rgb_array'")
             return None

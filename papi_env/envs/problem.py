@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, get_type_hints
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.envs.registration import EnvSpec
+from pydantic import BaseModel
 
 from papi_env.envs.rendering import Timeline
 from papi_env.errors import ConfigurationError, unknown_name
@@ -56,6 +59,7 @@ class Problem(ABC, Generic[AnyEngine]):
     counter_info: ClassVar[Columns]
     engine: AnyEngine
     scenario: Scenario
+    _spec: EnvSpec | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -179,9 +183,30 @@ class Problem(ABC, Generic[AnyEngine]):
         """
         return self.engine.final_metrics(ended, out)
 
-    def first_info(self) -> dict[str, FloatArray]:
-        """What `info` of a reset holds besides, arrays [num_envs]."""
+    # What `info` holds beside the columns; nothing changes it in an episode.
+    first_names: ClassVar[tuple[str, ...]] = ()
+
+    def first_info(self, envs: npt.NDArray[np.int64] | None = None) -> dict[str, FloatArray]:
+        """What `first_names` names of the current episodes of environments `envs`, or of all; arrays [envs]."""
         return {}
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What `gymnasium.make` or `make_vec` made the environment of.
+
+        A scenario that was given as an object is a table there, so that `spec.to_json()` works.
+        """
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        given = {} if spec is None else spec.kwargs
+        tables = {
+            name: value.model_dump(mode="json")
+            for name, value in given.items()
+            if isinstance(value, BaseModel)
+        }
+        self._spec = replace(spec, kwargs={**given, **tables}) if spec is not None and tables else spec
 
 
 def _arguments(cls: type) -> list[str]:

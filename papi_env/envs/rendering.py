@@ -1,4 +1,4 @@
-"""A timeline of which kernel ran on which unit, and how long: as text and as a picture."""
+"""A timeline of which kernel ran on which unit, and how long; as text here, as a picture in `picture`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium.error import DependencyNotInstalled
 
 from papi_env.hardware.units import UNIT_NAMES
 from papi_env.kernel import FloatArray
 from papi_env.simulation.batch import state as at
 
+# What every picture says of itself: a segment gathers what a unit does in all layers of an iteration.
+EXACT, SCHEMATIC = "band: an iteration, exact", "bar: its length exact, its place in the band schematic"
 # What is drawn: the most recent iterations; more would be thinner than a pixel.
 MAX_ITERATIONS = 48
 
@@ -32,13 +33,22 @@ class Iteration(NamedTuple):
     """One decode iteration, or one stage of an image encode.
 
     Its number (a stage's is that of its encode), its parallelism when it began (n, or images), its segments
-    in order, and the stage, or -1.
+    in order, the stage, or -1, and its span where it is not that of its segments.
     """
 
     number: int
     rows: int
     segments: tuple[Segment, ...]
     stage: int = -1
+    span_s: tuple[float, float] | None = None
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """When it began and ended, in seconds."""
+        if self.span_s is not None:
+            return self.span_s
+        first, last = self.segments[0], self.segments[-1]
+        return first.start_s, last.start_s + last.duration_s
 
     @property
     def label(self) -> str:
@@ -55,6 +65,11 @@ class Timeline(ABC):
     lanes: ClassVar[tuple[str, ...]] = (*UNIT_NAMES, "link")
     colours: ClassVar[Mapping[str, str]]
     iterations: list[Iteration] = field(default_factory=list)
+
+    def forget(self) -> None:
+        """Forget what no picture shows any more, so that a long episode takes no more memory."""
+        if len(self.iterations) > 2 * MAX_ITERATIONS:
+            del self.iterations[:-MAX_ITERATIONS]
 
     def clear(self) -> None:
         """Forget everything."""
@@ -156,42 +171,3 @@ def render_ansi(timeline: Timeline, title: str) -> str:
         ]
         lines.append(f"{iteration.label}  " + "  ".join(parts))
     return "\n".join(lines)
-
-
-def render_rgb(timeline: Timeline, title: str) -> npt.NDArray[np.uint8]:
-    """The last iterations as lanes of coloured bars, uint8 [360, 960, 3]. Needs matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
-    except ImportError as error:
-        raise DependencyNotInstalled(
-            'rgb_array needs matplotlib: pip install "papi-env[experiments]"'
-        ) from error
-    lanes, colours = timeline.lanes, timeline.colours
-    figure = Figure(figsize=(9.6, 3.6), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    shown = timeline.iterations[-MAX_ITERATIONS:]
-    for iteration in shown:
-        for segment in iteration.segments:
-            if segment.duration_s == 0:
-                continue
-            axes.broken_barh(
-                [(1e3 * segment.start_s, 1e3 * segment.duration_s)],
-                (lanes.index(segment.lane) - 0.4, 0.8),
-                facecolors=colours[segment.label],
-                # A hairline keeps microseconds visible beside milliseconds.
-                edgecolors=colours[segment.label],
-                linewidth=0.6,
-            )
-    axes.set_yticks(range(len(lanes)), lanes)
-    axes.set_ylim(len(lanes) - 0.5, -0.5)
-    axes.set_xlabel("time / ms")
-    span = f", {' '.join(shown[0].label.split())} to {' '.join(shown[-1].label.split())}" if shown else ""
-    axes.set_title(title + span, fontsize=10, parse_math=False)  # a name is no formula
-    drawn = {segment.label for iteration in shown for segment in iteration.segments if segment.duration_s > 0}
-    handles = [Patch(facecolor=colour, label=label) for label, colour in colours.items() if label in drawn]
-    axes.legend(handles=handles, ncols=6, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22))
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -17,8 +17,9 @@ class ServingTimeline(Timeline):
     """Iterations as segments by unit.
 
     An iteration interleaves its layers; a segment gathers what a unit does in all of them: drafting first,
-    then FC kernels (and the prompt's attention on the PUs) from the start, decode attention up to the end,
-    transfers from the start. Lengths are exact, places within an iteration are not.
+    then FC kernels (and the prompt's attention on the PUs) from the start, decode attention up to the end, and
+    transfers before the attention that they are charged with, or, where none decodes, from the start, as prompts
+    write their keys and values. Lengths are exact, places within an iteration are not.
     """
 
     colours: ClassVar[Mapping[str, str]] = {
@@ -47,10 +48,22 @@ class ServingTimeline(Timeline):
             Segment("pu", _on_pu(counters), start + draft, on_pu),
             Segment("fc-pim", "fc", start + draft, on_pim),
             Segment("attn-pim", "attention", start + duration - attention, attention),
-            Segment("link", "communication", start + draft, busy[at.BUSY_LINK]),
+            Segment(
+                "link", "communication", self._link_start(start, duration, draft, busy), busy[at.BUSY_LINK]
+            ),
         ]
         kept = tuple(segment for segment in segments if segment.duration_s > 0)
-        self.iterations.append(Iteration(int(counters[at.ITERATION]), int(counters[at.LAST_N]), kept))
+        number, rows = int(counters[at.ITERATION]), int(counters[at.LAST_N])
+        self.iterations.append(Iteration(number, rows, kept, span_s=(start, start + duration)))
+
+    @staticmethod
+    def _link_start(start: float, duration: float, draft: float, busy: list[float]) -> float:
+        """When transfers begin: they end with the beginning of attention, as far as that leaves them room."""
+        first = start + draft
+        attention, link = busy[at.BUSY_ATTN], busy[at.BUSY_LINK]
+        if attention == 0.0:
+            return first
+        return min(max(start + duration - attention - link, first), start + duration - link)
 
 
 def _on_pu(counters: npt.NDArray[np.int64]) -> str:

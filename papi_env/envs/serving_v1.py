@@ -326,11 +326,15 @@ class ServingV1Env(ServingV1Problem, ProblemEnv[ServingEngine]):
         profile: bool = False,
         records: bool = False,
         strict: bool = False,
+        flatten: bool = False,
+        totals: bool = True,
         render_mode: str | None = None,
         **replacements: Unpack[ServingReplacements],
     ) -> None:
         self._prepare(profile, records)
-        super().__init__(scenario, strict=strict, render_mode=render_mode, **replacements)
+        super().__init__(
+            scenario, strict=strict, flatten=flatten, totals=totals, render_mode=render_mode, **replacements
+        )
 
 
 class ServingV1VectorEnv(ServingV1Problem, ProblemVectorEnv[ServingEngine]):
@@ -344,6 +348,7 @@ class ServingV1VectorEnv(ServingV1Problem, ProblemVectorEnv[ServingEngine]):
         profile: bool = False,
         records: bool = False,
         strict: bool = False,
+        flatten: bool = False,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
@@ -357,6 +362,7 @@ class ServingV1VectorEnv(ServingV1Problem, ProblemVectorEnv[ServingEngine]):
             scenario,
             num_envs=num_envs,
             strict=strict,
+            flatten=flatten,
             render_mode=render_mode,
             max_episode_steps=max_episode_steps,
             autoreset_mode=autoreset_mode,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
@@ -11,6 +12,10 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from papi_env.envs.flatten import flat_actions
+from papi_env.envs.info import METRICS, FirstInfo, LazyInfo, masked, spread, too_late
+from papi_env.envs.masks import SampleMask, sample_mask
+from papi_env.envs.picture import render_rgb
 from papi_env.envs.problem import (
     AnyEngine,
     BoolArray,
@@ -23,8 +28,9 @@ from papi_env.envs.problem import (
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Replacements
-from papi_env.simulation.engine import DISABLED, NEXT_STEP, SAME_STEP, seed_number
+from papi_env.simulation.engine import DISABLED, DONE, NEXT_STEP, SAME_STEP, seed_number
 
+_NOBODY = np.zeros(0, dtype=np.int64)
 _AUTORESET = {
     AutoresetMode.DISABLED: DISABLED,
     AutoresetMode.NEXT_STEP: NEXT_STEP,
@@ -35,14 +41,18 @@ _AUTORESET = {
 class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
     """Many environments in one engine; environment i is the single one with seed + i, bit for bit.
 
-    `metrics()` has the totals of the current episodes; where an episode ends and restarts in one step
-    (same-step autoreset) its totals are `infos["final_info"]["metrics"]`.
+    `infos` is what gymnasium's `SyncVectorEnv` collects from single environments: the same names at every step, each
+    with a mask `_name`. `metrics()` has the totals of the current episodes at any time; in a step in which episodes end
+    there is also `infos["metrics"]`, their totals, or where they restart in the same step (same-step autoreset)
+    `infos["final_info"]["metrics"]`. Prefill and `infos["metrics"]` are worked out when they are read, so read them
+    before the next step, or keep `dict(infos)`.
     With `AutoresetMode.DISABLED` a finished environment idles, with reward 0, until
     `reset(options={"reset_mask": ...})`.
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
-        "render_modes": ["ansi"],
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 4,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
@@ -52,6 +62,7 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         *,
         num_envs: int = 1,
         strict: bool = False,
+        flatten: bool = False,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
@@ -65,7 +76,7 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         if not isinstance(autoreset_mode, AutoresetMode):
             modes = {mode.value: mode for mode in AutoresetMode} | {mode.name: mode for mode in AutoresetMode}
             autoreset_mode = lookup("autoreset mode", autoreset_mode, modes)
-        for name, value in (("strict", strict), ("copy", copy), ("causes", causes)):
+        for name, value in (("strict", strict), ("flatten", flatten), ("copy", copy), ("causes", causes)):
             check_truth(name, value)
         self._setup(
             self.build_scenario(scenario, **replacements),
@@ -79,19 +90,28 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         self.autoreset_mode = autoreset_mode
         self.metadata = {**type(self).metadata, "autoreset_mode": autoreset_mode}  # type: ignore[misc]
         self.single_observation_space = observation_space(self.observation_names)
-        self.single_action_space = self.single_space()
+        self._flat = flat_actions(self.single_space(), self) if flatten else None
+        self.single_action_space = self.single_space() if self._flat is None else self._flat.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.strict, self.render_mode, self.copy = strict, render_mode, copy
         self._started, self._ready = np.zeros(num_envs, dtype=np.bool_), False
         self._all = np.ones(num_envs, dtype=np.bool_)
+        self._moment = 0
+        self._first = FirstInfo(self.first_names, self.first_info, num_envs)
+        self._next_step = autoreset_mode == AutoresetMode.NEXT_STEP
+        self._same_step = autoreset_mode == AutoresetMode.SAME_STEP
+        self._waiting: BoolArray | None = None  # with next-step autoreset, those whose coming step is a reset
+        self._timelines = [self.new_timeline() for _ in range(num_envs if render_mode == "rgb_array" else 0)]
         self._bind()
 
     def _bind(self) -> None:
         """Look up once what every step takes."""
         engine = self.engine
         self._kept: dict[str, npt.NDArray[Any]] = {}
-        self._views = self._with_masks(self._columns(_read_only(engine.counters), _read_only(engine.clocks)))
+        self._views = self._all_named(
+            self._columns(_read_only(engine.counters), _read_only(engine.clocks)), self._all
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -138,10 +158,12 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         self._started |= mask
         self._ready = bool(self._started.all())
         self.engine.start(seeds, mask)
-        info = self._info()
-        for name, values in self.first_info().items():
-            info[name], info[f"_{name}"] = values, self._all
-        return self._out(self.engine.observations), info
+        self._first.restarted(mask)
+        if self._waiting is not None:
+            self._waiting &= ~mask
+        for i in np.flatnonzero(mask) if self._timelines else ():
+            self._timelines[i].clear()
+        return self._out(self.engine.observations), self._info(_NOBODY, mask.copy())
 
     def step(self, actions: Any) -> tuple[Float32Array, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
         """Run one step in every environment; `actions` is [num_envs] or [num_envs, choices]."""
@@ -154,6 +176,8 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             raise ConfigurationError(
                 f"Actions have shape {chosen.shape} and dtype {chosen.dtype}, expected {expected} integers"
             )
+        if self._flat is not None:
+            chosen = self._flat.decode(chosen)
         engine.actions[:] = chosen.reshape(self.num_envs, self.choices)
         outside = engine.outside()
         if outside is not None:
@@ -162,19 +186,31 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             )
         if self.strict:
             self._check_strict(engine.actions)
+        over = engine.counters[:, DONE] != 0 if self._timelines else None
         engine.advance()
-        info = self._info()
-        if self.autoreset_mode == AutoresetMode.SAME_STEP:
-            done = engine.terminated | engine.truncated
-            if done.any():
-                final = self._out_columns(engine.final_counters, engine.final_clocks)
-                final["metrics"] = self.final_metrics(np.flatnonzero(done), None if self.copy else self._kept)
-                info |= {
-                    "final_obs": self._out(engine.final_observations),
-                    "_final_obs": done,
-                    "final_info": final,
-                    "_final_info": done,
-                }
+        done = engine.terminated | engine.truncated
+        ended = np.flatnonzero(done) if np.count_nonzero(done) else _NOBODY
+        restarted = self._waiting
+        if self._same_step:
+            restarted = done if len(ended) else None
+        elif self._next_step:
+            self._waiting = done if len(ended) else None
+        if restarted is not None:
+            self._first.restarted(restarted)
+        if over is not None:
+            self._record(over, restarted)
+        info = self._info(_NOBODY if self._same_step else ended)
+        if self._same_step and len(ended):
+            final = self._out_columns(engine.final_counters, engine.final_clocks)
+            totals = self.final_metrics(ended, None if self.copy else self._kept)
+            final |= {name: totals[name] for name in self.first_names}
+            final[METRICS] = masked(totals, done)
+            info.update(
+                final_obs=self._out(engine.final_observations),
+                _final_obs=done,
+                final_info=masked(final, done),
+                _final_info=done,
+            )
         return (
             self._out(engine.observations),
             self._out(engine.rewards),
@@ -201,23 +237,85 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             columns[name] = self._out(columns[name])
         return columns
 
-    def _with_masks(self, columns: dict[str, Any]) -> dict[str, Any]:
-        return columns | {f"_{name}": self._all for name in columns}
+    def _info(self, ended: npt.NDArray[np.int64], mask: BoolArray | None = None) -> LazyInfo:
+        """What a step or a reset says.
 
-    def _info(self) -> dict[str, Any]:
-        if not self.copy:
-            return self._views.copy()
-        return self._with_masks(self._out_columns(self.engine.counters, self.engine.clocks))
+        Args:
+            ended: environments whose episodes ended in it and are still there.
+            mask: of the environments that it is about, if not all.
+        """
+        self._moment += 1
+        values, about = self._views, self._all if mask is None else mask
+        if self.copy or mask is not None:
+            values = self._all_named(self._out_columns(self.engine.counters, self.engine.clocks), about)
+        places = self.first_names
+        if len(ended):
+            places = (*places, METRICS)
+            about = np.zeros(self.num_envs, dtype=np.bool_)
+            about[ended] = True
+            values = {**values, METRICS: None, f"_{METRICS}": about}
+        return LazyInfo(
+            values, places, partial(self._work_out, ended, about, self._moment, self._first.version)
+        )
+
+    def _all_named(self, columns: dict[str, Any], mask: BoolArray) -> dict[str, Any]:
+        """The columns, places for what is worked out later, and masks."""
+        return masked(columns | dict.fromkeys(self.first_names), mask)
+
+    def _work_out(
+        self, ended: npt.NDArray[np.int64], about: BoolArray, moment: int, version: int, name: str
+    ) -> Any:
+        """What is read of the info of a moment: an array [num_envs], or the metrics by name, with masks.
+
+        Raises:
+            RuntimeError: too late, since an episode that it is about is gone.
+        """
+        if name != METRICS:
+            return self._first.value(name, version)
+        if moment != self._moment:
+            raise too_late(name)
+        state = self.engine.state
+        found = self.engine.measured(type(state)._make(array[ended] for array in state))
+        return masked(spread(found, ended, self.num_envs), about)
+
+    def _record(self, over: BoolArray, restarted: BoolArray | None) -> None:
+        """Take down the step of every environment, for pictures.
+
+        Args:
+            over: bool [num_envs], whose episodes had ended before it, so that nothing ran.
+            restarted: those that were reset in it, if any.
+        """
+        state = self.engine.counters, self.engine.clocks
+        for e, timeline in enumerate(self._timelines):
+            if restarted is not None and restarted[e]:
+                timeline.clear()  # what the next picture shows begins with the new episode
+            elif not over[e]:
+                timeline.record(state[0][e], state[1][e])
+                timeline.forget()
 
     def action_masks(self) -> BoolArray:
-        """Bool [num_envs, options of all choices]: the valid ones of the next step, see `step_masks`."""
-        return self.step_masks()
+        """Bool [num_envs, options of all choices], or [num_envs, actions] where flattened: the valid ones.
 
-    def render(self) -> tuple[str, ...] | None:
-        """One line per environment (`ansi`): its clock and what is still decoding."""
+        See `step_masks` for the order; `sample_mask` has what `action_space.sample(mask=...)` takes.
+        """
+        masks = self.step_masks()
+        return masks if self._flat is None else self._flat.masks(masks)
+
+    def sample_mask(self) -> SampleMask:
+        """The same as `action_space.sample(mask=...)` takes it: tuples of int8 parts, see `masks.sample_mask`."""
+        return sample_mask(self.action_space, self.action_masks())
+
+    def render(self) -> tuple[str, ...] | tuple[npt.NDArray[np.uint8], ...] | None:
+        """One line per environment (`ansi`): its clock and what is still decoding; or a picture of each (`rgb_array`).
+
+        A picture, uint8 [360, 960, 3], takes some milliseconds, and every step notes what it draws: for few environments.
+        """
         if self.render_mode is None:
             return None
-        return tuple(self.describe_env(e) for e in range(self.num_envs))
+        if self.render_mode == "ansi":
+            return tuple(self.describe_env(e) for e in range(self.num_envs))
+        title = f"{self.scenario.system.name} · {self.scenario.name}"
+        return tuple(render_rgb(timeline, f"{e}: {title}") for e, timeline in enumerate(self._timelines))
 
 
 def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
