@@ -12,10 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from experiments.arena.gantt_requests import Bars, bars_between, draw_requests
+from papi_env.envs.rendering import EXACT, SCHEMATIC
 from papi_env.envs.serving_timeline import ServingTimeline
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
+from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.measures import reuses
@@ -25,12 +30,14 @@ LANES = ServingTimeline.lanes
 _LANE_NAMES = {"pu": "PUs", "fc-pim": "FC-PIM", "attn-pim": "Attn-PIM", "link": "link"}
 # Level lines by name: colours of Okabe and Ito's palette, apart from those of the bars.
 _LEVELS = {"queued": "#D55E00", "decoding": "#000000", "in prefill": "#0072B2"}
+_BANDS = ("#f7f7f7", "#ebebeb")  # of iterations, in turn
 _US = 1e6  # the format counts microseconds
+_POINTS_PER_INCH = 72.0
 _REQUESTS_HEIGHT = 2.2  # of the panel of requests; that of levels has 1
 
 
 class Level(NamedTuple):
-    """Requests and KV pages from the moment `time_s` on."""
+    """Requests and KV pages from the moment `time_s` on: whoever was admitted at that moment waits no more."""
 
     time_s: float
     queued: int
@@ -48,7 +55,8 @@ class Recorder:
     Attributes:
         title: whose doing it is, such as papi/threshold.
         timeline: the iterations; spans: when each began and ended, in seconds; choices: what was decided for it.
-        levels: after each iteration, and one from before the window.
+        levels: from the beginning of each iteration, from its end where time then passes with nothing to do, and one
+            from before the window.
         requests: with classes, those that were there in the window; see `conclude`.
     """
 
@@ -62,6 +70,7 @@ class Recorder:
     total_pages: int | None = None
     requests: Bars | None = None
     _seen: int = field(default=-1, repr=False)
+    _before: Any = field(default=None, repr=False)  # the counters and clocks after the step before
     _engine: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -83,19 +92,15 @@ class Recorder:
             self.total_pages = int(pages) if pages < UNBOUNDED_PAGES else None
         start = float(clocks[at.LAST_START_S])
         end = start + float(clocks[at.LAST_TIME_S])
+        earlier, self._before = self._before, (counters.copy(), clocks.copy())
         if start >= self.end_s:
             return
-        level = Level(
-            end,
-            int(counters[at.QUEUED]),
-            int(counters[at.RLP]),
-            int(counters[at.PREFILLING]),
-            int(counters[at.PAGE_SUM] + counters[at.PREFILL_PAGES]),
-        )
+        levels = levels_of(earlier, self._before) if iteration else [level_after(self._before)]
+        self.levels += levels
+        while len(self.levels) > 1 and self.levels[1].time_s <= self.start_s:
+            del self.levels[0]
         if end <= self.start_s or iteration == 0:
-            self.levels[:] = [level]
             return
-        self.levels.append(level)
         before = len(self.timeline.iterations)
         self.timeline.record(counters, clocks)
         if len(self.timeline.iterations) > before:
@@ -120,6 +125,50 @@ class Recorder:
             and not reuses(engine.state)
         ):
             self.requests = bars_between(engine, 0, self.start_s, self.end_s)
+
+
+State = tuple[npt.NDArray[np.int64], FloatArray]
+
+
+def level_after(state: State) -> Level:
+    """What there is when a step is over: those who have come by now wait, whatever comes next."""
+    counters, clocks = state
+    return Level(
+        float(clocks[at.TIME_S]),
+        int(counters[at.QUEUED]),
+        int(counters[at.RLP]),
+        int(counters[at.PREFILLING]),
+        int(counters[at.PAGE_SUM] + counters[at.PREFILL_PAGES]),
+    )
+
+
+def levels_of(before: State, after: State) -> list[Level]:
+    """The levels of a step: from its beginning, when requests were admitted, and from its end if nobody was left then.
+
+    The engine counts who is there after a step, when the next arrivals have come, by then perhaps seconds later. Who
+    was there during it follows: nobody comes at its beginning, and who finishes does so at its end.
+
+    Args:
+        before, after: counters and clocks of an environment, [columns] each.
+    """
+    counters, clocks = after
+    since = counters - before[0]
+    start = float(clocks[at.LAST_START_S])
+    end = start + float(clocks[at.LAST_TIME_S])
+    there = int(before[0][[at.QUEUED, at.RLP, at.PREFILLING]].sum() - since[at.SHED])
+    running = int(counters[[at.RLP, at.PREFILLING]].sum() + since[at.FINISHED])
+    # Victims of preemption are taken for decoding ones, as they mostly are.
+    admitted = running - int(before[0][[at.RLP, at.PREFILLING]].sum() - since[at.PREEMPTIONS])
+    prefilling = min(max(int(before[0][at.PREFILLING]) + admitted, 0), running)
+    used = float(clocks[at.PAGES_USED_TIME] - before[1][at.PAGES_USED_TIME])
+    pages = round(used / (end - start)) if end > start else 0
+    found = [Level(start, max(there - running, 0), running - prefilling, prefilling, pages)]
+    last = level_after(after)
+    if counters[at.DONE]:
+        found.append(last._replace(time_s=end))
+    elif last.time_s > end:  # with nobody there, time passed to the next arrival
+        found.append(Level(end, 0, 0, 0, last.pages))
+    return found
 
 
 def check_window(recorder: Recorder) -> None:
@@ -165,7 +214,11 @@ def trace_events(recorders: Sequence[Recorder]) -> dict[str, Any]:
             if recorder.total_pages is not None:
                 pages = {"used": level.pages, "free": recorder.total_pages - level.pages}
                 events.append({"name": "KV pages", "ph": "C", "ts": ts, "pid": pid, "args": pages})
-    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"time": "simulated"}}
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ms",
+        "otherData": {"time": "simulated", "iterations": EXACT, "units": SCHEMATIC},
+    }
 
 
 def _metadata(kind: str, pid: int, tid: int, **args: Any) -> dict[str, Any]:
@@ -176,8 +229,8 @@ def gantt_figure(recorders: Sequence[Recorder], caption: str = "") -> bytes:
     """Bars of work by unit, and requests over time, for each recording; with classes each request too; PNG.
 
     All share the time axis. Each iteration is a grey band; where a unit has no bar in it, it waits for another
-    unit, a transfer, or the GPUs' exchange of partial sums. Lengths of bars are exact, places in a band are not
-    (see `ServingTimeline`).
+    unit, a transfer, or the GPUs' exchange of partial sums. Lengths of bars are exact, but that none is thinner than a
+    pixel; places in a band are not (see `ServingTimeline`), as the legend says.
     """
     # Pictures alone need it.
     import matplotlib as mpl
@@ -219,6 +272,10 @@ def gantt_figure(recorders: Sequence[Recorder], caption: str = "") -> bytes:
             for label, colour in ServingTimeline.colours.items()
             if label in drawn
         ]
+        handles += [
+            Patch(facecolor=_BANDS[1], label=EXACT),
+            Patch(facecolor="none", edgecolor="0.5", hatch="//", label=SCHEMATIC),
+        ]
         figure.legend(handles=handles, ncols=len(handles), loc="outside upper right", fontsize=8)
         return png(figure)
 
@@ -226,14 +283,18 @@ def gantt_figure(recorders: Sequence[Recorder], caption: str = "") -> bytes:
 def _draw_lanes(axes: Any, recorder: Recorder) -> set[str]:
     """Bars by lane on a band for each iteration; the labels that occur."""
     for k, (start, end) in enumerate(recorder.spans):
-        axes.axvspan(start, end, color=("0.965", "0.925")[k % 2], linewidth=0, zorder=0)
+        axes.axvspan(start, end, color=_BANDS[k % 2], linewidth=0, zorder=0)
     bars: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for iteration in recorder.timeline.iterations:
         for segment in iteration.segments:
             bars.setdefault((segment.lane, segment.label), []).append((segment.start_s, segment.duration_s))
     for (lane, label), spans in bars.items():
         colour = ServingTimeline.colours[label]
-        axes.broken_barh(spans, (LANES.index(lane) - 0.4, 0.8), facecolors=colour, linewidth=0)
+        # Edges of a pixel, so that what lasts microseconds can be seen beside milliseconds.
+        pixel = _POINTS_PER_INCH / axes.figure.dpi
+        axes.broken_barh(
+            spans, (LANES.index(lane) - 0.4, 0.8), facecolors=colour, edgecolors=colour, linewidth=pixel
+        )
     axes.set_yticks(range(len(LANES)), [_LANE_NAMES[lane] for lane in LANES])
     axes.set_ylim(len(LANES) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)

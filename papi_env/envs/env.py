@@ -13,6 +13,7 @@ from gymnasium.error import ResetNeeded
 from papi_env.envs.flatten import flat_actions
 from papi_env.envs.info import METRICS, time_limit
 from papi_env.envs.masks import SampleMask, sample_mask
+from papi_env.envs.picture import render_rgb
 from papi_env.envs.problem import (
     AnyEngine,
     BoolArray,
@@ -23,7 +24,6 @@ from papi_env.envs.problem import (
     observation_space,
     sizes,
 )
-from papi_env.envs.picture import render_rgb
 from papi_env.envs.rendering import render_ansi
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.scenario import Replacements
@@ -170,8 +170,8 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
     def render(self) -> str | npt.NDArray[np.uint8] | None:
         """The last iterations: text (`ansi`) or uint8 [360, 960, 3] (`rgb_array`), a few milliseconds a picture.
 
-        gymnasium's `make(..., render_mode="human")` shows these pictures in a window, its `RecordVideo` writes them to a
-        file; both come with the extra `video`.
+        gymnasium's `make(..., render_mode="human")` shows these pictures in a window, its `RecordVideo` writes them to
+        a file; both come with the extra `video`.
         """
         if self.render_mode is None:
             gym.logger.warn("render() needs a render_mode: 'ansi' or 'rgb_array'")

@@ -61,7 +61,10 @@ class LazyInfo(dict[str, Any]):
 
     def get(self, name: str, default: Any = None) -> Any:
         """As of any dict."""
-        return self[name] if name in self else default
+        try:
+            return self[name]
+        except KeyError:
+            return default
 
     # An overridden __iter__ tells `dict(info)` and `{**info}` to ask for the values one by one.
     def __iter__(self) -> Any:
@@ -99,7 +102,7 @@ class LazyInfo(dict[str, Any]):
         self._settle()
         return super().__eq__(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __repr__(self) -> str:
         self._settle()
@@ -169,8 +172,8 @@ class FirstInfo:
 def too_late(name: str) -> RuntimeError:
     """The error for what is first read of a batch's info when it is about episodes that are gone."""
     return RuntimeError(
-        f"infos[{name!r}] was first read in a later step, when episodes that it is about had ended: read it at once, or "
-        "keep dict(infos), which has all values"
+        f"infos[{name!r}] was first read in a later step, when episodes that it is about had ended: read it at once, "
+        "or keep dict(infos), which has all values"
     )
 
 

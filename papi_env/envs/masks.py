@@ -20,12 +20,13 @@ def sample_mask(space: gym.spaces.Space[Any], masks: npt.NDArray[np.bool_]) -> S
         masks: bool [options of all choices side by side], or [num_envs, ...] of a batch.
     """
     if masks.ndim == 2:
-        nvec = np.asarray(space.nvec)  # type: ignore[attr-defined]
-        if nvec.ndim == 1:  # of Discrete spaces
+        assert isinstance(space, gym.spaces.MultiDiscrete)
+        if space.nvec.ndim == 1:  # of Discrete spaces
             return tuple(masks.astype(np.int8))
-        return tuple(_parts(nvec[0], row) for row in masks)
-    nvec = getattr(space, "nvec", None)
-    return masks.astype(np.int8) if nvec is None else _parts(nvec, masks)
+        return tuple(_parts(space.nvec[0], row) for row in masks)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return _parts(space.nvec, masks)
+    return masks.astype(np.int8)
 
 
 def _parts(nvec: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int8], ...]:

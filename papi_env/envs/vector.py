@@ -308,7 +308,7 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
     def render(self) -> tuple[str, ...] | tuple[npt.NDArray[np.uint8], ...] | None:
         """One line per environment (`ansi`): its clock and what is still decoding; or a picture of each (`rgb_array`).
 
-        A picture, uint8 [360, 960, 3], takes some milliseconds, and every step notes what it draws: for few environments.
+        A picture, uint8 [360, 960, 3], takes some milliseconds, and every step notes what it draws: for few of them.
         """
         if self.render_mode is None:
             return None

@@ -3,7 +3,8 @@
 from matplotlib.figure import Figure
 
 from experiments.common.plots import png
-from papi_env.envs.rendering import BatchTimeline, render_rgb
+from papi_env.envs.picture import render_rgb
+from papi_env.envs.rendering import BatchTimeline
 
 WRONG = "$\\frac{$"
 
