@@ -102,19 +102,36 @@ class DecodeEnv(DecodeProblem, ProblemEnv[DecodeEngine]):
     to the next episode.
 
     ## Episode end
-    Terminated when every request has all its output tokens; `info["metrics"]` then holds the totals.
+    Terminated when every request has all its output tokens; `info["metrics"]` then holds the totals, as it does where
+    `max_episode_steps` cuts the episode off. All else in `info` is there at every step.
 
     ## Arguments
     * `scenario`: a preset's name, a `.toml` file, a table or a `Scenario`.
     * `system`, `model`, `batch_size` (1-128), `speculation` (1-8), `acceptance_rate`, `energy_weight`
-      (seconds per joule), `switch_s`: replace the scenario's.
+      (seconds per joule), `switch_s`: replace the scenario's. `batch_requests` is another name of `batch_size`, for
+      libraries that have a `batch_size` of their own, such as TorchRL.
     * `strict`: raise on choices that the system cannot carry out.
-    * `render_mode`: `ansi` or `rgb_array`, a timeline of kernels by unit.
+    * `flatten`: number joint actions, so that the space is `Discrete` (here it is anyway); `action_masks()` then has
+      an entry for each number (see `papi_env.envs.flatten`).
+    * `totals`: whether `info["metrics"]` comes with the end of an episode; without, `info` has the same keys at every
+      step to the last, as Minari wants, and `env.unwrapped.metrics()` has the totals at any time.
+    * `render_mode`: `ansi` or `rgb_array`, a timeline of kernels by unit, drawn in some 10 ms. `gymnasium.make` makes
+      `human` (a window) of it and `gymnasium.wrappers.RecordVideo` a file; both come with the extra `video`.
+
+    `action_space.sample(mask=env.unwrapped.sample_mask())` draws what the masks allow, and
+    `papi_env.envs.masks.MaskedObservations` puts them into observations. `papi_env:papi_env/Decode-v0` is the id for
+    what does not import this package itself (CleanRL, RLlib's workers, SB3's zoo). Tensors and arrays of one number
+    are actions, too.
 
     ## Vectorised use
     `gymnasium.make_vec("papi_env/Decode-v0", num_envs=4096)` advances all environments in one compiled call;
-    further arguments are `max_episode_steps`, `autoreset_mode` (next-step or same-step), `copy`, and `causes`: keep
-    joules by cause for the metrics, which are NaN without; steps take a few per cent longer.
+    further arguments are `max_episode_steps`, `autoreset_mode` (next-step, same-step or disabled), `copy`, `causes`: keep
+    joules by cause for the metrics, which are NaN without; steps take a few per cent longer; and `threads`: share the
+    environments of a step among so many threads, which changes no bit of what they do. It pays from some hundred
+    environments on, and takes no more threads than the process had cores when numba was imported. A child that was
+    forked after threads had run goes on with one thread; to have several there, start it with `spawn` or `forkserver`.
+    `rgb_array` gives a picture of each environment. Infos are those that gymnasium's `SyncVectorEnv` collects (see
+    `papi_env.envs.vector`).
 
     ## Version history
     * v0: first version.

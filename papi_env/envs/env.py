@@ -136,15 +136,14 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
         Raises:
             ConfigurationError: it is none of the space.
         """
-        if not self.action_space.contains(action) and not isinstance(action, (str, bytes)):
-            found = np.asarray(action)
-            if found.dtype.kind in "iu":
-                shape = (len(self._sizes),)
-                if found.shape == shape:
-                    action = found.astype(np.int64) if len(self._sizes) > 1 else found.item()
+        found = action
         if not self.action_space.contains(action):
+            found = np.asarray(action)
+            if found.dtype.kind in "iu" and found.ndim <= 1 and found.size == len(self._sizes):
+                found = found.astype(np.int64) if len(self._sizes) > 1 else found.item()
+        if not self.action_space.contains(found):
             raise ConfigurationError(f"Action {action!r} is outside {self.action_space}")
-        return action
+        return found
 
     def _info(self) -> dict[str, Any]:
         values = self._clock_values(self._clocks.tolist()) + self._counter_values(self._counters.tolist())

@@ -8,6 +8,8 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from papi_env.errors import ConfigurationError
+
 # int8 [options] of a Discrete space; a tuple of those, one for each choice or environment, of a MultiDiscrete one.
 SampleMask: TypeAlias = npt.NDArray[np.int8] | tuple[Any, ...]
 
@@ -17,20 +19,21 @@ def sample_mask(space: gym.spaces.Space[Any], masks: npt.NDArray[np.bool_]) -> S
 
     Args:
         space: the action space of one environment, or of a batch.
-        masks: bool [options of all choices side by side], or [num_envs, ...] of a batch.
+        masks: bool [options of all choices side by side], or [num_envs, options] of a batch.
+
+    Raises:
+        ConfigurationError: the space, of a batch with several choices each, samples without masks.
     """
+    if isinstance(space, gym.spaces.Discrete):
+        return masks.astype(np.int8)
+    if not isinstance(space, gym.spaces.MultiDiscrete):
+        raise ConfigurationError(
+            "gymnasium makes a Box of a batch of MultiDiscrete actions, which samples without masks; expected "
+            "flatten=True, or action_masks() in its place"
+        )
     if masks.ndim == 2:
-        assert isinstance(space, gym.spaces.MultiDiscrete)
-        if space.nvec.ndim == 1:  # of Discrete spaces
-            return tuple(masks.astype(np.int8))
-        return tuple(_parts(space.nvec[0], row) for row in masks)
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return _parts(space.nvec, masks)
-    return masks.astype(np.int8)
-
-
-def _parts(nvec: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int8], ...]:
-    return tuple(np.split(mask.astype(np.int8), np.cumsum(nvec)[:-1]))
+        return tuple(masks.astype(np.int8))
+    return tuple(np.split(masks.astype(np.int8), np.cumsum(space.nvec)[:-1]))
 
 
 class MaskedObservations(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):

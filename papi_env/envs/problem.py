@@ -37,6 +37,14 @@ ELAPSED = "dt_s"
 _TABLE = "{features}"
 
 
+class UnexpectedArgument(ConfigurationError, TypeError):
+    """An argument that an environment does not take.
+
+    Python's own error for it as well: libraries that try arguments which many environments have, such as TorchRL's
+    `GymEnv` with `frameskip`, go by its words.
+    """
+
+
 class Problem(ABC, Generic[AnyEngine]):
     """A problem over an engine, for one environment or a batch of them; `BatchProblem` and `ServingProblem` are two.
 
@@ -131,7 +139,8 @@ class Problem(ABC, Generic[AnyEngine]):
         """
         for name in replacements:
             if name not in cls.replacements.__annotations__:
-                raise unknown_name(f"argument of {cls.__name__}", name, _arguments(cls))
+                known = unknown_name(f"argument of {cls.__name__}", name, _arguments(cls))
+                raise UnexpectedArgument(f"{known} ({cls.__name__} got an unexpected keyword argument {name!r})")
         found = get_scenario(cls.default_scenario if scenario is None else scenario)
         cls._check_scenario(found)
         return found.replace(**replacements)

@@ -310,10 +310,12 @@ class ServingV1Env(ServingV1Problem, ProblemEnv[ServingEngine]):
     * `system`, `model`, `energy_weight` (tokens per joule), `switch_s`: replace the scenario's.
     * `serving`: a table of fields of `Serving` to replace, such as `{"horizon_s": 30.0, "drift": None}`.
     * `strict`: raise on choices that are not possible.
+    * `flatten`, `totals`: see `papi_env/Decode-v0`.
     * `render_mode`: `ansi` or `rgb_array`, a timeline of work by unit.
 
     ## Vectorised use
     `gymnasium.make_vec("papi_env/Serving-v1", num_envs=1024)`; further arguments as in `papi_env/Decode-v0`.
+    In a forked child `threads` are started anew.
 
     ## Version history
     * v1: classes, conversations, and who is served. v0 goes on as `papi_env/Serving-v0`.
