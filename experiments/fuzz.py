@@ -19,15 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import joblib
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 
 from experiments.common.command import command_line, say
-from experiments.common.options import Jobs, Out, Seed, check_jobs, words
-from experiments.common.runner import Job, RunFolder, run_jobs, write_whole
+from experiments.common.jobs import run_jobs
+from experiments.common.options import ALL_CORES, OnWorkers, Out, Seed, words
+from experiments.common.runner import Job, RunFolder, write_whole
 from experiments.common.study import json_text
+from experiments.common.workers import started
 from experiments.fuzzing.play import Tally, place, play, prepare
 from experiments.fuzzing.readers import READERS
 from experiments.fuzzing.watch import Limits, fuzz
@@ -56,7 +57,7 @@ class Config:
     replay: Annotated[Path | None, words("FILE")] = None
     """A kept fault, FAULT.json of a run folder, to be read again."""
     seed: Seed = 0
-    jobs: Jobs = 0
+    workers: OnWorkers = ALL_CORES
     out: Out = None
 
 
@@ -72,7 +73,6 @@ def run(config: Config, command: str, results: Console, progress: Console) -> No
     names = config.readers or tuple(READERS)
     for name in names:
         lookup("reader", name, READERS)
-    check_jobs(config.jobs)
     if config.inputs < 1 or not 0 < config.seconds <= 3600 or config.memory_mb < 1:
         raise ConfigurationError(
             f"--inputs is {config.inputs}, --seconds {config.seconds}, --memory-mb {config.memory_mb}, expected "
@@ -87,18 +87,18 @@ def run(config: Config, command: str, results: Console, progress: Console) -> No
         "memory_mb": config.memory_mb,
     }
     folder = RunFolder.open(config.out, "fuzz", asked)
-    cores = config.jobs or joblib.cpu_count()
     jobs = [
         Job(name, {**asked, "readers": name}, fuzz, (name, config.inputs, config.seed, limits))
         for name in names
     ]
-    with folder.session(command, cores):
-        run_jobs(folder, jobs, cores, progress)
+    with started(config.workers) as pool, folder.session(command, pool.size):
+        run_jobs(folder, jobs, pool, progress)
         rows = pl.concat(pl.read_csv(io.BytesIO(folder.result(job))) for job in jobs)
         folder.write("fuzz.csv", rows.select(SHOWN).write_csv())
         found = {row["reader"]: json.loads(row["found"]) for row in rows.iter_rows(named=True)}
         folder.write("summary.json", json_text({"rows": rows.select(SHOWN).to_dicts(), "faults": found}))
         kept = [path for name in names for path in keep(folder.path, name, config.seed, found[name])]
+        folder.pack(jobs)
     show(rows, results)
     say(results, f"Results in {folder.path}")
     if kept:

@@ -179,7 +179,7 @@ def resolve(config: Config) -> Match:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 2 for what cannot be used as asked, 130 if interrupted."""
-    return command_line("headroom", Config, run, arguments, SPELLINGS)
+    return command_line("headroom", Config, run, arguments, SPELLINGS, watched=True)
 
 
 if __name__ == "__main__":

@@ -266,7 +266,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 2 for what cannot be used as asked, 130 if interrupted."""
-    return command_line("leaderboard", Config, run, arguments, SPELLINGS)
+    return command_line("leaderboard", Config, run, arguments, SPELLINGS, watched=True)
 
 
 if __name__ == "__main__":

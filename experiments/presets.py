@@ -24,6 +24,7 @@ from experiments.capacity.report import capacities_table, measurements_table, pr
 from experiments.common.command import command_line, say
 from experiments.common.options import ALL_CORES, Flag, OnWorkers, Spelling, words
 from experiments.common.pools import Call, Pool
+from experiments.common.progress import JobsView
 from experiments.common.runner import write_whole
 from experiments.common.study import json_text
 from experiments.common.workers import started
@@ -70,9 +71,13 @@ def _serving(config: Config, pool: Pool, console: Console, progress: Console) ->
     """Measure for Serving-v0; all is written together."""
     file = MEASUREMENTS if config.file is None else config.file
     pairs = [(traffic, model) for traffic in TRAFFIC for model in MODELS]
-    with progress.status(f"{len(pairs)} traffics on models"):
-        found = pool.map([Call("/".join(pair), measure, pair) for pair in pairs])
-    measured = dict(zip(pairs, found, strict=True))
+    calls = [Call("/".join(pair), measure, pair) for pair in pairs]
+    found = {}
+    with JobsView(progress, len(pairs), 0) as view:
+        for number, one in pool.run(calls):
+            found[number] = one
+            view.ended(calls[number].label)
+    measured = {pair: found[number] for number, pair in enumerate(pairs)}
     if config.check:
         check_file(file, document(measured))
     else:
@@ -114,7 +119,7 @@ def _measure_and_tell(traffic: str, model: str) -> tuple[service.Measured, list[
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 2 for a file that is not as measured, 130 if interrupted."""
-    return command_line("presets", Config, run, arguments, SPELLINGS)
+    return command_line("presets", Config, run, arguments, SPELLINGS, watched=True)
 
 
 if __name__ == "__main__":

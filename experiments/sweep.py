@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +35,7 @@ from experiments.common.workers import started
 from experiments.splitting.definition import SERVING, Setting
 from experiments.sweeping.definition import Sweep, load_sweep
 from experiments.sweeping.designs import PROXIES, check_path, check_values
-from experiments.sweeping.fronts import scores_of, summarize
+from experiments.sweeping.fronts import best_designs, scores_of, summarize
 from experiments.sweeping.play import Plan, columns, describe, job, known_measures, plan_of
 from experiments.sweeping.report import print_report
 from experiments.sweeping.search import batches
@@ -123,7 +124,8 @@ def play_all(
     while batch:
         # As many in a job whatever the cores: a run may go on with others.
         size = min(JOB_DESIGNS, ceil(len(batch) / 16))
-        asked = [job(plan, known, first + k, batch[k : k + size]) for k in range(0, len(batch), size)]
+        best = partial(best_designs, sweep)
+        asked = [job(plan, known, first + k, batch[k : k + size], best) for k in range(0, len(batch), size)]
         rows, there = part_of(folder, number, asked, schema, pool, progress)
         jobs, reused = jobs + len(asked), reused + there
         scores = scores_of(rows, sweep, range(first, first + len(batch))) if sweep.search == "nsga2" else []
@@ -191,7 +193,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 2 for what cannot be used as asked, 130 if interrupted."""
-    return command_line("sweep", Config, run, arguments)
+    return command_line("sweep", Config, run, arguments, watched=True)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from gymnasium.vector import AutoresetMode
 
 from agents.evaluate import evaluate
@@ -34,6 +36,7 @@ from experiments.arena.entries import (
 from experiments.arena.measures import EXPERT_NAMES, REJECTED, measures
 from experiments.arena.settings import trace_digest
 from experiments.common.problems import SERVED, vector_class
+from experiments.common.progress import Score
 from experiments.common.runner import Columns, Job
 from experiments.splitting.definition import SERVING, Setting
 from papi_env.envs.registration import SERVING_V1
@@ -98,7 +101,17 @@ class Cell:
 def job_of(problem: str, cell: Cell, function: Callable[..., Columns]) -> Job:
     """The job of a cell: `function` is `play`, or something like it with the same arguments."""
     assert cell.policy is not None
-    return job(problem, cell.scenario, cell.policy, cell.seeds, cell.label, function)
+    found = job(problem, cell.scenario, cell.policy, cell.seeds, cell.label, function)
+    if cell.reference or cell.entry.privileged:
+        return found  # what no machine could run is never the best so far
+    return replace(found, scores=partial(_scores, cell.setting.name, cell.entry.label))
+
+
+def _scores(setting: str, name: str, text: bytes) -> Iterator[Score]:
+    """How well an entry did on a setting: its mean return."""
+    value = pl.read_csv(text, columns=["return"])["return"].cast(pl.Float64).mean()
+    if isinstance(value, float):
+        yield Score(setting, name, value, f"return {value:.6g}")
 
 
 def job(

@@ -7,16 +7,19 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import field, fields, make_dataclass
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
 
 from experiments.common.ending import Terminated, terminable
-from experiments.common.options import Spelling, respell
+from experiments.common.options import Flag, Spelling, respell
+from experiments.common.progress import Progressing
 from papi_env.errors import ConfigurationError, DataError
 
 WIDTH = 100
+_WATCH = "--watch"
 Config = TypeVar("Config")
 
 
@@ -26,6 +29,7 @@ def command_line(
     run: Callable[[Config, str, Console, Console], object],
     arguments: Sequence[str] | None = None,
     spellings: Sequence[Spelling] = (),
+    watched: bool = False,
 ) -> int:
     """Read a command line and run it; returns the exit status, see `exit_status`.
 
@@ -35,6 +39,7 @@ def command_line(
         run: takes the configuration, the command as recorded, a console for results and one for everything else.
         arguments: without the program's name (default: those of this process).
         spellings: options of earlier versions that are still understood.
+        watched: whether there is an option --watch, which changes what is shown and nothing else.
     """
     for stream in (sys.stdout, sys.stderr):
         # An encoding without the signs of a table loses those, not the table.
@@ -42,9 +47,25 @@ def command_line(
             stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     program = f"python -m experiments.{name}"
-    asked = tyro.cli(config, args=respell(arguments, spellings), prog=program)
-    command = f"{program} {shlex.join(arguments)}".strip()
-    return exit_status(lambda: run(asked, command, output(), Console(stderr=True)))
+    options: Any = _with_watch(config) if watched else config
+    found = tyro.cli(options, args=respell(arguments, spellings), prog=program)
+    asked = found
+    if watched:
+        # What is shown is no part of what is asked for, nor of the command as recorded.
+        names = [option.name for option in fields(options) if option.name != "watch"]
+        asked = config(**{name: getattr(found, name) for name in names})
+    command = f"{program} {shlex.join(word for word in arguments if word != _WATCH)}".strip()
+    return exit_status(lambda: run(asked, command, output(), Progressing(getattr(found, "watch", False))))
+
+
+def _with_watch(config: type[Any]) -> type[Any]:
+    """The options of a command, and --watch."""
+    watch = Annotated[bool, Flag, tyro.conf.arg(help="Show the rate and what is best so far as well.")]
+    more = make_dataclass(
+        config.__name__, [("watch", watch, field(default=False))], bases=(config,), frozen=True, kw_only=True
+    )
+    more.__doc__, more.__module__ = config.__doc__, config.__module__
+    return more
 
 
 def exit_status(run: Callable[[], object]) -> int:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from experiments.common.pools import Call, Pool
+from experiments.common.progress import JobsView, Score
 from experiments.common.runner import Columns, Job, RunFolder, listed
 from papi_env.errors import DataError
 from papi_env.hardware.unused import kept_quiet, warn_once
@@ -54,27 +48,30 @@ def run_jobs(folder: RunFolder, jobs: Sequence[Job], pool: Pool, console: Consol
     reused = len(jobs) - len(todo)
     if not todo:
         return reused
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with bars:
-        bar = bars.add_task("starting", total=len(jobs), completed=reused)
+    with JobsView(console, len(jobs), reused, _news(folder, jobs)) as view:
         calls = [Call(job.label, _run_one, (job.function, job.arguments)) for job in todo]
-        for done, (number, (text, unused)) in enumerate(pool.run(calls), start=reused + 1):
+        for number, (text, unused) in pool.run(calls):
             job = todo[number]
             folder.keep(job, text)
             for message in unused:
                 warn_once(message)
-            bars.update(bar, completed=done, description=job.label)
-            # A log gets a line for every tenth of the work.
-            if not console.is_terminal and 10 * done // len(jobs) > 10 * (done - 1) // len(jobs):
-                console.print(f"{done} of {len(jobs)} jobs", markup=False, highlight=False)
+            view.ended(job.label)
     return reused
+
+
+def _news(folder: RunFolder, jobs: Sequence[Job]) -> Callable[[], Iterator[Score]]:
+    """Scores of the jobs that have ended since it was last called."""
+    left = [job for job in jobs if job.scores is not None]
+
+    def news() -> Iterator[Score]:
+        ended = [job for job in left if folder.has(job)]
+        left[:] = [job for job in left if job not in ended]
+        for job in ended:
+            if job.scores is not None:
+                with suppress(DataError):  # of a run that did not end well, which is run again
+                    yield from job.scores(folder.result(job))
+
+    return news
 
 
 def _run_one(function: Callable[..., Columns], arguments: tuple[Any, ...]) -> tuple[bytes, list[str]]:

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from typing import Any
 import joblib
 
 import papi_env
+from experiments.common.progress import Score
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.files import JSON_BYTES, read_bounded, read_json
 
@@ -61,12 +62,14 @@ class Job:
         spec: plain data that names everything the result depends on, apart from code and versions.
         function: returns columns of equal length, name to values. Other processes import it.
         arguments: of the call; they must pickle.
+        scores: how well what the job played did, of the CSV text of its result, for --watch.
     """
 
     label: str
     spec: Mapping[str, Any]
     function: Callable[..., Columns]
     arguments: tuple[Any, ...]
+    scores: Callable[[bytes], Iterable[Score]] | None = None
 
     @property
     def key(self) -> str:

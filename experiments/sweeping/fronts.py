@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from experiments.arena.entries import is_privileged
+from experiments.common.progress import Score
 from experiments.sweeping.definition import Question, Scheduler, Sweep
 from experiments.sweeping.play import REFUSALS
 
@@ -108,6 +109,16 @@ def answer(designs: pl.DataFrame, sweep: Sweep, question: Question) -> dict[str,
         "gain": float(np.mean(gains)) if gains else None,
         "others": dict(sorted(counts.items(), key=lambda item: -item[1])),
     }
+
+
+def best_designs(sweep: Sweep, text: bytes) -> Iterator[Score]:
+    """Designs of a job by the first objective under the first scheduler, for --watch; `text` is the job's CSV."""
+    one, scheduler = sweep.objectives[0], sweep.schedulers[0]
+    rows = pl.read_csv(text, infer_schema_length=None)
+    for row in scored(rows.lazy(), sweep, scheduler).iter_rows(named=True):
+        value = float(row[one.measure])
+        shown = f"{one.measure} {value:.4g}"
+        yield Score("", f"design {row['design']}", value if one.goal == "max" else -value, shown)
 
 
 def summarize(rows: pl.LazyFrame, sweep: Sweep) -> tuple[dict[str, Any], Mapping[str, pl.DataFrame]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from experiments.arena.entries import policy_digest
 from experiments.arena.measures import measures, schema
 from experiments.arena.play import play
 from experiments.arena.settings import refusal, trace_digest
+from experiments.common.progress import Score
 from experiments.common.runner import Columns, Job, canonical, file_digest
 from experiments.splitting.definition import SERVING
 from experiments.sweeping.definition import Design, Prices, Sweep
@@ -79,11 +80,17 @@ def describe(plan: Plan, scenarios: Sequence[Scenario]) -> dict[str, Any]:
     }
 
 
-def job(plan: Plan, known: str, first: int, designs: Sequence[Design]) -> Job:
-    """The job of designs `first` and following; `known` is a digest of `describe`."""
+def job(
+    plan: Plan,
+    known: str,
+    first: int,
+    designs: Sequence[Design],
+    scores: Callable[[bytes], Iterable[Score]] | None = None,
+) -> Job:
+    """The job of designs `first` and following; `known` is a digest of `describe`, `scores` for --watch."""
     spec = {"plan": known, "first": first, "designs": [list(design) for design in designs]}
     label = f"designs {first} to {first + len(designs) - 1}"
-    return Job(label, spec, play_designs, (plan, first, tuple(designs)))
+    return Job(label, spec, play_designs, (plan, first, tuple(designs)), scores)
 
 
 def columns(plan: Plan, texts: Sequence[bool]) -> dict[str, type[DataType]]:

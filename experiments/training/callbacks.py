@@ -89,6 +89,7 @@ class Bar:
         self._progress, self._total = progress, total
         self._task: TaskID | None = None
         self._begin = (0, 0.0)
+        self._best = ""
 
     @classmethod
     def columns(cls) -> tuple[Any, ...]:
@@ -117,13 +118,15 @@ class Bar:
         """Show steps, simulated time and the rate of this session."""
         assert self._task is not None
         rate = (steps - self._begin[0]) / max(time.perf_counter() - self._begin[1], 1e-9)
-        shown = f"{steps:,} steps · {simulated_s:,.0f} s simulated · {rate:,.0f} steps/s"
+        shown = f"{steps:,} steps · {simulated_s:,.0f} s simulated · {rate:,.0f} steps/s{self._best}"
         self._progress.update(self._task, completed=min(steps, self._total), shown=shown)
 
     def validated(self, steps: int, found: Validation, best: bool) -> None:
         """Show the score."""
         assert self._task is not None
         self._progress.update(self._task, description=f"return {found.score:.4g}")
+        if best and getattr(self._progress.console, "watch", False):
+            self._best = f" · best so far {found.score:.4g} at {steps:,}"
         if not self._progress.console.is_terminal:
             regret = "" if found.regret is None else f", regret {100 * found.regret:.3f} %"
             line = f"{steps:,} steps: return {found.score:.6g}{regret}{' (best)' if best else ''}"

@@ -164,18 +164,26 @@ def tune(
 
     while len(finished(study)) < config.tune:
         done = len(finished(study))
-        with progress.status(f"trial {done + 1} of {config.tune}"):
+        with progress.status(f"trial {done + 1} of {config.tune}{_best_so_far(study, progress)}"):
             study.optimize(objective, n_trials=1, catch=(DivergedError,))
         if not progress.is_terminal:
             last = study.trials[-1]
             earned = "" if last.value is None else f", return {last.value:.6g}"
-            say(progress, f"trial {done + 1} of {config.tune}: {last.state.name.lower()}{earned}")
+            best = _best_so_far(study, progress)
+            say(progress, f"trial {done + 1} of {config.tune}: {last.state.name.lower()}{earned}{best}")
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     if not complete:
         raise ConfigurationError(f"No trial of {config.tune} came to an end; expected at least one")
     folder.write(BEST_BLOCK, best_block(training, study))
     console.print(_table(training, complete))
     say(console, str(folder.path / BEST_BLOCK))
+
+
+def _best_so_far(study: optuna.Study, progress: Console) -> str:
+    """With --watch, the best of the trials that came to an end."""
+    values = [trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    known = [value for value in values if value is not None]
+    return f"; best so far: return {max(known):.6g}" if known and getattr(progress, "watch", False) else ""
 
 
 def best_block(training: Training, study: optuna.Study) -> str:

@@ -37,7 +37,9 @@ def training_families(order: Order, names: Sequence[str] = ()) -> dict[str, list
     return {name: found[name] for name in names or found}
 
 
-def tune(order: Order, names: Sequence[str], default: bool, console: Console) -> dict[str, dict[str, Any]]:
+def tune(
+    order: Order, names: Sequence[str], default: bool, console: Console, progress: Console
+) -> dict[str, dict[str, Any]]:
     """Tune families, print what was found, and keep it in the folder.
 
     Args:
@@ -45,6 +47,7 @@ def tune(order: Order, names: Sequence[str], default: bool, console: Console) ->
         names: of families; all where there are none.
         default: whether one set is tuned over all settings first, which the families start from.
         console: for a line a family.
+        progress: for what is under way.
 
     Returns:
         What is stored, by family; `default` is of all settings.
@@ -73,15 +76,21 @@ def tune(order: Order, names: Sequence[str], default: bool, console: Console) ->
     shared: list[Played] = []
     if default:
         everything = [scenario for scenarios in families.values() for scenario in scenarios]
-        search = Search(DEFAULT, everything, guesses, order)
-        search.run(order.budget.trials)
+        with progress.status(f"{DEFAULT}: guesses"):
+            search = Search(DEFAULT, everything, guesses, order)
+        search.run(order.budget.trials, progress)
         shared = search.played()
-        keep(DEFAULT, search.best())
+        with progress.status(f"{DEFAULT}: comparing the best"):
+            best = search.best()
+        keep(DEFAULT, best)
     # Windows of traces and settings drawn at random belong to no family that is played elsewhere.
     for family in (name for name in families if is_played(name)):
-        search = Search(family, families[family], guesses, order, shared)
-        search.run(order.budget.family_trials if shared else order.budget.trials)
-        keep(family, search.best([found[DEFAULT]["parameters"]] if shared else []))
+        with progress.status(f"{family}: guesses"):
+            search = Search(family, families[family], guesses, order, shared)
+        search.run(order.budget.family_trials if shared else order.budget.trials, progress)
+        with progress.status(f"{family}: comparing the best"):
+            best = search.best([found[DEFAULT]["parameters"]] if shared else [])
+        keep(family, best)
     return found
 
 

@@ -110,6 +110,6 @@ def run(config: Config, command: str, console: Console, progress: Console) -> No
         order = resolve(config, pool)
         make_folder(order.folder)
         with alone_in(order.folder), writing(order.folder):
-            found = tune(order, config.families, config.default, console)
+            found = tune(order, config.families, config.default, console, progress)
     if config.write:
         store(order, found, bool(config.families), console)

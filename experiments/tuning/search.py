@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
+from rich.console import Console
 
 import papi_env
 from agents.serving.tuned import Options, Span, Value, as_table, parameters_from
 from experiments.common.pools import OwnProcess, Pool
+from experiments.common.progress import JobsView, Score
 from experiments.common.runner import canonical, digest
 from experiments.splitting.splits import Split
 from experiments.tuning.guesses import RULES
@@ -167,7 +169,7 @@ class Search:
             for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         ]
 
-    def run(self, trials: int) -> None:
+    def run(self, trials: int, progress: Console | None = None) -> None:
         """Try sets until there are `trials`, guesses included, beside those that are shared.
 
         With a budget of requests, until the next one would leave too few of them for the comparison in the end.
@@ -177,15 +179,27 @@ class Search:
         """
         trials = self._affordable() if self.order.budget.requests is not None else trials
         done = len(self.played()) - self.shared_trials
-        while done < trials:
-            self.study.sampler = optuna.samplers.TPESampler(seed=self.order.budget.seed + done)
-            asked = [self.study.ask(self._distributions) for _ in range(min(BATCH, trials - done))]
-            played = self._play([trial.params for trial in asked], self.seeds)
-            for trial, one in zip(asked, played, strict=True):
-                trial.set_user_attr("returns", one.returns)
-                trial.set_user_attr("arrived", one.arrived)
-                self.study.tell(trial, one.score)
-            done += len(asked)
+        with JobsView(progress or Console(quiet=True), trials, done, self._scores) as view:
+            while done < trials:
+                self.study.sampler = optuna.samplers.TPESampler(seed=self.order.budget.seed + done)
+                asked = [self.study.ask(self._distributions) for _ in range(min(BATCH, trials - done))]
+                played = self._play([trial.params for trial in asked], self.seeds)
+                for trial, one in zip(asked, played, strict=True):
+                    trial.set_user_attr("returns", one.returns)
+                    trial.set_user_attr("arrived", one.arrived)
+                    self.study.tell(trial, one.score)
+                done += len(asked)
+                view.ended(f"{self.study.study_name}: trials", len(asked))
+
+    def _scores(self) -> Iterator[Score]:
+        """The best set so far."""
+        best = self.study.best_trial
+        yield Score(
+            "",
+            f"{self.study.study_name}, trial {best.number}",
+            best.values[0],
+            f"return {best.values[0]:.5g}",
+        )
 
     def _affordable(self) -> int:
         """Trials, guesses included, for which the budget of requests suffices."""

@@ -140,7 +140,9 @@ class Problem(ABC, Generic[AnyEngine]):
         for name in replacements:
             if name not in cls.replacements.__annotations__:
                 known = unknown_name(f"argument of {cls.__name__}", name, _arguments(cls))
-                raise UnexpectedArgument(f"{known} ({cls.__name__} got an unexpected keyword argument {name!r})")
+                raise UnexpectedArgument(
+                    f"{known} ({cls.__name__} got an unexpected keyword argument {name!r})"
+                )
         found = get_scenario(cls.default_scenario if scenario is None else scenario)
         cls._check_scenario(found)
         return found.replace(**replacements)

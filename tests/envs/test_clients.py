@@ -305,7 +305,9 @@ def test_observations_may_hold_the_mask(flatten):
 @every_id
 def test_pictures_of_a_batch_are_those_of_its_environments(env_id):
     pytest.importorskip("PIL")
-    envs = gym.make_vec(env_id, num_envs=2, render_mode="rgb_array", autoreset_mode="Disabled", **SHORT[env_id])
+    envs = gym.make_vec(
+        env_id, num_envs=2, render_mode="rgb_array", autoreset_mode="Disabled", **SHORT[env_id]
+    )
     env = gym.make(env_id, render_mode="rgb_array", **SHORT[env_id])
     envs.reset(seed=0), env.reset(seed=1)
     blank = envs.render()

@@ -51,7 +51,7 @@ def test_worth_and_classes_are_printed(served):
 
 def test_every_request_has_a_row_with_class_session_and_turn(served):
     folder, _ = served
-    rows = pl.read_csv(folder / "requests.csv")
+    rows = pl.read_csv(folder / "run" / "requests.csv")
     assert rows.columns == [*COLUMNS, *SERVICE_COLUMNS]
     results = pl.read_csv(folder / "run" / "results.csv")
     for policy in POLICIES:

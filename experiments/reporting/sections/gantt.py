@@ -114,7 +114,7 @@ def _one(
 def requests_over_time(requests: pl.DataFrame) -> list[Table | Picture]:
     """A line for each request of the first seed from its arrival to its end, by policy: waiting, then served."""
     pictures: list[Table | Picture] = []
-    first = requests["seed"].min()
+    first = min(requests["seed"].to_list())
     for policy in requests["policy"].unique(maintain_order=True).to_list():
         found = requests.filter((pl.col("policy") == policy) & (pl.col("seed") == first)).sort("arrival_s")
         shown = found.head(MOST_BARS // 4)

@@ -39,7 +39,8 @@ def parts(run: Run) -> list[Table | Picture]:
         _by_shift(rows, summary),
         _by_setting(rows, summary),
     ]
-    return [*(part for part in found if part is not None), instances(run.table("results.csv"))]
+    kept = [part for part in found if part is not None]
+    return [*kept, instances(run.table("results.csv"))]
 
 
 def _name(row: Mapping[str, Any]) -> str:
