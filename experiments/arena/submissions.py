@@ -89,19 +89,22 @@ def _recorded(training: Any) -> Finding:
 
 
 def _trained(training: Any, split: Split) -> Finding:
-    """Trained and chosen on the splits as they are pinned, where it names any."""
+    """Of the splits that it names none is the test split; of what it met, whatever its names are, `_unseen` judges."""
     what = "was trained and chosen on the training and validation splits"
     of_teacher = training.get("teacher") if isinstance(training.get("teacher"), dict) else {}
     named = training.get("splits", of_teacher.get("splits"))
     if not isinstance(named, dict):
         return Finding(what, said="it names no splits; what it met is looked at below")
+    said = []
     for name, recorded in named.items():
         if name not in ("train", "validation"):
-            return Finding(what, f"it was trained on the {name} split")
+            return Finding(what, f"it was trained or chosen on the {name} split")
         pinned = load_split(split.env_id, name).sha256
-        if not pinned.startswith(str(recorded)):
-            return Finding(what, f"its {name} split is {recorded}, expected {pinned[: len(str(recorded))]}")
-    return Finding(what, said=", ".join(f"{name} {recorded}" for name, recorded in named.items()))
+        now = pinned.startswith(str(recorded))
+        said.append(
+            f"{name} {recorded}" + ("" if now else f" (another one than {pinned[:16]}, which is pinned now)")
+        )
+    return Finding(what, said=", ".join(said))
 
 
 def _unseen(folder: str, split: Split) -> Finding:

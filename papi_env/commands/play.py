@@ -82,9 +82,9 @@ def play(
                 )
             )
             say("\n".join(lines[-LINES:]))
-        say(
-            f"{steps} steps; FC kernels on {', '.join(f'{name} in {count}' for name, count in units.most_common())}"
-        )
+        # What an encode runs has choices of its own behind those of FC kernels.
+        counted = problem.scenario.images is None
+        say(f"{steps} steps" + (f"; FC kernels on {_counted(units)}" if counted else ""))
         say("\n".join(rows([("return", f"{earned:.6g}"), *_metrics(info["metrics"])])))
         if film is not None:
             say(film.close())
@@ -117,6 +117,10 @@ def _episode(env: Any, policy: Any, seed: int) -> Any:
         start = np.zeros(1, dtype=np.bool_)
         done = terminated or truncated
         yield action, float(reward), info
+
+
+def _counted(units: Counter[str]) -> str:
+    return ", ".join(f"{name} in {count}" for name, count in units.most_common())
 
 
 def _unit(problem: Any, action: Any) -> str:

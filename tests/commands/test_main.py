@@ -96,13 +96,32 @@ def test_an_episode_is_that_of_the_environment(capsys):
     assert f"iteration {steps:4d}" in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--env", "Kernels-v0", "--scenario", "vision-stream", "--policy", "oracle"), "64 steps\n"),
+        (("--env", "Kernels-v0", "--batch-size", "2", "--policy", "static-pu"), "FC kernels on pu in"),
+        (("--policy", "tests.commands.test_main:AlwaysPim", "--batch-size", "2"), "FC kernels on fc-pim in"),
+    ],
+)
+def test_every_kind_of_action_is_played(arguments, words, capsys):
+    assert words in said(capsys, "play", *arguments)
+
+
+class AlwaysPim:
+    """A policy of a user's own: no more than `predict`."""
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=True):
+        return 1, None
+
+
 def test_an_animation_ends_with_the_episode(tmp_path, capsys):
     image = pytest.importorskip("PIL.Image")
     path = tmp_path / "episode.gif"
-    text = said(capsys, "play", "--batch-size", "1", "--render", str(path), "--frames", "3")
-    assert "3 frame(s)" in text
+    text = said(capsys, "play", "--batch-size", "1", "--render", str(path), "--frames", "2")
+    assert "2 frame(s)" in text
     with image.open(path) as film:
-        assert film.n_frames == 3
+        assert film.n_frames == 2
 
 
 @pytest.mark.parametrize(

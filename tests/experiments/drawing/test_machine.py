@@ -25,11 +25,18 @@ def test_boxes_are_the_gpus_and_stacks(name, monkeypatch):
     assert len(drawn) == gpus + beside + (0 if system.attn_pim is None else system.attn_pim.stacks)
 
 
-def test_every_system_is_drawn(tmp_path, capsys):
-    assert main([*SYSTEMS, "--out", str(tmp_path)]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {f"machine-{name}.png" for name in SYSTEMS}
+def test_pictures_are_written_under_the_names_of_their_machines(tmp_path, capsys):
+    names = ["papi", "aim-like"]
+    assert main([*names, "--out", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {f"machine-{name}.png" for name in names}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
-    assert capsys.readouterr().out.count("wrote ") == len(SYSTEMS)
+    assert capsys.readouterr().out.count("wrote ") == len(names)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_machine_can_be_drawn(name, monkeypatch):
+    monkeypatch.setattr(machine, "png", lambda figure: b"drawn")
+    assert machine.figure(SYSTEMS[name]) == b"drawn"
 
 
 def test_an_unknown_machine_is_answered_with_the_nearest(tmp_path, capsys):
