@@ -6,6 +6,8 @@
     policy.bind(env)  # single or vector, wrapped or not
     actions, _ = policy.predict(observations)
 
+`evaluate` plays whole episodes, all seeds at once.
+
 They are the policies of `agents`, where a checkout has them; an installed package has them in `papi_env._agents`. Those
 that were trained (`learned`, `learned-tree`) come with the checkout alone.
 """
@@ -13,7 +15,7 @@ that were trained (`learned`, `learned-tree`) come with the checkout alone.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -78,3 +80,19 @@ def make_policy(name: str) -> Any:
             "another one of `papi-env list policies`, or the folder of a learned policy"
         )
     return registry().make_policy(name)
+
+
+def evaluate(policy: Any, envs: Any, seeds: Sequence[int]) -> dict[str, Any]:
+    """Metrics of one episode per seed, arrays [len(seeds)] by name; every policy meets the same instances.
+
+    Args:
+        policy: anything with `predict` over batches.
+        envs: a vector environment, one environment per seed, with `autoreset_mode="Disabled"`.
+        seeds: of the episodes.
+
+    Raises:
+        ConfigurationError: another number of seeds than environments, or autoreset.
+    """
+    home = registry().__name__.rpartition(".")[0]
+    found: dict[str, Any] = import_module(f"{home}.evaluate").evaluate(policy, envs, seeds)
+    return found

@@ -83,8 +83,12 @@ def test_its_policies_are_those_of_the_checkout(installed):
         "import sys, papi_env.policies as p; policy = p.make_policy('static-pu'); "
         "print(type(policy).__module__, 'agents' in sys.modules)\n"
         "try: p.make_policy('learned')\n"
-        "except p.ConfigurationError as error: print(error)"
+        "except p.ConfigurationError as error: print(error)\n"
+        "import gymnasium, papi_env\n"
+        "envs = gymnasium.make_vec(papi_env.DECODE, 1, batch_size=1, autoreset_mode='Disabled')\n"
+        "print(p.evaluate(policy, envs, [0])['iterations'][0] > 0)"
     )
-    first, second = run(installed, "-c", code).splitlines()
+    first, second, third = run(installed, "-c", code).splitlines()
     assert first == "papi_env._agents.batch.rules False"
     assert "comes with the checkout alone" in second
+    assert third == "True"

@@ -13,9 +13,8 @@ from pathlib import Path
 import gymnasium as gym
 
 import papi_env
-from agents.evaluate import evaluate
 from papi_env.errors import ConfigurationError
-from papi_env.policies import make_policy
+from papi_env.policies import evaluate, make_policy
 from papi_env.scenario import load_scenario
 
 FILE = Path(__file__).parent / "files" / "machine.toml"
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     envs = gym.make_vec(papi_env.DECODE, num_envs=asked.seeds, scenario=scenario, autoreset_mode="Disabled")
     print(f"α = {envs.unwrapped.alpha:.0f}")  # type: ignore[attr-defined]
     for name in ("static-pu", "static-fc-pim", "threshold", "oracle"):
-        found = evaluate(make_policy(name), envs, range(asked.seeds))  # type: ignore[arg-type]
+        found = evaluate(make_policy(name), envs, range(asked.seeds))
         rate = (found["tokens"] / found["time_s"]).mean()
         print(f"{name:<14} {rate:7.0f} tokens/s {(found['total_j'] / found['tokens']).mean():.4f} J/token")
 

@@ -16,8 +16,7 @@ import gymnasium as gym
 import numpy as np
 
 import papi_env
-from agents.evaluate import evaluate
-from papi_env.policies import make_policy
+from papi_env.policies import evaluate, make_policy
 
 PU, FC_PIM = 0, 1
 # Feature 3 is n / (n + α): 0.5 at α. Here from 0.8 to 1.25 α.
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rivals = {"static-pu": make_policy("static-pu"), "threshold": make_policy("threshold"), "band": Band()}
     print(f"{'policy':<10} {'seconds':>8} {'joules':>8} {'changes':>8}")
     for name, policy in {**rivals, "optimum*": make_policy("optimum")}.items():
-        found = evaluate(policy, envs, range(asked.seeds))  # type: ignore[arg-type]
+        found = evaluate(policy, envs, range(asked.seeds))
         means = [found[metric].mean() for metric in ("time_s", "total_j", "switches")]
         print(f"{name:<10} {means[0]:8.3f} {means[1]:8.0f} {means[2]:8.1f}")
 

@@ -17,8 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 import papi_env
-from agents.evaluate import evaluate
-from papi_env.policies import make_policy
+from papi_env.policies import evaluate, make_policy
 
 SHOWN = ("ttft_p50_s", "ttft_p99_s", "tpot_p50_s", "goodput")
 
@@ -67,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         envs = gym.make_vec(papi_env.SERVING, num_envs=1, scenario=served, autoreset_mode="Disabled")
         print(f"{'policy':<22}" + "".join(f"{name:>13}" for name in SHOWN))
         for name in ("threshold", "heuristic", "profile-greedy"):
-            found = evaluate(make_policy(name), envs, [0])  # type: ignore[arg-type]
+            found = evaluate(make_policy(name), envs, [0])
             print(f"{name:<22}" + "".join(f"{found[metric][0]:13.4g}" for metric in SHOWN))
 
 

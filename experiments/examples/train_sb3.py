@@ -15,8 +15,7 @@ import numpy as np
 from stable_baselines3 import PPO
 
 import papi_env
-from agents.evaluate import evaluate
-from papi_env.policies import make_policy
+from papi_env.policies import evaluate, make_policy
 from papi_env.sb3 import make_vec
 
 SCENARIO: dict[str, Any] = {"scenario": "creative-writing/llama-65b", "batch_size": 64, "speculation": 4}
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     judged = gym.make_vec(papi_env.DECODE, num_envs=asked.seeds, autoreset_mode="Disabled", **SCENARIO)
     seeds = range(10_000, 10_000 + asked.seeds)
     costs = {
-        name: np.asarray(evaluate(policy, judged, seeds)["time_s"])  # type: ignore[arg-type]
+        name: np.asarray(evaluate(policy, judged, seeds)["time_s"])
         for name, policy in {
             "PPO": model,
             "threshold": make_policy("threshold"),
