@@ -401,6 +401,8 @@ _FC_STACK = dram.Stack(banks_per_die=dram.max_banks_per_die(4))
 # Where a GPU's own stacks are FC-PIM.
 _PIM_GPU = STACKS_PER_GPU * _FC_STACK.capacity_bytes
 
+# PAPI, sections 5 and 7.1: four FPUs a bank (4P1B) where weights lie, one for two banks (1P2B) where KV caches lie. Of
+# those that it is compared with, AttAcc has one a bank, HBM-PIM one for two.
 FC_PIM_4P1B = PimUnit(name="FC-PIM (4P1B)", stacks=30, fpus_per_bank=4, stack=_FC_STACK, runs=("fc",))
 ATTN_PIM_1P2B = PimUnit(name="Attn-PIM (1P2B)", stacks=60, fpus_per_bank=0.5, runs=("attention",))
 ATTACC_1P1B = PimUnit(name="AttAcc (1P1B)", stacks=60, fpus_per_bank=1, runs=("attention",))
