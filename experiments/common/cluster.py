@@ -8,6 +8,7 @@ result goes back to this process: nodes share no folder, but each needs this pro
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,8 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": 
 # Results are texts of some kB. chosen: the least that Ray takes is 75 MB; its default, a third of the memory, is not
 # used.
 _STORE_BYTES = 128 << 20
+# chosen: seconds that a node takes to answer at most; range 1-30.
+_ANSWER_S = 5.0
 
 
 class Cluster(Pool):
@@ -71,7 +74,9 @@ class Cluster(Pool):
             "log_to_driver": False,
             "logging_level": "error",
         }
-        if address is None:
+        if address is not None:
+            _check_address(address)
+        else:
             asked |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
             asked |= {"num_cpus": jobs or joblib.cpu_count()}
         try:
@@ -142,6 +147,19 @@ class Cluster(Pool):
         """See `Pool`."""
         self._stop()
         self._ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raise ConfigurationError where nobody is at an address: Ray itself tries for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ConfigurationError(f"--address is {address!r}, expected HOST:PORT of a Ray cluster, or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise ConfigurationError(f"--address {address}: no Ray cluster answers: {error}") from None
 
 
 def _on_errors(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:

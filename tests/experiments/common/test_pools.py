@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.common import runner
+from experiments.common.cluster import _answer, _check_address, _code, _Task
 from experiments.common.machine import Machine
 from experiments.common.options import Workers
 from experiments.common.pools import TRIES, Call, OwnProcess
@@ -93,9 +94,30 @@ def test_without_ray_its_package_is_named(monkeypatch):
         raise AssertionError("started")
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers"),
+        ("somewhere", "expected HOST:PORT"),
+        ("a:70000", "expected HOST:PORT"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told_at_once(address, said):
+    with pytest.raises(ConfigurationError, match=said):
+        _check_address(address)
+
+
+def test_a_node_with_another_version_is_refused():
+    call = Call("call 1", square, (3,))
+    assert _answer(_Task(7, call, _code())) == (7, 9)
+    with pytest.raises(ConfigurationError, match="runs another version of the project: source is"):
+        _answer(_Task(7, call, _code() | {"source": "0" * 64}))
+
+
 ORPHANS = """
 import os, sys, time
 from pathlib import Path
+from experiments.common.cluster import _answer, _check_address, _code, _Task
 from experiments.common.machine import Machine
 from experiments.common.pools import Call
 from tests_sleep import sleep
