@@ -82,10 +82,12 @@ class Cluster(Pool):
         try:
             self._ray.init(address=address or "local", **asked)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            where = (
-                "no Ray can be started here" if address is None else f"no Ray cluster is joined at {address}"
-            )
-            raise ConfigurationError(f"--backend ray: {where}: {error}") from None
+            if address is None:
+                raise ConfigurationError(f"--backend ray: no Ray can be started here: {error}") from None
+            raise ConfigurationError(
+                f"--address {address}: this Ray cluster is not joined: {error}; where it has a token, "
+                "RAY_AUTH_MODE=token and the same token are needed here too"
+            ) from None
 
     def run(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
         """See `Pool`."""
