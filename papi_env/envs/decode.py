@@ -125,13 +125,13 @@ class DecodeEnv(DecodeProblem, ProblemEnv[DecodeEngine]):
 
     ## Vectorised use
     `gymnasium.make_vec("papi_env/Decode-v0", num_envs=4096)` advances all environments in one compiled call;
-    further arguments are `max_episode_steps`, `autoreset_mode` (next-step, same-step or disabled), `copy`, `causes`:
-    keep joules by cause for the metrics, which are NaN without; steps take a few per cent longer; and `threads`:
-    share the environments of a step among so many threads, which changes no bit of what they do. It pays from some
-    hundred environments on, and takes no more threads than the process had cores when numba was imported. A child
-    that was forked after threads had run goes on with one thread; to have several there, start it with `spawn` or
-    `forkserver`. `rgb_array` gives a picture of each environment. Infos are those that gymnasium's `SyncVectorEnv`
-    collects (see `papi_env.envs.vector`).
+    further arguments are `max_episode_steps`, `autoreset_mode` (next-step, same-step, disabled), `copy`, `causes`: keep
+    joules by cause for the metrics, which are NaN without; steps take a few per cent longer; and `threads`: share the
+    environments of a step among so many threads, which changes no bit of what they do. It pays from some hundred
+    environments on, and takes no more threads than the process had cores when numba was imported. A child that was
+    forked after threads had run goes on with one thread; to have several there, start it with `spawn` or `forkserver`.
+    `rgb_array` gives a picture of each environment. Infos are those that gymnasium's `SyncVectorEnv` collects (see
+    `papi_env.envs.vector`).
 
     ## Version history
     * v0: first version.

@@ -6,7 +6,7 @@ What takes far longer than a step, a batch works out when it is read.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -24,40 +24,37 @@ BoolArray = npt.NDArray[np.bool_]
 class LazyInfo(dict[str, Any]):
     """A dict that works out some of its values when they are read; `dict(info)` has all of them.
 
-    Args:
-        values: by name; those that are worked out later have a place, with any value.
-        later: their names.
+    Made as a dict is, with any values in the places of those that are worked out later, and then told.
+
+    Attributes:
+        later: the names that nobody has read yet.
         work_out: gives the value of a name.
     """
 
-    __slots__ = ("_later", "_work_out")
-
-    def __init__(
-        self, values: Mapping[str, Any], later: Iterable[str], work_out: Callable[[str], Any]
-    ) -> None:
-        super().__init__(values)
-        self._later, self._work_out = set(later), work_out
+    __slots__ = ("later", "work_out")
+    later: frozenset[str]
+    work_out: Callable[[str], Any]
 
     def there(self) -> list[tuple[str, Any]]:
         """The items that nobody has to work out any more."""
-        return [(name, value) for name, value in super().items() if name not in self._later]
+        return [(name, value) for name, value in super().items() if name not in self.later]
 
     def _settle(self) -> None:
-        for name in tuple(self._later):
+        for name in self.later:
             self[name]
 
     def __getitem__(self, name: str) -> Any:
-        if name in self._later:
-            self[name] = self._work_out(name)
+        if name in self.later:
+            self[name] = self.work_out(name)
         return super().__getitem__(name)
 
     def __setitem__(self, name: str, value: Any) -> None:
         super().__setitem__(name, value)
-        self._later.discard(name)
+        self.later -= {name}
 
     def __delitem__(self, name: str) -> None:
         super().__delitem__(name)
-        self._later.discard(name)
+        self.later -= {name}
 
     def get(self, name: str, default: Any = None) -> Any:
         """As of any dict."""
@@ -89,7 +86,7 @@ class LazyInfo(dict[str, Any]):
         """As of any dict."""
         new = dict(*others, **values)
         super().update(new)
-        self._later.difference_update(new)
+        self.later = self.later.difference(new)
 
     def copy(self) -> dict[str, Any]:
         """A plain dict of all values."""

@@ -133,7 +133,9 @@ def lazy(**values):
         asked.append(name)
         return values[name]
 
-    return LazyInfo({"a": 1, **dict.fromkeys(values)}, values, work_out), asked
+    info = LazyInfo({"a": 1, **dict.fromkeys(values)})
+    info.later, info.work_out = frozenset(values), work_out
+    return info, asked
 
 
 @pytest.mark.parametrize(
