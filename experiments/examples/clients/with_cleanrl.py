@@ -19,7 +19,8 @@ def main(num_envs: int = 64, steps: int = 32, updates: int = 6, seed: int = 0) -
     """Train briefly; environment steps per CPU second, learning included."""
     torch.manual_seed(seed)
     envs = gym.make_vec("papi_env:papi_env/Decode-v0", num_envs=num_envs, batch_requests=16)
-    inputs, actions_n = envs.single_observation_space.shape[0], envs.single_action_space.n
+    inputs = gym.spaces.flatdim(envs.single_observation_space)
+    actions_n = gym.spaces.flatdim(envs.single_action_space)
     actor = nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, actions_n))
     critic = nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 1))
     optimizer = torch.optim.Adam([*actor.parameters(), *critic.parameters()], lr=2.5e-4, eps=1e-5)
