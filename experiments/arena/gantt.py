@@ -37,7 +37,10 @@ _REQUESTS_HEIGHT = 2.2  # of the panel of requests; that of levels has 1
 
 
 class Level(NamedTuple):
-    """Requests and KV pages from the moment `time_s` on: whoever was admitted at that moment waits no more."""
+    """Requests and KV pages from the moment `time_s` on: whoever was admitted at that moment waits no more.
+
+    Who comes during an iteration is counted from its end, when the next decision is made.
+    """
 
     time_s: float
     queued: int
