@@ -8,6 +8,9 @@ import os
 import pytest
 from hypothesis import settings
 
+# Commands that tests start say what they are asked for alone, whoever of them compiles first.
+os.environ.setdefault("PAPI_ENV_QUIET", "1")
+
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("search", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
