@@ -19,7 +19,7 @@ from agents.serving.choices import IntArray
 from agents.serving.estimates import Estimates as Estimates
 from agents.serving.rules import CompiledRule
 from papi_env.envs.problem import Problem
-from papi_env.errors import ConfigurationError, DataError, lookup, unknown_name
+from papi_env.errors import ConfigurationError, DataError, lookup, shown, unknown_name
 from papi_env.files import JSON_BYTES, read_bounded
 from papi_env.kernel import FloatArray
 
@@ -74,12 +74,15 @@ class RuleParameters:
             if field.name in words:
                 lookup(f"option of parameter {field.name},", value, dict.fromkeys(words[field.name]))
                 continue
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not np.isfinite(value):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            # A whole number beyond all floats is none of these either.
+            if not number or not -_LARGEST <= value <= _LARGEST:
                 raise ConfigurationError(
-                    f"Heuristic parameter {field.name} is {value!r}, expected a finite number"
+                    f"Heuristic parameter {field.name} is {shown(value)}, expected a finite number"
                 )
 
 
+_LARGEST = float(np.finfo(np.float64).max)
 P = TypeVar("P", bound=RuleParameters)
 
 

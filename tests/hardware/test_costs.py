@@ -673,7 +673,7 @@ def test_a_file_that_beats_the_units_peaks_is_another_gpus(by_table):
     [
         ({"kernels": "table"}, "expected kernels = 'table' with a kernel_file, or neither"),
         ({"kernel_file": "kernels.csv"}, "expected kernels = 'table' with a kernel_file, or neither"),
-        ({"kernels": "table", "kernel_file": "missing.csv"}, "missing.csv: found No such file"),
+        ({"kernels": "table", "kernel_file": "missing.csv"}, "missing.csv: cannot be read: No such file"),
     ],
 )
 def test_a_table_and_its_file_come_together(changes, words):

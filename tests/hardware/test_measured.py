@@ -240,9 +240,13 @@ def test_a_file_with_nothing_in_it_is_refused(tmp_path, write):
 
 def test_what_is_no_file_of_text_is_refused(tmp_path):
     missing = tmp_path / "missing.csv"
-    assert refused(missing) == f"{missing}: found No such file or directory, expected a file of {HEADER}"
-    assert refused(tmp_path).startswith(f"{tmp_path}: found a directory, expected a file")
-    assert refused("/dev/null").startswith("/dev/null: found a device or pipe, expected a file")
+    assert refused(missing) == f"{missing}: cannot be read: No such file or directory"
+    assert refused(tmp_path).startswith(
+        f"{tmp_path}: cannot be read: found a directory, expected a regular file"
+    )
+    assert refused("/dev/null").startswith(
+        "/dev/null: cannot be read: found a device or pipe, expected a regular file"
+    )
     assert "embedded null" in refused("a\0b")
     path = tmp_path / "gpu.csv"
     path.write_bytes(f"{HEADER}\n1,1,1,".encode() + b"\xff")

@@ -128,7 +128,5 @@ def test_rows_of_several_verified_tokens_are_left_out(write):
 def test_a_missing_file_is_named(write):
     folder = write()
     (folder / "attention.csv").unlink()
-    with pytest.raises(
-        DataError, match=r"attention\.csv: found No such file or directory, expected a file of prefill"
-    ):
+    with pytest.raises(DataError, match=r"attention\.csv: cannot be read: No such file or directory"):
         load_server_tables(folder)

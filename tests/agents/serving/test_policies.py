@@ -317,6 +317,8 @@ def test_the_heuristics_parameters_are_read_and_checked(tmp_path):
     assert tuned_parameters(tmp_path / "none.json", Parameters) == {"default": Parameters()}
     with pytest.raises(ConfigurationError, match=r"Did you mean 'pim_alone'"):
         parameters_from("somewhere", {"pim_alne": 1.0}, Parameters)
+    with pytest.raises(ConfigurationError, match=r"urgent is 1000.*0, expected a finite number"):
+        parameters_from("somewhere", {"urgent": 10**400}, Parameters)
     with pytest.raises(ConfigurationError, match=r"urgent is nan, expected a finite number"):
         Parameters(urgent=float("nan"))
     damaged = tmp_path / "damaged.json"

@@ -132,7 +132,7 @@ def test_one_line_of_json(write, capsys, tmp_path):
         (["--cycles", "a", "--grid", "b"], "found --cycles and --grid, expected one of them"),
         (["--cycles", "a", "--attacc-compatible"], "--attacc-compatible belongs to --grid"),
         (["--grid", "a", "--fit"], "--fit belongs to --cycles"),
-        (["--cycles", "no-such-file"], "no-such-file: found No such file or directory"),
+        (["--cycles", "no-such-file"], "no-such-file: cannot be read: No such file or directory"),
     ],
 )
 def test_what_cannot_be_used_ends_with_status_2(arguments, message, capsys):

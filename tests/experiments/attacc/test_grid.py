@@ -394,8 +394,8 @@ def test_bad_files(tmp_path, grid):
         (headless, ":1: found a header and no rows, expected"),
         (short, ":7: field 'g_attn_mem_energy': found 20 fields, expected 21"),
         (misspelt, ":1: field 's_time': found no such column, expected one (did you mean 's_tine'?)"),
-        (tmp_path / "none.csv", ": found No such file or directory, expected"),
-        (tmp_path, ": found a directory, expected"),
+        (tmp_path / "none.csv", ": cannot be read: No such file or directory"),
+        (tmp_path, ": cannot be read: found a directory, expected"),
     ]:
         with pytest.raises(DataError) as caught:
             validate_grid(path, compatible=True)

@@ -184,7 +184,7 @@ def test_folders_that_lack_something_are_refused(write, tmp_path, capsys):
     assert main(["--serving", str(tmp_path / "nowhere")]) == 2
     assert "found no such folder, expected one with run.json" in capsys.readouterr().err
     assert main(["--serving", str(tmp_path)]) == 2
-    assert "run.json: found No such file or directory" in capsys.readouterr().err
+    assert "run.json: cannot be read: No such file or directory" in capsys.readouterr().err
     folder = write()
     (folder / "dense.csv").unlink()
     with pytest.raises(
