@@ -247,7 +247,9 @@ def _load(name: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
         from papi_env.workload.vision.weights import load_weights
 
-        return load_weights(_network(), folder / name)
+        network = _network()
+        load_weights(network, folder / name)
+        return network
 
     return read
 

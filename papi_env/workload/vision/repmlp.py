@@ -155,14 +155,16 @@ class RepMLPBlock(nn.Module):
 
     def _check_layers(self, name: str) -> None:
         """Raise ConfigurationError for what the merge does not know."""
-        branches = [(f"repconv{size}", self.get_submodule(f"repconv{size}")) for size in self.local_kernels]
-        for branch, module in branches:
+        layers = []
+        for size in self.local_kernels:
+            branch = f"repconv{size}"
+            module = self.get_submodule(branch)
             if not isinstance(module, ConvBatchNorm) or module.relu:
                 raise ConfigurationError(
                     f"Locality Injection: {name}.{branch}: found {type(module).__name__}"
                     f"{' with ReLU' if getattr(module, 'relu', False) else ''}, expected a ConvBatchNorm without"
                 )
-        layers = [(branch, module.conv, module.bn) for branch, module in branches]
+            layers.append((branch, module.conv, module.bn))
         check_layers(name, self.fc3, self.fc3_bn, layers, self.share_sets)
 
     def _merged(self) -> tuple[Tensor, Tensor]:
