@@ -33,7 +33,8 @@ class Config:
 
 def run(config: Config, command: str, console: Console, progress: Console) -> None:
     """Print the table, and write it where asked."""
-    rows = calibrate(config.systems, config.models)
+    with progress.status("calibrating"):
+        rows = calibrate(config.systems, config.models)
     console.print(thresholds_table(rows))
     console.print(
         "Columns: GPU bandwidth (roofline: 1935 GB/s, hbm3: 3352 GB/s; an H100's is not in doubt) and bank rate\n"

@@ -155,7 +155,9 @@ class Headroom(Match):
 
 def run(config: Config, command: str, console: Console, progress: Console) -> Path:
     """Play, write the run folder, whose path is returned, and print; see `conduct`."""
-    return conduct(resolve(config), config.out, config.workers, command, console, progress)
+    with progress.status("reading scenarios"):
+        study = resolve(config)
+    return conduct(study, config.out, config.workers, command, console, progress)
 
 
 def resolve(config: Config) -> Match:

@@ -278,7 +278,9 @@ class Serving(Match):
 
 def run(config: Config, command: str, console: Console, progress: Console) -> Path:
     """Serve, write the run folder, whose path is returned, and print; see `conduct`."""
-    return conduct(Serving(config), config.out, Workers(jobs=1), command, console, progress)
+    with progress.status("reading scenarios and requests"):
+        study = Serving(config)
+    return conduct(study, config.out, Workers(jobs=1), command, console, progress)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

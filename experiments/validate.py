@@ -140,7 +140,9 @@ def run(config: Config, command: str, console: Console, progress: Console) -> No
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
     """
-    text = json.dumps(validate(config, lambda text: say(progress, text)), ensure_ascii=False, allow_nan=False)
+    with progress.status("comparing"):
+        found = validate(config, lambda text: say(progress, text))
+    text = json.dumps(found, ensure_ascii=False, allow_nan=False)
     if config.out is not None:
         name = "published" if config.published else _given(config)[0]
         _write(config.out, f"{name}.json", text + "\n")

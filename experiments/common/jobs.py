@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments.common.pools import Call, Pool
-from experiments.common.progress import JobsView, Score
+from experiments.common.progress import JobsView, Plain
 from experiments.common.runner import Columns, Job, RunFolder, listed
 from papi_env.errors import DataError
 from papi_env.hardware.unused import kept_quiet, warn_once
@@ -59,11 +59,11 @@ def run_jobs(folder: RunFolder, jobs: Sequence[Job], pool: Pool, console: Consol
     return reused
 
 
-def _news(folder: RunFolder, jobs: Sequence[Job]) -> Callable[[], Iterator[Score]]:
+def _news(folder: RunFolder, jobs: Sequence[Job]) -> Callable[[], Iterator[Plain]]:
     """Scores of the jobs that have ended since it was last called."""
     left = [job for job in jobs if job.scores is not None]
 
-    def news() -> Iterator[Score]:
+    def news() -> Iterator[Plain]:
         ended = [job for job in left if folder.has(job)]
         left[:] = [job for job in left if job not in ended]
         for job in ended:

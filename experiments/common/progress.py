@@ -79,14 +79,18 @@ class _Spoken(Status):
             wait = AGAIN_S
 
 
+# A `Score` as plain data.
+Plain = tuple[str, str, float, str]
+
+
 class Score(NamedTuple):
-    """How well something did.
+    """How well something that a job played did, for people who watch.
 
     Attributes:
         setting: what it was played on; empty where all are compared with all.
         name: what did.
         value: more is better, within a setting.
-        shown: the value, for people.
+        shown: the value, in words.
     """
 
     setting: str
@@ -102,9 +106,9 @@ class Standing:
         self._leaders: dict[str, Score] = {}
         self._best: dict[str, Score] = {}
 
-    def take(self, scores: Iterable[Score]) -> None:
+    def take(self, scores: Iterable[Plain]) -> None:
         """Take note of scores that have come in; the first of equal ones stays."""
-        for score in scores:
+        for score in (Score(*one) for one in scores):
             for held, key in ((self._leaders, score.setting), (self._best, score.name)):
                 if key not in held or score.value > held[key].value:
                     held[key] = score
@@ -141,7 +145,11 @@ class JobsView:
     """
 
     def __init__(
-        self, console: Console, total: int, done: int, scores: Callable[[], Iterable[Score]] = tuple
+        self,
+        console: Console,
+        total: int,
+        done: int,
+        scores: Callable[[], Iterable[Plain]] = tuple,
     ) -> None:
         self._console, self._total, self._first, self._done = console, total, done, done
         self._watch = getattr(console, "watch", False)

@@ -30,7 +30,6 @@ from typing import Any
 import joblib
 
 import papi_env
-from experiments.common.progress import Score
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.files import JSON_BYTES, read_bounded, read_json
 
@@ -62,14 +61,14 @@ class Job:
         spec: plain data that names everything the result depends on, apart from code and versions.
         function: returns columns of equal length, name to values. Other processes import it.
         arguments: of the call; they must pickle.
-        scores: how well what the job played did, of the CSV text of its result, for --watch.
+        scores: how well what the job played did, of the CSV text of its result, as `progress.Score`s.
     """
 
     label: str
     spec: Mapping[str, Any]
     function: Callable[..., Columns]
     arguments: tuple[Any, ...]
-    scores: Callable[[bytes], Iterable[Score]] | None = None
+    scores: Callable[[bytes], Iterable[tuple[str, str, float, str]]] | None = None
 
     @property
     def key(self) -> str:

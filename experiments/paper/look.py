@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from experiments.common.plots import GREYS, PALETTE, STYLE
 from experiments.paper.data import Data
-from experiments.paper.published import PUBLISHED
+from experiments.paper.published import PUBLISHED, bars_and_rows
 
 Drawn: TypeAlias = tuple[bytes, Data]
 Results: TypeAlias = Sequence[Mapping[str, Any]]
@@ -134,6 +134,7 @@ def panels_and_table(
         )
         for result in found
     ]
+    lines += [(bars_and_rows(result), "", "", "") for result in found[:1] if "readings" in result]
     below = TABLE_LINE * (len(lines) + 0.5) if found else 0.0
     figure = new_figure(sum(heights) + below)
     share = below / (sum(heights) + below)

@@ -9,9 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["calibration", "validation"]
+_BATCHES = {"fixed": "all requests of the mean length", "decaying": "requests that end as their lengths say"}
+# Figures whose bars are no means over settings: shares and ratios of sums.
+_RATIOS_OF_SUMS = ("P4", "P5", "P6")
+
+
+def bars_and_rows(row: Mapping[str, Any]) -> str:
+    """Why a figure's bars are not the rows that it is about, in a sentence each.
+
+    Args:
+        row: one of them, of reproduction.json, with the `readings` that it was simulated under.
+    """
+    setting, name = row["readings"], row["row"]
+    batch = setting["pim_batch" if name.startswith("P") else "batch"]
+    bars = "ratios of sums over seeds" if name in _RATIOS_OF_SUMS else "geometric means"
+    rows = "" if name in _RATIOS_OF_SUMS else f", {setting['average']} means"
+    return f"Bars: {_BATCHES['decaying']}, {bars}. Rows: {_BATCHES[batch]}{rows}."
 
 
 @dataclass(frozen=True)

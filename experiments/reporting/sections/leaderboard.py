@@ -39,7 +39,7 @@ def parts(run: Run) -> list[Table | Picture]:
         _by_shift(rows, summary),
         _by_setting(rows, summary),
     ]
-    kept = [part for part in found if part is not None]
+    kept: list[Table | Picture] = [part for part in found if part is not None]
     return [*kept, instances(run.table("results.csv"))]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.paper.published import bars_and_rows
 from experiments.reporting import charts
 from experiments.reporting.content import Column, Picture, Table
 from experiments.reporting.folder import Run
@@ -134,10 +135,8 @@ def _end_to_end(
                     row["quantity"] if row else "",
                 ]
             )
-    note = (
-        "The figure's bars: geometric means over its settings, requests ending as their lengths say. The rows: the "
-        "batch that the reading says, here all requests of the mean length, so the two differ."
-    )
+    first = next((entry for entry in numbers if entry["row"].startswith(_ROWS_OF[name])), None)
+    note = "" if first is None else bars_and_rows(first)
     title = f"Figure {number}: {what}"
     return [
         Picture(f"{title} by setting", drawn, "Requests end as their lengths say.", 560),
