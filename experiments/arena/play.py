@@ -90,12 +90,15 @@ class Cell:
     @property
     def label(self) -> str:
         """What is played, for people."""
-        who = self.policy if self.entry.system is None else self.entry.label
-        workload = self.scenario.workload
-        label = f"{who} · {self.setting.name}"
-        if workload is None or self.setting.name != self.scenario.name:
-            return label
-        return f"{label} · batch {workload.batch_size} · speculation {workload.speculation}"
+        return f"{self.policy if self.entry.system is None else self.entry.label} · {self.where}"
+
+    @property
+    def where(self) -> str:
+        """What it is played on, for people: no two settings of a study are called the same."""
+        workload, name = self.scenario.workload, self.setting.name
+        if workload is None or name != self.scenario.name:
+            return name
+        return f"{name} · batch {workload.batch_size} · speculation {workload.speculation}"
 
 
 def job_of(problem: str, cell: Cell, function: Callable[..., Columns]) -> Job:
@@ -104,7 +107,7 @@ def job_of(problem: str, cell: Cell, function: Callable[..., Columns]) -> Job:
     found = job(problem, cell.scenario, cell.policy, cell.seeds, cell.label, function)
     if cell.reference or cell.entry.privileged:
         return found  # what no machine could run is never the best so far
-    return replace(found, scores=partial(_scores, cell.setting.name, cell.entry.label))
+    return replace(found, scores=partial(_scores, cell.where, cell.entry.label))
 
 
 def _scores(setting: str, name: str, text: bytes) -> Iterator[Score]:

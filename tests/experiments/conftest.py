@@ -5,6 +5,14 @@ import json
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_takes_long():
+    """What commands say of work that takes seconds depends on the machine: they say nothing of it here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.common.progress.SILENT_S", 1e6)
+        yield
+
+
 @pytest.fixture(scope="module")
 def threads_as_before():
     """Trainings set the threads of torch, which later tests should not notice."""

@@ -26,7 +26,7 @@ def parts(run: Run) -> list[Table | Picture]:
         hollow,
         1.0,
     )
-    found = [
+    found: list[Table | Picture | None] = [
         Table(
             "Ranking",
             _ranking_columns(summary),
@@ -39,7 +39,7 @@ def parts(run: Run) -> list[Table | Picture]:
         _by_shift(rows, summary),
         _by_setting(rows, summary),
     ]
-    kept: list[Table | Picture] = [part for part in found if part is not None]
+    kept = [part for part in found if part is not None]
     return [*kept, instances(run.table("results.csv"))]
 
 
