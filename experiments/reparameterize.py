@@ -118,6 +118,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
     """
+    config.workers.check()
     check_image_counts(config.images)
     if config.explore:
         return _explore(config, command, console, progress)

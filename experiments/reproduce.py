@@ -65,6 +65,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
     """
+    config.workers.check()
     seeds = check_counts(config.seed, config.seeds)
     if config.samples < 16:
         raise ConfigurationError(f"--samples is {config.samples}, expected at least 16")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 from gymnasium.vector import AutoresetMode
 
@@ -50,15 +51,14 @@ def best_of(kind: str, scenario: Scenario, seeds: Sequence[int]) -> Found:
 def base_of(scenario: Scenario, seeds: Sequence[int]) -> tuple[str, ProfileGreedy]:
     """What planners start from on a scenario with classes, by the return on `seeds`."""
     best = best_of(BEST_GREEDY, scenario, seeds)
-    found = best.best.label, best.best.policy(GROUPS[BEST_GREEDY]())
+    label, rule = best.best.label, cast(ProfileGreedy, best.best.policy(GROUPS[BEST_GREEDY]()))
     value = best.value
     for name in ADAPTIVE:
         env = vector_class(SERVING_V1)(scenario, num_envs=len(seeds), autoreset_mode=AutoresetMode.DISABLED)
         own = float(evaluate(make_policy(name), env, seeds)["return"].mean())
         if own > value:
-            found, value = (name, make_policy(name)), own
-    assert isinstance(found[1], ProfileGreedy)
-    return found
+            label, rule, value = name, cast(ProfileGreedy, make_policy(name)), own
+    return label, rule
 
 
 def picked(policy: str, scenario: Scenario, seeds: Sequence[int]) -> tuple[str, Policy]:

@@ -16,14 +16,14 @@ from optuna.distributions import FloatDistribution
 from agents.learned.checkpoint import DESCRIPTION, WEIGHTS, document_digest, load_checkpoint
 from agents.learned.distilled import TREE, load_tree
 from experiments.attacc.cycles import read_cycles
-from experiments.common.runner import ROOT, digest, read_record, read_result
+from experiments.common.runner import ROOT, checked, digest, read_record
 from experiments.fuzzing import seeds
 from experiments.gpus.kernels import read_kernels
 from experiments.replay.validate_serving import read_run as read_server_run
 from experiments.splitting.splits import PINS, read_pins
 from experiments.sweeping.definition import load_sweep
 from experiments.training.hyperparameters import FOLDER, load_hyperparameters
-from papi_env.files import read_json
+from papi_env.files import JSON_BYTES, read_bounded, read_json
 from papi_env.hardware.measured import load_measured
 from papi_env.hardware.server_tables import load_server_tables
 from papi_env.scenario import load_scenario, parse_scenario
@@ -357,7 +357,7 @@ def _readers() -> list[Reader]:
         Reader("run-record", "run.json", "json", _training_files("run.json"), _trained),
         Reader("curve-record", "run.json", "json", _training_files("run.json"), _curve),
         Reader("curve", "evaluations.csv", "text", _training_files("evaluations.csv"), _curve),
-        Reader("result", "job.csv", "text", _of(_result()), _file(read_result, "job.csv"), _stamp_result),
+        Reader("result", "job.csv", "text", _of(_result()), _file(_result_of, "job.csv"), _stamp_result),
         Reader(
             "tuned",
             "heuristic.json",
@@ -384,6 +384,10 @@ def _readers() -> list[Reader]:
 
 def _result() -> bytes:
     return _stamp_result(Path(), b"seed,time_s\n0,1.5\n1,1.25\n")
+
+
+def _result_of(path: Path) -> bytes:
+    return checked(path, read_bounded(path, JSON_BYTES))
 
 
 def _file(read: Callable[[Path], object], name: str) -> Callable[[Path], object]:

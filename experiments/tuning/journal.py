@@ -13,6 +13,9 @@ from optuna.storages.journal import JournalFileBackend
 from papi_env.errors import DataError
 from papi_env.files import JSON_BYTES, read_bounded
 
+# What a journal says after each batch of trials: how many there are.
+WHOLE = "whole_batches"
+
 
 def open_study(journal: Path, name: str) -> optuna.Study:
     """The study that a journal keeps, a new one where there is none; more is better in it.
@@ -35,7 +38,10 @@ def open_study(journal: Path, name: str) -> optuna.Study:
 
 
 def mend_journal(path: Path) -> None:
-    """Cut off the last line of a journal where the machine stopped in the middle of it, as a full disk does too.
+    """Cut off what was not finished where the machine stopped, or its disk was full: a line, and a batch of trials.
+
+    The sampler has proposed the trials of a batch together, so a batch that is asked for again is the same; one that is
+    half there would lead to others. Journals of earlier versions do not say where batches end.
 
     Raises:
         DataError: another line is damaged.
@@ -43,8 +49,9 @@ def mend_journal(path: Path) -> None:
     if not path.exists():
         return
     data = read_bounded(path, JSON_BYTES)
-    whole = data.rfind(b"\n") + 1
-    for number, line in enumerate(data[:whole].splitlines(), start=1):
+    whole, end, read = data.rfind(b"\n") + 1, 0, 0
+    for number, line in enumerate(data[:whole].splitlines(keepends=True), start=1):
+        read += len(line)
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -55,5 +62,8 @@ def mend_journal(path: Path) -> None:
             raise DataError(
                 f"{path}:{number}: found {type(entry).__name__}, expected an entry of Optuna's journal"
             )
-    if whole < len(data):
-        os.truncate(path, whole)
+        attributes = entry.get("user_attr")
+        if isinstance(attributes, dict) and WHOLE in attributes:
+            end = read
+    if (end or whole) < len(data):
+        os.truncate(path, end or whole)

@@ -19,7 +19,7 @@ from experiments.common.progress import JobsView, Score
 from experiments.common.runner import canonical, digest
 from experiments.splitting.splits import Split
 from experiments.tuning.guesses import RULES
-from experiments.tuning.journal import open_study
+from experiments.tuning.journal import WHOLE, open_study
 from experiments.tuning.play import BATCH, Played, play
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import Scenario
@@ -149,6 +149,7 @@ class Search:
             there = len(self.study.get_trials(deepcopy=False))
             self.study.add_trials([self._trial(one) for one in begin[there:]])
             self.study.set_user_attr("shared_trials", len(shared))
+            self.study.set_user_attr(WHOLE, 0)
         self.shared_trials = int(self.study.user_attrs["shared_trials"])
 
     def _play(self, sets: Sequence[Mapping[str, Value]], seeds: Sequence[int]) -> list[Played]:
@@ -189,6 +190,7 @@ class Search:
                     trial.set_user_attr("arrived", one.arrived)
                     self.study.tell(trial, one.score)
                 done += len(asked)
+                self.study.set_user_attr(WHOLE, done)
                 view.ended(f"{self.study.study_name}: trials", len(asked))
 
     def _scores(self) -> Iterator[Score]:

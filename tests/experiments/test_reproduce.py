@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import reproduce
+from experiments.common.pools import OwnProcess
 from experiments.common.runner import RunFolder
 from experiments.paper import calibration, exploration_report, explore
 from experiments.paper.calibration import (
@@ -235,7 +236,9 @@ def test_exploring_is_deterministic_and_reports_whole_files(tmp_path, capsys, mo
     np.testing.assert_array_equal(first.errors, again.errors)
     assert len(first.settings) == 8
     folder = RunFolder.open(tmp_path / "run", "reproduce", {})
-    exploration_report.explore_and_report(folder, 8, 3, 1, Console(width=100), Console(stderr=True))
+    exploration_report.explore_and_report(
+        folder, 8, 3, OwnProcess(), Console(width=100), Console(stderr=True)
+    )
     summary = json.loads((folder.path / "explore.json").read_text(encoding="utf-8"))
     assert set(summary["reach"]) == set(NUMBER_ROWS)
     assert set(summary["best"]["all rows"]["orders"]) == set(explore.ORDER_PARTS)

@@ -371,3 +371,21 @@ def test_a_journal_of_something_else_is_an_error_that_names_it(tmp_path):
     path.write_text('{"op_code": 99}\n')
     with pytest.raises(DataError, match=r"default\.journal: not a journal of this search"):
         journal.open_study(path, "default")
+
+
+@pytest.mark.parametrize("lost", [1, 40, 200])
+def test_a_search_that_was_killed_within_a_batch_goes_on_as_if_it_had_not(tmp_path, monkeypatch, lost):
+    def worth(one):
+        return -abs(one["prompt_worth"] - 1.9)
+
+    trials = GUESSED + 3 * search.BATCH
+    whole, _ = searching("profile-greedy", tmp_path / "whole", worth, monkeypatch)
+    whole.run(trials)
+    torn, _ = searching("profile-greedy", tmp_path / "torn", worth, monkeypatch)
+    torn.run(GUESSED + 2 * search.BATCH)
+    path = tmp_path / "torn" / "default.journal"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-lost]) + lines[-lost][:10])
+    again, _ = searching("profile-greedy", tmp_path / "torn", worth, monkeypatch)
+    again.run(trials)
+    assert [one.parameters for one in again.played()] == [one.parameters for one in whole.played()]
