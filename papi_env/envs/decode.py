@@ -120,8 +120,8 @@ class DecodeEnv(DecodeProblem, ProblemEnv[DecodeEngine]):
 
     `action_space.sample(mask=env.unwrapped.sample_mask())` draws what the masks allow, and
     `papi_env.envs.masks.MaskedObservations` puts them into observations. `papi_env:papi_env/Decode-v0` is the id for
-    what does not import this package itself (CleanRL, RLlib's workers, SB3's zoo). Tensors and arrays of one number
-    are actions, too.
+    what does not import this package itself, such as CleanRL's scripts and RLlib's workers. Tensors and arrays of one
+    number are actions, too.
 
     ## Vectorised use
     `gymnasium.make_vec("papi_env/Decode-v0", num_envs=4096)` advances all environments in one compiled call;

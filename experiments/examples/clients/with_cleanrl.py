@@ -1,7 +1,7 @@
 """PPO in the manner of CleanRL's `ppo.py`: one file and one batch environment (extra `learn`).
 
-CleanRL's own script takes `--env-id papi_env:papi_env/Decode-v0`, the form that imports the package. It resets in the
-step after the end (gymnasium's default mode), and so does this; that step's action is ignored, and not learned from.
+CleanRL's scripts hand `--env-id` to gymnasium: say `papi_env:papi_env/Decode-v0`, which imports the package.
+Episodes restart in the step after their end, gymnasium's default; that step's action is ignored, and not learned from.
 """
 
 from __future__ import annotations

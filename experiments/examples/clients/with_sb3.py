@@ -1,8 +1,7 @@
 """Stable-Baselines3 and sb3-contrib: a batch environment as a `VecEnv`, with masks (extra `learn`).
 
-What takes SB3's `VecEnv` takes this too: SBX (`from sbx import PPO`, tried with sbx 0.2x), and SB3's recorder of videos
-with `render_mode="rgb_array"`. SB3's zoo makes single environments itself: `--env papi_env/Decode-v0
---gym-packages papi_env`.
+What takes SB3's `VecEnv` takes this too, such as SBX (`from sbx import PPO`, tried in the place of MaskablePPO, without
+masks).
 """
 
 from __future__ import annotations
