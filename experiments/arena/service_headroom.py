@@ -38,7 +38,7 @@ from experiments.common.study import json_text
 from papi_env.envs.registration import SERVING_V1
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import Scenario
-from papi_env.workload.service_presets import FAMILIES
+from papi_env.workload.service_presets import FAMILIES, MODELS
 
 
 class _Study(Match):
@@ -181,5 +181,5 @@ class ChoicesAlone(_Study):
 
 def load_of(preset: str) -> float:
     """The load of a preset relative to capacity; NaN for a scenario that is none."""
-    family = FAMILIES.get(preset.partition("/")[0])
-    return math.nan if family is None else family.load
+    name, _, model = preset.partition("/")
+    return FAMILIES[name].load if name in FAMILIES and model in MODELS else math.nan
