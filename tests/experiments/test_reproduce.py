@@ -159,7 +159,7 @@ def test_a_fit_finds_constants_that_made_the_rows(monkeypatch):
     )
     values = Bench(made.setting, (0,)).values(made.rows)
     monkeypatch.setattr(calibration, "published_value", values.__getitem__)
-    found = calibration.fit(made, (0,), random_starts=4)
+    found = calibration.fit(made, (0,), random_starts=2)
     assert found.constants == pytest.approx(true, rel=1e-3)
     assert found.loss < found.start_loss
 
@@ -231,13 +231,13 @@ def test_exploring_is_deterministic_and_reports_whole_files(tmp_path, capsys, mo
     monkeypatch.setattr(explore, "CHOICES", {name: CHOICES[name] for name in ("combining", "outputs")})
     monkeypatch.setattr(explore, "BOUNDS", {name: BOUNDS[name] for name in ("sync_s", "idle_power_w")})
 
-    first, again = (explore.explore(8, seed=3, seeds=(0,)) for _ in range(2))
+    first, again = (explore.explore(4, seed=3, seeds=(0,)) for _ in range(2))
     assert first.settings == again.settings
     np.testing.assert_array_equal(first.errors, again.errors)
-    assert len(first.settings) == 8
+    assert len(first.settings) == 4
     folder = RunFolder.open(tmp_path / "run", "reproduce", {})
     exploration_report.explore_and_report(
-        folder, 8, 3, OwnProcess(), Console(width=100), Console(stderr=True)
+        folder, 4, 3, OwnProcess(), Console(width=100), Console(stderr=True)
     )
     summary = json.loads((folder.path / "explore.json").read_text(encoding="utf-8"))
     assert set(summary["reach"]) == set(NUMBER_ROWS)
