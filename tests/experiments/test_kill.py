@@ -51,6 +51,7 @@ def counter(tmp_path, monkeypatch):
     return counting
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["careful", "careless"])
 def test_runs_that_were_killed_are_compared_with_one_in_peace(tmp_path, counter, how):
     counter(how)

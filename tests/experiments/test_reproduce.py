@@ -134,7 +134,13 @@ def test_the_orders_hold_for_other_requests():
 
 @pytest.mark.parametrize(
     ("made", "name"),
-    [pytest.param(made, name, id=f"{made.name}-{name}") for made in FITS for name in sorted(made.fitted)],
+    [
+        pytest.param(
+            made, name, id=f"{made.name}-{name}", marks=[pytest.mark.slow] if number > 0 else []
+        )  # one of each fit, all with the slow ones
+        for made in FITS
+        for number, name in enumerate(sorted(made.fitted))
+    ],
 )
 def test_the_stored_constant_is_the_best_within_its_bounds(made, name):
     """No step of a hundredth of the range towards either side fits the calibration rows better."""
@@ -223,6 +229,7 @@ def test_conflicts_are_rows_reached_apart_but_not_together():
     assert explore.conflicts(misses) == [{"rows": list(NUMBER_ROWS[:2]), "miss_together": 0.5}]
 
 
+@pytest.mark.slow
 def test_exploring_is_deterministic_and_reports_whole_files(tmp_path, capsys, monkeypatch):
     from rich.console import Console
 

@@ -299,6 +299,7 @@ def finished(tmp_path_factory):
     return folder, out, json.loads((folder / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_line_has_every_ratio_under_its_name(finished):
     folder, out, summary = finished
     assert out.endswith("\n")
@@ -316,6 +317,7 @@ def test_the_line_has_every_ratio_under_its_name(finished):
     assert set(line["reached"].values()) == {None}
 
 
+@pytest.mark.slow
 def test_the_folder_holds_what_was_measured(finished):
     folder, _, summary = finished
     assert {p.name for p in folder.iterdir() if p.is_file()} == {
@@ -336,6 +338,7 @@ def test_the_folder_holds_what_was_measured(finished):
     assert {row["name"] for row in bytes_of_state} == {DECODE, KERNELS, SERVING}
 
 
+@pytest.mark.slow
 def test_named_ratios_are_those_of_their_rows(finished):
     _, _, summary = finished
     ratios = summary["ratios"]

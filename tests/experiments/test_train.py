@@ -147,7 +147,13 @@ def test_compare_plays_the_folder(trained, tmp_path):
     assert figures[0][entry] == figures[1][f"papi/{folder}"]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param(name, marks=[] if name in ("maskable-ppo", "dqn") else [pytest.mark.slow])
+        for name in ALGORITHMS
+    ],
+)
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path, monkeypatch, algorithm):
     assert command(*options(algorithm), "--out", tmp_path / "whole")[0] == 0
     with monkeypatch.context() as patch:

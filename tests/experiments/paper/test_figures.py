@@ -44,6 +44,7 @@ def figure(figures, number):
     return next(data for name, data in figures.items() if name.startswith(f"figure-{number:02}-"))
 
 
+@pytest.mark.slow
 def test_every_figure_is_written(drawn, figures):
     assert [path.name for path in drawn] == [f"figure-{name}.png" for name in NUMBERS] + ["figures.json"]
     assert sorted(path.name for path in drawn[0].parent.iterdir()) == sorted(path.name for path in drawn)
@@ -55,6 +56,7 @@ def test_every_figure_is_written(drawn, figures):
     assert set(figures) == {"seeds", "gpu_bandwidth", "bank_rate", *(path.stem for path in drawn[:-1])}
 
 
+@pytest.mark.slow
 def test_ridges_and_roofs(figures):
     data = figure(figures, 2)
     assert data["roofs"]["roofline"]["ridge"] == pytest.approx(161.2, abs=0.1)
@@ -65,6 +67,7 @@ def test_ridges_and_roofs(figures):
         assert point["flops_per_s"] < min(roof["flops_per_s"], point["intensity"] * roof["bytes_per_s"])
 
 
+@pytest.mark.slow
 def test_rlp_never_grows(figures):
     for batches in figure(figures, 3)["datasets"].values():
         for batch, curve in batches.items():
@@ -74,6 +77,7 @@ def test_rlp_never_grows(figures):
             assert 1 <= curve["mean_rlp"] <= int(batch)
 
 
+@pytest.mark.slow
 def test_mean_rlp_is_near_that_of_dolly(figures):
     data = figure(figures, 3)
     for batch, curve in data["datasets"]["creative-writing"].items():
@@ -96,11 +100,13 @@ def test_alpha_is_where_the_curves_cross(bank_rate):
     assert data["alpha"]["hbm3"] < data["alpha"]["roofline"]
 
 
+@pytest.mark.slow
 def test_latency_never_falls_with_n(figures):
     for seconds in figure(figures, 4)["seconds"].values():
         assert (np.diff(seconds) >= 0).all()
 
 
+@pytest.mark.slow
 def test_n_is_an_upper_estimate_that_is_close_at_the_papers_point(figures):
     data = figure(figures, 6)
     for kind in ("formula", "layer"):
@@ -111,6 +117,7 @@ def test_n_is_an_upper_estimate_that_is_close_at_the_papers_point(figures):
     assert data["formula"][paper["model"]][at] == pytest.approx(paper["intensity"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_dram_share_and_power(figures):
     data = figure(figures, 7)
     assert data["dram_share"][0] == pytest.approx(0.965, abs=5e-4)
@@ -127,6 +134,7 @@ def test_dram_share_and_power(figures):
     assert papi["1P1B"].tolist() == [reuse > 1 for reuse in data["reuse"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [8, 9])
 def test_gains_agree_with_their_means(figures, number):
     data = figure(figures, number)
@@ -144,6 +152,7 @@ def test_gains_agree_with_their_means(figures, number):
             assert mean == pytest.approx(np.exp(np.mean(logs)))
 
 
+@pytest.mark.slow
 def test_figures_share_their_episodes(figures):
     speedup, sensitivity = figure(figures, 8), figure(figures, 10)
     grid = [tuple(setting) for setting in speedup["settings"]]
@@ -154,6 +163,7 @@ def test_figures_share_their_episodes(figures):
             assert (4, tlp) not in grid or gain == gains[grid.index((4, tlp))]
 
 
+@pytest.mark.slow
 def test_breakdown_adds_up_and_agrees_with_the_speedup(figures):
     data = figure(figures, 12)
     for seconds in data["seconds"].values():

@@ -37,6 +37,12 @@ SMALL = RepMLPNet(
     classes=10,
 )
 
+# One of them, and the others with the slow tests.
+NETWORKS = [
+    pytest.param(name, marks=pytest.mark.slow if number else [])
+    for number, name in enumerate(sorted(REPMLPNETS))
+]
+
 
 def images(*shape, dtype=torch.float32, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
@@ -123,7 +129,7 @@ def test_a_large_kernel_is_merged_not_dropped():
     assert relative_difference(before, without, images(2, 4, 8, 12, dtype=torch.float64)) > 1e-2
 
 
-@pytest.mark.parametrize("name", REPMLPNETS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_merges_within_1e_5_in_single_precision(name):
     torch.manual_seed(0)
     before = randomize_statistics(create_repmlpnet(name), 0).eval()
