@@ -11,7 +11,7 @@ from hypothesis import settings
 # Commands that tests start say what they are asked for alone, whoever of them compiles first.
 os.environ.setdefault("PAPI_ENV_QUIET", "1")
 
-# chosen: 50 examples of each property, half of the usual number, so that all tests take some ten minutes on two cores.
+# chosen: 50 examples of each property, half of the usual number, to save time; the search above has many more.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 settings.register_profile("search", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
