@@ -8,6 +8,7 @@ import numpy as np
 
 from papi_env.hardware.costs import pim_fc_energy, pim_fc_s, pu_fc_energy, pu_fc_s
 from papi_env.hardware.energy import NUM_CAUSES, TRANSFER
+from papi_env.hardware.keeping import kept_by_machine
 from papi_env.hardware.system import System
 from papi_env.hardware.threshold import least_time_threshold
 from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES, PimUnit, ProcessingUnit
@@ -28,32 +29,7 @@ class CostTable:
     def __init__(self, system: System, kernels: Sequence[Kernel]) -> None:
         self.system = system
         self.kernels = tuple(kernels)
-        rows = np.arange(1, DENSE_ROWS + 1)
-        shape = (len(self.kernels), len(UNIT_NAMES), DENSE_ROWS + 1)
-        self.seconds = np.full(shape, np.inf)
-        self.joules = np.full(shape, np.inf)
-        for unit, name in enumerate(UNIT_NAMES):
-            if not system.can_run(name, "fc"):
-                continue
-            self.seconds[:, unit, 0] = self.joules[:, unit, 0] = 0.0
-            for i, kernel in enumerate(self.kernels):
-                self.seconds[i, unit, 1:], self.joules[i, unit, 1:] = self._closed_form(kernel, unit, rows)
-
-    def _closed_form(self, kernel: Kernel, unit: int, rows: Rows) -> tuple[FloatArray, FloatArray]:
-        name = UNIT_NAMES[unit]
-        spec = self.system.unit(name) if self.system.can_run(name, "fc") else None
-        if isinstance(spec, ProcessingUnit):
-            seconds, energy = pu_fc_s(spec, kernel, rows), pu_fc_energy(spec, kernel, rows)
-        elif isinstance(spec, PimUnit):
-            seconds, energy = pim_fc_s(spec, kernel, rows), pim_fc_energy(spec, kernel, rows)
-            seconds = seconds + (self.system.pim_start_s + self.system.stack_sum_s(kernel, rows))
-            return kernel.count * seconds, kernel.count * (
-                energy.total + self.system.stack_sum_j(kernel, rows)
-            )
-        else:
-            infinite = np.full(np.shape(rows), np.inf)
-            return infinite, infinite
-        return kernel.count * seconds, kernel.count * energy.total
+        self.seconds, self.joules = _tabulated(system, self.kernels)
 
     def cost(self, kernel: int, unit: int, rows: Rows) -> tuple[FloatArray, FloatArray]:
         """Seconds and joules of kernel `kernel` on unit `unit`, for any number of rows (same shape as `rows`)."""
@@ -62,7 +38,7 @@ class CostTable:
             raise ValueError(f"rows is {rows.min()}, expected a number >= 0")
         if rows.size and rows.max() <= DENSE_ROWS:
             return self.seconds[kernel, unit, rows], self.joules[kernel, unit, rows]
-        seconds, joules = self._closed_form(self.kernels[kernel], unit, np.maximum(rows, 1))
+        seconds, joules = _closed_form(self.system, self.kernels[kernel], unit, np.maximum(rows, 1))
         return np.where(rows > 0, seconds, 0.0), np.where(rows > 0, joules, 0.0)
 
     def joules_by_cause(self, kernel: int, unit: int, rows: Rows) -> FloatArray:
@@ -95,3 +71,34 @@ class CostTable:
         if beside is not None:
             pu, pim = pu + beside[PU, 1:], pim + beside[FC_PIM, 1:]
         return least_time_threshold(self.system, np.arange(1, DENSE_ROWS + 1), pu, pim)
+
+
+@kept_by_machine(64)
+def _tabulated(system: System, kernels: tuple[Kernel, ...]) -> tuple[FloatArray, FloatArray]:
+    """`seconds` and `joules` of a `CostTable`."""
+    rows = np.arange(1, DENSE_ROWS + 1)
+    shape = (len(kernels), len(UNIT_NAMES), DENSE_ROWS + 1)
+    seconds, joules = np.full(shape, np.inf), np.full(shape, np.inf)
+    for unit, name in enumerate(UNIT_NAMES):
+        if not system.can_run(name, "fc"):
+            continue
+        seconds[:, unit, 0] = joules[:, unit, 0] = 0.0
+        for i, kernel in enumerate(kernels):
+            seconds[i, unit, 1:], joules[i, unit, 1:] = _closed_form(system, kernel, unit, rows)
+    return seconds, joules
+
+
+def _closed_form(system: System, kernel: Kernel, unit: int, rows: Rows) -> tuple[FloatArray, FloatArray]:
+    """Seconds and joules of all of a kernel on a unit; infinite where it cannot run FC kernels."""
+    name = UNIT_NAMES[unit]
+    spec = system.unit(name) if system.can_run(name, "fc") else None
+    if isinstance(spec, ProcessingUnit):
+        seconds, energy = pu_fc_s(spec, kernel, rows), pu_fc_energy(spec, kernel, rows)
+    elif isinstance(spec, PimUnit):
+        seconds, energy = pim_fc_s(spec, kernel, rows), pim_fc_energy(spec, kernel, rows)
+        seconds = seconds + (system.pim_start_s + system.stack_sum_s(kernel, rows))
+        return kernel.count * seconds, kernel.count * (energy.total + system.stack_sum_j(kernel, rows))
+    else:
+        infinite = np.full(np.shape(rows), np.inf)
+        return infinite, infinite
+    return kernel.count * seconds, kernel.count * energy.total

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from papi_env.hardware import costs, energy
+from papi_env.hardware.keeping import kept_by_machine
 from papi_env.hardware.system import System
 from papi_env.hardware.table import DENSE_ROWS
 from papi_env.hardware.units import UNIT_NAMES, PimUnit, ProcessingUnit, UnitName
@@ -44,6 +45,7 @@ def attention_with_room(scenario: Scenario) -> AttentionKernel:
     return replace(kernel, most_copies=max(room // scenario.kv_bytes, 1))
 
 
+@kept_by_machine(16)
 def attention_tables(
     system: System,
     model: Transformer,
@@ -115,6 +117,7 @@ def _on_pim(
     shares[at.UNPAIRED] = mapping.pairs % 2 / mapping.pairs
 
 
+@kept_by_machine(16)
 def attention_causes(
     system: System,
     model: Transformer,

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from papi_env.errors import ConfigurationError
 from papi_env.hardware import costs, dram
 from papi_env.hardware.energy import ACTIVATION, NUM_CAUSES, READ
+from papi_env.hardware.keeping import kept_by_machine
 from papi_env.hardware.system import System
 from papi_env.hardware.table import DENSE_ROWS, CostTable
 from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES
@@ -266,6 +267,7 @@ class _FcCosts(NamedTuple):
     reading_s: FloatArray
 
 
+@kept_by_machine(16)
 def _fc(system: System, model: Transformer, rows: int) -> _FcCosts:
     """`_FcCosts` for 0 to `rows` rows, with those of experts."""
     kernels, routing = model.fc_kernels(), routing_of(model)
