@@ -141,8 +141,10 @@ SERVICE_POLICIES: Mapping[str, Registered] = {
     "planner-star": Registered(PlannerStar, slow=True),
     "planner-fair": Registered(PlannerFair, slow=True),
 }
-# The planners with a budget: `planner-star-<seconds>x<rounds>`, `planner-fair-<seconds>x<futures>`.
-_PLANNERS = re.compile(r"(planner-star|planner-fair)-(\d+(?:\.\d+)?)x(\d+)")
+# The planners with a budget: `planner-star-<seconds>x<rounds>`, `planner-fair-<seconds>x<futures>`, and with seconds of
+# imagined arrivals `planner-fair-<seconds>x<futures>x<seconds>`.
+_SECONDS = r"(\d+(?:\.\d+)?)"
+_PLANNERS = re.compile(rf"planner-star-{_SECONDS}x(\d+)|planner-fair-{_SECONDS}x(\d+)(?:x{_SECONDS})?")
 
 
 def listed(view: str) -> list[str]:
@@ -178,6 +180,7 @@ _EXAMPLES = (
     "profile-greedy+deadline+late",
     "planner-star-2x2",
     "planner-fair-2x24",
+    "planner-fair-4x24x30",
 )
 
 
@@ -275,8 +278,10 @@ def _registered(name: str) -> Policy:
             return made(*(int(part) for part in budget.groups()))
     planned = _PLANNERS.fullmatch(name)
     if planned:
-        kind, seconds, count = planned.groups()
-        return (PlannerStar if kind == "planner-star" else PlannerFair)(float(seconds), int(count))
+        between, rounds, seconds, futures, ahead_s = planned.groups()
+        if between is not None:
+            return PlannerStar(float(between), int(rounds))
+        return PlannerFair(float(seconds), int(futures), ahead_s=None if ahead_s is None else float(ahead_s))
     known = {**POLICIES, **SERVING_POLICIES, **SERVICE_POLICIES}
     if name not in known:
         names = (*known, *_EXAMPLES)

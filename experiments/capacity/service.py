@@ -89,10 +89,11 @@ class Measured:
         }
 
 
-def scenario_at(traffic: str, model: str, rate: float, horizon_s: float = HORIZON_S) -> Scenario:
-    """The scenario of a measurement: sessions come at random, `rate` of them in a second."""
+def scenario_at(traffic: str, model: str, rate: float, horizon_s: float | None = None) -> Scenario:
+    """The scenario of a measurement: sessions come at random, `rate` of them in a second, for as long as in presets."""
     arrivals = Arrivals(process="poisson", rate_per_s=rate)
-    serving = traffic_serving(traffic, model, arrivals, horizon_s=horizon_s)
+    fields = {} if horizon_s is None else {"horizon_s": horizon_s}
+    serving = traffic_serving(traffic, model, arrivals, **fields)
     return class_scenario(f"{traffic}/{model}", traffic, model, serving)
 
 
@@ -131,7 +132,7 @@ def measure(
     *,
     seeds: Sequence[int] = SEEDS,
     tuning_seeds: Sequence[int] = TUNING_SEEDS,
-    horizon_s: float = HORIZON_S,
+    horizon_s: float | None = None,
     first: float = FIRST_RATE,
     resolution: float = RESOLUTION,
     say: Callable[[str], None] = lambda line: None,

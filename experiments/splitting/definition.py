@@ -283,7 +283,7 @@ def _service(traces: Mapping[str, str]) -> dict[SplitName, list[Setting]]:
         "train": train,
         "validation": [
             *presets("family", (validating,), known),
-            *presets("none", ("overload", "agents", "documents"), known),
+            *presets("none", ("overload", "agents", "documents", "mixed-documents"), known),
         ],
         "test": [
             *train,

@@ -64,6 +64,7 @@ class Traffic:
         stacks: Attn-PIM stacks whose memory holds KV caches of this model, by model; all where it is not named.
         skew: of a router of experts, by Zipf's law; None: even.
         models: where it is measured.
+        horizons: seconds in which sessions come, by model; `HORIZON_S` where it is not named.
     """
 
     shares: Mapping[str, float]
@@ -71,6 +72,11 @@ class Traffic:
     stacks: Mapping[str, int] = field(default_factory=dict)
     skew: float | None = None
     models: tuple[str, ...] = tuple(MODELS)
+    horizons: Mapping[str, float] = field(default_factory=dict)
+
+    def horizon_s(self, model: str) -> float:
+        """Seconds in which sessions come on a model."""
+        return self.horizons.get(model, HORIZON_S)
 
 
 TRAFFIC: Mapping[str, Traffic] = {
@@ -98,6 +104,16 @@ TRAFFIC: Mapping[str, Traffic] = {
         shares={"subscribers": 1, "visitors": 1, "writing": 1},
         stacks={"llama-65b": 5, "gpt3-175b": 5},
         models=("llama-65b", "gpt3-175b"),
+    ),
+    # Few large requests, a document held for a minute or more, beside short ones that cannot wait for a long prompt.
+    # chosen: as many of either, as in `documents`. Llama-3.1 70B has the memory of one of the 60 stacks, five documents
+    # (range 1-5; it is the least part that a model can have), LLaMA-65B, whose documents are a fifth as long, that of
+    # `documents`. Some twenty documents in an episode take 300 s (range 120-600).
+    "mixed-documents": Traffic(
+        shares={"readers": 1, "premium": 1},
+        stacks={"llama-65b": 10, "llama-3.1-70b": 1},
+        models=("llama-65b", "llama-3.1-70b"),
+        horizons={"llama-3.1-70b": 300.0},
     ),
     # chosen: Zipf with 0.7, range 0-1.5, as in the presets of static batches.
     "experts": Traffic(
@@ -217,6 +233,20 @@ FAMILIES: Mapping[str, Family] = {
         held_out=True,
         why="long answers far beyond what memory holds, and beyond the loads of training",
     ),
+    "mixed-documents": Family(
+        traffic="mixed-documents",
+        load=1.3,
+        why="long documents that fill the memory beside short requests that are worth twice as much and cannot "
+        "wait for a long prompt: each document that is let in keeps others out for long (range of load 1-1.6)",
+    ),
+    "mixed-bursts": Family(
+        traffic="mixed-documents",
+        load=1.0,
+        shape=ARRIVALS["azure-code"].shape,
+        profile="day",
+        why="documents and hasty requests at capacity on average, in bursts and a day in an episode (range of load "
+        "0.7-1.3)",
+    ),
     "wandering": Family(
         traffic="tiers",
         load=1.0,
@@ -302,7 +332,7 @@ def traffic_serving(traffic: str, model: str, arrivals: Arrivals, **fields: Any)
             "lengths": first.lengths,
             "objectives": first.objectives,
             "speculation": Speculation(),
-            "horizon_s": HORIZON_S,
+            "horizon_s": sent.horizon_s(model),
             # vLLM's default `max_num_seqs`, and all that the look-ups cover.
             "max_running": MAX_RUNNING,
             "kv_tokens": kv_tokens(traffic, model),
@@ -331,7 +361,7 @@ def derive_service(family: Family, model: str, capacity: Capacity) -> ServicePre
         rate_per_s=rate,
         shape=family.shape,
         profile=family.profile,  # looked up by name
-        **({} if family.profile is None else {"period_s": HORIZON_S}),
+        **({} if family.profile is None else {"period_s": TRAFFIC[family.traffic].horizon_s(model)}),
     )
     serving = traffic_serving(
         family.traffic, model, arrivals, drift=Drift() if family.drift else None, heat=family.heat

@@ -39,7 +39,7 @@ MADE_UP = {
     for i, pair in enumerate(PAIRS)
 }
 PRESETS = service_presets(MADE_UP)
-KEEPING = ("agents", "documents", "chats")
+KEEPING = ("agents", "documents", "chats", "mixed-documents")
 
 
 def scenario(traffic, model, **fields):
@@ -109,14 +109,17 @@ def test_a_preset_can_be_written_and_read(name):
 
 
 def test_episodes_last_at_least_twenty_objectives():
-    for preset in PRESETS.values():
+    for name, preset in PRESETS.items():
         longest = max(entry.objectives.ttft_s for entry in preset.serving.service.classes.values())
-        assert preset.serving.horizon_s == HORIZON_S >= 20 * longest
+        sent = TRAFFIC[FAMILIES[name.partition("/")[0]].traffic]
+        assert preset.serving.horizon_s == sent.horizons.get(preset.model, HORIZON_S) >= 20 * longest
 
 
 def test_promises_are_no_weaker_for_those_who_watch():
     for promised in PROMISES.values():
-        order = [promised[name].ttft_s for name in ("interactive", "standard", "long-prompts", "batch")]
+        order = [
+            promised[name].ttft_s for name in ("premium", "interactive", "standard", "long-prompts", "batch")
+        ]
         assert order == sorted(order)
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from agents.evaluate import evaluate
-from agents.registry import make_policy
+from agents.registry import is_slow, make_policy
 from agents.serving.greedy import GreedyParameters, ProfileGreedy
 from agents.serving.inside.choices import LEFT
 from agents.serving.inside.memory import NUM_MEMORY, PRIOR_ACCEPTANCE
 from agents.serving.inside.play import play_range
 from agents.serving.inside.slack import KV_DROP
-from agents.serving.planning.fair import PlannerFair
+from agents.serving.planning.fair import LEAST_AHEAD_S, PlannerFair, answer_s
 from agents.serving.planning.imagined import between, chance_of_draft, first_kinds, imagine_service
 from agents.serving.planning.known import Known, unfinished
 from agents.serving.planning.planner import Followed
@@ -20,8 +20,10 @@ from agents.serving.planning.star import PlannerStar
 from agents.serving.slack import SlackAware, SlackParameters
 from papi_env.envs.serving_v1 import ServingV1VectorEnv
 from papi_env.errors import ConfigurationError
+from papi_env.scenario import get_scenario
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.rollout import roll
+from papi_env.simulation.serving.tables import build_serving_tables
 
 CHATS = {
     "conversation": {"turns": 4, "think_s": 2.0},
@@ -303,13 +305,54 @@ def test_names_say_the_budget():
     assert (star.seconds, star.rounds, star.privileged) == (1.5, 3, True)
     fair = make_policy("planner-fair-4x12")
     assert (fair.seconds, fair.samples, fair.privileged) == (4.0, 12, False)
+    ahead = make_policy("planner-fair-0.5x24x30")
+    assert (ahead.seconds, ahead.samples, ahead.ahead_s, fair.ahead_s) == (0.5, 24, 30.0, None)
+    assert is_slow("planner-fair-0.5x24x30")
     assert make_policy("planner-star").seconds == make_policy("planner-fair").seconds / 2 == 2.0
+    with pytest.raises(ConfigurationError, match="ahead_s is 0"):
+        make_policy("planner-fair-2x12x0")
+    with pytest.raises(ConfigurationError, match="Unknown policy 'planner-star-2x2x30'"):
+        make_policy("planner-star-2x2x30")
     with pytest.raises(ConfigurationError, match="rounds is 0"):
         make_policy("planner-star-2x0")
     with pytest.raises(ConfigurationError, match="samples is 1"):
         make_policy("planner-fair-2x1")
     with pytest.raises(ConfigurationError, match="more than 0"):
         make_policy("planner-star-0x2")
+
+
+def test_arrivals_are_imagined_for_as_long_as_an_answer_takes():
+    # A quarter of what wildchat's 441 tokens may take at 0.2 s each, a mean of the table's 32,768 draws.
+    assert answer_s(build_serving_tables(get_scenario("chats/llama-65b"))) == pytest.approx(
+        0.25 * 441 * 0.2, rel=0.1
+    )
+    assert answer_s(build_serving_tables(get_scenario("two-classes/llama-65b"))) == LEAST_AHEAD_S
+
+
+def test_a_plan_is_judged_on_futures_that_it_was_not_chosen_by(monkeypatch):
+    """Whatever wins on chosen futures by luck alone is not followed: on the others it is no better."""
+    planner = make_policy("planner-fair-4x12")
+    planner.bind(environment(1))
+    asked = []
+
+    def values(futures, memory, first, then, start=0, stop=1):
+        asked.append((len(first), start, stop))
+        lucky = np.zeros((len(first), stop - start))
+        if start < 8 and len(first) > 1:
+            lucky[-1] = 1.0
+        return lucky
+
+    monkeypatch.setattr(planner, "values", values)
+    base = planner.space.base
+    now, then = planner.search(None, np.zeros(NUM_MEMORY), base)
+    np.testing.assert_array_equal([now, then], [base, base])
+    assert [(start, stop) for count, start, stop in asked if count == 1] == [
+        (0, 1),
+        (1, 4),
+        (4, 8),
+        (8, 12),
+        (8, 12),
+    ]
 
 
 def test_evicting_by_when_conversations_go_on_is_privileged():
