@@ -22,12 +22,13 @@ Promise = Literal["premium", "interactive", "standard", "long-prompts", "batch"]
 Talk: TypeAlias = Mapping[Context, Conversation]
 
 # What is promised to whom. The models of 65-70 GB at 16 bits have what MLPerf Inference asks of Llama-2 70B. Its server
-# scenario is the standard (2 s, 200 ms; v5.0), its interactive one premium (450 ms, 40 ms; checked in NVIDIA's and AMD's
-# reports on v5.0): there a single long prompt before another one makes it late on these GPUs. chosen: people at a screen have
-# half of the standard, 1 s and 100 ms; range from one to the other, so that mostly the load decides, and not the
-# objective. Long prompts have the server scenario of Llama-3.1 405B (6 s, 175 ms; checked). Batch: nobody watches.
-# chosen: the slackest of these, 6 s and 200 ms; range to DistServe's 15 s and 150 ms for summaries (Zhong et al., OSDI
-# 2024; checked in the scripts of its figure 9): longer ones need longer episodes, see `service_presets.HORIZON_S`.
+# scenario is the standard (2 s, 200 ms; v5.0), its interactive one premium (450 ms, 40 ms; checked in NVIDIA's and
+# AMD's reports on v5.0): there a single long prompt before another one makes it late on these GPUs. chosen: people at a
+# screen have half of the standard, 1 s and 100 ms; range from one to the other, so that mostly the load decides, and
+# not the objective. Long prompts have the server scenario of Llama-3.1 405B (6 s, 175 ms; checked). Batch: nobody
+# watches. chosen: the slackest of these, 6 s and 200 ms; range to DistServe's 15 s and 150 ms for summaries (Zhong et
+# al., OSDI 2024; checked in the scripts of its figure 9): longer ones need longer episodes, see
+# `service_presets.HORIZON_S`.
 _OF_70B: Mapping[Promise, Objectives] = {
     "premium": Objectives(ttft_s=0.45, tpot_s=0.04),
     "interactive": Objectives(ttft_s=1.0, tpot_s=0.1),
