@@ -58,7 +58,9 @@ PROMISES: Mapping[str, Mapping[Promise, Objectives]] = {
 }
 
 # Nah (Behaviour & Information Technology 23(3), 2004): people wait 13 s on average without, and 38 s with a sign that
-# something happens. Range: 10 s, after which attention is lost (Nielsen, 1993), to minutes in telephone queues.
+# something happens. Its abstract says that such a sign prolongs the wait, and 2 s for what they would tolerate; the two
+# means are not checked. Range: 2 s (there), 10 s, after which attention is lost (Nielsen, 1993), to minutes in
+# telephone queues.
 PEOPLE_WAIT_S = (13.0, 38.0)
 # The default time-out of OpenAI's client library.
 PROGRAMS_WAIT_S = (600.0, 600.0)
@@ -66,15 +68,16 @@ PROGRAMS_WAIT_S = (600.0, 600.0)
 # Prices of OpenAI's tiers over the standard one: priority 1.75 (GPT-4.1) to 2.5 (GPT-5.5), batch and flex 0.5.
 PRIORITY, STANDARD, HALF_PRICE = 2.0, 1.0, 0.5
 
-# Think times of people: InferCept (Abhyankar et al., ICML 2024, table 1) has 28.6 +- 15.6 s in chats; ServeGen (Xiang
-# et al., 2025) about 100 s in production with a long tail, and 3.5 turns in conversations of several; ShareGPT has 3.5,
-# WildChat 2.5, LMSYS-Chat-1M 2.0 (Zhao et al., ICLR 2024, table 1). chosen: a deviation of 1, range 0.5 (InferCept) to
-# 1.5.
+# Think times of people: InferCept (Abhyankar et al., ICML 2024, table 1; not checked) has 28.6 +- 15.6 s in chats;
+# ServeGen (Xiang et al., 2025; not checked) about 100 s in production with a long tail, and 3.5 turns in conversations
+# of several; ShareGPT has 3.51 (checked: ShareChat, arXiv 2512.17843, table 1), WildChat 2.54 (checked), LMSYS-Chat-1M
+# 2.0 (Zhao et al., ICLR 2024, table 1). chosen: a deviation of 1, range 0.5 (InferCept) to 1.5.
 _TURNS, _THINK_S, _THINK_SIGMA = 3.5, 28.6, 1.0
-# Calls of a task: InferCept has 2.5 (questions), 3.8 (mathematics) and 28 (a virtual environment), Codex 33 on
-# SWE-bench Pro. chosen: 5 and 8, so that tasks end within an episode; range 2.5-33. Tools take 0.09-0.7 s there, and
-# 17-20 s where they paint or speak; tests of software take seconds. chosen: a median of 2 s with a deviation of 1, half
-# of them between 1 and 4 s; range 0.1-20 s.
+# Calls of a task: InferCept has 2.5 (questions), 3.8 (mathematics) and 28 (a virtual environment; its authors' page
+# says 3 to 28 on average, the others are not checked), Codex 33 on SWE-bench Pro. chosen: 5 and 8, so that tasks end
+# within an episode; range 2.5-33. Tools take 0.09-0.7 s there (not checked), and 17-20 s where they paint or speak;
+# tests of software take seconds. chosen: a median of 2 s with a deviation of 1, half of them between 1 and 4 s; range
+# 0.1-20 s.
 _CALLS: Mapping[Context, float] = {"short": 5.0, "long": 8.0}
 _TOOL_S, _TOOL_SIGMA = 2.0, 1.0
 

@@ -15,7 +15,7 @@ _CORRELATION = 0.0
 
 # fmt: off
 TURN_TABLES: dict[str, LengthTable] = {table.name: table for table in (
-    # 69.83 +- 143.49 tokens in, as WildChat (Zhao et al., ICLR 2024, table 1) counts them.
+    # 69.83 +- 143.49 tokens in, as WildChat (Zhao et al., ICLR 2024, table 1) counts them; not checked.
     LengthTable(
         name="lmsys-chat-turn", n=1_000_000,
         source="LMSYS-Chat-1M (Zheng et al., ICLR 2024), table of statistics: means of a prompt and of a response",
@@ -23,7 +23,7 @@ TURN_TABLES: dict[str, LengthTable] = {table.name: table for table in (
         output_quantiles=(1, 2, 4, 11, 22, 48, 76, 109, 148, 196, 257, 344, 492, 639, 835, 983, 1131, 1475, 2114),
         input_mean=69.5, output_mean=214.5, rank_correlation=_CORRELATION,
     ),
-    # 295.58 +- 1609.18 in, 441.34 +- 410.91 out: as wide as an exponential.
+    # 295.58 +- 1609.18 in, 441.34 +- 410.91 out, in tokens of Llama 2 (checked): as wide as an exponential.
     LengthTable(
         name="wildchat-turn", n=1_039_785,
         source="WildChat (Zhao et al., ICLR 2024), table 1: means of a user's and of the chatbot's turn",

@@ -145,7 +145,7 @@ def test_every_traffic_can_be_served_and_met_alone(traffic, model):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_memory_is_less_than_the_machine_has_in_three_traffics(model):
+def test_memory_is_less_than_the_machine_has_where_a_part_is_given(model):
     attention = get_system("papi").attn_pim
     per_stack = attention.capacity_bytes // attention.stacks // get_transformer(model).kv_bytes_per_token
     bound = [traffic for traffic in TRAFFIC if kv_tokens(traffic, model) is not None]
