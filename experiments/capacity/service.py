@@ -228,6 +228,9 @@ def document(
         name = "/".join(pair)
         capacities[name] = one.capacity._asdict()
         how[name] = one.provenance()
+        traffic, model = pair
+        if model in TRAFFIC[traffic].horizons:
+            how[name]["horizon_s"] = TRAFFIC[traffic].horizon_s(model)
     order = [
         key for traffic, sent in TRAFFIC.items() for model in sent.models if (key := f"{traffic}/{model}")
     ]

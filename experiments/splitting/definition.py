@@ -266,7 +266,11 @@ def _serving(traces: Mapping[str, str]) -> dict[SplitName, list[Setting]]:
 
 
 def _service(traces: Mapping[str, str]) -> dict[SplitName, list[Setting]]:
-    """Families and models as `service_presets` holds them out; three tiers at capacity validate."""
+    """Families and models as `service_presets` holds them out; three tiers at capacity validate.
+
+    Documents beside requests that cannot wait are trained on, and validate by other instances, as agents do: there
+    deciding over time is worth most. Test has other instances of them too; what no training meets are other families.
+    """
     families, known = service_presets.FAMILIES, service_presets.TRAINING_MODELS
     validating = "overload-1"
     training = [name for name, family in families.items() if not family.held_out and name != validating]

@@ -69,6 +69,10 @@ def test_the_file_keeps_what_was_not_measured_now_and_gives_presets(tmp_path):
     both = document({("tiers", "llama-65b"): found(4.0)}, first)
     assert list(both["measured"]) == ["tiers/llama-65b", "tiers/gpt3-175b"]
     assert both["found"]["tiers/gpt3-175b"]["rule"] == "profile-greedy (guess)+late"
+    # Sessions come for longer where few of them come.
+    rare = document({("mixed-documents", "llama-3.1-70b"): found(0.1)})["found"]
+    assert rare["mixed-documents/llama-3.1-70b"]["horizon_s"] == 300.0 > both["horizon_s"]
+    assert "horizon_s" not in both["found"]["tiers/llama-65b"]
     path = tmp_path / "capacities.json"
     path.write_text(json_text(both))
     capacities = load_capacities(path)

@@ -22,7 +22,7 @@ from papi_env.simulation.serving.tables import ServingTables
 # All plans are tried on a share of the futures, the best of them on more, and so on (sequential halving: Karnin, Koren
 # and Somekh, ICML 2013): the share, and how many plans go on. chosen: rounds that take about as long as one another.
 # What is left of the futures judges the winner: on those that it was chosen by it looks better than it is.
-ROUNDS = ((1 / 12, 24), (1 / 3, 6), (2 / 3, 1))
+ROUNDS = ((1 / 12, 24), (1 / 4, 4), (1 / 2, 1))
 # Sessions are imagined to come for as long as an answer takes, lest those be left out whom it keeps from the memory:
 # so many times what its objective allows for a mean answer, of the class for which that is longest, and no less than
 # so many seconds. chosen: a quarter, since machines that are in time are faster than asked (range 0.1-1), and 10 s

@@ -338,7 +338,7 @@ def test_a_plan_is_judged_on_futures_that_it_was_not_chosen_by(monkeypatch):
     def values(futures, memory, first, then, start=0, stop=1):
         asked.append((len(first), start, stop))
         lucky = np.zeros((len(first), stop - start))
-        if start < 8 and len(first) > 1:
+        if start < 6 and len(first) > 1:
             lucky[-1] = 1.0
         return lucky
 
@@ -348,10 +348,10 @@ def test_a_plan_is_judged_on_futures_that_it_was_not_chosen_by(monkeypatch):
     np.testing.assert_array_equal([now, then], [base, base])
     assert [(start, stop) for count, start, stop in asked if count == 1] == [
         (0, 1),
-        (1, 4),
-        (4, 8),
-        (8, 12),
-        (8, 12),
+        (1, 3),
+        (3, 6),
+        (6, 12),
+        (6, 12),
     ]
 
 
