@@ -53,7 +53,7 @@ def best_of(kind: str, scenario: Scenario, seeds: Sequence[int]) -> Found:
 def base_of(scenario: Scenario, seeds: Sequence[int]) -> tuple[str, ProfileGreedy]:
     """What planners start from on a scenario with classes: the best, on the seeds that follow, of rules for it."""
     best = best_of(BEST_GREEDY, scenario, seeds).best
-    makers = {best.label: partial(best.policy, GROUPS[BEST_GREEDY]())}
+    makers: dict[str, Callable[[], Policy]] = {best.label: partial(best.policy, GROUPS[BEST_GREEDY]())}
     makers |= {name: partial(make_policy, name) for name in STARTS}
     further = range(max(seeds) + 1, max(seeds) + 1 + STARTING_SEEDS)
     env = vector_class(SERVING_V1)(scenario, num_envs=STARTING_SEEDS, autoreset_mode=AutoresetMode.DISABLED)
