@@ -7,6 +7,7 @@ from agents.evaluate import evaluate
 from agents.registry import make_policy
 from agents.serving.choices import CHOICE_NAMES
 from agents.serving.greedy import ProfileGreedy
+from agents.serving.slack import SlackAware
 from experiments.arena import choosing
 from experiments.arena.choosing import picked
 from experiments.common.problems import problem_of
@@ -106,3 +107,20 @@ def test_planners_look_for_something_better_than_the_best_rule(scenario, monkeyp
     env = ServingV1VectorEnv(scenario, num_envs=1, autoreset_mode="Disabled")
     planner.bind(env)
     assert planner.base.service(1).tolist() == [list(best.choices)]
+
+
+def test_planners_start_from_the_best_on_seeds_that_no_rule_was_found_on(scenario, monkeypatch):
+    only = {"profile-greedy": ProfileGreedy}
+    monkeypatch.setattr(choosing, "GROUPS", {"best-greedy": lambda: only})
+    asked = []
+
+    def returns(policy, env, seeds):
+        asked.append(tuple(seeds))
+        return {"return": np.full(len(seeds), 2.0 if isinstance(policy, SlackAware) else 1.0)}
+
+    monkeypatch.setattr(choosing, "evaluate", returns)
+    label, rule = choosing.base_of(scenario, SEEDS)
+    assert label == "slack-aware"
+    assert isinstance(rule, SlackAware)
+    assert len(asked) == 3
+    assert set(asked) == {tuple(range(5, 21))}
