@@ -105,7 +105,7 @@ TRAFFIC: Mapping[str, Traffic] = {
         stacks={"llama-65b": 5, "gpt3-175b": 5},
         models=("llama-65b", "gpt3-175b"),
     ),
-    # Few large requests, a document held for a minute or more, beside short ones that cannot wait for a long prompt.
+    # Few large requests, whose memory is held for long, beside short ones that cannot wait for a long prompt.
     # chosen: as many of either, as in `documents`. Llama-3.1 70B has the memory of one of the 60 stacks, five documents
     # (range 1-5; it is the least part that a model can have), LLaMA-65B, whose documents are a fifth as long, that of
     # `documents`. Some twenty documents in an episode take 300 s (range 120-600).
