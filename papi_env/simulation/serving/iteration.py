@@ -334,7 +334,9 @@ def iteration(decoding, chunk, placement, slow, look, busy):
         communication_s += changes * crossing_s
         joules += changes * look.moves[n + chunk.rows, layout.CROSSING_J]
 
-    communication_s += max(link_s - core, 0.0)
+    # Halves communicate at the same time, on links of their own, and what a full link delays was counted as it moved:
+    # of the time that passes, all at most.
+    communication_s = min(communication_s + max(link_s - core, 0.0), max(core, link_s))
     seconds = max(core, link_s) + draft_s + head_s + scalars[at.OVERHEAD_S] + scalars[at.DECISION_S]
     pim_busy = units.pim_s
     banks_busy += draft_s + head_s

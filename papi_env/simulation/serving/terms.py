@@ -175,7 +175,7 @@ class Cost(NamedTuple):
     Attributes:
         seconds: from its start to its end; joules: dynamic.
         fc_s, attention_s, draft_s, prompt_s, communication_s, switching_s: seconds by cause, which may coincide;
-            `prompt_s` is the prompt's attention.
+            `prompt_s` is the prompt's attention, and communication takes no longer than the iteration.
         switches: changes of the stacks' mode; mode: what they are left in.
         pim_rows: decode rows whose FC kernels ran on FC-PIM.
         ran: what joules by cause follow from.

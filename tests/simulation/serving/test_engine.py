@@ -213,6 +213,7 @@ def audited_step(engine, actions, e=0):
     parts = t[[at.LAST_DRAFT_S, at.LAST_PREFILL_S]]
     assert (parts >= 0).all()
     assert (parts <= seconds).all()
+    assert 0 <= t[at.LAST_COMMUNICATION_S] <= seconds * (1 + 1e-12)
     good = at.ON_TIME_TOKENS if engine.scenario.serving.reward == "on-time" else at.GOOD_TOKENS
     scalars = engine.tables.scalars
     joules = t[at.LAST_DYNAMIC_J] + (seconds + idle) * scalars[at.STATIC_W]
@@ -331,6 +332,19 @@ def test_every_account_balances_under_every_policy_and_switch(scenario, seed, we
 def drawn(engine, e=0):
     """What the instance draws and no policy may change: arrivals; input, output, class."""
     return engine.state.moments[e, :, at.ARRIVAL_S], engine.state.facts[e][:, [at.INPUT, at.OUTPUT, at.CLASS]]
+
+
+def test_halves_that_communicate_at_once_take_no_longer_than_their_iteration():
+    # Full of rows from FC-PIM and the PUs, whose results both cross while the other half's do.
+    s = get_scenario("short-context/llama-65b").replace(serving={"horizon_s": 4.0, "draft_cost": False})
+    engine, most = started(s), 0.0
+    while not engine.counters[0, at.DONE]:
+        engine.actions[0] = (2, 3, ADMITS_ALL, 1)
+        engine.step()
+        clocks = engine.clocks[0]
+        most = max(most, clocks[at.LAST_COMMUNICATION_S] / clocks[at.LAST_TIME_S])
+    assert most == pytest.approx(1, rel=1e-12)  # at times nothing else is waited for
+    assert engine.metrics()["communication_share"][0] < 1
 
 
 @pytest.mark.parametrize("system", ["papi", "papi-pim-only", "papi-1gpu", "attacc-only", *CUSTOM], ids=str)
