@@ -221,6 +221,15 @@ def test_every_command_is_shown():
     )
 
 
+def test_readers_are_told_which_option_runs_code():
+    for sentence in re.split(r"(?<=[.;|])\s", (ROOT / "experiments/README.md").read_text(encoding="utf-8")):
+        if "`MODULE:CLASS`" in sentence:
+            assert re.search(r"import and\s+run", sentence)
+            break
+    else:
+        pytest.fail("`MODULE:CLASS` is not explained")
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_what_it_names_in_the_package_is_there(path):
     for name in set(re.findall(r"`(papi_env(?:\.\w+)+)`", path.read_text(encoding="utf-8"))):

@@ -5,14 +5,12 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from papi_env.envs.registration import DECODE, KERNELS, SERVING
+from papi_env.envs.registration import DECODE, ENV_IDS, SERVING, SERVING_V1
 from papi_env.errors import ConfigurationError
 from papi_env.simulation.engine import seed_number
 
-IDS = (DECODE, KERNELS, SERVING)
 
-
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", ENV_IDS)
 def test_any_non_negative_integer_is_a_seed(env_id):
     env = gym.make(env_id)
     for seed in (2**63 - 1, 2**63, 2**64, 2**200, np.int64(5), np.uint64(2**64 - 1)):
@@ -31,7 +29,7 @@ def test_large_seeds_name_different_instances_and_small_ones_are_themselves():
     assert seed_number(2**63) == 2543904115474403623  # as it always was
 
 
-@pytest.mark.parametrize("env_id", [DECODE, SERVING])
+@pytest.mark.parametrize("env_id", [DECODE, SERVING, SERVING_V1])
 def test_environment_i_of_a_batch_is_the_single_one_with_seed_plus_i_beyond_all_bounds(env_id):
     single, many = gym.make(env_id), gym.make_vec(env_id, num_envs=3)
     many.reset(seed=2**63 - 1)
@@ -62,7 +60,7 @@ def test_what_is_no_seed_is_refused_and_resets_nothing(seed):
         assert env.np_random.bit_generator.state == state
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", ENV_IDS)
 @pytest.mark.parametrize(
     ("argument", "value", "expected"),
     [
@@ -85,7 +83,7 @@ def test_counts_are_whole_numbers_and_switches_truth_values(env_id, argument, va
             gym.make(env_id, strict=value)
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", ENV_IDS)
 def test_views_cannot_be_written_through(env_id):
     make = gym.envs.registration.load_env_creator(gym.spec(env_id).vector_entry_point)
     envs = make(num_envs=2, copy=False, autoreset_mode=AutoresetMode.SAME_STEP, max_episode_steps=1)
@@ -112,7 +110,7 @@ def test_views_cannot_be_written_through(env_id):
             view[...] = 0
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", ENV_IDS)
 def test_an_engine_refuses_actions_outside_their_options_before_anything_moves(env_id):
     envs = gym.make_vec(env_id, num_envs=3)
     envs.reset(seed=0)

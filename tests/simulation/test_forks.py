@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from papi_env.envs.registration import DECODE, SERVING
+from papi_env.envs.registration import DECODE, SERVING, SERVING_V1
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no forks")
 
@@ -26,7 +26,7 @@ def in_child(envs, results):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("env_id", [DECODE, SERVING])
+@pytest.mark.parametrize("env_id", [DECODE, SERVING, SERVING_V1])
 def test_a_forked_child_steps_its_environments_to_the_same_bits(env_id):
     envs = gym.make_vec(env_id, num_envs=4, threads=2)
     expected = played(envs, 1)
