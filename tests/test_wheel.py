@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,16 @@ import papi_env
 from tests.test_code import tracked
 
 ROOT = Path(__file__).resolve().parents[1]
+BACKEND = ".build/"
+# As whatever builds a project does: the hooks of the module that pyproject.toml names.
+BUILD = """
+import importlib, sys, tomllib
+with open("pyproject.toml", "rb") as file:
+    system = tomllib.load(file)["build-system"]
+sys.path[:0] = system["backend-path"]
+hooks = importlib.import_module(system["build-backend"])
+getattr(hooks, sys.argv[1])("dist")
+"""
 
 
 def files():
@@ -22,23 +33,32 @@ def files():
     return [
         name
         for name in names
-        if name and not name.startswith(("tests/", "experiments/", ".")) and (ROOT / name).is_file()
+        if name and (name.startswith(BACKEND) or not name.startswith(("tests/", "experiments/", ".")))
+        if (ROOT / name).is_file()
     ]
+
+
+def built(what, folder, pattern):
+    """A file that a hook leaves in `dist`."""
+    done = subprocess.run([sys.executable, "-c", BUILD, what], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (found,) = (folder / "dist").glob(pattern)
+    return found
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The folder of an unpacked wheel, built from a copy."""
+    """The folder of an unpacked wheel, built from the source distribution of a copy, as builders do."""
     copy = tmp_path_factory.mktemp("checkout")
     for name in files():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes((ROOT / name).read_bytes())
-    code = "import setuptools.build_meta as build; print(build.build_wheel('dist'))"
-    built = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr[-2000:]
-    (wheel,) = (copy / "dist").glob("papi_env-*.whl")
+    sources = tmp_path_factory.mktemp("sources")
+    with tarfile.open(built("build_sdist", copy, "papi_env-*.tar.gz")) as archive:
+        archive.extractall(sources, filter="data")
+    (unpacked,) = sources.iterdir()
     folder = tmp_path_factory.mktemp("site")
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(built("build_wheel", unpacked, "papi_env-*.whl")) as archive:
         archive.extractall(folder)
     return folder
 

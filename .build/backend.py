@@ -1,17 +1,18 @@
-"""What pyproject.toml cannot say: the policies of `agents` go into the wheel as `papi_env._agents`.
+"""Builds as setuptools does, with the policies of `agents` in the wheel as `papi_env._agents`.
 
 `agents` is the one source, and runs from the checkout under that name, which is too common a one to install. A build
 copies it beside the package and names its imports accordingly; nothing else of it changes. Policies that were trained
-and their settings stay in the checkout.
+and their settings stay in the checkout. `pyproject.toml` names this module as what builds the project, and its class as
+the command of setuptools that it replaces.
 """
 
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools.build_meta import *  # noqa: F403  the hooks that whoever builds calls
 from setuptools.command.build_py import build_py
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 SOURCE, SHIPPED = "agents", "papi_env/_agents"
 # What the code itself reads; `pretrained` and `hyperparameters` are data of training.
 SUFFIXES = (".py", ".json")
@@ -28,6 +29,15 @@ def shipped(text: str) -> str:
     return changed
 
 
+def policies() -> list[Path]:
+    """Files of `agents` that go into the wheel."""
+    return [
+        path
+        for path in sorted((ROOT / SOURCE).rglob("*"))
+        if path.suffix in SUFFIXES and not set(path.relative_to(ROOT / SOURCE).parts) & set(LEFT_OUT)
+    ]
+
+
 class BuildPy(build_py):
     """Builds the package, then puts the policies into it."""
 
@@ -36,23 +46,21 @@ class BuildPy(build_py):
         super().run()
         if getattr(self, "editable_mode", False):
             return
-        for source, target in self.policies():
+        for source, target in self.copies():
             target.parent.mkdir(parents=True, exist_ok=True)
             text = source.read_text(encoding="utf-8")
             target.write_text(shipped(text) if source.suffix == ".py" else text, encoding="utf-8")
 
-    def policies(self) -> list[tuple[Path, Path]]:
-        """Files of `agents` that go into the wheel, and where in the build they go."""
-        folder, into = ROOT / SOURCE, Path(self.build_lib) / SHIPPED
-        return [
-            (path, into / path.relative_to(folder))
-            for path in sorted(folder.rglob("*"))
-            if path.suffix in SUFFIXES and not set(path.relative_to(folder).parts) & set(LEFT_OUT)
-        ]
+    def copies(self) -> list[tuple[Path, Path]]:
+        """The policies' files, and where in the build they go."""
+        into = Path(self.build_lib) / SHIPPED
+        return [(path, into / path.relative_to(ROOT / SOURCE)) for path in policies()]
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         """All files that a build leaves."""
-        return [*super().get_outputs(include_bytecode), *(str(target) for _, target in self.policies())]
+        return [*super().get_outputs(include_bytecode), *(str(target) for _, target in self.copies())]
 
-
-setup(cmdclass={"build_py": BuildPy})
+    def get_source_files(self) -> list[str]:
+        """All files that a build needs, which a source distribution holds."""
+        more = (str(path.relative_to(ROOT)) for path in (Path(__file__).resolve(), *policies()))
+        return [*super().get_source_files(), *more]
