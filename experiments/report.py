@@ -1,17 +1,19 @@
-"""One page of HTML from run folders: `python -m experiments.report --help`.
+"""One page from run folders: `python -m experiments.report --help`.
 
-Takes folders of compare, headroom, leaderboard, reproduce, serve, sweep and train, and writes one file that needs no
-network and no other file: tables to sort and filter, figures to zoom, and where every run comes from. The same folders
-give the same file. Needs the extra `report` (Plotly).
+Takes folders of compare, distill, headroom, leaderboard, reparameterize, reproduce, serve, sweep, throughput, train and
+tune, and writes one file of HTML that needs no network and no other file: tables to sort and filter, figures to zoom,
+and where every run comes from. It needs the extra `report` (Plotly). Where the file's name ends with .md it is a page
+of results in Markdown: the command, processor and versions of each run, its tables, and its pictures. The same folders
+give the same file.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
@@ -21,20 +23,23 @@ from experiments.common.options import words
 from experiments.common.runner import write_whole
 from papi_env.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from experiments.reporting.content import Section
+
 # What the extra `report` brings.
 _EXTRA = ("jinja2", "markupsafe", "plotly")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Write one page of HTML from run folders.
+    """Write one page from run folders: HTML to explore, or a page of results in Markdown.
 
     python -m experiments.report runs/compare-20250101-120000 runs/mine --out mine.html
     """
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...")] = ()
     """Run folders, in the order of the page."""
-    out: Annotated[Path, words("FILE.html", "The file to write (default: report.html).")] = Path(
+    out: Annotated[Path, words("FILE.html|FILE.md", "The file to write (default: report.html).")] = Path(
         "report.html"
     )
     title: Annotated[str, words("TEXT", "Of the page (default: Report of runs).")] = "Report of runs"
@@ -51,10 +56,46 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
     twice = {path for path in config.runs if config.runs.count(path) > 1}
     if twice:
         raise ConfigurationError(f"{sorted(twice)[0]}: named twice, expected each run folder once")
-    if config.out.is_dir() or config.out.suffix.lower() not in (".html", ".htm"):
-        raise ConfigurationError(f"--out is {config.out}, expected the name of a file that ends with .html")
+    ending = config.out.suffix.lower()
+    if config.out.is_dir() or ending not in (".html", ".htm", ".md"):
+        raise ConfigurationError(
+            f"--out is {config.out}, expected the name of a file that ends with .html or .md"
+        )
+    # Here, for --help is quick without.
+    if ending == ".md":
+        from experiments.reporting.markdown import markdown_of
+
+        def write(sections: Sequence[Section]) -> str:
+            return markdown_of(config.title, sections, config.out.parent)
+    else:
+        html_of = _html_of()
+
+        def write(sections: Sequence[Section]) -> str:
+            return html_of(config.title, sections)
+
+    from experiments.reporting.registry import sections_of
+
+    with progress.status("reading runs"):
+        page = write(sections_of(config.runs))
+    write_whole(config.out, page)
+    say(
+        console,
+        f"{config.out}: {len(config.runs)} run{'s' * (len(config.runs) > 1)}, {_size(len(page.encode()))}",
+    )
+    return config.out
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
+
+
+def _html_of() -> Callable[[str, Sequence[Section]], str]:
+    """What writes HTML.
+
+    Raises:
+        ConfigurationError: the extra is not installed.
+    """
     try:
-        # Here, for --help is quick without.
         from experiments.reporting.page import html_of
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
@@ -62,16 +103,7 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
         raise ConfigurationError(
             f"A report needs {error.name.partition('.')[0]}, which is not installed: pip install 'papi-env[report]'"
         ) from None
-    from experiments.reporting.registry import sections_of
-
-    with progress.status("reading runs"):
-        page = html_of(config.title, sections_of(config.runs))
-    write_whole(config.out, page)
-    say(
-        console,
-        f"{config.out}: {len(config.runs)} run{'s' * (len(config.runs) > 1)}, {len(page.encode()) / 1e6:.1f} MB",
-    )
-    return config.out
+    return html_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

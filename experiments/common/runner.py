@@ -27,9 +27,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import joblib
-
 import papi_env
+from experiments.common.processor import machine
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.files import JSON_BYTES, read_bounded, read_json
 
@@ -218,7 +217,7 @@ class RunFolder:
             "command": command,
             "started": _now(),
             "cores": cores,
-            "machine": {"cpus": joblib.cpu_count(), "platform": platform.platform()},
+            "machine": machine(),
             "versions": versions(),
             "source": {"digest": source_digest(), **git_state()},
         }

@@ -83,7 +83,7 @@ VICTIMS: Mapping[str, Victim] = {
     "tune": Victim(
         "profile-greedy --families tight-objectives saturated --seeds 2 --final-seeds 2 --horizon-s 8 --trials 72 "
         "--family-trials 24",
-        ("profile-greedy/parameters.json",),
+        ("profile-greedy/parameters.json", "profile-greedy/trials.csv"),
         mark="profile-greedy/default.journal",
     ),
     "leaderboard": Victim(

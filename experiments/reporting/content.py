@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from experiments.common.statistics import Estimate
@@ -116,6 +117,24 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Lines:
+    """Text whose lines and spaces mean something.
+
+    Attributes:
+        title: of the text.
+        text: as it is shown.
+        note: what one must know to read it.
+    """
+
+    title: str
+    text: str
+    note: str = ""
+
+
+Part = Table | Picture | Lines
+
+
+@dataclass(frozen=True)
 class Section:
     """A run, or what several runs say together.
 
@@ -124,9 +143,11 @@ class Section:
         about: a sentence below it.
         parts: in the order of the page.
         facts: where it comes from: name, text.
+        images: pictures that the command itself drew.
     """
 
     title: str
     about: str
-    parts: Sequence[Table | Picture]
+    parts: Sequence[Part]
     facts: Sequence[tuple[str, str]] = field(default=())
+    images: Sequence[Path] = field(default=())

@@ -80,6 +80,18 @@ class Run:
         except pl.exceptions.PolarsError as error:
             raise DataError(f"{path}: not a table, or cut off: {str(error).splitlines()[0]}") from None
 
+    def text(self, name: str) -> str:
+        """The text of a file of the folder.
+
+        Raises:
+            DataError: it is not there, or is no text.
+        """
+        path = self._finished(name)
+        try:
+            return read_bounded(path, JSON_BYTES).decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not text in UTF-8: {error}") from None
+
     def _finished(self, name: str) -> Path:
         path = self.path / name
         if not path.exists():

@@ -1,6 +1,8 @@
-"""Every row of a run's results.csv as a table."""
+"""Every row of a file of a run as a table, such as of its results.csv."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import polars as pl
 
@@ -28,9 +30,20 @@ _NAMED = {
 
 
 def instances(frame: pl.DataFrame, title: str = "Instances") -> Table:
-    """A row for each of the frame, in all columns that hold anything; the first ones where there are very many."""
+    """A row for each episode, as in results.csv."""
+    return whole(frame, title, "A row for each episode, as in results.csv.")
+
+
+def whole(frame: pl.DataFrame, title: str, note: str, named: Mapping[str, str] | None = None) -> Table:
+    """All columns of a file that hold anything; the first rows where there are very many.
+
+    Args:
+        frame: what the file holds.
+        title, note: of the table.
+        named: headings of columns, where they are not the file's own.
+    """
     kept = [name for name in frame.columns if frame[name].null_count() < len(frame)]
-    columns = [Column(name, _unit(name)) for name in kept]
+    columns = [Column((named or {}).get(name, name), _unit(name)) for name in kept]
     rows = [
         list(row)
         for row in frame.select(kept).head(MOST_ROWS).with_columns(pl.col(pl.Boolean).cast(pl.String)).rows()
@@ -40,7 +53,7 @@ def instances(frame: pl.DataFrame, title: str = "Instances") -> Table:
         if len(frame) > MOST_ROWS
         else ""
     )
-    return Table(title, columns, rows, f"A row for each episode, as in results.csv.{more}")
+    return Table(title, columns, rows, note + more)
 
 
 def _unit(name: str) -> str:

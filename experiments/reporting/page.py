@@ -18,7 +18,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from experiments.reporting.charts import escaped
-from experiments.reporting.content import Picture, Section, Table
+from experiments.reporting.content import Lines, Part, Picture, Section
 
 _HERE = Path(__file__).resolve().parent / "page"
 
@@ -53,18 +53,14 @@ def html_of(title: str, sections: Sequence[Section]) -> str:
     )
 
 
-def _part(part: Table | Picture, name: str, figures: list[Any]) -> dict[str, Any]:
+def _part(part: Part, name: str, figures: list[Any]) -> dict[str, Any]:
     """A part as the template takes it; a picture's figure joins `figures`."""
+    about = {"id": name, "title": part.title, "note": part.note}
+    if isinstance(part, Lines):
+        return about | {"kind": "lines", "text": part.text}
     if isinstance(part, Picture):
         figures.append(escaped(part.figure))
-        return {
-            "id": name,
-            "title": part.title,
-            "note": part.note,
-            "figure": True,
-            "number": len(figures) - 1,
-            "height": part.height,
-        }
+        return about | {"kind": "figure", "number": len(figures) - 1, "height": part.height}
     rows = [
         [
             {"text": column.text(cell), "key": column.key(cell), "number": not isinstance(cell, str)}
@@ -72,14 +68,7 @@ def _part(part: Table | Picture, name: str, figures: list[Any]) -> dict[str, Any
         ]
         for row in part.rows
     ]
-    return {
-        "id": name,
-        "title": part.title,
-        "note": part.note,
-        "figure": False,
-        "columns": part.columns,
-        "rows": rows,
-    }
+    return about | {"kind": "table", "columns": part.columns, "rows": rows}
 
 
 def _in_script(data: Any) -> str:

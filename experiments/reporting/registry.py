@@ -6,19 +6,35 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.reporting.content import Picture, Section, Table
+from experiments.reporting.content import Part, Section
 from experiments.reporting.folder import Run
-from experiments.reporting.sections import compare, headroom, leaderboard, reproduce, serve, sweep, train
+from experiments.reporting.sections import (
+    compare,
+    distill,
+    headroom,
+    leaderboard,
+    reparameterize,
+    reproduce,
+    serve,
+    sweep,
+    throughput,
+    train,
+    tune,
+)
 from papi_env.errors import ConfigurationError, DataError, unknown_name
 
-SECTIONS: Mapping[str, Callable[[Run], list[Table | Picture]]] = {
+SECTIONS: Mapping[str, Callable[[Run], Sequence[Part]]] = {
     "compare": compare.parts,
+    "distill": distill.parts,
     "headroom": headroom.parts,
     "leaderboard": leaderboard.parts,
+    "reparameterize": reparameterize.parts,
     "reproduce": reproduce.parts,
     "serve": serve.parts,
     "sweep": sweep.parts,
+    "throughput": throughput.parts,
     "train": train.parts,
+    "tune": tune.parts,
 }
 
 
@@ -54,7 +70,8 @@ def _section(run: Run) -> Section:
         ) from None
     last = run.sessions[-1] if run.sessions else {}
     about = f"experiments.{run.experiment}, {last.get('status', 'not begun')}; run folder {run.path}"
-    return Section(f"{run.experiment}: {run.path.name or run.path}", about, parts, facts)
+    images = sorted(run.path.glob("*.png"))
+    return Section(f"{run.experiment}: {run.path.name or run.path}", about, parts, facts, images)
 
 
 def facts_of(run: Run) -> list[tuple[str, str]]:
@@ -74,16 +91,14 @@ def facts_of(run: Run) -> list[tuple[str, str]]:
     seeds = run.configuration.get("seeds", run.configuration.get("asked", {}).get("seed"))
     shown = f"{seeds['count']} from {seeds['first']} on" if isinstance(seeds, Mapping) else seeds
     versions = ", ".join(f"{name} {found}" for name, found in last.get("versions", {}).items())
-    processor = machine.get("processor")
+    known = [machine.get("processor"), f"{machine.get('cpus')} CPUs", machine.get("platform")]
     return [
         *facts,
         ("seeds", str(run.configuration.get("seed", "") if shown is None else shown)),
         ("commit", f"{source.get('commit') or 'outside a checkout'}{changed}"),
         ("source", f"SHA-256 {source.get('digest')}"),
         ("versions", versions),
-        (
-            "machine",
-            f"{processor + ', ' if processor else ''}{machine.get('cpus')} CPUs, {machine.get('platform')}",
-        ),
+        ("machine", ", ".join(str(one) for one in known if one)),
+        ("instruction set", " ".join(machine.get("instructions", ["not recorded"]))),
         ("cores used", str(last.get("cores"))),
     ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from experiments.common.processor import processor
 from experiments.speed import inside, jobs, parts, runs
 from experiments.speed.measure import pinned
 from experiments.speed.parts import QUICK, Effort, Findings, Ratio, Row, Say
@@ -73,16 +73,6 @@ def summarise(found: Findings, names: Sequence[str], quick: bool, core: int | No
         "rows": [asdict(row) for row in found.rows],
         "curves": found.curves,
     }
-
-
-def processor() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def one_line(summary: Mapping[str, Any], folder: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+import polars as pl
 from rich.console import Console
 
 from agents.serving.tuned import DEFAULT, stored_entries
@@ -18,6 +19,9 @@ from experiments.tuning.search import Order, Search
 from papi_env.envs.registration import SERVING
 from papi_env.errors import unknown_name
 from papi_env.scenario import SCENARIOS, Scenario
+
+# What a search leaves in its folder: the best sets by family, and all that were tried.
+FOUND, TRIED = "parameters.json", "trials.csv"
 
 
 def training_families(order: Order, names: Sequence[str] = ()) -> dict[str, list[Scenario]]:
@@ -61,8 +65,9 @@ def tune(
     stored = usable_entries(order.rule, training, order.split.env_id != SERVING)
     guesses = starting_points(order.rule, stored)
     found: dict[str, dict[str, Any]] = {}
+    tried: list[dict[str, Any]] = []
 
-    def keep(name: str, entry: dict[str, Any]) -> None:
+    def keep(name: str, entry: dict[str, Any], own: Sequence[Played]) -> None:
         # A set stored before is a starting point: what it took counts.
         found[name] = entry | spent_before(stored.get(name))
         best = entry["best_guess"]
@@ -71,7 +76,9 @@ def tune(
             f"{name}: return per request {entry['score']:.3f} (best guess, {best['name']}: {best['score']:.3f}) after "
             f"{entry['trials']} trials, {entry['simulated_requests'] / 1e6:.2f} M requests",
         )
-        write_whole(order.folder / "parameters.json", json_text(found))
+        tried.extend({"search": name, "score": one.score, **one.parameters} for one in own)
+        write_whole(order.folder / FOUND, json_text(found))
+        write_whole(order.folder / TRIED, pl.DataFrame(tried, infer_schema_length=None).write_csv())
 
     shared: list[Played] = []
     if default:
@@ -82,7 +89,7 @@ def tune(
         shared = search.played()
         with progress.status(f"{DEFAULT}: comparing the best"):
             best = search.best()
-        keep(DEFAULT, best)
+        keep(DEFAULT, best, shared)
     # Windows of traces and settings drawn at random belong to no family that is played elsewhere.
     for family in (name for name in families if is_played(name)):
         with progress.status(f"{family}: guesses"):
@@ -90,7 +97,7 @@ def tune(
         search.run(order.budget.family_trials if shared else order.budget.trials, progress)
         with progress.status(f"{family}: comparing the best"):
             best = search.best([found[DEFAULT]["parameters"]] if shared else [])
-        keep(family, best)
+        keep(family, best, search.played()[search.shared_trials :])
     return found
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from experiments.common.options import ALL_CORES, OnWorkers, Spelling, Traces, words
 from experiments.common.pools import Pool
-from experiments.common.runner import RUNS, alone_in, make_folder, writing
+from experiments.common.runner import RUNS, RunFolder, make_folder, writing
 from experiments.common.workers import started
 from experiments.splitting.splits import load_split
 from experiments.tuning.families import store, tune
@@ -109,7 +109,9 @@ def run(config: Config, command: str, console: Console, progress: Console) -> No
     with started(config.workers) as pool:
         order = resolve(config, pool)
         make_folder(order.folder)
-        with alone_in(order.folder), writing(order.folder):
+        # Each search keeps by itself what it was asked, and may be given a larger budget later.
+        record = RunFolder(order.folder, "tune", {"rule": order.rule, "env": order.split.env_id})
+        with record.session(command, pool.size), writing(order.folder):
             found = tune(order, config.families, config.default, console, progress)
     if config.write:
         store(order, found, bool(config.families), console)

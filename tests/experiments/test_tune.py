@@ -3,6 +3,7 @@
 import json
 
 import optuna
+import polars as pl
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -97,6 +98,13 @@ def test_a_search_keeps_its_budget_and_goes_on(tmp_path, played):
     parameters_from("found", entry["parameters"], ProfileGreedy.kind)
     assert "experiments.tune profile-greedy --families tight-objectives --trials" in entry["command"]
     assert str(tmp_path) not in json.dumps(found)
+    # What a report shows: both sessions, and every set that was tried.
+    record = json.loads((tmp_path / "profile-greedy/run.json").read_text())
+    assert record["configuration"] == {"rule": "profile-greedy", "env": "papi_env/Serving-v0"}
+    assert [session["status"] for session in record["sessions"]] == ["finished", "finished"]
+    tried = pl.read_csv(tmp_path / "profile-greedy/trials.csv")
+    assert dict(tried.group_by("search").len().iter_rows()) == {"default": GUESSED + 2, "tight-objectives": 3}
+    assert set(tried.columns) == {"search", "score", *entry["parameters"]}
 
 
 def test_the_best_on_other_seeds_is_stored_not_the_luckiest(tmp_path, monkeypatch):

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from experiments.reporting import charts
-from experiments.reporting.content import Column, Picture, Table
+from experiments.reporting.content import Picture, Table
 from experiments.reporting.folder import Run
+from experiments.reporting.instances import whole
 
 _EVALUATIONS, _TRIALS = "evaluations.csv", "trials.csv"
 _NAMED = {
@@ -22,7 +23,7 @@ _NAMED = {
 def parts(run: Run) -> list[Table | Picture]:
     """Curves and the table of validations; of a search its trials."""
     if not run.has(_EVALUATIONS) and run.has(_TRIALS):
-        return [_table(run.table(_TRIALS), "Trials", "A row for each trial, as in trials.csv.")]
+        return [whole(run.table(_TRIALS), "Trials", "A row for each trial, as in trials.csv.", _NAMED)]
     frame = run.table(_EVALUATIONS)
     settings = [name.removeprefix("return: ") for name in frame.columns if name.startswith("return: ")]
     pictures = [
@@ -34,10 +35,11 @@ def parts(run: Run) -> list[Table | Picture]:
         pictures.append(_curves(named, "score", "return by setting"))
     return [
         *(one for one in pictures if one is not None),
-        _table(
+        whole(
             frame,
             "Validations",
             "A row for each validation, as in evaluations.csv. Regret: a share of the oracle's cost.",
+            _NAMED,
         ),
     ]
 
@@ -75,9 +77,3 @@ def _curves(frames: Mapping[str, pl.DataFrame], column: str, called: str) -> Pic
         lines=True,
     )
     return Picture(f"Learning curve: {called}", drawn, "", 420)
-
-
-def _table(frame: pl.DataFrame, title: str, note: str) -> Table:
-    units = {"simulated_s": "s", "wall_s": "s"}
-    columns = [Column(_NAMED.get(name, name), units.get(name, "")) for name in frame.columns]
-    return Table(title, columns, [list(row) for row in frame.rows()], note)

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -92,6 +93,11 @@ def test_an_interruption_loses_only_the_job_in_flight_and_is_recorded(run, marks
     assert record["configuration"] == CONFIGURATION
     assert {"python", "numpy", "numba", "gymnasium", "papi_env"} <= set(record["sessions"][0]["versions"])
     assert {"digest", "commit", "modified"} <= set(record["sessions"][0]["source"])
+    machine = record["sessions"][0]["machine"]
+    assert machine["processor"]
+    assert machine["instructions"][0] == platform.machine()
+    assert len(machine["instructions"]) > 1
+    assert machine["cpus"] >= 1
 
 
 def test_a_failed_session_says_why(run):

@@ -4,14 +4,25 @@ import json
 import shutil
 from pathlib import Path
 
+import polars as pl
+
+from experiments.vision.data import find_system, kernel_rows, network_row, rule_row, stage_rows, tabulate
+
 FROZEN = Path(__file__).resolve().parents[2] / "data" / "frozen_results"
+# Returns and paces that a search tried.
+SETS = ((0.2, 1.0), (0.5, 2.5), (0.3, 4.0))
 SESSION = {
     "status": "finished",
     "command": "python -m experiments.compare --seeds 2",
     "started": "2026-01-02T03:04:05+00:00",
     "cores": 2,
     "wall_s": 1.5,
-    "machine": {"cpus": 2, "platform": "Linux-6.1"},
+    "machine": {
+        "processor": "A processor",
+        "instructions": ["x86_64", "avx2"],
+        "cpus": 2,
+        "platform": "Linux-6.1",
+    },
     "versions": {"python": "3.11.2", "numpy": "2.4.6"},
     "source": {"digest": "ab" * 32, "commit": "0123456789abcdef", "modified": True},
 }
@@ -42,4 +53,60 @@ def trained(folder, name, settings=("calm", "busy")):
     ]
     lines = [heads, *rows]
     (path / "evaluations.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
+    return path
+
+
+def tuned(folder):
+    """A tuning of two searches, with the sets that they tried."""
+    path = recorded(folder / "tuned", "tune", {"rule": "heuristic", "env": "papi_env/Serving-v0"})
+    entry = {
+        "parameters": {"pace": 2.5, "order": "oldest"},
+        "score": 0.51,
+        "best_guess": {"name": "hasty", "score": 0.48},
+        "trials": 3,
+        "simulated_requests": 1234,
+        "scenarios": {"saturated/llama-65b": "abc"},
+    }
+    (path / "parameters.json").write_text(json.dumps({"default": entry, "bursty": entry}))
+    rows = [f"{search},{score},{pace},oldest" for search in ("default", "bursty") for score, pace in SETS]
+    (path / "trials.csv").write_text("\n".join(["search,score,pace,order", *rows]) + "\n")
+    return path
+
+
+def timed(folder):
+    """Speeds at two sizes, a ratio that was measured and one that was not."""
+    path = recorded(folder / "timed", "throughput", {"parts": ["batch"], "quick": False})
+    sizes = {"part": "batch", "name": "papi_env/Decode-v0", "variant": "copying", "requests": 16, "tlp": 1}
+    spread = {"unit": "steps/s", "low": 900.0, "high": 1300.0, "reference": None, "cpu_share": 0.98}
+    rows = [{**sizes, **spread, "envs": envs, "value": 10.0 * envs} for envs in (64, 1024)]
+    known = {"what": "Decode-v0 / CartPole's", "must": 0.7, "goal": 2.0, "note": "", "at_least": False}
+    ratios = {
+        "ratio_decode_batch": known | {"value": 2.3, "low": 2.2, "high": 2.4, "reached": "goal"},
+        "ratio_fork": known | {"value": None, "low": None, "high": None, "reached": None, "note": "not run"},
+    }
+    found = {"quick": False, "processor": "A processor", "ratios": ratios, "rows": rows}
+    (path / "summary.json").write_text(json.dumps(found))
+    return path
+
+
+def merged(folder):
+    """The digits' network before and after merging, with the policies of a stream beside it."""
+    path = recorded(folder / "merged", "reparameterize", {"seeds": {"first": 0, "count": 2}})
+    network = tabulate("repmlpnet-t224", find_system("papi-edge", None, None))
+    tables = {"networks": [network_row(network)], "rules": [rule_row(network)]}
+    tables |= {"stages": list(stage_rows(network, (1, 4))), "kernels": list(kernel_rows(network, (1, 4)))}
+    for name, rows in tables.items():
+        (path / f"{name}.csv").write_text(pl.DataFrame(rows, infer_schema_length=None).write_csv())
+    frozen(path, "compare_images").rename(path / "vision-stream")
+    (path / "units.png").write_bytes(b"\x89PNG")
+    return path
+
+
+def explored(folder):
+    """Gains of a choice on two machines."""
+    path = recorded(folder / "explored", "reparameterize", {"explore": True})
+    rows = [f"net,{machine},equal,{n},1.{n},1.0" for machine in ("A100", "edge") for n in (1, 4)]
+    (path / "explored.csv").write_text(
+        "\n".join(["network,machine,starts,images,gain,class_gain", *rows]) + "\n"
+    )
     return path

@@ -4,17 +4,29 @@ import csv
 import json
 import re
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from itertools import product
+from pathlib import Path
 
 import pytest
 
 from experiments.common.statistics import Estimate
 from experiments.report import main
 from experiments.reporting import charts
-from experiments.reporting.content import Column
+from experiments.reporting.content import Column, Lines, Section, Table
+from experiments.reporting.markdown import MOST_ROWS, markdown_of
 from tests.experiments.commands import called
-from tests.experiments.reporting.folders import FROZEN, frozen, recorded, trained
+from tests.experiments.reporting.folders import (
+    FROZEN,
+    explored,
+    frozen,
+    merged,
+    recorded,
+    timed,
+    trained,
+    tuned,
+)
 
 RUNS = ("compare_decode", "compare_images", "compare_serving", "headroom", "leaderboard_decode", "serve")
 NASTY = "<script>alert(1)</script>&amp;\"'</table>"
@@ -119,7 +131,8 @@ def test_it_says_where_a_run_comes_from(page):
         "experiments.compare --seeds 2",
         "0123456789abcdef, with changes",
         "numpy 2.4.6",
-        "2 CPUs, Linux-6.1",
+        "A processor, 2 CPUs, Linux-6.1",
+        "x86_64 avx2",
     ):
         assert text in page[1]
 
@@ -187,6 +200,77 @@ def test_cells(column, cell, text, key):
     assert (column.text(cell), column.key(cell)) == (text, key)
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Runs of the other commands, by name."""
+    folder = tmp_path_factory.mktemp("others")
+    made = {one.__name__: one(folder) for one in (tuned, timed, merged, explored)}
+    return made | {"distilled": frozen(folder, "distill_decode")}
+
+
+def test_runs_of_every_command_that_measures_are_shown(others, tmp_path):
+    page = tmp_path / "others.html"
+    assert called(main, *others.values(), "--out", page)[0] == 0
+    found = Page(page.read_text(encoding="utf-8"))
+    rows = {tuple(row) for table in found.tables for row in table}
+    for row in (
+        ("default", "0.51", "hasty", "0.48", "3", "1234", "1"),
+        ("bursty", "2.5", "oldest"),
+        ("ratio_fork", "Decode-v0 / CartPole's", "–", "0.7", "2", "", "not run"),
+        ("net", "edge", "equal", "4", "1.4", "1"),
+    ):
+        assert row in rows
+    assert any(row[0] == "tree" and "[100.0, 100.1]" in row[3] for row in rows if len(row) == 5)
+    assert any(row[0] == "papi-1gpu-near/oracle*" for row in rows)  # of the stream beside the networks
+    figures = json.loads(found.scripts[0])
+    assert all(trace["x"] for figure in figures for trace in figure["data"])
+    titles = [figure["layout"]["yaxis"]["title"]["text"] for figure in figures]
+    assert {"best return per request so far", "time before / after"} <= set(titles)
+    course = figures[titles.index("best return per request so far")]["data"]
+    assert [trace["y"] for trace in course] == [[0.2, 0.5, 0.5]] * 2
+    rule = (others["distilled"] / "rule.txt").read_text().splitlines()
+    assert found.tags.count("pre") == 2
+    assert all(line.strip() in unescape(page.read_text(encoding="utf-8")) for line in rule)
+
+
+def test_a_page_of_results_has_commands_processors_versions_tables_and_pictures(
+    others, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    folder = others["merged"].parent
+    page = folder / "results.md"
+    assert called(main, *others.values(), "--out", page, "--title", "Results")[0] == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Results\n\n## tune: tuned\n")
+    assert text.count("```sh\npython -m experiments.compare --seeds 2\n```") == len(others)
+    assert text.count("* machine: A processor, 2 CPUs") == len(others)
+    assert text.count("* versions: python 3.11.2, numpy 2.4.6") == len(others)
+    assert "| default | 0.51 | hasty | 0.48 | 3 | 1234 | 1 |" in text
+    pictures = re.findall(r"!\[units\]\((.*)\)", text)
+    assert [(folder / one).is_file() for one in pictures] == [True]
+    rule = (others["distilled"] / "rule.txt").read_text().rstrip()
+    assert f"```text\n{rule}\n```" in text
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
+    assert len(tables) > 12
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
+        assert len(table.splitlines()) <= MOST_ROWS + 2
+    again = folder / "again.md"
+    assert called(main, *others.values(), "--out", again, "--title", "Results")[0] == 0
+    assert again.read_text(encoding="utf-8") == text
+
+
+def test_names_stay_names_in_markdown_too():
+    nasty = "a|b <script>`x` [y](javascript:z)\n# t *u* _v_ w_x \\"
+    text = markdown_of(nasty, [Section(nasty, "", [Table(nasty, [Column(nasty)], [[nasty]])])], Path())
+    plain = r"a\|b \<script\>\`x\` [y\](javascript:z) # t \*u\* \_v\_ w_x " + "\\\\"
+    assert text.splitlines()[0] == f"# {plain}"
+    assert f"\n| {plain} |\n|---|\n| {plain} |\n" in text
+    assert markdown_of("t", [Section("s", "", [Lines("l", "a\n```\nb")])], Path()).endswith(
+        "````text\na\n```\nb\n````\n"
+    )
+
+
 def refused(*arguments):
     status, out, err = called(main, *arguments)
     assert (status, out) == (2, "")
@@ -201,7 +285,7 @@ def test_what_is_no_run_folder_is_refused(tmp_path, runs):
     assert "found nothing, expected a run folder" in refused(tmp_path / "none", "--out", page)
     assert f"did you mean {runs[0].parent}/compare_decode" in refused(runs[0].parent, "--out", page)
     assert "named twice" in refused(runs[0], runs[0], "--out", page)
-    assert "ends with .html" in refused(runs[0], "--out", tmp_path / "page.png")
+    assert "ends with .html or .md" in refused(runs[0], "--out", tmp_path / "page.png")
     unknown = recorded(tmp_path / "u", "comparee", {})
     assert "Did you mean 'compare'" in refused(unknown, "--out", page)
     assert not page.exists()

@@ -1,0 +1,94 @@
+"""Sections as a page of Markdown, such as a page of results that is kept beside the code.
+
+Tables that a person can read at once, the pictures that the commands drew, and of each run its command, its processor
+and the versions. Figures to explore and long tables are for the page of HTML and for the run folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from experiments.reporting.content import Lines, Picture, Section, Table
+
+# chosen: what a reader takes in; PAPI's comparison has 12 rows, a table of all serving presets 24 (range 20-100).
+MOST_ROWS = 60
+# What Markdown, or HTML within it, would read in a name.
+_SIGNS = re.compile(r"([\\`*<>|~]|(?<!\w)_|_(?!\w)|\](?=[(\[:]))")
+
+
+def markdown_of(title: str, sections: Sequence[Section], folder: Path) -> str:
+    """The page; the same sections give the same text.
+
+    Args:
+        title, sections: of the page.
+        folder: that the page is for; links to pictures lead from there.
+    """
+    lines = [f"# {_plain(title)}", ""]
+    for section in sections:
+        lines += [f"## {_plain(section.title)}", "", _plain(section.about), ""]
+        lines += _facts(section)
+        for part in section.parts:
+            if not isinstance(part, Picture):
+                lines += _part(part)
+        for path in section.images:
+            where = quote(Path(os.path.relpath(path, folder)).as_posix())
+            lines += [f"![{_plain(path.stem)}]({where})", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _facts(section: Section) -> Iterator[str]:
+    """Commands as one would type them, then a line for all else."""
+    commands = dict.fromkeys(text for name, text in section.facts if name == "command")
+    if commands:
+        yield from _fenced("\n".join(commands), "sh")
+    for name, text in section.facts:
+        if name != "command" and text:
+            yield f"* {name}: {_plain(text)}"
+    if section.facts:
+        yield ""
+
+
+def _part(part: Table | Lines) -> Iterator[str]:
+    yield f"### {_plain(part.title)}"
+    yield ""
+    if isinstance(part, Lines):
+        yield from _noted(part.note)
+        yield from _fenced(part.text, "text")
+        return
+    if len(part.rows) > MOST_ROWS:
+        yield f"{len(part.rows)} rows, which the run folder holds."
+        yield ""
+        return
+    yield from _noted(part.note)
+    yield _row([f"{column.name} ({column.unit})" if column.unit else column.name for column in part.columns])
+    texts = [isinstance(cell, str) for cell in part.rows[0]] if part.rows else [True] * len(part.columns)
+    yield "|" + "|".join("---" if text else "---:" for text in texts) + "|"
+    for row in part.rows:
+        yield _row([column.text(cell) for column, cell in zip(part.columns, row, strict=True)])
+    yield ""
+
+
+def _noted(note: str) -> Iterator[str]:
+    if note:
+        yield _plain(note)
+        yield ""
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(_plain, cells)) + " |"
+
+
+def _plain(text: str) -> str:
+    """Text on one line that means itself."""
+    return _SIGNS.sub(r"\\\1", " ".join(text.split()))
+
+
+def _fenced(text: str, kind: str) -> Iterator[str]:
+    """Text as it is, in a fence that is longer than any in it."""
+    longest = max((len(found) for found in re.findall(r"`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
+    yield from (f"{fence}{kind}", *text.splitlines(), fence, "")
