@@ -5,9 +5,10 @@ at once. Hyper-parameters come from `agents/hyperparameters/ALGORITHM.toml`. The
 
 * run.json: the command, what was asked, everything it resolved to, and every session with its versions;
 * best/ and last/: checkpoints (policy.json and policy.safetensors) of the best and the last validation;
-* evaluations.csv: every validation, on instances that training never meets; curves.png: the learning curve;
+* evaluations.csv: every validation, on instances that training never meets, with regret as a share of the oracle's
+  cost; curves.png: the learning curve;
 * state.safetensors: the whole state, from which an interrupted run goes on;
-* tensorboard/: curves.
+* tensorboard/: curves; those of validations come first, with regret in percent.
 
 `--resume DIR` goes on after any interruption, and ends with the weights that the run would have had without it, bit
 for bit, on the same code, versions and `--threads`. Ctrl-C stops after the rollout under way and loses nothing; a

@@ -34,16 +34,16 @@ def instances(frame: pl.DataFrame, title: str = "Instances") -> Table:
     return whole(frame, title, "A row for each episode, as in results.csv.")
 
 
-def whole(frame: pl.DataFrame, title: str, note: str, named: Mapping[str, str] | None = None) -> Table:
+def whole(frame: pl.DataFrame, title: str, note: str, known: Mapping[str, Column] | None = None) -> Table:
     """All columns of a file that hold anything; the first rows where there are very many.
 
     Args:
         frame: what the file holds.
         title, note: of the table.
-        named: headings of columns, where they are not the file's own.
+        known: columns that are shown in another way than by their name in the file.
     """
     kept = [name for name in frame.columns if frame[name].null_count() < len(frame)]
-    columns = [Column((named or {}).get(name, name), _unit(name)) for name in kept]
+    columns = [(known or {}).get(name) or Column(name, _unit(name)) for name in kept]
     rows = [
         list(row)
         for row in frame.select(kept).head(MOST_ROWS).with_columns(pl.col(pl.Boolean).cast(pl.String)).rows()

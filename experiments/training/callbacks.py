@@ -35,6 +35,8 @@ from papi_env.errors import ConfigurationError
 # A value-based algorithm has a boundary after every step: progress is shown no more often than this.
 _REFRESH_S = 0.1
 BEST, LAST, STATE, EVALUATIONS = "best", "last", "state.safetensors", "evaluations.csv"
+# Of TensorBoard: before what Stable-Baselines3 writes (rollout, time, train).
+CURVES = "evaluation"
 
 
 class DivergedError(ConfigurationError):
@@ -296,11 +298,12 @@ class Boundary(BaseCallback):
         self.listener.validated(steps, found, best)
 
     def _record(self, found: Validation) -> None:
-        self.logger.record("validation/return", found.score)
+        """Curves of validations, which TensorBoard shows in the order of the alphabet: what improves comes first."""
+        self.logger.record(f"{CURVES}/return", found.score)
         if found.regret is not None:
-            self.logger.record("validation/regret", found.regret)
+            self.logger.record(f"{CURVES}/regret_percent", 100 * found.regret)
         if found.discounted is not None:
-            self.logger.record("validation/discounted_return", found.discounted)
+            self.logger.record(f"{CURVES}/return_discounted", found.discounted)
         self.logger.record("time/simulated_s", self.simulated_s)
 
     def checkpoint(self) -> Checkpoint:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 from safetensors.numpy import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.evaluate import evaluate
 from agents.learned.checkpoint import load_checkpoint
@@ -20,7 +21,7 @@ from experiments import compare
 from experiments.reporting.registry import sections_of
 from experiments.splitting.definition import TRAINING_SEED, VALIDATION_SEED
 from experiments.training.algorithms import ALGORITHMS, build_model, flattens
-from experiments.training.callbacks import BEST, EVALUATIONS, LAST, STATE, Boundary
+from experiments.training.callbacks import BEST, CURVES, EVALUATIONS, LAST, STATE, Boundary
 from experiments.training.evaluation import Validator
 from experiments.training.hyperparameters import FOLDER, KINDS, Imitation, Linear, load_hyperparameters
 from experiments.training.options import Config, as_words, read_command
@@ -85,7 +86,12 @@ def test_the_folder_holds_what_ran_and_what_came_out(trained):
         EVALUATIONS,
         "tensorboard",
     }
-    assert list((folder / "tensorboard").glob("events*"))
+    # What improves is what TensorBoard shows first: it sorts by name.
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    first, second, *_ = sorted(events.Tags()["scalars"])
+    assert (first, second) == (f"{CURVES}/regret_percent", f"{CURVES}/return")
+    shown = [event.value for event in events.Scalars(first)]
+    assert shown == pytest.approx([100 * float(row["regret"]) for row in evaluations(folder)], abs=1e-5)
     record = json.loads((folder / "run.json").read_text())
     assert record["configuration"]["hyperparameters"]["n_steps"] == 16
     assert [s["workload"]["batch_size"] for s in record["configuration"]["settings"]] == [2, 3]

@@ -7,23 +7,22 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from experiments.reporting import charts
-from experiments.reporting.content import Picture, Table
+from experiments.reporting.content import Column, Picture, Table
 from experiments.reporting.folder import Run
 from experiments.reporting.instances import whole
 
 _EVALUATIONS, _TRIALS = "evaluations.csv", "trials.csv"
-_NAMED = {
-    "steps": "steps",
-    "simulated_s": "simulated time",
-    "wall_s": "training time",
-    "score": "mean return",
+_KNOWN = {
+    "simulated_s": Column("simulated time", "s"),
+    "wall_s": Column("training time", "s"),
+    "score": Column("mean return"),
 }
 
 
 def parts(run: Run) -> list[Table | Picture]:
     """Curves and the table of validations; of a search its trials."""
     if not run.has(_EVALUATIONS) and run.has(_TRIALS):
-        return [whole(run.table(_TRIALS), "Trials", "A row for each trial, as in trials.csv.", _NAMED)]
+        return [whole(run.table(_TRIALS), "Trials", "A row for each trial, as in trials.csv.", _KNOWN)]
     frame = run.table(_EVALUATIONS)
     settings = [name.removeprefix("return: ") for name in frame.columns if name.startswith("return: ")]
     pictures = [
@@ -38,8 +37,8 @@ def parts(run: Run) -> list[Table | Picture]:
         whole(
             frame,
             "Validations",
-            "A row for each validation, as in evaluations.csv. Regret: a share of the oracle's cost.",
-            _NAMED,
+            "A row for each validation, as in evaluations.csv. Regret: percent of the oracle's cost.",
+            _KNOWN | {name: Column(name, "%", 100, 3) for name in frame.columns if name.startswith("regret")},
         ),
     ]
 
