@@ -1,7 +1,6 @@
 """Stable-Baselines3 and sb3-contrib: a batch environment as a `VecEnv`, with masks (extra `learn`).
 
-What takes SB3's `VecEnv` takes this too, such as SBX (`from sbx import PPO`, tried in the place of MaskablePPO, without
-masks).
+What takes SB3's `VecEnv` takes this too, such as SBX (`with_sbx.py`).
 """
 
 from __future__ import annotations
