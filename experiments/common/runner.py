@@ -27,10 +27,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import joblib
+
 import papi_env
-from experiments.common.processor import machine
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.files import JSON_BYTES, read_bounded, read_json
+from papi_env.simulation.processor import instructions, processor
 
 try:
     import fcntl
@@ -217,7 +219,12 @@ class RunFolder:
             "command": command,
             "started": _now(),
             "cores": cores,
-            "machine": machine(),
+            "machine": {
+                "processor": processor(),
+                "instructions": instructions(),
+                "cpus": joblib.cpu_count(),
+                "platform": platform.platform(),
+            },
             "versions": versions(),
             "source": {"digest": source_digest(), **git_state()},
         }

@@ -11,11 +11,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from experiments.common.processor import processor
 from experiments.speed import inside, jobs, parts, runs
 from experiments.speed.measure import pinned
 from experiments.speed.parts import QUICK, Effort, Findings, Ratio, Row, Say
 from experiments.speed.targets import PARTS, TARGETS, UNPINNED
+from papi_env.simulation.processor import processor
 
 
 def measure_part(found: Findings, name: str, quick: bool, say: Say) -> int | None:

@@ -96,7 +96,7 @@ def test_an_interruption_loses_only_the_job_in_flight_and_is_recorded(run, marks
     machine = record["sessions"][0]["machine"]
     assert machine["processor"]
     assert machine["instructions"][0] == platform.machine()
-    assert len(machine["instructions"]) > 1
+    assert not {"sse4.2", "neon", "vsx"}.isdisjoint(machine["instructions"])
     assert machine["cpus"] >= 1
 
 

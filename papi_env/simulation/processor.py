@@ -5,9 +5,7 @@ from __future__ import annotations
 import platform
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import joblib
 from llvmlite import binding
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -26,16 +24,6 @@ _VECTORS = (
     "vsx",
     "v",
 )
-
-
-def machine() -> dict[str, Any]:
-    """What a run's record says of the machine: processor, instruction set, cores, operating system."""
-    return {
-        "processor": processor(),
-        "instructions": instructions(),
-        "cpus": joblib.cpu_count(),
-        "platform": platform.platform(),
-    }
 
 
 def processor() -> str:
