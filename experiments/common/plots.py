@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -24,6 +25,16 @@ STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "legend.frameon": False,
 }
+
+
+def titled(title: str, intervals: str, figures: Iterable[Mapping[str, Any]]) -> str:
+    """A title that speaks of intervals only where a figure has one; with a single seed there is none."""
+    return f"{title} ({intervals})" if has_interval(figures) else title
+
+
+def has_interval(figures: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether any of some figures (`value`, `low`, `high`) has an interval."""
+    return any(figure["low"] is not None for figure in figures)
 
 
 def png(figure: Figure) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.arena.tables.claims import figures_of, labels_of, name_of
-from experiments.common.plots import MARKERS, PALETTE, STYLE, png
+from experiments.common.plots import MARKERS, PALETTE, STYLE, png, titled
 
 # Of the picture: panels in a row; the percentage from which on an axis is logarithmic, but for its middle, and the
 # half-width of that. chosen: that differences of a few per cent can be read beside those of thousands.
@@ -31,11 +31,13 @@ def figure(summary: Mapping[str, Any]) -> bytes:
         for axes in panels.flat[len(against) :]:
             axes.set_visible(False)
         drawn: dict[str, Any] = {}
+        shown: list[Mapping[str, Any]] = []
         for axes, name in zip(panels.flat, against, strict=False):
             found = [
                 next((figures_of(other) for other in row["against"] if name_of(other) == name), [])
                 for row in challengers
             ]
+            shown += [figure for figures in found for figure in figures]
             points = _draw(axes, found, [bool(row["marks"]) for row in challengers])
             drawn.update({name_of(challengers[k]): point for k, point in points.items()})
             axes.set_title(f"against {name}", fontsize=9)
@@ -45,7 +47,9 @@ def figure(summary: Mapping[str, Any]) -> bytes:
         panels[0, 0].set_ylim(len(labels) - 0.5, -0.5)
         drawn_on.supxlabel(f"mean return above the other's, percent of it ({summary['better']})", fontsize=9)
         title = name_of(challengers[0]) if len(challengers) == 1 else "Challengers"
-        drawn_on.suptitle(f"{title} against others (95 % intervals)", x=0.01, ha="left", fontweight="bold")
+        drawn_on.suptitle(
+            titled(f"{title} against others", "95 % intervals", shown), x=0.01, ha="left", fontweight="bold"
+        )
         if len(challengers) > 1:
             drawn_on.legend(list(drawn.values()), list(drawn), loc="outside upper right", ncols=len(drawn))
         return png(drawn_on)

@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from experiments.arena.tables.text import of_baseline, picture_label, shown
-from experiments.common.plots import MARKERS, PALETTE, STYLE, png
+from experiments.common.plots import MARKERS, PALETTE, STYLE, has_interval, png
 
 _PANELS_ABREAST = 4
 
@@ -54,7 +54,8 @@ def figure(summary: Mapping[str, Any]) -> bytes:
             )
             axes.set_ylim(len(rows) - 0.5, -0.5)
         notes = [
-            f"95 % intervals; dashed: {summary['baseline']}",
+            "95 % intervals" if has_interval(one for *_, figures, _ in panels for one in figures) else "",
+            f"dashed: {summary['baseline']}",
             "* privileged: reads what no scheduler can see" if any(row["privileged"] for row in rows) else "",
             "† does not fit every scenario" if any(row["does_not_fit"] for row in rows) else "",
         ]

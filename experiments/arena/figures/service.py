@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from experiments.arena.entries import FLOOR
-from experiments.common.plots import MARKERS, PALETTE, STYLE, png
+from experiments.common.plots import MARKERS, PALETTE, STYLE, png, titled
 
 
 def figure(summary: Mapping[str, Any]) -> bytes:
@@ -62,7 +62,10 @@ def figure(summary: Mapping[str, Any]) -> bytes:
         axes.grid(axis="x", color="0.9", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.set_xlabel("G (worth served in time / worth offered), over that of the preset's best rule")
-        axes.set_title("Headroom by preset (95 % intervals)")
+        figures = [
+            row["policies"][policy]["ratio"] for row in summary["presets"].values() for policy in shown
+        ]
+        axes.set_title(titled("Headroom by preset", "95 % intervals", figures))
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
         if summary["privileged"]:
             drawn.supxlabel("* privileged: reads what no scheduler can see", x=0.995, ha="right", fontsize=8)

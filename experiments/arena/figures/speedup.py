@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from experiments.arena.tables.text import picture_label
-from experiments.common.plots import GREYS, MARKERS, PALETTE, STYLE, png
+from experiments.common.plots import GREYS, MARKERS, PALETTE, STYLE, png, titled
 
 
 def figure(summary: Mapping[str, Any]) -> bytes:
@@ -87,7 +87,7 @@ def _speedups(axes: Axes, rows: Sequence[Mapping[str, Any]], groups: Sequence[st
     axes.grid(axis="y", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_ylabel(f"speed-up over {baseline}")
-    axes.set_title("a  End-to-end speed-up (95 % intervals)")
+    axes.set_title(titled("a  End-to-end speed-up", "95 % intervals", [row["speedup"] for row in rows]))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.4, labelspacing=0.6)
 
 
@@ -136,7 +136,7 @@ def _regrets(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.grid(axis="x", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_xlabel("cost above the oracle of the same system, prefill left out (%)")
-    axes.set_title("b  Regret (95 % intervals)")
+    axes.set_title(titled("b  Regret", "95 % intervals", [row["regret_percent"] for row in rows]))
 
 
 def _end(figure: Mapping[str, float], name: str) -> float:
