@@ -358,6 +358,8 @@ def test_what_takes_no_time_beside_the_rest_is_a_pixel_wide():
 @pytest.mark.filterwarnings("ignore")
 def test_gymnasium_records_videos_of_one_and_of_a_batch(tmp_path):
     pytest.importorskip("moviepy")
+    if not hasattr(gym.wrappers.vector, "RecordVideo"):
+        pytest.skip("gymnasium records videos of batches from 1.2 on")
     env = gym.make(DECODE, render_mode="rgb_array", **SHORT[DECODE])
     env = gym.wrappers.RecordVideo(env, str(tmp_path), name_prefix="one", video_length=4)
     envs = gym.make_vec(DECODE, num_envs=2, render_mode="rgb_array", **SHORT[DECODE])

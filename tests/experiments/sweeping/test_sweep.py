@@ -148,12 +148,7 @@ def test_other_searches_find_rows_of_the_grid(played, tmp_path, write, search):
     rows, grid = scan(tmp_path / "run").collect(), scan(played[0]).collect()
     assert rows["design"].n_unique() == 7
     shared = [FPUS, BANKS, "policy", "seed", "tokens_per_s", "j_per_token"]
-    assert (
-        rows.select(shared)
-        .unique()
-        .join(grid.select(shared), on=shared, how="anti", nulls_equal=True)
-        .is_empty()
-    )
+    assert set(rows.select(shared).iter_rows()) <= set(grid.select(shared).iter_rows())
     assert len(parts(tmp_path / "run")) == (3 if search == "nsga2" else 1)
     before = parts(tmp_path / "run")
     # Without its last generation it goes the same way again.
