@@ -24,19 +24,36 @@ BoolArray = npt.NDArray[np.bool_]
 class LazyInfo(dict[str, Any]):
     """A dict that works out some of its values when they are read; `dict(info)` has all of them.
 
-    Made as a dict is, with any values in the places of those that are worked out later, and then told.
+    Made of a dict with any values in the places of those that are worked out later, and then told.
 
     Attributes:
         later: the names that nobody has read yet.
+        views: those among them that take nothing but a view of an array.
         work_out: gives the value of a name.
     """
 
-    __slots__ = ("later", "work_out")
-    later: frozenset[str]
+    __slots__ = ("later", "views", "work_out")
     work_out: Callable[[str], Any]
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        later: frozenset[str] = frozenset(),
+        views: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__(values)
+        self.later, self.views = later, views
+
+    def add(self, name: str, mask: BoolArray) -> None:
+        """A value more to work out, and its mask."""
+        super().__setitem__(name, None)
+        super().__setitem__(f"_{name}", mask)
+        self.later |= {name}
 
     def there(self) -> list[tuple[str, Any]]:
         """The items that nobody has to work out any more."""
+        for name in self.later & self.views:
+            self[name]
         return [(name, value) for name, value in super().items() if name not in self.later]
 
     def _settle(self) -> None:

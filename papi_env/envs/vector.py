@@ -14,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 
 from papi_env.envs.flatten import flat_actions
 from papi_env.envs.info import METRICS, FirstInfo, LazyInfo, masked, spread, too_late
+from papi_env.envs.keeping import Shelves
 from papi_env.envs.masks import SampleMask, sample_mask
 from papi_env.envs.picture import render_rgb
 from papi_env.envs.problem import (
@@ -28,9 +29,10 @@ from papi_env.envs.problem import (
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Replacements
-from papi_env.simulation.engine import DISABLED, DONE, NEXT_STEP, SAME_STEP, seed_number
+from papi_env.simulation.engine import DISABLED, DONE, NEXT_STEP, SAME_STEP, Handed, seed_number
 
 _NOBODY = np.zeros(0, dtype=np.int64)
+_NO_NAMES: frozenset[str] = frozenset()
 _AUTORESET = {
     AutoresetMode.DISABLED: DISABLED,
     AutoresetMode.NEXT_STEP: NEXT_STEP,
@@ -115,6 +117,17 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         self._masks = {f"_{name}": self._all for name in (*columns, *self._places)}
         self._views = columns | self._places | self._masks
         self._reader: partial[Any] | None = None
+        named = {"counters": self.counter_info, "clocks": self.clock_info}
+        handed = engine.hand(*([column for _, column in pairs] for pairs in named.values()))
+        self._shelves = Shelves(self.num_envs, engine.observations.shape[1], *map(len, handed))
+        # Where in what is handed over that stands which `info` names: views, made when they are read.
+        self._handed = {
+            name: (kind, there.index(column))
+            for (kind, pairs), there in zip(named.items(), handed, strict=True)
+            for name, column in pairs
+        }
+        self._viewed = frozenset(self._handed)
+        self._unread = dict.fromkeys(self._views) | self._masks
         results = (engine.observations, engine.rewards, engine.terminated, engine.truncated)
         self._results = tuple(_read_only(array) for array in results)
 
@@ -193,7 +206,12 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         if self.strict:
             self._check_strict(engine.actions)
         over = engine.counters[:, DONE] != 0 if self._timelines else None
-        engine.advance()
+        given: Handed | None = None
+        if self.copy:
+            given = self._shelves.take()
+            engine.advance_into(given)
+        else:
+            engine.advance()
         ended, done, restarted = _NOBODY, None, self._waiting
         # Twice as quick as whether there are any.
         if np.count_nonzero(engine.terminated) or np.count_nonzero(engine.truncated):
@@ -208,7 +226,7 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             self._reader = None
         if over is not None:
             self._record(over, restarted)
-        info = self._info(_NOBODY if self._same_step else ended)
+        info = self._info(_NOBODY if self._same_step else ended, given=given)
         if self._same_step and done is not None:
             final = self._out_columns(engine.final_counters, engine.final_clocks)
             totals = self.final_metrics(ended, None if self.copy else self._kept)
@@ -220,15 +238,7 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
                 final_info=masked(final, done),
                 _final_info=done,
             )
-        if not self.copy:
-            return (*self._results, info)  # type: ignore[return-value]
-        return (
-            engine.observations.copy(),
-            engine.rewards.copy(),
-            engine.terminated.copy(),
-            engine.truncated.copy(),
-            info,
-        )
+        return (*(self._results if given is None else given[:4]), info)
 
     def _out(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return array.copy() if self.copy else _read_only(array)
@@ -248,42 +258,57 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             columns[name] = self._out(columns[name])
         return columns
 
-    def _info(self, ended: npt.NDArray[np.int64], mask: BoolArray | None = None) -> LazyInfo:
+    def _info(
+        self, ended: npt.NDArray[np.int64], mask: BoolArray | None = None, given: Handed | None = None
+    ) -> LazyInfo:
         """What a step or a reset says.
 
         Args:
             ended: environments whose episodes ended in it and are still there.
             mask: of the environments that it is about, if not all.
+            given: what the step has handed over, if it has.
         """
         self._moment += 1
-        values, about = self._views, self._all if mask is None else mask
-        if self.copy or mask is not None:
+        values, later, views = self._views, self._later, _NO_NAMES
+        if given is not None:
+            values, later, views = self._unread, self._later | self._viewed, self._viewed
+        elif self.copy or mask is not None:
             columns = self._out_columns(self.engine.counters, self.engine.clocks)
             masks = self._masks if mask is None else dict.fromkeys(self._masks, mask)
             values = columns | self._places | masks
-        if not len(ended):
-            info = LazyInfo(values)
-            info.later = self._later
-            if self._reader is None or mask is not None:
-                # Kept until other episodes run: a step makes as little as it can.
-                self._reader = partial(self._work_out, ended, about, self._moment, self._first.version)
+        info = LazyInfo(values, later, views)
+        about = self._all if mask is None else mask
+        if len(ended):
+            about = np.zeros(self.num_envs, dtype=np.bool_)
+            about[ended] = True
+            info.add(METRICS, about)
+        elif given is None and mask is None and self._reader is not None:
+            # Kept until other episodes run: a step makes as little as it can.
             info.work_out = self._reader
             return info
-        about = np.zeros(self.num_envs, dtype=np.bool_)
-        about[ended] = True
-        info = LazyInfo({**values, METRICS: None, f"_{METRICS}": about})
-        info.later = self._later | {METRICS}
-        info.work_out = partial(self._work_out, ended, about, self._moment, self._first.version)
+        info.work_out = partial(self._work_out, ended, about, self._moment, self._first.version, given)
+        if not len(ended) and given is None:
+            self._reader = info.work_out
         return info
 
     def _work_out(
-        self, ended: npt.NDArray[np.int64], about: BoolArray, moment: int, version: int, name: str
+        self,
+        ended: npt.NDArray[np.int64],
+        about: BoolArray,
+        moment: int,
+        version: int,
+        given: Handed | None,
+        name: str,
     ) -> Any:
         """What is read of the info of a moment: an array [num_envs], or the metrics by name, with masks.
 
         Raises:
             RuntimeError: too late, since an episode that it is about is gone.
         """
+        if given is not None and name in self._handed:
+            kind, column = self._handed[name]
+            array: npt.NDArray[Any] = getattr(given, kind)
+            return array[:, column]
         if name != METRICS:
             return self._first.value(name, version)
         if moment != self._moment:

@@ -11,7 +11,7 @@ import hashlib
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ EPISODE = 1
 DONE = 2  # 1: the episode has ended and waits for its reset
 NUM_SHARED_COUNTERS = 3
 
+CACHE_LINE = 64  # bytes, on every processor that numba compiles for but a few (those have 128)
+
 Counters = npt.NDArray[np.int64]
 Metrics = dict[str, npt.NDArray[Any]]
 
@@ -44,6 +46,17 @@ class EngineState(Protocol):
     @property
     def clocks(self) -> FloatArray:
         """float64 [num_envs, columns]."""
+
+
+class Handed(NamedTuple):
+    """What a step gives to a caller who keeps it, arrays [num_envs, ...]; of counters and clocks see `Engine.hand`."""
+
+    observations: npt.NDArray[np.float32]
+    rewards: FloatArray
+    terminated: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+    counters: Counters
+    clocks: FloatArray
 
 
 State = TypeVar("State", bound=Any)
@@ -131,7 +144,7 @@ class Engine(ABC, Generic[State]):
         """Make what a step reads and writes beside the state."""
         num_envs = self.num_envs
         self.actions = np.zeros((num_envs, choices), dtype=np.int64)
-        self.observations = np.zeros((num_envs, features), dtype=np.float32)
+        self.observations = aligned_zeros((num_envs, features), np.float32)
         self.final_observations = np.zeros_like(self.observations)
         self.rewards = np.zeros(num_envs)
         self.terminated = np.zeros(num_envs, dtype=np.bool_)
@@ -160,6 +173,26 @@ class Engine(ABC, Generic[State]):
     @abstractmethod
     def ended(self, envs: npt.NDArray[np.int64]) -> State:
         """The last states of the episodes that ended in the last step in environments `envs`, with SAME_STEP."""
+
+    def hand(self, counters: Sequence[int], clocks: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The columns of counters and clocks that `advance_into` gives: those named, or more."""
+        self._handed = tuple(counters), tuple(clocks)
+        return self._handed
+
+    def advance_into(self, given: Handed) -> None:
+        """`advance`, with what it gives copied to arrays of the caller's own, of the columns that `hand` named."""
+        self.advance()
+        np.copyto(given.observations, self.observations)
+        for to, source, columns in zip(given[-2:], (self.counters, self.clocks), self._handed, strict=True):
+            for k, column in enumerate(columns):
+                np.copyto(to[:, k], source[:, column])
+        self._hand_ends(given)
+
+    def _hand_ends(self, given: Handed) -> None:
+        """Copy rewards, and whose episodes ended."""
+        np.copyto(given.rewards, self.rewards)
+        np.copyto(given.terminated, self.terminated)
+        np.copyto(given.truncated, self.truncated)
 
     def _bind(self) -> None:
         """Make the attributes in `bound` anew, after they were lost."""
@@ -277,3 +310,11 @@ def copied(value: Any) -> Any:
     if isinstance(value, tuple) and hasattr(value, "_make"):
         return type(value)._make(map(copied, value))
     return value
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Zeros that start a cache line, so that an environment's row, of whole lines, shares none with another's."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + CACHE_LINE, dtype=np.uint8)
+    start = -raw.ctypes.data % CACHE_LINE
+    return raw[start : start + size].view(dtype).reshape(shape)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from papi_env.simulation.batch.lookups import (
 from papi_env.simulation.batch.measures import EXPERT_MEASURES, MEASURES, Episodes
 from papi_env.simulation.batch.measures import METRIC_NAMES as METRIC_NAMES
 from papi_env.simulation.batch.tables import EngineTables, build_profiled_tables
-from papi_env.simulation.engine import DISABLED, Counters, Engine, Metrics
+from papi_env.simulation.engine import DISABLED, Counters, Engine, Handed, Metrics, aligned_zeros
 from papi_env.simulation.measures import evaluate
 from papi_env.simulation.prefill import Prefill
 
@@ -50,8 +51,6 @@ class _Sharing:
 _SHARING = _Sharing()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_SHARING.after_fork)
-
-_CACHE_LINE = 64  # bytes, on every processor that numba compiles for but a few (those have 128)
 
 
 class DecodeState(NamedTuple):
@@ -221,7 +220,21 @@ class DecodeEngine(Engine[DecodeState]):
 
     def advance(self) -> None:
         """Advance every environment by one step with the units in `self.actions`, already checked."""
-        self._advance(self.autoreset, self.max_steps, *self._for_step)
+        self._advance(self.autoreset, self.max_steps, *self._for_step, None)
+
+    def hand(self, counters: Sequence[int], clocks: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The columns of counters and clocks that `advance_into` gives, which are always the same; see `state`."""
+        stages, experts = self.actions.shape[1] > 1, self._experts is not None
+        return (
+            at.HANDED_COUNTERS + (at.HANDED_STAGE_COUNTERS if stages else ()),
+            at.HANDED_CLOCKS + (at.HANDED_EXPERT_CLOCKS if experts else ()),
+        )
+
+    def advance_into(self, given: Handed) -> None:
+        """`advance`, with what it gives written to arrays of the caller's own too, in the same pass."""
+        handed = given.observations, given.counters, given.clocks
+        self._advance(self.autoreset, self.max_steps, *self._for_step, handed)
+        self._hand_ends(given)
 
     def joint_costs(self, joint_actions: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
         """Privileged: true seconds and total joules of the next step, [num_envs, len(joint_actions)].
@@ -272,14 +285,6 @@ class DecodeEngine(Engine[DecodeState]):
     def max_iterations(self) -> int:
         """An episode never takes more iterations: every request gains at least a token in each."""
         return int(self.tables.population[:, 1].max(initial=0))
-
-
-def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Zeros that start a cache line, so that an environment's row, of whole lines, shares none with another's."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + _CACHE_LINE, dtype=np.uint8)
-    start = -raw.ctypes.data % _CACHE_LINE
-    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def _columns(actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

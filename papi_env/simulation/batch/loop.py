@@ -9,6 +9,7 @@ What belongs together goes together, as a tuple in the order of the named tuple 
     images      `lookups.ImageLookups`, or None where the scenario has none
     experts     `lookups.ExpertLookups`, or None where its model has none
     results     `engine.Results`: observations, rewards, terminated, truncated, and the last state of ended episodes
+    handed      observations, counters and clocks that the caller keeps, see `observe.hand_over`, or None
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from papi_env.simulation.batch.encode import (
     start_encode,
 )
 from papi_env.simulation.batch.lookups import ImageLookups
-from papi_env.simulation.batch.observe import observe_batch, observe_env, observe_experts
+from papi_env.simulation.batch.observe import hand_over, observe_batch, observe_env, observe_experts
 from papi_env.simulation.compiled import inlined, lean, parallel
 from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 
@@ -97,15 +98,18 @@ def reset_batch(mask, state, instances, images, experts, observations):
 
 @inlined
 def step_range(
-    start, stop, endings, gains, actions, state, lookups, units, instances, images, experts, results
+    envs, endings, gains, actions, state, lookups, units, instances, images, experts, results, handed
 ):
-    """Advance environments `start` to `stop` by one step each; see `step_batch`."""
+    """Advance the environments from the first of `envs` up to the second by one step each; see `step_batch`."""
+    start, stop = envs
     autoreset, max_steps = endings
     counters, clocks, slots, keys = state
     _, schedule, scalars = instances
     observations, rewards, terminated, truncated, final_counters, final_clocks, final_observations = results
     per_reference = 1.0 / scalars[at.REFERENCE]
     for e in range(start, stop):
+        if e > start:
+            hand_over(e - 1, counters, clocks, images, experts, observations, handed)
         c, t = counters[e], clocks[e]
         if c[at.DONE] == 1:
             rewards[e] = 0.0
@@ -152,11 +156,12 @@ def step_range(
                 changed = True
         changed = changed or c[at.RLP] != rlp or c[at.TLP] != tlp
         observe(changed, c, t, scalars, per_reference, images, experts, observations[e])
+    hand_over(stop - 1, counters, clocks, images, experts, observations, handed)
 
 
 @lean
 def step_batch(
-    autoreset, max_steps, gains, actions, state, lookups, units, instances, images, experts, results
+    autoreset, max_steps, gains, actions, state, lookups, units, instances, images, experts, results, handed
 ):
     """Advance every environment by one step: an iteration, or a stage of an encode.
 
@@ -166,25 +171,36 @@ def step_batch(
             state is copied into the final arrays; with DISABLED it idles until it is reset.
         gains: scratch, int64 [threads, SLOTS].
         actions: see `resolve`; units: `lookups.resolved_units`.
-        state, lookups, instances, images, experts, results: see the module.
+        state, lookups, instances, images, experts, results, handed: see the module.
     """
     stop, endings = actions.shape[0], (autoreset, max_steps)
     step_range(
-        0, stop, endings, gains[0], actions, state, lookups, units, instances, images, experts, results
+        (0, stop),
+        endings,
+        gains[0],
+        actions,
+        state,
+        lookups,
+        units,
+        instances,
+        images,
+        experts,
+        results,
+        handed,
     )
 
 
 @parallel
 def step_threads(
-    autoreset, max_steps, gains, actions, state, lookups, units, instances, images, experts, results
+    autoreset, max_steps, gains, actions, state, lookups, units, instances, images, experts, results, handed
 ):
     """`step_batch` with as many threads as `gains` has rows, each with its share of the environments."""
     threads, num_envs = gains.shape[0], actions.shape[0]
     for thread in nb.prange(threads):
-        start, stop = num_envs * thread // threads, num_envs * (thread + 1) // threads
+        envs = num_envs * thread // threads, num_envs * (thread + 1) // threads
         own, endings = gains[thread], (autoreset, max_steps)
         step_range(
-            start, stop, endings, own, actions, state, lookups, units, instances, images, experts, results
+            envs, endings, own, actions, state, lookups, units, instances, images, experts, results, handed
         )
 
 

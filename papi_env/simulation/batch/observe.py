@@ -74,3 +74,31 @@ def observe_experts(counters, clocks, features, per_reference, observations):
     observations[at.COLUMN.last_time_experts] = squash(clocks[at.LAST_EXPERTS_S] * per_reference)
     for k in range(at.SPLIT + 1):
         observations[at.LAST_EXPERTS_FEATURE + k] = 1.0 if counters[at.LAST_EXPERTS] == k else 0.0
+
+
+@inlined
+def hand_over(e, counters, clocks, images, experts, observations, handed):
+    """Copy what a step gives of environment e to arrays that its caller keeps.
+
+    Best one environment late: what was written last still is on its way to the nearest cache.
+
+    Args:
+        counters, clocks, observations: of all environments.
+        handed: observations, counters (`state.HANDED_COUNTERS`) and clocks (`HANDED_CLOCKS`) to write, or None.
+    """
+    if handed is None:
+        return
+    own_observations, own_counters, own_clocks = handed
+    for k in range(own_observations.shape[1]):
+        own_observations[e, k] = observations[e, k]
+    for k in range(at.NUM_HANDED_COUNTERS):
+        own_counters[e, k] = counters[e, at.RLP + k]
+    for k in range(at.NUM_HANDED_CLOCKS):
+        own_clocks[e, k] = clocks[e, at.RETURN - 1 + k]
+    own_clocks[e, 0] = clocks[e, at.TIME_S]
+    if own_counters.shape[1] > at.NUM_HANDED_COUNTERS:
+        for k in range(at.NUM_HANDED_STAGE_COUNTERS):
+            own_counters[e, at.NUM_HANDED_COUNTERS + k] = counters[e, at.STAGE + k]
+    if experts is not None:
+        for k in range(at.NUM_EXPERT_CLOCKS - at.EXPERTS_S):
+            own_clocks[e, at.NUM_HANDED_CLOCKS + k] = clocks[e, at.EXPERTS_S + k]

@@ -105,6 +105,15 @@ LAST_EXPERTS_PU_S = 43
 LAST_EXPERTS_PIM_S = 44
 NUM_EXPERT_CLOCKS = 48
 
+# --- what a caller who keeps a step's results is given of both: [num_envs, columns] ---------------------
+# Columns that follow one another, which are one move: those that `info` names, and some between them.
+NUM_HANDED_COUNTERS, NUM_HANDED_STAGE_COUNTERS, NUM_HANDED_CLOCKS = 8, 4, 16
+HANDED_COUNTERS = tuple(range(RLP, RLP + NUM_HANDED_COUNTERS))
+# Behind them, where actions name units of stages.
+HANDED_STAGE_COUNTERS = tuple(range(STAGE, STAGE + NUM_HANDED_STAGE_COUNTERS))
+HANDED_CLOCKS = (TIME_S, *range(RETURN, RETURN - 1 + NUM_HANDED_CLOCKS))
+HANDED_EXPERT_CLOCKS = tuple(range(EXPERTS_S, NUM_EXPERT_CLOCKS))  # behind them, where a model has experts
+
 # --- slots: int32 [num_envs, 2 x width] ----------------------------------------------------------------
 # Tokens held by the request in each slot, then tokens it still lacks; active requests first, 0 behind them. The
 # width is a multiple of 16, which is what a vector register takes of int32.
