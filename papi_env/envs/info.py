@@ -44,11 +44,9 @@ class LazyInfo(dict[str, Any]):
         super().__init__(values)
         self.later, self.views = later, views
 
-    def add(self, name: str, mask: BoolArray) -> None:
-        """A value more to work out, and its mask."""
-        super().__setitem__(name, None)
-        super().__setitem__(f"_{name}", mask)
-        self.later |= {name}
+    def put(self, name: str, value: Any) -> None:
+        """Write a value that nobody works out."""
+        super().__setitem__(name, value)
 
     def there(self) -> list[tuple[str, Any]]:
         """The items that nobody has to work out any more."""

@@ -26,7 +26,9 @@ class Shelf:
     def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         self._shape, self._dtype = shape, np.dtype(dtype)
         self._bytes = int(np.prod(shape)) * self._dtype.itemsize
-        self._kept: list[tuple[bytearray, weakref.ref[Any]]] = []
+        self._kept: list[tuple[bytearray, int]] = []
+        # Of each, the array over it that was taken last, as long as anybody has it.
+        self._taken: list[weakref.ref[Any]] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._shape, self._dtype)
@@ -35,36 +37,38 @@ class Shelf:
         """An array that nobody else has, nor a view of it."""
         if self._bytes < _SMALL_BYTES:
             return np.empty(self._shape, self._dtype)
-        for i, (memory, taken) in enumerate(self._kept):
+        for i, taken in enumerate(self._taken):
             if taken() is None:
-                array = self._over(memory)
-                self._kept[i] = memory, weakref.ref(array)
+                # Over memory that is no array: views of this array keep it, which so lives as long as they.
+                array: npt.NDArray[Any] = np.ndarray(self._shape, self._dtype, *self._kept[i])
+                self._taken[i] = weakref.ref(array)
                 return array
         memory = bytearray(self._bytes + CACHE_LINE)
-        array = self._over(memory)
-        if len(self._kept) < _MOST_KEPT:
-            self._kept.append((memory, weakref.ref(array)))
-        return array
-
-    def _over(self, memory: bytearray) -> npt.NDArray[Any]:
-        """An array over memory that is no array: views of the array keep the array, which so lives as long as they."""
         start = -np.frombuffer(memory, dtype=np.uint8).ctypes.data % CACHE_LINE
-        return np.ndarray(self._shape, self._dtype, memory, start)
+        array = np.ndarray(self._shape, self._dtype, memory, start)
+        if len(self._kept) < _MOST_KEPT:
+            self._kept.append((memory, start))
+            self._taken.append(weakref.ref(array))
+        return array
 
 
 class Shelves:
     """What a step of so many environments gives, `Handed`, with so many columns of counters and clocks."""
 
     def __init__(self, num_envs: int, features: int, counters: int, clocks: int) -> None:
-        self._shelves = (
-            Shelf((num_envs, features), np.float32),
-            Shelf((num_envs,), np.float64),
-            Shelf((num_envs,), np.bool_),
-            Shelf((num_envs,), np.bool_),
-            Shelf((num_envs, counters), np.int64),
-            Shelf((num_envs, clocks), np.float64),
-        )
+        self._observations = Shelf((num_envs, features), np.float32)
+        self._rewards = Shelf((num_envs,), np.float64)
+        self._ends = Shelf((num_envs,), np.bool_)
+        self._counters = Shelf((num_envs, counters), np.int64)
+        self._clocks = Shelf((num_envs, clocks), np.float64)
 
     def take(self) -> Handed:
         """Arrays that nobody else has."""
-        return Handed._make(shelf.take() for shelf in self._shelves)
+        return Handed(
+            self._observations.take(),
+            self._rewards.take(),
+            self._ends.take(),
+            self._ends.take(),
+            self._counters.take(),
+            self._clocks.take(),
+        )

@@ -31,7 +31,6 @@ from papi_env.kernel import FloatArray
 from papi_env.scenario import Replacements
 from papi_env.simulation.engine import DISABLED, DONE, NEXT_STEP, SAME_STEP, Handed, seed_number
 
-_NOBODY = np.zeros(0, dtype=np.int64)
 _NO_NAMES: frozenset[str] = frozenset()
 _AUTORESET = {
     AutoresetMode.DISABLED: DISABLED,
@@ -126,8 +125,15 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             for (kind, pairs), there in zip(named.items(), handed, strict=True)
             for name, column in pairs
         }
-        self._viewed = frozenset(self._handed)
-        self._unread = dict.fromkeys(self._views) | self._masks
+        # What an info begins as: with views or what is worked out, where episodes have ended and where none has.
+        self._viewed, more = frozenset(self._handed), {METRICS: None, f"_{METRICS}": None}
+        unread = dict.fromkeys(self._views) | self._masks
+        self._begun = {
+            (True, False): (unread, self._later | self._viewed, self._viewed),
+            (True, True): (unread | more, self._later | self._viewed | {METRICS}, self._viewed),
+            (False, False): (self._views, self._later, _NO_NAMES),
+            (False, True): (self._views | more, self._later | {METRICS}, _NO_NAMES),
+        }
         results = (engine.observations, engine.rewards, engine.terminated, engine.truncated)
         self._results = tuple(_read_only(array) for array in results)
 
@@ -182,7 +188,7 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             self._waiting &= ~mask
         for i in np.flatnonzero(mask) if self._timelines else ():
             self._timelines[i].clear()
-        return self._out(self.engine.observations), self._info(_NOBODY, mask.copy())
+        return self._out(self.engine.observations), self._info(mask=mask.copy())
 
     def step(self, actions: Any) -> tuple[Float32Array, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
         """Run one step in every environment; `actions` is [num_envs] or [num_envs, choices]."""
@@ -212,11 +218,11 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             engine.advance_into(given)
         else:
             engine.advance()
-        ended, done, restarted = _NOBODY, None, self._waiting
+        done: BoolArray | None = None
+        restarted = self._waiting
         # Twice as quick as whether there are any.
         if np.count_nonzero(engine.terminated) or np.count_nonzero(engine.truncated):
             done = engine.terminated | engine.truncated
-            ended = np.flatnonzero(done)
         if self._same_step:
             restarted = done
         elif self._next_step:
@@ -226,10 +232,10 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             self._reader = None
         if over is not None:
             self._record(over, restarted)
-        info = self._info(_NOBODY if self._same_step else ended, given=given)
+        info = self._info(None if self._same_step or done is None else done.copy(), given=given)
         if self._same_step and done is not None:
             final = self._out_columns(engine.final_counters, engine.final_clocks)
-            totals = self.final_metrics(ended, None if self.copy else self._kept)
+            totals = self.final_metrics(done.nonzero()[0], None if self.copy else self._kept)
             final |= {name: totals[name] for name in self.first_names}
             final[METRICS] = masked(totals, done)
             info.update(
@@ -259,42 +265,36 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         return columns
 
     def _info(
-        self, ended: npt.NDArray[np.int64], mask: BoolArray | None = None, given: Handed | None = None
+        self, done: BoolArray | None = None, mask: BoolArray | None = None, given: Handed | None = None
     ) -> LazyInfo:
         """What a step or a reset says.
 
         Args:
-            ended: environments whose episodes ended in it and are still there.
+            done: environments whose episodes ended in it and are still there, if any.
             mask: of the environments that it is about, if not all.
             given: what the step has handed over, if it has.
         """
         self._moment += 1
-        values, later, views = self._views, self._later, _NO_NAMES
-        if given is not None:
-            values, later, views = self._unread, self._later | self._viewed, self._viewed
-        elif self.copy or mask is not None:
+        if given is None and (self.copy or mask is not None):
             columns = self._out_columns(self.engine.counters, self.engine.clocks)
             masks = self._masks if mask is None else dict.fromkeys(self._masks, mask)
-            values = columns | self._places | masks
-        info = LazyInfo(values, later, views)
-        about = self._all if mask is None else mask
-        if len(ended):
-            about = np.zeros(self.num_envs, dtype=np.bool_)
-            about[ended] = True
-            info.add(METRICS, about)
+            info = LazyInfo(columns | self._places | masks, self._later, _NO_NAMES)
+        else:
+            info = LazyInfo(*self._begun[given is not None, done is not None])
+        if done is not None:
+            info.put(f"_{METRICS}", done)
         elif given is None and mask is None and self._reader is not None:
             # Kept until other episodes run: a step makes as little as it can.
             info.work_out = self._reader
             return info
-        info.work_out = partial(self._work_out, ended, about, self._moment, self._first.version, given)
-        if not len(ended) and given is None:
+        info.work_out = partial(self._work_out, done, self._moment, self._first.version, given)
+        if done is None and given is None:
             self._reader = info.work_out
         return info
 
     def _work_out(
         self,
-        ended: npt.NDArray[np.int64],
-        about: BoolArray,
+        done: BoolArray | None,
         moment: int,
         version: int,
         given: Handed | None,
@@ -309,13 +309,13 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             kind, column = self._handed[name]
             array: npt.NDArray[Any] = getattr(given, kind)
             return array[:, column]
-        if name != METRICS:
+        if name != METRICS or done is None:
             return self._first.value(name, version)
         if moment != self._moment:
             raise too_late(name)
-        state = self.engine.state
+        ended, state = done.nonzero()[0], self.engine.state
         found = self.engine.measured(type(state)._make(array[ended] for array in state))
-        return masked(spread(found, ended, self.num_envs), about)
+        return masked(spread(found, ended, self.num_envs), done)
 
     def _record(self, over: BoolArray, restarted: BoolArray | None) -> None:
         """Take down the step of every environment, for pictures.

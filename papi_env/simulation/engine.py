@@ -214,7 +214,11 @@ class Engine(ABC, Generic[State]):
 
     def outside(self) -> int | None:
         """The first environment whose action in `actions` is outside its options; None if there is none."""
-        bad = self.actions.view(np.uint64) >= self._limits_of_actions
+        chosen = self.actions.view(np.uint64)
+        # Where all choices have as many options, the largest says it: no array of answers is made.
+        if self._limits_of_actions.ndim == 0 and chosen.max() < self._limits_of_actions:
+            return None
+        bad = chosen >= self._limits_of_actions
         return int(np.argwhere(bad)[0, 0]) if bad.any() else None
 
     @property
