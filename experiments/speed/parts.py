@@ -46,6 +46,10 @@ class Effort:
     fill_steps: int = 400
     """Steps until a serving machine is full, before it is forked."""
     evaluated_envs: int = 64
+    replayed_requests: int = 19_366
+    """Of a replay without a file; an hour of Azure's conversation trace has so many."""
+    run_requests: int = 300
+    """Of a serving run: as many as those that LLMServingSim 2.0 publishes."""
     sweep_requests: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
     sweep_tlp: tuple[int, ...] = (1, 2, 4, 8)
     sweep_sizes: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
@@ -66,6 +70,8 @@ QUICK = Effort(
     serving_requests=64,
     fill_steps=20,
     evaluated_envs=2,
+    replayed_requests=8,
+    run_requests=4,
     sweep_requests=(4, 16),
     sweep_tlp=(1, 4),
     sweep_sizes=(1, 16),
@@ -288,33 +294,45 @@ def adapter(found: Findings, effort: Effort, say: Say) -> None:
         wrapped.close()
 
 
-def threads(found: Findings, effort: Effort, say: Say) -> None:
-    """Two threads over one; not pinned."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(found: Findings, effort: Effort, say: Say, count: int = 2) -> None:
+    """So many threads over one; not pinned."""
+    cores = usable_cores()
     missing = ""
     if not accepts(DECODE, "threads"):
         missing = "the vector environment has no argument 'threads'"
-    elif cores < 2:
+    elif cores < count:
         missing = "this process may use one core only"
     if missing:
         found.ratios["ratio_threads"] = Ratio(None, note=missing)
         return
-    say(f"one and two threads, {effort.large} environments")
+    say(f"one and {count} threads, {effort.large} environments")
     loops = {
-        count: BatchLoop(DECODE, effort.large, threads=count, **sampled_batch(16, 1)).spread(
+        each: BatchLoop(DECODE, effort.large, threads=each, **sampled_batch(16, 1)).spread(
             effort.spread_calls
         )
-        for count in (1, 2)
+        for each in (1, count)
     }
-    timed = [loop.timed(str(count), copy=False) for count, loop in loops.items()]
+    timed = [loop.timed(str(each), copy=False) for each, loop in loops.items()]
     # Two threads take twice the processor's seconds.
     rates = measure(timed, effort.rounds, effort.block_s, clock=time.perf_counter)
     about = {"envs": effort.large, "requests": 16, "tlp": 1}
     found.add("threads", DECODE, rates["1"], variant="1 thread", **about)
     ratios = found.add(
-        "threads", DECODE, rates["2"], rates["1"], variant="2 threads", reference="1 thread", **about
+        "threads",
+        DECODE,
+        rates[str(count)],
+        rates["1"],
+        variant=f"{count} threads",
+        reference="1 thread",
+        **about,
     )
-    found.ratios["ratio_threads"] = Ratio.of(ratios, f"{effort.large} environments, {cores} cores")
+    note = f"{effort.large} environments, {count} threads, {cores} cores"
+    found.ratios["ratio_threads"] = Ratio.of(ratios, note)
 
 
 def sweeps(found: Findings, effort: Effort, say: Say) -> None:

@@ -16,6 +16,11 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(rows_table(summary["rows"]))
     console.print()
     console.print(ratio_table(summary))
+    used = summary["instructions"]
+    if used is not None:
+        vectors = f"compiled code: {used['numba']} ({used['processor']}); numpy: {', '.join(used['numpy'])}"
+        load = "" if summary["load"] is None else f"; load of the machine at the end: {summary['load']:.1f}"
+        say(console, vectors + load)
     for name, entry in summary["ratios"].items():
         if entry["note"]:
             say(console, f"{name}: {entry['note']}")

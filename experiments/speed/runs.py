@@ -119,4 +119,6 @@ def grid(found: Findings, effort: Effort, say: Say) -> None:
     about = {"requests": 16, "tlp": 1}
     found.add_values("grid", DECODE, unit, whole, envs=1, variant="made and played", **about)
     found.add_values("grid", DECODE, unit, played, envs=1, variant="played", **about)
+    each = np.array(played) / GRID_ITERATIONS
+    found.add_values("grid", DECODE, "s/iteration", each, envs=1, variant="a decode iteration", **about)
     found.add_values("grid", DECODE, unit, batched, envs=effort.large, variant="played in a batch", **about)
