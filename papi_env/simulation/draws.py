@@ -68,17 +68,17 @@ def accepted_prefix(key, position, drafted, kind, thresholds):
 
 @inlined
 def draw_gains(drafted, keys, contexts, threshold, gains):
-    """Tokens that 16 requests gain: one each, and its accepted prefix of `drafted` tokens.
+    """Tokens that `state.DRAWN` requests gain: one each, and its accepted prefix of `drafted` tokens.
 
     As `accepted_prefix`, for a vector of requests: draws that are not needed cost less than finding out.
 
     Args:
-        keys: uint64 [16]; contexts: int32 [16], tokens so far.
-        gains: int64 [16], written; as wide as the draws, since a vector is read back as it was written.
+        keys: uint64 [DRAWN]; contexts: int32 [DRAWN], tokens so far.
+        gains: int64 [DRAWN], written; as wide as the draws, since a vector is read back as it was written.
     """
-    for k in range(at.SLOTS):
+    for k in range(at.DRAWN):
         gains[k] = 1
     for d in range(1, drafted + 1):
-        for k in range(at.SLOTS):
+        for k in range(at.DRAWN):
             passed = draft_draw(keys[k], contexts[k] + d) < threshold
             gains[k] += np.int64(passed and gains[k] == d)

@@ -430,7 +430,9 @@ def decode_tokens(counters, slots, keys, gains, schedule, scalars):
     for first in range(0, rlp, at.SLOTS):
         contexts, remaining = slots[first:], slots[width + first :]
         if drawn:
-            draw_gains(tlp - 1, keys[first:], contexts, np.uint64(acceptance), gains)
+            # Slots behind the last request lack no token: whatever stands in their gains, they gain nothing.
+            for k in range(0, min(rlp - first, at.SLOTS), at.DRAWN):
+                draw_gains(tlp - 1, keys[first + k :], contexts[k:], np.uint64(acceptance), gains[k:])
             for k in range(at.SLOTS):
                 gain = min(np.int32(gains[k]), remaining[k])
                 held, packed, group_sum, group_max = advance_slot(

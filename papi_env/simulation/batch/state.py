@@ -118,6 +118,9 @@ HANDED_EXPERT_CLOCKS = tuple(range(EXPERTS_S, NUM_EXPERT_CLOCKS))  # behind them
 # Tokens held by the request in each slot, then tokens it still lacks; active requests first, 0 behind them. The
 # width is a multiple of 16, which is what a vector register takes of int32.
 SLOTS = 16
+# Slots that are drawn for at a time, as far as requests decode. chosen: a vector of 64-bit draws on any processor with
+# AVX2 (range 4-16: with 8 slower than with 16).
+DRAWN = 4
 
 # --- scalars of a scenario: float64 [NUM_SCALARS] ---------------------------------------------------
 ENERGY_WEIGHT = 0
