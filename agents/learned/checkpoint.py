@@ -22,9 +22,10 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from agents.learned.networks import Architecture, Float32Array
+from agents.learned.request_network import RequestNetwork
 from papi_env.errors import ConfigurationError, DataError, describe_validation, nearest
 from papi_env.files import read_bounded
 
@@ -65,6 +66,17 @@ class ActionLayout(_Part):
     flat: bool = False
 
 
+def _sees(value: Any) -> str:
+    """Which kind of network a description is of."""
+    found = value.get("network") if isinstance(value, Mapping) else getattr(value, "network", None)
+    return "whole" if found is None else "requests"
+
+
+AnyArchitecture = Annotated[
+    Annotated[Architecture, Tag("whole")] | Annotated[RequestNetwork, Tag("requests")], Discriminator(_sees)
+]
+
+
 class Description(_Part):
     """What `policy.json` says, apart from the digests.
 
@@ -82,7 +94,7 @@ class Description(_Part):
     env: _Name
     observation: ObservationLayout
     action: ActionLayout
-    architecture: Architecture
+    architecture: AnyArchitecture
     masked: bool
     scenarios: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
     training: dict[str, Any] = Field(default_factory=dict)
@@ -244,7 +256,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
 
 _FIELDS = {
     name
-    for part in (Description, ObservationLayout, ActionLayout, Architecture)
+    for part in (Description, ObservationLayout, ActionLayout, Architecture, RequestNetwork)
     for name in part.model_fields
 }
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from agents.learned.checkpoint import Checkpoint
 from agents.learned.distilled import TreeDescription
+from agents.learned.networks import Architecture
 from papi_env.errors import ConfigurationError
 
 # Old enough for every runtime of the last years, and all that the graphs need.
@@ -102,6 +103,10 @@ def network_to_onnx(checkpoint: Checkpoint) -> bytes:
     helper = onnx.helper
     description = checkpoint.description
     architecture = description.architecture
+    if not isinstance(architecture, Architecture):
+        raise ConfigurationError(
+            f"A {description.algorithm} that sees requests is not exported as ONNX; expected one that reads no more"
+        )
     if architecture.lstm is not None:
         raise ConfigurationError(
             f"A {description.algorithm} with an LSTM is not exported as ONNX; expected a network without state"

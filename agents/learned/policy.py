@@ -21,19 +21,29 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.learned.checkpoint import Checkpoint, load_checkpoint
-from agents.learned.networks import Float32Array, Network, RecurrentState
+from agents.learned.networks import Architecture, Float32Array, Network, RecurrentState
+from agents.learned.request_network import RequestNetwork
+from agents.serving.network import SeesRequests
 from papi_env.envs.flatten import JointActions
 from papi_env.envs.problem import Problem
 from papi_env.errors import ConfigurationError, nearest
 
 
-def load_policy(folder: str | os.PathLike[str]) -> LearnedPolicy:
+def load_policy(folder: str | os.PathLike[str]) -> LearnedPolicy | SeesRequests:
     """The policy in a folder.
 
     Raises:
         ConfigurationError, DataError: there is none, or one of its files is not what it should be.
     """
-    return LearnedPolicy(load_checkpoint(folder))
+    return policy_of(load_checkpoint(folder))
+
+
+def policy_of(checkpoint: Checkpoint) -> LearnedPolicy | SeesRequests:
+    """The policy that a checkpoint describes: one that reads observations as a whole, or one that sees requests."""
+    network = checkpoint.description.architecture
+    if isinstance(network, RequestNetwork):
+        return SeesRequests(network.flat(checkpoint.weights))
+    return LearnedPolicy(checkpoint)
 
 
 class LearnedPolicy:
@@ -54,7 +64,12 @@ class LearnedPolicy:
 
     def __init__(self, checkpoint: Checkpoint, *, seed: int = 0) -> None:
         self.checkpoint = checkpoint
-        self._network = Network(checkpoint.description.architecture, checkpoint.weights)
+        architecture = checkpoint.description.architecture
+        if not isinstance(architecture, Architecture):
+            raise ConfigurationError(
+                "a network that sees requests reads no observation as a whole: expected policy_of(checkpoint)"
+            )
+        self._network = Network(architecture, checkpoint.weights)
         self._rng = np.random.default_rng(seed)
         self._problems: Sequence[Problem] = ()
         action = checkpoint.description.action

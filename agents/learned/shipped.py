@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from agents.learned.policy import LearnedPolicy, load_policy, problems_of
+from agents.serving.network import SeesRequests
 from papi_env.envs.decode import DecodeProblem
 from papi_env.envs.kernels import KernelsProblem
-from papi_env.envs.registration import DECODE, KERNELS, SERVING
+from papi_env.envs.registration import DECODE, KERNELS, SERVING, SERVING_V1
 from papi_env.envs.serving import ServingProblem
+from papi_env.envs.serving_v1 import ServingV1Problem
 from papi_env.errors import ConfigurationError
 
 FOLDER = Path(__file__).resolve().parents[1] / "pretrained"
@@ -25,6 +27,7 @@ SHIPPED: Mapping[str, str] = {
     DECODE: "decode-v0",
     KERNELS: "kernels-v0",
     SERVING: "serving-v0",
+    SERVING_V1: "serving-v1",
 }
 
 TREE_FOLDER = FOLDER / "serving-v0-tree"
@@ -41,7 +44,12 @@ class ShippedPolicy:
     privileged = False
 
     def __init__(self) -> None:
-        self._policy: LearnedPolicy | None = None
+        self._policy: LearnedPolicy | SeesRequests | None = None
+
+    @property
+    def playing(self) -> LearnedPolicy | SeesRequests | None:
+        """The policy that plays; None before an environment was bound."""
+        return self._policy
 
     def bind(self, env: Any) -> None:
         """Load the policy of the environment's problem and bind it.
@@ -63,10 +71,14 @@ class ShippedPolicy:
         """What the loaded policy predicts; see `LearnedPolicy`."""
         if self._policy is None:
             raise ConfigurationError("call bind(env) before predict()")
+        if isinstance(self._policy, SeesRequests):
+            return self._policy.predict(observation, state, episode_start, deterministic)
         return self._policy.predict(observation, state, episode_start, deterministic, action_masks)
 
 
 def _env_id(problem: Any) -> str:
+    if isinstance(problem, ServingV1Problem):
+        return SERVING_V1
     if isinstance(problem, ServingProblem):
         return SERVING
     if isinstance(problem, KernelsProblem):

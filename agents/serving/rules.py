@@ -106,7 +106,7 @@ class CompiledRule(ServingRule):
                 f"{env.scenario.name!r} is played without classes of requests"
             )
         if knows_returns(self._choices):
-            env.engine.allow_references()
+            env.engine.allow(at.EVICTION, at.EVICT_TRUE_RETURN)
         ends = np.cumsum(at.NVEC_V1[at.ORDER :])[:-1]
         self._useful = np.split(further_options(self.tables), ends)
         self._look = tuple(Lookups.of(self.tables))
@@ -151,7 +151,8 @@ class CompiledRule(ServingRule):
             memory = np.zeros((len(observations), NUM_MEMORY))
         actions = np.zeros((len(observations), self._columns), dtype=np.int64)
         seen = as_compiled(observations, np.float32)
-        decide_all(self.compiled(memory)[:], seen, self._look, actions, self._busy)
+        queries = self.env.engine.queries(len(observations))
+        decide_all(self.compiled(memory)[:], seen, self._look, actions, queries, self._busy)
         return actions, state
 
 

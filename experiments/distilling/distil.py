@@ -11,6 +11,7 @@ from rich.console import Console
 
 from agents.learned.checkpoint import WEIGHTS
 from agents.learned.distilled import TREE, DistilledPolicy, tree_document
+from agents.learned.networks import Architecture
 from agents.learned.onnx_export import network_to_onnx, tree_to_onnx
 from agents.learned.policy import LearnedPolicy
 from agents.policy import Policy
@@ -124,7 +125,8 @@ def _write_policy(folder: RunFolder, lesson: Lesson, policy: DistilledPolicy) ->
     teacher = lesson.teacher
     if isinstance(teacher, LearnedPolicy):
         sizes["network"] = sum(tensor.nbytes for tensor in teacher.checkpoint.tensors.values())
-        if teacher.checkpoint.description.architecture.lstm is None:
+        architecture = teacher.checkpoint.description.architecture
+        if isinstance(architecture, Architecture) and architecture.lstm is None:
             exported = network_to_onnx(teacher.checkpoint)
             folder.write(TEACHER_ONNX, exported)
             sizes[TEACHER_ONNX] = len(exported)

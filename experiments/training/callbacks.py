@@ -5,8 +5,6 @@ All of it happens between rollouts, where the state is complete; what happens in
 
 from __future__ import annotations
 
-import csv
-import io
 import signal
 import threading
 import time
@@ -14,27 +12,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.learned.checkpoint import Checkpoint, save_checkpoint
+from agents.learned.checkpoint import Checkpoint
 from agents.learned.export import export_policy
 from agents.learned.policy import problems_of
 from experiments.common.command import say
-from experiments.common.runner import write_whole
 from experiments.training.evaluation import Validation, Validator
 from experiments.training.hyperparameters import Hyperparameters
+from experiments.training.record import BEST, LAST, STATE, Listener, Record
 from experiments.training.state import save_state
 from papi_env.errors import ConfigurationError
 
 # A value-based algorithm has a boundary after every step: progress is shown no more often than this.
 _REFRESH_S = 0.1
-BEST, LAST, STATE, EVALUATIONS = "best", "last", "state.safetensors", "evaluations.csv"
 # Of TensorBoard: before what Stable-Baselines3 writes (rollout, time, train).
 CURVES = "evaluation"
 
@@ -68,22 +64,6 @@ class Interruption:
         self.asked = True
 
 
-class Listener(Protocol):
-    """What is told of the course of a training."""
-
-    def started(self, model: BaseAlgorithm) -> None:
-        """Training begins, or goes on."""
-
-    def imitated(self, done: int, rounds: int, samples: int, regret: float) -> None:
-        """A round of imitation ended: rounds so far, samples, and expected regret (see `imitation`)."""
-
-    def stepped(self, steps: int, simulated_s: float) -> None:
-        """A rollout ended: steps so far, and simulated seconds without prefill."""
-
-    def validated(self, steps: int, found: Validation, best: bool) -> None:
-        """A validation ended."""
-
-
 class Bar:
     """Progress on a terminal; a line for every validation in a log."""
 
@@ -104,12 +84,10 @@ class Bar:
             TimeRemainingColumn(),
         )
 
-    def started(self, model: BaseAlgorithm) -> None:
+    def started(self, steps: int) -> None:
         """Show what is done already."""
-        self._begin = (model.num_timesteps, time.perf_counter())
-        self._task = self._progress.add_task(
-            "training", total=self._total, completed=model.num_timesteps, shown=""
-        )
+        self._begin = (steps, time.perf_counter())
+        self._task = self._progress.add_task("training", total=self._total, completed=steps, shown="")
 
     def imitated(self, done: int, rounds: int, samples: int, regret: float) -> None:
         """Print the round."""
@@ -160,10 +138,9 @@ class Boundary(BaseCallback):
     ) -> None:
         super().__init__()
         self.folder, self.env_id, self.parameters = folder, env_id, parameters
-        self.validator, self.every, self.summary = validator, every, summary
+        self.every, self.summary = every, summary
         self.listener, self.interruption = listener, interruption
-        self.rows: list[dict[str, Any]] = []
-        self.best_score = -np.inf
+        self.record = Record(folder, validator, listener)
         self.next_validation = 0
         self._finished_s = 0.0  # simulated, of episodes that ended
         self._wall_s = 0.0  # of earlier sessions
@@ -186,10 +163,19 @@ class Boundary(BaseCallback):
 
     def take_over(self, data: dict[str, Any]) -> None:
         """Go on where `data()` was taken."""
-        self.rows = list(data["rows"])
+        self.record.rows = list(data["rows"])
         self.next_validation = int(data["next_validation"])
         self._finished_s, self._wall_s = float(data["finished_s"]), float(data["wall_s"])
-        self.best_score = max((row["score"] for row in self.rows), default=-np.inf)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Of all validations so far."""
+        return self.record.rows
+
+    @property
+    def steps(self) -> int:
+        """Over all environments."""
+        return self.model.num_timesteps
 
     @property
     def wall_s(self) -> float:
@@ -203,7 +189,7 @@ class Boundary(BaseCallback):
         return self._finished_s + running
 
     def _on_training_start(self) -> None:
-        self.listener.started(self.model)
+        self.listener.started(self.model.num_timesteps)
 
     def _on_step(self) -> bool:
         for i in np.flatnonzero(self.locals["dones"]):
@@ -267,37 +253,9 @@ class Boundary(BaseCallback):
         )
 
     def _validate(self, steps: int) -> None:
-        checkpoint = self.checkpoint()
-        found = self.validator(checkpoint)
-        best = found.score > self.best_score
-        self.best_score = max(self.best_score, found.score)
-        row: dict[str, Any] = {
-            "steps": steps,
-            "simulated_s": self.simulated_s,
-            "wall_s": round(self.wall_s, 3),
-            "score": found.score,
-        }
-        if found.regret is not None:
-            row["regret"] = found.regret
-        if found.discounted is not None:
-            row["discounted"] = found.discounted
-        for kind, values in (("return", found.returns), ("regret", found.regrets)):
-            row |= {f"{kind}: {label}": v for label, v in zip(self.validator.labels, values, strict=False)}
-        self.rows.append(row)
-        self._record(found)
-        if self.folder is not None:
-            checkpoint = self._noted(checkpoint, row)
-            save_checkpoint(self.folder / LAST, checkpoint)
-            if best:
-                save_checkpoint(self.folder / BEST, checkpoint)
-            text = io.StringIO()
-            writer = csv.DictWriter(text, list(row), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
-            write_whole(self.folder / EVALUATIONS, text.getvalue())
-        self.listener.validated(steps, found, best)
+        self._log(self.record.validate(self.checkpoint(), steps, self.simulated_s, self.wall_s))
 
-    def _record(self, found: Validation) -> None:
+    def _log(self, found: Validation) -> None:
         """Curves of validations, which TensorBoard shows in the order of the alphabet: what improves comes first."""
         self.logger.record(f"{CURVES}/return", found.score)
         if found.regret is not None:
@@ -309,13 +267,6 @@ class Boundary(BaseCallback):
     def checkpoint(self) -> Checkpoint:
         """The policy as it is now."""
         return export_policy(self.model, env_id=self.env_id, training=self.summary)
-
-    @staticmethod
-    def _noted(checkpoint: Checkpoint, row: dict[str, Any]) -> Checkpoint:
-        kept = {key: row[key] for key in ("steps", "score", "regret") if key in row}
-        training = {**checkpoint.description.training, "validation": kept}
-        description = checkpoint.description.model_copy(update={"training": training})
-        return Checkpoint(description, checkpoint.weights, checkpoint.joint_actions)
 
     def keep_state(self) -> None:
         """Write what a resumed run starts from."""

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 
 from agents.evaluate import DISCOUNTED, evaluate
 from agents.learned.checkpoint import Checkpoint
-from agents.learned.policy import LearnedPolicy
+from agents.learned.policy import policy_of
 from agents.policy import Policy
 from agents.registry import make_policy
 from experiments.common.problems import setting_label, vector_class
@@ -85,7 +85,7 @@ class Validator:
         Raises:
             ConfigurationError: a setting has other observations or actions than the policy knows.
         """
-        played = self._play(LearnedPolicy(checkpoint))
+        played = self._play(policy_of(checkpoint))
         returns = played["return"]
         regrets = tuple(
             (best - found) / abs(best) for best, found in zip(self._oracle, returns, strict=False)

@@ -93,12 +93,46 @@ def at(rate: float | Linear, remaining: float) -> float:
     return rate(remaining) if isinstance(rate, Linear) else rate
 
 
-class Hyperparameters(_Part):
+class Learning(_Part):
     """What every algorithm has.
 
     Attributes:
         tuned: how the values were found; empty where nobody looked.
         timesteps: of the training, over all environments.
+    """
+
+    tuned: str = ""
+    timesteps: _Count
+    learning_rate: Rate
+
+    @property
+    def per_second(self) -> float | None:
+        """The time constant of the discount in seconds, None where it counts steps or there is none."""
+        return None
+
+
+class Evolution(Learning):
+    """Evolution strategies: weights are moved towards those perturbations that earn more.
+
+    Attributes:
+        pairs: of weights in a generation, perturbed by a draw and by its opposite.
+        sigma: standard deviation of a perturbation.
+        settings: that a generation plays, drawn from all.
+        episodes: of each setting, common to all weights of a generation.
+        horizon_s: simulated seconds of arrivals in an episode; 0: the scenario's own.
+    """
+
+    pairs: Annotated[int, Field(ge=1, le=4096)]
+    sigma: _Positive
+    settings: _Count
+    episodes: Annotated[int, Field(ge=1, le=1024)]
+    horizon_s: _Seconds = 0.0
+
+
+class Hyperparameters(Learning):
+    """What the algorithms of Stable-Baselines3 and sb3-contrib have.
+
+    Attributes:
         n_envs: environments side by side, over all scenarios.
         flatten: number the joint actions, so that the policy has one choice (see `papi_env.envs.flatten`).
         normalize_reward: divide rewards by the running standard deviation of returns (SB3's `VecNormalize`).
@@ -108,15 +142,12 @@ class Hyperparameters(_Part):
         net_arch: widths of the hidden layers, of the critic too where there is one.
     """
 
-    tuned: str = ""
-    timesteps: _Count
     n_envs: _Count
     flatten: bool = False
     normalize_reward: bool = False
     price_time: bool = False
     progress: bool = False
     holding: Annotated[float, Field(ge=0)] = 0.0
-    learning_rate: Rate
     gamma: _Share
     time_constant: _Seconds | None = None
     max_grad_norm: _Positive
@@ -251,19 +282,20 @@ class QrDqn(Dqn):
     n_quantiles: _Count
 
 
-KINDS: Mapping[str, type[Hyperparameters]] = {
+KINDS: Mapping[str, type[Learning]] = {
     "ppo": Ppo,
     "a2c": A2c,
     "dqn": Dqn,
     "maskable-ppo": Ppo,
     "recurrent-ppo": RecurrentPpo,
     "qr-dqn": QrDqn,
+    "evolution": Evolution,
 }
 
 
 def load_hyperparameters(
     algorithm: str, env_id: str, overrides: Sequence[str] = (), path: Path | None = None
-) -> Hyperparameters:
+) -> Learning:
     """The values of an algorithm on an environment.
 
     Args:

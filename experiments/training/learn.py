@@ -8,10 +8,12 @@ import torch
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
 from experiments.training.algorithms import build_model, flattens
-from experiments.training.callbacks import STATE, Boundary, Interruption, Listener
+from experiments.training.callbacks import Boundary, Interruption
 from experiments.training.evaluation import Validator
+from experiments.training.hyperparameters import Hyperparameters
 from experiments.training.imitation import imitate
 from experiments.training.plan import Training
+from experiments.training.record import STATE, Listener
 from experiments.training.settings import imitation_seeds, training_envs, training_seed
 from experiments.training.state import load_state
 
@@ -40,6 +42,7 @@ def train(
         KeyboardInterrupt: the interruption was asked for; the state is kept.
     """
     config, parameters = training.config, training.parameters
+    assert isinstance(parameters, Hyperparameters)
     torch.set_num_threads(config.threads)
     envs = training_envs(
         config.env, training.settings, parameters.n_envs, flattens(config.algorithm, parameters)

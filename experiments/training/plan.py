@@ -11,7 +11,7 @@ from experiments.arena.settings import trace_digest
 from experiments.common.problems import setting_label, vector_class
 from experiments.common.runner import versions
 from experiments.splitting.splits import load_split, trace_records
-from experiments.training.hyperparameters import Hyperparameters, load_hyperparameters
+from experiments.training.hyperparameters import Learning, load_hyperparameters
 from experiments.training.options import Config, as_plain, command_of
 from experiments.training.settings import scenario_settings
 from papi_env.envs.problem import ELAPSED
@@ -33,7 +33,7 @@ class Training:
     """
 
     config: Config
-    parameters: Hyperparameters
+    parameters: Learning
     settings: tuple[Scenario, ...]
     validation: tuple[Scenario, ...]
     splits: Mapping[str, str]

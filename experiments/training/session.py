@@ -15,11 +15,14 @@ from rich.table import Table
 from agents.learned.checkpoint import recover
 from experiments.common.command import can_go_on, say
 from experiments.common.runner import RunFolder, source_digest, versions, writing
-from experiments.training.callbacks import BEST, LAST, Bar, Boundary, Interruption
+from experiments.training.callbacks import Bar, Boundary, Interruption
 from experiments.training.curves.data import YAxis
+from experiments.training.evolution import Evolved, evolve
+from experiments.training.hyperparameters import Evolution
 from experiments.training.learn import train
 from experiments.training.options import PROGRAM, Config, resumed
 from experiments.training.plan import Training, learning_versions, resolve
+from experiments.training.record import BEST, LAST
 
 CURVES = "curves.png"
 
@@ -69,9 +72,10 @@ def _train_in(
         recover(folder.path / name)
     terminal = progress.is_terminal
     bar = Progress(*Bar.columns(), console=progress, transient=True, disable=not terminal)
+    learn = evolve if isinstance(training.parameters, Evolution) else train
     with bar if terminal else nullcontext():
-        boundary = train(training, folder.path, Bar(bar, training.parameters.timesteps), interruption)
-    session["steps"] = boundary.model.num_timesteps
+        boundary = learn(training, folder.path, Bar(bar, training.parameters.timesteps), interruption)
+    session["steps"] = boundary.steps
     session["simulated_s"] = round(boundary.simulated_s, 3)
     with progress.status("drawing"):
         from experiments.training.curves.report import curves_figure  # pictures alone need it
@@ -99,7 +103,7 @@ def _warn_of_changes(folder: RunFolder, progress: Console) -> None:
         say(progress, text)
 
 
-def print_result(console: Console, training: Training, folder: Path, boundary: Boundary) -> None:
+def print_result(console: Console, training: Training, folder: Path, boundary: Boundary | Evolved) -> None:
     """The best and the last validation, what they took, and how to compare."""
     best = max(boundary.rows, key=lambda row: row["score"])
     title = f"{training.config.algorithm} on {training.config.env}, {len(training.settings)} setting(s)"

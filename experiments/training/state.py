@@ -67,18 +67,22 @@ def save_state(path: Path, model: BaseAlgorithm, data: Mapping[str, Any]) -> Non
         data: what else the run needs, as plain data.
     """
     arrays, plain = _state_of(model)
-    text = json.dumps({"model": plain, "run": dict(data)})
+    write_state(path, arrays, {"model": plain, "run": dict(data)})
+
+
+def write_state(path: Path, arrays: Arrays, content: Mapping[str, Any]) -> None:
+    """Write arrays and plain data with a digest of both, whole or not at all."""
+    text = json.dumps(content)
     # Names may share memory, as do the states of an engine: a file holds each by itself.
     tensors = {name: np.array(array, order="C") for name, array in arrays.items()}
     write_whole(path, save(tensors, metadata={"state": text, "sha256": _digest(text, tensors)}))
 
 
-def load_state(path: Path, model: BaseAlgorithm) -> Any:
-    """Put a model, just built, and its environments into the state in a file; returns the run's data.
+def read_state(path: Path) -> tuple[Arrays, dict[str, Any]]:
+    """The arrays and the plain data that `write_state` wrote.
 
     Raises:
-        DataError: the file is damaged, or was written by another configuration: all that does not fit is named
-            before anything changes.
+        DataError: the file is damaged, or none of these.
     """
     check_regular(path, _MOST_BYTES)
     try:
@@ -88,12 +92,28 @@ def load_state(path: Path, model: BaseAlgorithm) -> Any:
         if metadata["sha256"] != _digest(metadata["state"], found):
             raise DataError(f"{path}: changed since it was written (its digest is another)")
         content = json.loads(metadata["state"])
-        plain, run = dict(content["model"]), content["run"]
+        if not isinstance(content, dict):
+            raise TypeError("expected fields by name")
     except DataError:
         raise
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: not a training state, or cut off: {error}") from None
+    return found, content
+
+
+def load_state(path: Path, model: BaseAlgorithm) -> Any:
+    """Put a model, just built, and its environments into the state in a file; returns the run's data.
+
+    Raises:
+        DataError: the file is damaged, or was written by another configuration: all that does not fit is named
+            before anything changes.
+    """
+    found, content = read_state(path)
+    try:
+        plain, run = dict(content["model"]), content["run"]
+    except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{path}: not a training state, or cut off: {error}") from None
     envs = model.get_env()
     assert envs is not None
@@ -104,7 +124,7 @@ def load_state(path: Path, model: BaseAlgorithm) -> Any:
     for where, engine in engines.items():
         found = widened(where, engine, found, expected)
     for name, array in expected.items():
-        _check(path, name, found.get(name), array)
+        check_array(path, name, found.get(name), array)
     for where, engine in engines.items():
         check_counters(path, where, engine, found)
     try:
@@ -114,7 +134,8 @@ def load_state(path: Path, model: BaseAlgorithm) -> Any:
         raise DataError(f"{path}: not the state of this training: {error!r}") from error
 
 
-def _check(path: Path, name: str, found: npt.NDArray[Any] | None, expected: npt.NDArray[Any]) -> None:
+def check_array(path: Path, name: str, found: npt.NDArray[Any] | None, expected: npt.NDArray[Any]) -> None:
+    """Raise DataError where an array of a state is not as expected."""
     if found is None or found.shape != expected.shape or found.dtype != expected.dtype:
         there = "missing" if found is None else f"{found.dtype} {list(found.shape)}"
         raise DataError(

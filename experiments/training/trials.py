@@ -20,7 +20,6 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 from rich.table import Table
-from stable_baselines3.common.base_class import BaseAlgorithm
 
 import papi_env
 from experiments.common.command import say
@@ -95,7 +94,7 @@ class TrialListener:
     def __init__(self, trial: Trial) -> None:
         self._trial = trial
 
-    def started(self, model: BaseAlgorithm) -> None:
+    def started(self, steps: int) -> None:
         """Nothing to show."""
 
     def imitated(self, done: int, rounds: int, samples: int, regret: float) -> None:
@@ -148,16 +147,19 @@ def tune(
         KeyboardInterrupt: the interruption was asked for; finished trials are kept.
     """
     config = training.config
+    base = training.parameters
+    if not isinstance(base, Hyperparameters):
+        raise ConfigurationError(f"--tune knows no ranges for {config.algorithm}: expected another algorithm")
     study = open_study(folder.path / JOURNAL, f"{config.algorithm} on {config.env}", config.seed)
     # Scores alone: trials may differ in what they discount by.
     validator = Validator(config.env, training.validation, config.episodes)
 
     def objective(trial: Trial) -> float:
-        parameters = suggest(trial, training.parameters)
+        parameters = suggest(trial, base)
         trial.set_user_attr("hyperparameters", parameters.model_dump(mode="json"))
         attempt = replace(training, parameters=parameters, config=replace(config, tensorboard=False))
         try:
-            return train(attempt, None, TrialListener(trial), interruption, validator).best_score
+            return train(attempt, None, TrialListener(trial), interruption, validator).record.best_score
         except DivergedError as error:
             trial.set_user_attr("diverged", str(error))
             raise

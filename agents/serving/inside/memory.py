@@ -21,7 +21,9 @@ TOKENS, REQUESTS = 2, 3
 ADMITTED, BACKLOG = 4, 5
 # Iterations since PUs and FC-PIM were last used, as of the coming decision.
 AGE = 6
-NUM_MEMORY = 8
+# Scratch of a decision, see `network`.
+SCRATCH = 8
+NUM_MEMORY = SCRATCH + 16
 
 # Acceptance before anything was drafted: the measured rates of small models lie between 0.5 and 0.84. It counts
 # as much as so many drafted tokens. chosen: 64, a few iterations; range 8-512.

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from agents.serving.inside.choices import given_service, plain_service
 from agents.serving.inside.compiled import inlined, unlocked
 from agents.serving.inside.memory import Known, chunk_tokens, know, remember
+from agents.serving.inside.network import network
 from agents.serving.inside.rules import adaptive, fixed, mend, prefill_threshold, threshold
 from agents.serving.inside.slack import admits_by_class, slack_aware
 from agents.serving.inside.tuned import ACCEPTANCE, GREEDY_SLACK, GREEDY_URGENT, admits, greedy, heuristic
@@ -24,7 +25,7 @@ from papi_env.simulation.serving.seen import see
 from papi_env.simulation.serving.terms import Lookups
 
 # From ESTIMATING on, kinds have estimates of drafts and prompts.
-FIXED, THRESHOLD, PREFILL_THRESHOLD, ADAPTIVE, GREEDY, HEURISTIC, SLACK_AWARE = range(7)
+FIXED, THRESHOLD, PREFILL_THRESHOLD, ADAPTIVE, GREEDY, HEURISTIC, SLACK_AWARE, NETWORK = range(8)
 ESTIMATING = GREEDY
 
 
@@ -36,7 +37,7 @@ class CompiledPolicy(NamedTuple):
         parameters: float64 [E, columns]; the kind says what they are.
         options: int64 [options, 4], the joint actions that `GREEDY` and `SLACK_AWARE` compare; of one row elsewhere.
         service: int64 [E, 7], the further choices on Serving-v1 from `state.ORDER` on, or `choices.LEFT` to the kind:
-            all but `SLACK_AWARE` do what Serving-v0 does.
+            all but `SLACK_AWARE` and `NETWORK` do what Serving-v0 does.
         memory: float64 [E, NUM_MEMORY], see `memory`; changed by every decision.
     """
 
@@ -48,7 +49,7 @@ class CompiledPolicy(NamedTuple):
 
 
 @inlined
-def decide(e, forced, policy, first, observations, look, actions, busy):
+def decide(e, forced, policy, first, observations, look, actions, queries, busy):
     """Write the joint action of environment e; where it is `forced`, that is the row of `first`.
 
     A policy whose action is forced learns from the observation all the same, and knows what was done.
@@ -72,12 +73,14 @@ def decide(e, forced, policy, first, observations, look, actions, busy):
             admitting = admits_by_class(e, seen, policy, observations, scalars)
             greedy(e, admitting, seen, known, policy, look, actions, busy)
             slack_aware(e, seen, known, policy, observations, look, actions)
+        elif kind == NETWORK:
+            network(e, seen, known, policy, observations, look, actions, queries, busy)
         else:
             if not np.isnan(parameters[e, ACCEPTANCE]):
                 known = Known(parameters[e, ACCEPTANCE], chunk_tokens(scalars))
             heuristic(e, seen, known, policy, look, actions)
     if actions.shape[1] > at.ORDER:
-        if kind != SLACK_AWARE:
+        if kind != SLACK_AWARE and kind != NETWORK:
             plain_service(e, actions)
         given_service(e, policy.service, actions)
     if forced:
@@ -90,12 +93,13 @@ def decide(e, forced, policy, first, observations, look, actions, busy):
 
 
 @unlocked
-def decide_all(policy_parts, observations, look_parts, actions, busy):
-    """Write a decision for every row of the observations; `busy` is scratch. Tuples are plain ones of `play_range`."""
+def decide_all(policy_parts, observations, look_parts, actions, queries, busy):
+    """Write a decision for every row of the observations; `queries` of
+    classes are written by those that score requests; `busy` is scratch. Tuples are plain ones of `play_range`."""
     policy = CompiledPolicy(*policy_parts)
     look = Lookups(*look_parts)
     for e in range(observations.shape[0]):
-        decide(e, False, policy, actions, observations, look, actions, busy)
+        decide(e, False, policy, actions, observations, look, actions, queries, busy)
 
 
 _roll = roller(decide)

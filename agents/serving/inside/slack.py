@@ -51,19 +51,20 @@ def tokens_of(e, c, prompt, observations):
 
 
 @inlined
-def pressure(e, seen, prompt, parameters, observations, scalars):
+def pressure(e, seen, prompt, parameters, objectives, observations, scalars):
     """How long prompts take on the profile that have to be processed within an objective, over that objective.
 
     The largest over classes that wait; prompts of a class come before those of a class that has longer. More than 1:
-    someone will be late even if the machine does nothing else.
+    someone will be late even if the machine does nothing else. First-token objectives stand in the
+    parameters, from column `objectives` on.
     """
     most = 0.0
     for c in range(at.MAX_CLASSES):
-        within_s = parameters[e, CLASS_TTFT_S + c]
+        within_s = parameters[e, objectives + c]
         if within_s > 0.0 and waiting_of(e, c, observations) > 0.0:
             tokens = 1.0 * seen.backlog
             for other in range(at.MAX_CLASSES):
-                if parameters[e, CLASS_TTFT_S + other] <= within_s:
+                if parameters[e, objectives + other] <= within_s:
                     tokens += tokens_of(e, other, prompt, observations)
             most = max(most, scalars[at.PROMPT_TOKEN_S] * tokens / within_s)
     return most
@@ -87,7 +88,7 @@ def admits_by_class(e, seen, policy, observations, scalars):
 def slack_aware(e, seen, known, policy, observations, look, actions):
     """Who is served, in one way while all can be met and in another once not all can."""
     p, scalars = policy.parameters, look.scalars
-    pressing = pressure(e, seen, known.prompt, p, observations, scalars)
+    pressing = pressure(e, seen, known.prompt, p, CLASS_TTFT_S, observations, scalars)
     short = seen.kv_use > p[e, KV_DROP]
     crowded = pressing > p[e, CALM] or short
     order, shedding = np.int64(p[e, CALM_ORDER]), np.int64(p[e, CALM_SHEDDING])

@@ -75,7 +75,8 @@ class Planner(ServingRule):
             state.next_s[env] = now[env] + self.seconds
         actions = np.zeros((len(observations), self._columns), dtype=np.int64)
         policy = self.space.policy(self.base, state.now, state.memory)
-        decide_all(policy[:], as_compiled(observations, np.float32), self._look, actions, self._busy)
+        queries = engine.queries(len(observations))
+        decide_all(policy[:], as_compiled(observations, np.float32), self._look, actions, queries, self._busy)
         return actions, state
 
     def watch(self, engine: ServingEngine, state: Followed, episode_start: Any) -> None:

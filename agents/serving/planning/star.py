@@ -8,6 +8,7 @@ from agents.serving.planning.space import IntArray
 from papi_env.envs.problem import Problem
 from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
+from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
 
 
@@ -37,7 +38,7 @@ class PlannerStar(Planner):
     def supports(self, env: Problem) -> None:
         """As all planners; its eviction is one that environments do not offer."""
         super().supports(env)
-        env.engine.allow_references()
+        env.engine.allow(at.EVICTION, at.EVICT_TRUE_RETURN)
         self._scratch = env.engine.fork(0, TOGETHER)
 
     def futures(self, engine: ServingEngine, env: int, state: Followed) -> Futures:

@@ -154,12 +154,21 @@ class ServingEngine(Engine[ServingState]):
         for share in shares:
             share.result()
 
-    def allow_references(self) -> None:
-        """Privileged: take actions that evict by when conversations will go on, which no scheduler knows."""
+    def allow(self, choice: int, option: int) -> None:
+        """Take actions with an option that environments do not offer, where there are classes of requests.
+
+        There are two: order BY_SCORE, for policies that write `queries`; and, privileged, eviction by
+        EVICT_TRUE_RETURN, when conversations will go on, which no scheduler knows.
+        """
         if self.tables.scalars[at.SERVICE]:
-            limits = np.array(at.NVEC_V1, dtype=np.uint64)
-            limits[at.EVICTION] = at.EVICT_TRUE_RETURN + 1
+            limits = np.array(np.broadcast_to(self._limits_of_actions, len(at.NVEC_V1)), dtype=np.uint64)
+            limits[choice] = option + 1
             self._limits_of_actions = limits
+
+    def queries(self, count: int) -> npt.NDArray[np.float64]:
+        """The state's queries, to be written, if it has `count` environments; else as many that nobody reads."""
+        kept = self.state.queries
+        return kept if len(kept) == count else np.zeros((count, *kept.shape[1:]))
 
     def fork(self, env: int, copies: int, into: ServingEngine | None = None) -> ServingEngine:
         """Privileged: an engine with `copies` copies of environment `env`, for looking ahead; no autoreset.
@@ -264,4 +273,5 @@ def empty_state(num_envs: int, slots: int, requests: int, clocks: int, serving: 
         places=np.zeros((num_envs, service.max_open if service else 1, at.NUM_PLACE), dtype=np.int32),
         place_s=np.zeros((num_envs, service.max_open if service else 1, at.NUM_PLACE_S)),
         prefixes=np.zeros((num_envs, at.MAX_CLASSES if service else 1, at.NUM_PREFIX), dtype=np.int32),
+        queries=np.zeros((num_envs, at.MAX_CLASSES if service else 1, at.NUM_TRAITS)),
     )

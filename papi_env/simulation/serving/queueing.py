@@ -4,34 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.compiled import lean
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.keeping import found_tokens
+from papi_env.simulation.serving.scoring import density, first_due, hopeless, score, work_left
 from papi_env.simulation.serving.sessions import NOBODY, class_of, give_up, waiting
-
-
-@inlined
-def work_left(e, request, state, served, scalars):
-    """Profiled seconds of the prompt tokens to process, and of the output that is usual in the request's class."""
-    kind = state.facts[e, request, at.CLASS]
-    tokens = state.facts[e, request, at.INPUT] - found_tokens(e, request, state, served, scalars)
-    decoding = served.kinds[kind, at.MEAN_OUTPUT] * scalars[at.DECODE_TOKEN_S]
-    return tokens * scalars[at.PROMPT_TOKEN_S] + decoding
-
-
-@inlined
-def density(e, request, state, served, scalars):
-    """What a request is usually worth in its class over its work."""
-    row = served.kinds[state.facts[e, request, at.CLASS]]
-    worth = row[at.WEIGHT] * (row[at.MEAN_OUTPUT] if scalars[at.WORTH_BY_TOKENS] > 0.0 else 1.0)
-    return worth / max(work_left(e, request, state, served, scalars), 1e-12)
-
-
-@inlined
-def first_due(e, request, state, served):
-    """When the first token of a request is due."""
-    kind = state.facts[e, request, at.CLASS]
-    return state.moments[e, request, at.ARRIVAL_S] + served.kinds[kind, at.KIND_TTFT_S]
 
 
 @lean
@@ -44,12 +21,14 @@ def rank(e, request, order, state, served, scalars):
         return np.float64(tokens)
     if order == at.BY_WORK:
         return work_left(e, request, state, served, scalars)
+    if order == at.BY_SCORE:
+        return -score(e, request, state, served, scalars)
     return -density(e, request, state, served, scalars)
 
 
 @lean
 def next_in_queue(e, order, state, served, scalars):
-    """Where in the queue the request stands that an order admits next; -1 if nobody waits."""
+    """Where in the queue the request stands that an order admits next; -1 if nobody waits, or by score all are held."""
     count = waiting(e, state.counters)
     if count == 0:
         return np.int64(NOBODY)
@@ -62,6 +41,12 @@ def next_in_queue(e, order, state, served, scalars):
         if value < least:
             best = np.int64(k)
             least = value
+    if (
+        order == at.BY_SCORE
+        and least > 0.0
+        and state.counters[e, at.RLP] + state.counters[e, at.PREFILLING] > 0
+    ):
+        return np.int64(NOBODY)
     return best
 
 
@@ -91,14 +76,6 @@ def abandon(e, state, served, scalars):
             queue[e, kept] = request
             kept += 1
     clocks[e, at.NEXT_LEAVE_S] = soonest
-
-
-@inlined
-def hopeless(e, request, backlog, state, served, scalars):
-    """Whether the first token cannot come in time, even at the fastest that the profile knows."""
-    tokens = state.facts[e, request, at.INPUT] - found_tokens(e, request, state, served, scalars)
-    fastest = (backlog + tokens) * scalars[at.PROMPT_TOKEN_S]
-    return state.clocks[e, at.TIME_S] + fastest > first_due(e, request, state, served)
 
 
 @lean

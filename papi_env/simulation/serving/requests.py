@@ -22,7 +22,8 @@ from papi_env.simulation.serving.draws import draw_arrivals
 from papi_env.simulation.serving.heat import cool_stacks, start_stacks
 from papi_env.simulation.serving.keeping import evict, held_pages, lose_pages, use_kept
 from papi_env.simulation.serving.pages import start_pages
-from papi_env.simulation.serving.queueing import close_queue, first_due, next_in_queue, survey_queue
+from papi_env.simulation.serving.queueing import close_queue, next_in_queue, survey_queue
+from papi_env.simulation.serving.scoring import first_due
 from papi_env.simulation.serving.sessions import (
     NOBODY,
     arrive_sessions,
@@ -58,7 +59,8 @@ class ServingState(NamedTuple):
         more: int32 [E, R, NUM_MORE]; patience: float64 [E, R], when the sender of a request gives up waiting; queue:
             int32 [E, Q], requests that wait and were never admitted, in order of arrival; places: int32
             [E, C, NUM_PLACE] and place_s: float64 [E, C, NUM_PLACE_S], conversations; prefixes: int32
-            [E, classes, NUM_PREFIX]. All of one entry where there are no classes of requests.
+            [E, classes, NUM_PREFIX]; queries: float64 [E, classes, NUM_TRAITS], what a score weighs, see `scoring`.
+            All of one entry where there are no classes of requests.
     """
 
     counters: npt.NDArray[np.int64]
@@ -81,6 +83,7 @@ class ServingState(NamedTuple):
     places: npt.NDArray[np.int32]
     place_s: npt.NDArray[np.float64]
     prefixes: npt.NDArray[np.int32]
+    queries: npt.NDArray[np.float64]
 
 
 @lean
@@ -400,6 +403,8 @@ def admit_chosen(e, most, order, state, served, scalars):
             request = np.int64(state.preempted[e, stack - 1])
         else:
             position = next_in_queue(e, order, state, served, scalars)
+            if position == NOBODY:
+                break
             request = np.int64(state.queue[e, position])
         if not makes_room(e, request, running, state, served, scalars):
             break

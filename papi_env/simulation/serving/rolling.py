@@ -43,9 +43,9 @@ def roller(decide: Callable[..., None]) -> Callable[..., None]:
     """A compiled loop in which `decide` chooses, to be called from a compiled function of one's own.
 
     Args:
-        decide: a compiled function (e, forced, policy, first, observations, look, actions, busy) that writes the action
-            of environment e into its row of `actions`; where `forced` is true, the row of `first`. `busy` is scratch of
-            `iteration`.
+        decide: a compiled function (e, forced, policy, first, observations, look, actions, queries, busy) that writes
+            the action of environment e into its row of `actions`; where `forced` is true, the row of `first`. `queries`
+            are the state's, for policies that score requests; `busy` is scratch of `iteration`.
 
     Returns:
         A function (start, stop, policy, plan, parts, played) that advances environments `start` to `stop` to their
@@ -107,7 +107,18 @@ def roller(decide: Callable[..., None]) -> Callable[..., None]:
             if counters[e, at.DONE] == 0:
                 reason = STEPS
                 while step < plan.steps:
-                    decide(e, step < plan.hold, policy, plan.first, observations, look, actions, scratch.busy)
+                    forced = step < plan.hold
+                    decide(
+                        e,
+                        forced,
+                        policy,
+                        plan.first,
+                        observations,
+                        look,
+                        actions,
+                        state.queries,
+                        scratch.busy,
+                    )
                     last = advance_env(e, actions, state, look, causes, served, tables.acceptance, scratch)
                     total += last
                     weighed += weight * last

@@ -20,7 +20,8 @@ NVEC = tuple(len(choices) for choices in CHOICES)
 NUM_ACTIONS = 72
 # Who is served, in Serving-v1 besides: int64 [num_envs, 11] in all. Option 0 of each is what Serving-v0 always does.
 ORDER, SHEDDING, VICTIM, KEEPING, EVICTION, DRAFTED_FOR, PACING = range(4, 11)
-BY_ARRIVAL, BY_DEADLINE, BY_PROMPT, BY_WORK, BY_WEIGHT = range(5)
+# The last is taken from policies that score requests (see `scoring`), and no option of a plain action.
+BY_ARRIVAL, BY_DEADLINE, BY_PROMPT, BY_WORK, BY_WEIGHT, BY_SCORE = range(6)
 SHED_NONE, SHED_LATE, SHED_CLASS = range(3)
 VICTIM_LATEST, VICTIM_PROGRESS, VICTIM_SLACK = range(3)
 KEEP_NONE, KEEP_ALL, KEEP_CLASS = range(3)
@@ -205,6 +206,10 @@ NUM_PREFIX = 2
 OF_CLASS, WEIGHT, KIND_TTFT_S, KIND_TPOT_S, PATIENCE_S, LONGEST_S, GOES_ON, MOST_TURNS = range(8)
 THINK_MU, THINK_SIGMA, PREFIX, SHARED, MEAN_OUTPUT, RETURNS = range(8, 14)
 NUM_KIND = 14
+# --- what a score weighs of a request that waits: see `scoring.score` ---------------------------------
+ONE, SLACK, WAITED, PROMPT, WORTH, FOUND, NEED, HOPELESS = range(8)
+NUM_TRAITS = 8
+TRAIT_NAMES = ("one", "slack", "waited", "prompt", "worth", "found", "need", "hopeless")
 # int64 [kinds, 4]: first row and rows in `service_lengths` of first turns, and of later ones.
 FIRST_ROW, FIRST_ROWS, LATER_ROW, LATER_ROWS = range(4)
 

@@ -1,0 +1,85 @@
+"""A learned policy of Serving-v1: a network that sees the requests that wait, and plays inside the compiled loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from agents.serving.combined import ServingTuned
+from agents.serving.greedy import GREEDY_RANGES, GreedyParameters, ProfileGreedy
+from agents.serving.inside import network as layout
+from agents.serving.inside.play import NETWORK
+from agents.serving.slack import class_objectives
+from agents.serving.tuned import DEFAULT
+from papi_env.envs.problem import Problem
+from papi_env.errors import ConfigurationError
+from papi_env.kernel import FloatArray
+from papi_env.simulation.serving import state as at
+
+NUM_WEIGHTS = layout.NUM_WEIGHTS
+
+
+class SeesRequests(ProfileGreedy):
+    """Scores the requests that wait, and adjusts what profile-greedy weighs; see `inside.network` for the layers.
+
+    Args:
+        weights: float64 [NUM_WEIGHTS] each. Several share the environments evenly, the first of them taking the first
+            environments: so a search plays many at once. None: untrained ones.
+    """
+
+    code = NETWORK
+    plays_v0 = False
+
+    def __init__(self, *weights: FloatArray) -> None:
+        super().__init__()
+        for one in weights:
+            if one.shape != (NUM_WEIGHTS,) or not np.isfinite(one).all():
+                raise ConfigurationError(
+                    f"weights have shape {one.shape}, expected {NUM_WEIGHTS} finite numbers"
+                )
+        self.weights = weights or (untrained(),)
+
+    def supports(self, env: Problem) -> None:
+        """Serving-v1 on every machine; takes what profile-greedy weighs from the best tuned rule of all families."""
+        super().supports(env)
+        tuned = asdict(ServingTuned.stored(True)[DEFAULT])
+        self.parameters = GreedyParameters(**{name: tuned[name] for name in GREEDY_RANGES})
+        env.engine.allow(at.ORDER, at.BY_SCORE)
+        each, left = divmod(env.engine.num_envs, len(self.weights))
+        if left:
+            raise ConfigurationError(
+                f"{len(self.weights)} networks for {env.engine.num_envs} environments, expected a multiple"
+            )
+        self.carry([one for one in self.weights for _ in range(each if len(self.weights) > 1 else 1)])
+
+    def carry(self, weights: Sequence[FloatArray]) -> None:
+        """From now on play each environment with weights of its own, or all with those of the only one."""
+        greedy = self._row(self.parameters)
+        base = [self.parameters.prompt_worth, self.parameters.pace]
+        known = np.array([*greedy, *base, *class_objectives(self.tables)])
+        assert len(known) == layout.SUMMARY
+        self._rows = np.array([np.concatenate([known, one]) for one in weights])
+        self._service = np.repeat(self._choices[None], len(weights), axis=0)
+
+
+def untrained(seed: int = 0) -> FloatArray:
+    """Weights of a network that admits who is worth most for the work and adjusts nothing, float64 [NUM_WEIGHTS].
+
+    Hidden units are drawn, and count for nothing yet.
+    """
+    row = np.zeros(layout.NUM_NETWORK)
+    rng = np.random.default_rng(seed)
+    for start, stop, fan_in in (
+        (layout.SUMMARY, layout.QUERY, layout.NUM_CLASS),
+        (layout.QUERY, layout.QUERY_OUT, layout.NUM_CLASS + layout.NUM_READ),
+        (layout.ADJUST, layout.ADJUST_OUT, layout.NUM_READ),
+    ):
+        row[start:stop] = rng.normal(0.0, 2.0 / np.sqrt(fan_in), stop - start)
+    query = row[layout.QUERY_OUT : layout.ADJUST].reshape(at.NUM_TRAITS, -1)
+    # chosen: so small that holding is soon tried; range 0.1-1.
+    query[at.WORTH, -1] = 0.4
+    adjust = row[layout.ADJUST_OUT :].reshape(layout.NUM_ADJUSTED, -1)
+    adjust[layout.DROPS_CLASS :, -1] = -0.3
+    return row[layout.SUMMARY :]

@@ -1,0 +1,218 @@
+"""Evolution strategies on the network that sees requests: whole episodes inside the compiled loop, no gradients.
+
+A generation draws perturbations of the weights in opposite pairs (Salimans et al., 2017, after Nesterov and Spokoiny
+finite differences), plays all of them on the same episodes of some settings, ranks what they earn, and moves
+the weights along the perturbations by rank, with Adam's step. Everything that a generation draws follows from the seed
+and its number, so that a resumed run goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from agents.evaluate import evaluate
+from agents.learned.checkpoint import ActionLayout, Checkpoint, Description, ObservationLayout
+from agents.learned.request_network import RequestNetwork
+from agents.serving.network import NUM_WEIGHTS, SeesRequests, untrained
+from experiments.common.problems import vector_class
+from experiments.splitting.definition import SEEDS_PER_RUN
+from experiments.training.callbacks import DivergedError, Interruption
+from experiments.training.evaluation import Validator
+from experiments.training.hyperparameters import Evolution, at
+from experiments.training.plan import Training
+from experiments.training.record import STATE, Listener, Record
+from experiments.training.settings import training_seed
+from experiments.training.state import check_array, read_state, write_state
+from experiments.tuning.play import offered
+from papi_env.envs.registration import SERVING_V1
+from papi_env.envs.vector import ProblemVectorEnv
+from papi_env.errors import ConfigurationError, DataError
+from papi_env.kernel import FloatArray
+from papi_env.simulation.serving import state as layout
+
+# Adam's, as published (Kingma and Ba, 2015) but for a shorter second memory: generations are few.
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.99, 1e-8
+
+
+class Evolved:
+    """A training by evolution, from where it stands.
+
+    Attributes:
+        weights: float64 [NUM_WEIGHTS], the centre of the coming generation.
+        generation: how many are done.
+        steps: iterations of the machine that were played; simulated_s: their seconds.
+    """
+
+    def __init__(self, training: Training, record: Record) -> None:
+        assert isinstance(training.parameters, Evolution)
+        self.training, self.record = training, record
+        self.parameters: Evolution = training.parameters
+        self.weights: FloatArray = untrained(training.config.seed)
+        self._first: FloatArray = np.zeros(NUM_WEIGHTS)
+        self._second: FloatArray = np.zeros(NUM_WEIGHTS)
+        self.generation: int = 0
+        self.steps: int = 0
+        self._next_validation: int = 0
+        self.simulated_s: float = 0.0
+        self._earlier_s: float = 0.0
+        self._start = time.perf_counter()
+        horizon_s = self.parameters.horizon_s
+        changes: dict[str, Any] = {"serving": {"horizon_s": horizon_s}} if horizon_s else {}
+        count = 2 * self.parameters.pairs * self.parameters.episodes
+        make = vector_class(training.config.env)
+        self._envs: list[ProblemVectorEnv] = [
+            make(
+                setting.replace(**changes),
+                num_envs=count,
+                autoreset_mode=AutoresetMode.DISABLED,
+                threads=training.config.threads,
+            )
+            for setting in training.settings
+        ]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Of all validations so far."""
+        return self.record.rows
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of training, over all sessions."""
+        return self._earlier_s + time.perf_counter() - self._start
+
+    @property
+    def over(self) -> bool:
+        """Whether all steps are done."""
+        return self.steps >= self.parameters.timesteps
+
+    def step(self) -> None:
+        """One generation."""
+        parameters, seed = self.parameters, self.training.config.seed
+        rng = np.random.default_rng([seed, self.generation])
+        drawn = rng.normal(size=(parameters.pairs, NUM_WEIGHTS))
+        perturbed = self.weights + parameters.sigma * np.concatenate([drawn, -drawn])
+        chosen = rng.choice(
+            len(self._envs), size=min(parameters.settings, len(self._envs)), replace=False, shuffle=False
+        )
+        first = training_seed(seed) + self.generation * parameters.episodes % SEEDS_PER_RUN
+        earned = np.zeros(len(perturbed))
+        for k in sorted(chosen):
+            earned += self._play(self._envs[k], perturbed, range(first, first + parameters.episodes))
+        if not np.isfinite(earned).all():
+            raise DivergedError(
+                f"Training diverged: a return ceased to be finite in generation {self.generation}"
+            )
+        ranks = np.argsort(np.argsort(earned)) / (len(earned) - 1) - 0.5
+        uphill = (ranks[: len(drawn)] - ranks[len(drawn) :]) @ drawn / len(drawn)
+        self.generation += 1
+        self._first = _BETA_1 * self._first + (1 - _BETA_1) * uphill
+        self._second = _BETA_2 * self._second + (1 - _BETA_2) * uphill**2
+        mean = self._first / (1 - _BETA_1**self.generation)
+        size = np.sqrt(self._second / (1 - _BETA_2**self.generation))
+        rate = at(parameters.learning_rate, max(1.0 - self.steps / parameters.timesteps, 0.0))
+        self.weights = self.weights + rate * mean / (size + _EPSILON)
+
+    def _play(self, env: ProblemVectorEnv, weights: FloatArray, seeds: range) -> FloatArray:
+        """The return of each network per request that was offered, [len(weights)]."""
+        metrics = evaluate(SeesRequests(*weights), env, list(seeds) * len(weights))
+        self.steps += int(metrics["iterations"].sum())
+        self.simulated_s += float(metrics["time_s"].sum())
+        return np.asarray(
+            metrics["return"].reshape(len(weights), -1).mean(axis=1) / offered(env, metrics).mean()
+        )
+
+    def at_boundary(self, last: bool = False) -> None:
+        """Validate and keep the state where it is time."""
+        self.record.listener.stepped(self.steps, self.simulated_s)
+        if self.rows and self.rows[-1]["steps"] == self.steps:
+            return
+        if self.steps >= self._next_validation or last:
+            every = self.training.every
+            self._next_validation = (self.steps // every + 1) * every
+            self.record.validate(self.checkpoint(), self.steps, self.simulated_s, self.wall_s)
+            self.keep_state()
+
+    def checkpoint(self) -> Checkpoint:
+        """The policy as it is now."""
+        network = RequestNetwork()
+        description = Description(
+            algorithm="Evolution",
+            env=self.training.config.env,
+            observation=ObservationLayout(names=layout.OBSERVATION_NAMES_V1),
+            action=ActionLayout(options=layout.NVEC_V1),
+            architecture=network,
+            masked=False,
+            scenarios=tuple(setting.model_dump(mode="json") for setting in self.training.settings),
+            training=self.training.summary(),
+        )
+        return Checkpoint(description, network.split(self.weights))
+
+    def keep_state(self) -> None:
+        """Write what a resumed run starts from."""
+        if self.record.folder is not None:
+            numbers = {name: getattr(self, name) for name in ("generation", "steps", "simulated_s", "wall_s")}
+            numbers["next_validation"] = self._next_validation
+            arrays = {"weights": self.weights, "first": self._first, "second": self._second}
+            write_state(self.record.folder / STATE, arrays, {"numbers": numbers, "rows": self.rows})
+
+    def take_over(self, path: Path) -> None:
+        """Go on from a state that was kept.
+
+        Raises:
+            DataError: the file is damaged, or of another training.
+        """
+        arrays, content = read_state(path)
+        for name in ("weights", "first", "second"):
+            check_array(path, name, arrays.get(name), np.zeros(NUM_WEIGHTS))
+            if not np.isfinite(arrays[name]).all():
+                raise DataError(f"{path}: {name} holds numbers that are not finite")
+        try:
+            numbers = content["numbers"]
+            counts = [int(numbers[name]) for name in ("generation", "steps", "next_validation")]
+            seconds = [float(numbers[name]) for name in ("simulated_s", "wall_s")]
+            rows = [dict(row) for row in content["rows"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: not the state of this training: {error!r}") from None
+        if min(counts) < 0 or not np.isfinite(seconds).all():
+            raise DataError(
+                f"{path}: numbers of the training are {numbers}, expected finite ones of at least 0"
+            )
+        self.weights, self._first, self._second = (arrays[name] for name in ("weights", "first", "second"))
+        self.generation, self.steps, self._next_validation = counts
+        self.simulated_s, self._earlier_s = seconds
+        self.record.rows = rows
+
+
+def evolve(
+    training: Training, folder: Path | None, listener: Listener, interruption: Interruption
+) -> Evolved:
+    """Train to the end, from the state in `folder` where there is one; see `learn.train`.
+
+    Raises:
+        ConfigurationError: the problem is not Serving-v1.
+        DivergedError: returns ceased to be finite.
+        KeyboardInterrupt: the interruption was asked for; the state is kept.
+    """
+    config = training.config
+    if config.env != SERVING_V1:
+        raise ConfigurationError(
+            f"evolution trains a network that sees requests: expected --env {SERVING_V1}, found {config.env}"
+        )
+    record = Record(folder, Validator(config.env, training.validation, config.episodes), listener)
+    run = Evolved(training, record)
+    if folder is not None and (folder / STATE).exists():
+        run.take_over(folder / STATE)
+    listener.started(run.steps)
+    while not run.over:
+        run.at_boundary()
+        if interruption.asked:
+            run.keep_state()
+            raise KeyboardInterrupt
+        run.step()
+    run.at_boundary(last=True)
+    return run

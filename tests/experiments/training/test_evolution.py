@@ -1,0 +1,78 @@
+"""Training by evolution: it learns from what episodes earn, resumes to the bit, and says what it cannot do."""
+
+import numpy as np
+import pytest
+
+from agents.learned.checkpoint import load_checkpoint
+from experiments.train import main
+from experiments.training.record import BEST, STATE
+
+SMALL = ["pairs=2", "sigma=0.1", "settings=1", "episodes=1", "horizon_s=2.0"]
+COMMON = ["--algorithm", "evolution", "--env", "papi_env/Serving-v1", "--scenarios", "chats/llama-65b"]
+COMMON += ["--episodes", "1", "--validations", "2"]
+
+
+def train(folder, *more, hyper=SMALL, timesteps=1500):
+    return main([*COMMON, "--timesteps", str(timesteps), "--out", str(folder), "--hyper", *hyper, *more])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evolution") / "whole"
+    assert train(folder) == 0
+    return folder
+
+
+def test_a_run_leaves_a_policy_that_has_moved(whole):
+    policy = load_checkpoint(whole / BEST)
+    assert policy.description.algorithm == "Evolution"
+    assert (whole / "curves.png").exists()
+    rows = (whole / "evaluations.csv").read_text().splitlines()
+    assert len(rows) >= 3
+
+
+def test_a_resumed_run_ends_as_one_run_would(whole, tmp_path, monkeypatch, capsys):
+    import experiments.training.evolution as module
+
+    folder = tmp_path / "cut"
+    step = module.Evolved.step
+    calls = []
+
+    def interrupted(self):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        step(self)
+
+    monkeypatch.setattr(module.Evolved, "step", interrupted)
+    assert train(folder) == 130
+    monkeypatch.setattr(module.Evolved, "step", step)
+    assert main(["--resume", str(folder)]) == 0
+    last, expected = (load_checkpoint(run / "last").weights for run in (folder, whole))
+    for name in expected:
+        np.testing.assert_array_equal(last[name], expected[name])
+
+
+def test_a_damaged_state_is_refused(whole, tmp_path, capsys):
+    folder = tmp_path / "damaged"
+    assert train(folder) == 0
+    data = bytearray((folder / STATE).read_bytes())
+    data[-5] ^= 1
+    (folder / STATE).write_bytes(data)
+    assert main(["--resume", str(folder)]) == 2
+    assert "digest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--env", "papi_env/Serving-v0", "--scenarios", "saturated/llama-65b"], "sees requests"),
+        (["--tune", "2"], "--tune"),
+        (["--hyper", "pairs=0"], "pairs"),
+        (["--hyper", "gamma=0.9"], "gamma"),
+    ],
+)
+def test_what_it_cannot_do_is_one_message(tmp_path, capsys, arguments, says):
+    given = ["--algorithm", "evolution", "--env", "papi_env/Serving-v1", "--scenarios", "chats/llama-65b"]
+    assert main([*given, "--episodes", "1", "--out", str(tmp_path / "run"), *arguments]) == 2
+    assert says in capsys.readouterr().err
