@@ -65,9 +65,10 @@ class SeesRequests(ProfileGreedy):
 
 
 def untrained(seed: int = 0) -> FloatArray:
-    """Weights of a network that admits who is worth most for the work and adjusts nothing, float64 [NUM_WEIGHTS].
+    """Weights of a network that admits who is worth most for the work, float64 [NUM_WEIGHTS].
 
-    Hidden units are drawn, and count for nothing yet.
+    It drops the class that is worth least once KV pages run short, and adjusts nothing else. Hidden units are drawn,
+    and count for nothing yet.
     """
     row = np.zeros(layout.NUM_NETWORK)
     rng = np.random.default_rng(seed)
@@ -82,4 +83,6 @@ def untrained(seed: int = 0) -> FloatArray:
     query[at.WORTH, -1] = 0.4
     adjust = row[layout.ADJUST_OUT :].reshape(layout.NUM_ADJUSTED, -1)
     adjust[layout.DROPS_CLASS :, -1] = -0.3
+    # chosen: as the slack-aware rule was tuned where pages run short, from 0.6 of them on (range 0.4-1).
+    adjust[layout.DROPS_CLASS, [layout.KV_USE, -1]] = 1.0, -0.6
     return row[layout.SUMMARY :]

@@ -38,7 +38,7 @@ class Config:
     algorithm: Annotated[str, tyro.conf.arg(metavar="|".join(KINDS))] = "ppo"
     """What learns."""
     env: Env = DECODE
-    """The problem to learn: papi_env/Decode-v0, papi_env/Kernels-v0 or papi_env/Serving-v0."""
+    """The problem to learn: papi_env/Decode-v0, papi_env/Kernels-v0, papi_env/Serving-v0 or papi_env/Serving-v1."""
     scenarios: Scenarios = ()
     """Presets by name, or .toml files (default: the problem's own). Several are trained on side by side."""
     systems: Annotated[tuple[str, ...], words("NAME ...")] = ()

@@ -21,10 +21,11 @@ from experiments import compare
 from experiments.reporting.registry import sections_of
 from experiments.splitting.definition import TRAINING_SEED, VALIDATION_SEED
 from experiments.training.algorithms import ALGORITHMS, build_model, flattens
-from experiments.training.callbacks import BEST, CURVES, EVALUATIONS, LAST, STATE, Boundary
+from experiments.training.callbacks import CURVES, Boundary
 from experiments.training.evaluation import Validator
 from experiments.training.hyperparameters import FOLDER, KINDS, Imitation, Linear, load_hyperparameters
 from experiments.training.options import Config, as_words, read_command
+from experiments.training.record import BEST, EVALUATIONS, LAST, STATE
 from experiments.training.settings import scenario_settings, training_envs
 from experiments.training.state import load_state, save_state
 from experiments.training.trials import BEST_BLOCK, finished, open_study

@@ -37,6 +37,8 @@ _MACHINE = np.array(
         SERVICE_COLUMN.at_risk,
     ]
 )
+# Where KV pages in use stand among what is read of the machine.
+KV_USE = int(np.flatnonzero(_MACHINE == COLUMN.kv_use)[0])
 _FIRST_DESCRIPTOR = at.NUM_STATE_FEATURES_V1 + len(at.DESCRIPTOR_NAMES)
 _CLASS = np.array(
     [
@@ -63,7 +65,7 @@ _SHARE = int(_CLASS[4])
 NUM_MACHINE, NUM_CLASS = len(_MACHINE) + 1, len(_CLASS)
 # Summaries, hidden units of the networks for queries and for adjustments, and outputs of the latter: log2 of factors on
 # prompt_worth and pace; above 0 a class is dropped, turns are kept by class, drafts are for the accepted, victims are
-# those with the least progress.
+# those with the least progress, else the latest.
 NUM_SUMMARY, NUM_HIDDEN, NUM_GLOBAL_HIDDEN, NUM_ADJUSTED = 6, 8, 4, 6
 LOG_PROMPT_WORTH, LOG_PACE, DROPS_CLASS, KEEPS_CLASS, DRAFTS_ACCEPTED, LEAST_PROGRESS = range(6)
 
@@ -194,9 +196,8 @@ def network(e, seen, known, policy, observations, look, actions, queries, busy):
     actions[e, at.SHEDDING] = (
         at.SHED_CLASS if adjusted(e, DROPS_CLASS, policy, observations) > 0.0 else at.SHED_LATE
     )
-    actions[e, at.VICTIM] = (
-        at.VICTIM_PROGRESS if adjusted(e, LEAST_PROGRESS, policy, observations) > 0.0 else at.VICTIM_SLACK
-    )
+    progress = adjusted(e, LEAST_PROGRESS, policy, observations) > 0.0
+    actions[e, at.VICTIM] = at.VICTIM_PROGRESS if progress else at.VICTIM_LATEST
     actions[e, at.KEEPING] = (
         at.KEEP_CLASS if adjusted(e, KEEPS_CLASS, policy, observations) > 0.0 else at.KEEP_ALL
     )

@@ -16,7 +16,6 @@ from agents.learned.shipped import SHIPPED
 from experiments.common.command import can_go_on, say
 from experiments.common.runner import differences, file_digest, listed, write_whole
 from experiments.common.statistics import CONFIDENCE
-from experiments.training.callbacks import BEST
 from experiments.training.curves.data import read_curve
 from experiments.training.options import Config, command_of, read_command, resumed
 from experiments.training.plan import Training, resolve
@@ -28,6 +27,7 @@ from experiments.training.pretrained.record import (
     prediction_interval,
     read_record,
 )
+from experiments.training.record import BEST
 from experiments.training.session import run
 from papi_env.errors import ConfigurationError, DataError, describe_validation
 

@@ -57,7 +57,7 @@ def checkpoint(weights):
     return Checkpoint(description, network.split(weights))
 
 
-@pytest.mark.parametrize("name", ["chats/llama-65b", "bursts/llama-3.1-70b", "agents/llama-65b"])
+@pytest.mark.parametrize("name", ["overload/llama-65b", "bursts/llama-3.1-70b", "agents/llama-65b"])
 def test_untrained_it_is_the_rule_that_goes_by_weight_per_work(name):
     env = env_of(name, horizon_s=3.0)
     found = evaluate(SeesRequests(), env, SEEDS)
@@ -69,7 +69,7 @@ def test_untrained_it_is_the_rule_that_goes_by_weight_per_work(name):
             "admit_slack": -1e9,
             "order": "weight-per-work",
             "shedding": "late",
-            "victim": "most-slack",
+            "victim": "latest",
             "keeping": "keep",
             "eviction": "return",
             "drafted_for": "draft-all",

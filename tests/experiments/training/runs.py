@@ -7,8 +7,8 @@ from safetensors.numpy import load_file
 
 from agents.learned.checkpoint import WEIGHTS
 from experiments.train import main
-from experiments.training.callbacks import BEST, EVALUATIONS, LAST, STATE
 from experiments.training.evaluation import Validator
+from experiments.training.record import BEST, EVALUATIONS, LAST, STATE
 from papi_env.envs.registration import KERNELS
 from tests.experiments.commands import called
 

@@ -12,7 +12,7 @@ COMMON = ["--algorithm", "evolution", "--env", "papi_env/Serving-v1", "--scenari
 COMMON += ["--episodes", "1", "--validations", "2"]
 
 
-def train(folder, *more, hyper=SMALL, timesteps=1500):
+def train(folder, *more, hyper=SMALL, timesteps=6000):
     return main([*COMMON, "--timesteps", str(timesteps), "--out", str(folder), "--hyper", *hyper, *more])
 
 

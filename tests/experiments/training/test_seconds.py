@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 from agents.evaluate import DISCOUNTED, evaluate
 from agents.registry import make_policy
 from experiments.training.algorithms import ALGORITHMS, build_model
-from experiments.training.callbacks import STATE
 from experiments.training.hyperparameters import KINDS, SECONDS, load_hyperparameters
 from experiments.training.options import Config, as_words
 from experiments.training.plan import has_seconds, resolve
+from experiments.training.record import STATE
 from experiments.training.rewards import TrainingReward
 from experiments.training.settings import scenario_settings, training_envs
 from papi_env.envs.decode import DecodeVectorEnv
