@@ -38,7 +38,7 @@ _MACHINE = np.array(
     ]
 )
 # Where KV pages in use stand among what is read of the machine.
-KV_USE = int(np.flatnonzero(_MACHINE == COLUMN.kv_use)[0])
+KV_USE = int(np.flatnonzero(COLUMN.kv_use == _MACHINE)[0])
 _FIRST_DESCRIPTOR = at.NUM_STATE_FEATURES_V1 + len(at.DESCRIPTOR_NAMES)
 _CLASS = np.array(
     [
