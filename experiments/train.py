@@ -1,7 +1,8 @@
 """Train a policy: `python -m experiments.train --help`.
 
-PPO, A2C and DQN of Stable-Baselines3, MaskablePPO, RecurrentPPO and QR-DQN of sb3-contrib, and evolution strategies on a
-network that sees requests, on one scenario or on many at once. Hyper-parameters come from `agents/hyperparameters/ALGORITHM.toml`. The run folder holds:
+PPO, A2C and DQN of Stable-Baselines3, MaskablePPO, RecurrentPPO and QR-DQN of sb3-contrib, and evolution strategies on
+a network that sees requests, on one scenario or on many at once. Hyper-parameters come from
+`agents/hyperparameters/ALGORITHM.toml`. The run folder holds:
 
 * run.json: the command, what was asked, everything it resolved to, and every session with its versions;
 * best/ and last/: checkpoints (policy.json and policy.safetensors) of the best and the last validation;
