@@ -5,13 +5,8 @@ All of it happens between rollouts, where the state is complete; what happens in
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,6 +20,7 @@ from agents.learned.policy import problems_of
 from experiments.common.command import say
 from experiments.training.evaluation import Validation, Validator
 from experiments.training.hyperparameters import Hyperparameters
+from experiments.training.interruption import Interruption
 from experiments.training.record import BEST, LAST, STATE, Listener, Record
 from experiments.training.state import save_state
 from papi_env.errors import ConfigurationError
@@ -37,31 +33,6 @@ CURVES = "evaluation"
 
 class DivergedError(ConfigurationError):
     """Training that left the finite numbers; what was good before is kept."""
-
-
-class Interruption:
-    """Whether somebody asked the run to stop; it stops after the rollout that is under way."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    @contextmanager
-    def listening(self) -> Iterator[Interruption]:
-        """Take Ctrl-C and SIGTERM as requests; a second one stops at once, at the price of what came since."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        old = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
 
 
 class Bar:

@@ -21,9 +21,10 @@ from agents.learned.request_network import RequestNetwork
 from agents.serving.network import NUM_WEIGHTS, SeesRequests, untrained
 from experiments.common.problems import vector_class
 from experiments.splitting.definition import SEEDS_PER_RUN
-from experiments.training.callbacks import DivergedError, Interruption
+from experiments.training.callbacks import DivergedError
 from experiments.training.evaluation import Validator
 from experiments.training.hyperparameters import Evolution, at
+from experiments.training.interruption import Interruption
 from experiments.training.plan import Training
 from experiments.training.record import STATE, Listener, Record
 from experiments.training.settings import training_seed

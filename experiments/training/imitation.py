@@ -28,8 +28,8 @@ from agents.learned.export import ACTOR_CRITIC, export_policy
 from agents.learned.policy import LearnedPolicy, numbering_of, problems_of
 from agents.serving.oracles import equivalents, prompt_weight, token_rates
 from experiments.distilling.collect import make_envs
-from experiments.training.callbacks import Interruption
 from experiments.training.hyperparameters import Imitation
+from experiments.training.interruption import Interruption
 from experiments.training.record import Listener
 from papi_env.envs.flatten import JointActions
 from papi_env.envs.problem import Problem

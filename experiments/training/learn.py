@@ -8,10 +8,11 @@ import torch
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
 from experiments.training.algorithms import build_model, flattens
-from experiments.training.callbacks import Boundary, Interruption
+from experiments.training.callbacks import Boundary
 from experiments.training.evaluation import Validator
 from experiments.training.hyperparameters import Hyperparameters
 from experiments.training.imitation import imitate
+from experiments.training.interruption import Interruption
 from experiments.training.plan import Training
 from experiments.training.record import STATE, Listener
 from experiments.training.settings import imitation_seeds, training_envs, training_seed

@@ -15,10 +15,11 @@ from rich.table import Table
 from agents.learned.checkpoint import recover
 from experiments.common.command import can_go_on, say
 from experiments.common.runner import RunFolder, source_digest, versions, writing
-from experiments.training.callbacks import Bar, Boundary, Interruption
+from experiments.training.callbacks import Bar, Boundary
 from experiments.training.curves.data import YAxis
 from experiments.training.evolution import Evolved, evolve
 from experiments.training.hyperparameters import Evolution
+from experiments.training.interruption import Interruption
 from experiments.training.learn import train
 from experiments.training.options import PROGRAM, Config, resumed
 from experiments.training.plan import Training, learning_versions, resolve

@@ -12,7 +12,7 @@ from agents.learned.policy import LearnedPolicy
 from agents.serving.oracles import prompt_weight, token_rates
 from experiments.distilling.collect import make_envs
 from experiments.training.algorithms import build_model, flattens
-from experiments.training.callbacks import Bar, Boundary, Interruption
+from experiments.training.callbacks import Bar, Boundary
 from experiments.training.hyperparameters import Imitation, load_hyperparameters
 from experiments.training.imitation import (
     Lessons,
@@ -23,6 +23,7 @@ from experiments.training.imitation import (
     problem_sizes,
     step_regrets,
 )
+from experiments.training.interruption import Interruption
 from experiments.training.settings import imitation_seeds, scenario_settings, training_envs, training_seed
 from papi_env.envs.registration import DECODE, KERNELS, SERVING
 from papi_env.envs.serving import JOINT_ACTIONS
