@@ -42,7 +42,8 @@ def policy_of(checkpoint: Checkpoint) -> LearnedPolicy | SeesRequests:
     """The policy that a checkpoint describes: one that reads observations as a whole, or one that sees requests."""
     network = checkpoint.description.architecture
     if isinstance(network, RequestNetwork):
-        return SeesRequests(network.flat(checkpoint.weights))
+        of_families = {name: network.flat(checkpoint.weights, name) for name in network.families}
+        return SeesRequests(network.flat(checkpoint.weights), of_families=of_families)
     return LearnedPolicy(checkpoint)
 
 

@@ -6,15 +6,17 @@ How it reads and what it decides is compiled code, `agents.serving.inside.networ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from agents.learned.networks import Float32Array
 from agents.serving.inside import network as layout
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
+
+_Family = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/]+$")]
 
 
 class RequestNetwork(BaseModel):
@@ -27,6 +29,7 @@ class RequestNetwork(BaseModel):
         hidden, adjusting: hidden units that weigh requests, and that adjust what profile-greedy weighs.
         traits: of a request, that a query weighs.
         adjusted: what is adjusted.
+        families: of presets that have weights of their own, as tuned rules have parameters.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -40,6 +43,8 @@ class RequestNetwork(BaseModel):
     traits: Literal[at.NUM_TRAITS] = at.NUM_TRAITS  # type: ignore[valid-type]
     adjusted: Literal[layout.NUM_ADJUSTED] = layout.NUM_ADJUSTED  # type: ignore[valid-type]
 
+    families: Annotated[tuple[_Family, ...], Field(max_length=256, strict=False)] = ()
+
     @property
     def inputs(self) -> int:
         """Features of an observation, of which it reads some."""
@@ -52,17 +57,22 @@ class RequestNetwork(BaseModel):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each tensor by name, [outputs, inputs + 1]: the last of a row is its constant."""
-        return {name: shape for name, shape in layout.TENSORS}
+        whole: dict[str, tuple[int, ...]] = dict(layout.TENSORS)
+        return whole | {
+            f"{family}/{name}": shape for family in self.families for name, shape in layout.TENSORS
+        }
 
-    def flat(self, weights: Mapping[str, Float32Array]) -> FloatArray:
-        """The tensors one after the other, float64 [NUM_WEIGHTS], as compiled code reads them."""
-        return np.concatenate([weights[name].ravel() for name in self.shapes()]).astype(np.float64)
+    def flat(self, weights: Mapping[str, Float32Array], family: str = "") -> FloatArray:
+        """The tensors of a family, or those of all, one after the other, float64 [NUM_WEIGHTS], as code reads them."""
+        own = f"{family}/" if family else ""
+        return np.concatenate([weights[own + name].ravel() for name, _ in layout.TENSORS]).astype(np.float64)
 
-    def split(self, weights: FloatArray) -> dict[str, Float32Array]:
-        """The tensors that stand one after the other in `weights`, float32."""
+    def split(self, weights: FloatArray, family: str = "") -> dict[str, Float32Array]:
+        """The tensors that stand one after the other in `weights`, float32, named for a family or for all."""
         found, start = {}, 0
-        for name, shape in self.shapes().items():
+        for name, shape in layout.TENSORS:
             size = int(np.prod(shape))
-            found[name] = weights[start : start + size].reshape(shape).astype(np.float32)
+            own = f"{family}/{name}" if family else name
+            found[own] = weights[start : start + size].reshape(shape).astype(np.float32)
             start += size
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -27,14 +27,16 @@ class SeesRequests(ProfileGreedy):
     Args:
         weights: float64 [NUM_WEIGHTS] each. Several share the environments evenly, the first of them taking the first
             environments: so a search plays many at once. None: untrained ones.
+        of_families: weights for presets of a family (the part of a name before the slash) in place of these.
     """
 
     code = NETWORK
     plays_v0 = False
 
-    def __init__(self, *weights: FloatArray) -> None:
+    def __init__(self, *weights: FloatArray, of_families: Mapping[str, FloatArray] | None = None) -> None:
         super().__init__()
-        for one in weights:
+        self.of_families = dict(of_families or {})
+        for one in (*weights, *self.of_families.values()):
             if one.shape != (NUM_WEIGHTS,) or not np.isfinite(one).all():
                 raise ConfigurationError(
                     f"weights have shape {one.shape}, expected {NUM_WEIGHTS} finite numbers"
@@ -47,12 +49,14 @@ class SeesRequests(ProfileGreedy):
         tuned = asdict(ServingTuned.stored(True)[DEFAULT])
         self.parameters = GreedyParameters(**{name: tuned[name] for name in GREEDY_RANGES})
         env.engine.allow(at.ORDER, at.BY_SCORE)
-        each, left = divmod(env.engine.num_envs, len(self.weights))
+        family = env.scenario.name.partition("/")[0]
+        weights = (self.of_families[family],) if family in self.of_families else self.weights
+        each, left = divmod(env.engine.num_envs, len(weights))
         if left:
             raise ConfigurationError(
-                f"{len(self.weights)} networks for {env.engine.num_envs} environments, expected a multiple"
+                f"{len(weights)} networks for {env.engine.num_envs} environments, expected a multiple"
             )
-        self.carry([one for one in self.weights for _ in range(each if len(self.weights) > 1 else 1)])
+        self.carry([one for one in weights for _ in range(each if len(weights) > 1 else 1)])
 
     def carry(self, weights: Sequence[FloatArray]) -> None:
         """From now on play each environment with weights of its own, or all with those of the only one."""

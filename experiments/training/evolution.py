@@ -1,22 +1,23 @@
 """Evolution strategies on the network that sees requests: whole episodes inside the compiled loop, no gradients.
 
-A generation draws perturbations of the weights in opposite pairs (Salimans et al., 2017, after Nesterov and Spokoiny
-finite differences), plays all of them on the same episodes of some settings, ranks what they earn, and moves
-the weights along the perturbations by rank, with Adam's step. Everything that a generation draws follows from the seed
-and its number, so that a resumed run goes on as if nothing had happened.
+A generation draws perturbations of the weights in opposite pairs (Salimans et al., 2017), plays all of them on the same
+episodes of some settings, ranks what they earn, and moves the weights along the perturbations by rank, by Adam's step.
+Rules are tuned for all families of presets and then for each; so may weights be. Everything that a generation draws
+follows from the seed and its number, so that a resumed run goes on as if nothing had happened.
 """
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from agents.evaluate import evaluate
 from agents.learned.checkpoint import ActionLayout, Checkpoint, Description, ObservationLayout
+from agents.learned.networks import Float32Array
 from agents.learned.request_network import RequestNetwork
 from agents.serving.network import NUM_WEIGHTS, SeesRequests, untrained
 from experiments.common.problems import vector_class
@@ -29,10 +30,9 @@ from experiments.training.plan import Training
 from experiments.training.record import STATE, Listener, Record
 from experiments.training.settings import training_seed
 from experiments.training.state import check_array, read_state, write_state
-from experiments.tuning.play import offered
 from papi_env.envs.registration import SERVING_V1
 from papi_env.envs.vector import ProblemVectorEnv
-from papi_env.errors import ConfigurationError, DataError
+from papi_env.errors import ConfigurationError, DataError, shown
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as layout
 
@@ -40,11 +40,44 @@ from papi_env.simulation.serving import state as layout
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.99, 1e-8
 
 
+class Phase(NamedTuple):
+    """A part of the training.
+
+    Attributes:
+        family: that is gone on with by itself; empty: all.
+        settings: indices of what is played.
+        begin, stop: steps at which it begins and is over.
+    """
+
+    family: str
+    settings: tuple[int, ...]
+    begin: int
+    stop: int
+
+
+def phases(training: Training) -> list[Phase]:
+    """All families together, then each by itself where the hyper-parameters say so and there are several."""
+    parameters = training.parameters
+    assert isinstance(parameters, Evolution)
+    families: dict[str, list[int]] = {}
+    for k, setting in enumerate(training.settings):
+        families.setdefault(setting.name.partition("/")[0], []).append(k)
+    if parameters.families == 0 or len(families) < 2:
+        return [Phase("", tuple(range(len(training.settings))), 0, parameters.timesteps)]
+    bounds = np.linspace(
+        (1 - parameters.families) * parameters.timesteps, parameters.timesteps, len(families) + 1
+    )
+    together = Phase("", tuple(range(len(training.settings))), 0, int(bounds[0]))
+    apart = zip(families.items(), bounds[:-1], bounds[1:], strict=True)
+    return [together, *(Phase(name, tuple(of), int(begin), int(stop)) for (name, of), begin, stop in apart)]
+
+
 class Evolved:
     """A training by evolution, from where it stands.
 
     Attributes:
         weights: float64 [NUM_WEIGHTS], the centre of the coming generation.
+        done: weights by family of the phases that are over; those of all under the empty name.
         generation: how many are done.
         steps: iterations of the machine that were played; simulated_s: their seconds.
     """
@@ -54,10 +87,14 @@ class Evolved:
         self.training, self.record = training, record
         self.parameters: Evolution = training.parameters
         self.weights: FloatArray = untrained(training.config.seed)
+        self.done: dict[str, FloatArray] = {}
         self._first: FloatArray = np.zeros(NUM_WEIGHTS)
         self._second: FloatArray = np.zeros(NUM_WEIGHTS)
+        self._phases = phases(training)
         self.generation: int = 0
         self.steps: int = 0
+        self._phase: int = 0
+        self._taken: int = 0  # steps of Adam in this phase
         self._next_validation: int = 0
         self.simulated_s: float = 0.0
         self._earlier_s: float = 0.0
@@ -88,44 +125,59 @@ class Evolved:
 
     @property
     def over(self) -> bool:
-        """Whether all steps are done."""
-        return self.steps >= self.parameters.timesteps
+        """Whether all phases are."""
+        return self._phase == len(self._phases)
 
     def step(self) -> None:
         """One generation."""
-        parameters, seed = self.parameters, self.training.config.seed
+        parameters, seed, phase = self.parameters, self.training.config.seed, self._phases[self._phase]
         rng = np.random.default_rng([seed, self.generation])
         drawn = rng.normal(size=(parameters.pairs, NUM_WEIGHTS))
         perturbed = self.weights + parameters.sigma * np.concatenate([drawn, -drawn])
-        chosen = rng.choice(
-            len(self._envs), size=min(parameters.settings, len(self._envs)), replace=False, shuffle=False
-        )
-        first = training_seed(seed) + self.generation * parameters.episodes % SEEDS_PER_RUN
+        played = min(parameters.settings, len(phase.settings))
+        chosen = rng.choice(phase.settings, size=played, replace=False, shuffle=False)
+        times = parameters.settings // played
+        first = training_seed(seed) + self.generation * times * parameters.episodes % SEEDS_PER_RUN
         earned = np.zeros(len(perturbed))
         for k in sorted(chosen):
-            earned += self._play(self._envs[k], perturbed, range(first, first + parameters.episodes))
+            for time_ in range(times):
+                begin = first + time_ * parameters.episodes
+                earned += self._play(self._envs[k], perturbed, range(begin, begin + parameters.episodes))
         if not np.isfinite(earned).all():
             raise DivergedError(
                 f"Training diverged: a return ceased to be finite in generation {self.generation}"
             )
         ranks = np.argsort(np.argsort(earned)) / (len(earned) - 1) - 0.5
         uphill = (ranks[: len(drawn)] - ranks[len(drawn) :]) @ drawn / len(drawn)
+        share = (self.steps - phase.begin) / max(phase.stop - phase.begin, 1)
+        self._climb(uphill, at(parameters.learning_rate, min(max(1.0 - share, 0.0), 1.0)))
         self.generation += 1
+        if self.steps >= phase.stop:
+            self.done[phase.family] = self.weights
+            self._phase += 1
+            if not self.over:
+                self.weights, self._taken = self.done[""], 0
+                self._first, self._second = np.zeros(NUM_WEIGHTS), np.zeros(NUM_WEIGHTS)
+
+    def _climb(self, uphill: FloatArray, rate: float) -> None:
+        """Adam's step."""
+        self._taken += 1
         self._first = _BETA_1 * self._first + (1 - _BETA_1) * uphill
         self._second = _BETA_2 * self._second + (1 - _BETA_2) * uphill**2
-        mean = self._first / (1 - _BETA_1**self.generation)
-        size = np.sqrt(self._second / (1 - _BETA_2**self.generation))
-        rate = at(parameters.learning_rate, max(1.0 - self.steps / parameters.timesteps, 0.0))
+        mean = self._first / (1 - _BETA_1**self._taken)
+        size = np.sqrt(self._second / (1 - _BETA_2**self._taken))
         self.weights = self.weights + rate * mean / (size + _EPSILON)
 
     def _play(self, env: ProblemVectorEnv, weights: FloatArray, seeds: range) -> FloatArray:
-        """The return of each network per request that was offered, [len(weights)]."""
+        """What each network returns, in standard deviations over all of them from their mean, [len(weights)].
+
+        So no setting counts for more because its requests come in larger numbers.
+        """
         metrics = evaluate(SeesRequests(*weights), env, list(seeds) * len(weights))
         self.steps += int(metrics["iterations"].sum())
         self.simulated_s += float(metrics["time_s"].sum())
-        return np.asarray(
-            metrics["return"].reshape(len(weights), -1).mean(axis=1) / offered(env, metrics).mean()
-        )
+        returns = metrics["return"].reshape(len(weights), -1).mean(axis=1)
+        return np.asarray((returns - returns.mean()) / max(returns.std(), _EPSILON))
 
     def at_boundary(self, last: bool = False) -> None:
         """Validate and keep the state where it is time."""
@@ -138,9 +190,15 @@ class Evolved:
             self.record.validate(self.checkpoint(), self.steps, self.simulated_s, self.wall_s)
             self.keep_state()
 
+    def found(self) -> dict[str, FloatArray]:
+        """Weights by family as they are now, those of all under the empty name first."""
+        now = {} if self.over else {self._phases[self._phase].family: self.weights}
+        return {"": self.weights} | self.done | now
+
     def checkpoint(self) -> Checkpoint:
         """The policy as it is now."""
-        network = RequestNetwork()
+        found = self.found()
+        network = RequestNetwork(families=tuple(name for name in found if name))
         description = Description(
             algorithm="Evolution",
             env=self.training.config.env,
@@ -151,14 +209,18 @@ class Evolved:
             scenarios=tuple(setting.model_dump(mode="json") for setting in self.training.settings),
             training=self.training.summary(),
         )
-        return Checkpoint(description, network.split(self.weights))
+        tensors: dict[str, Float32Array] = {}
+        for family, weights in found.items():
+            tensors |= network.split(weights, family)
+        return Checkpoint(description, tensors)
 
     def keep_state(self) -> None:
         """Write what a resumed run starts from."""
         if self.record.folder is not None:
             numbers = {name: getattr(self, name) for name in ("generation", "steps", "simulated_s", "wall_s")}
-            numbers["next_validation"] = self._next_validation
+            numbers |= {"next_validation": self._next_validation, "phase": self._phase, "taken": self._taken}
             arrays = {"weights": self.weights, "first": self._first, "second": self._second}
+            arrays |= {f"done/{family}": weights for family, weights in self.done.items()}
             write_state(self.record.folder / STATE, arrays, {"numbers": numbers, "rows": self.rows})
 
     def take_over(self, path: Path) -> None:
@@ -168,23 +230,24 @@ class Evolved:
             DataError: the file is damaged, or of another training.
         """
         arrays, content = read_state(path)
-        for name in ("weights", "first", "second"):
-            check_array(path, name, arrays.get(name), np.zeros(NUM_WEIGHTS))
-            if not np.isfinite(arrays[name]).all():
-                raise DataError(f"{path}: {name} holds numbers that are not finite")
         try:
             numbers = content["numbers"]
-            counts = [int(numbers[name]) for name in ("generation", "steps", "next_validation")]
+            names = ("generation", "steps", "next_validation", "phase", "taken")
+            counts = [int(numbers[name]) for name in names]
             seconds = [float(numbers[name]) for name in ("simulated_s", "wall_s")]
             rows = [dict(row) for row in content["rows"]]
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: not the state of this training: {error!r}") from None
-        if min(counts) < 0 or not np.isfinite(seconds).all():
-            raise DataError(
-                f"{path}: numbers of the training are {numbers}, expected finite ones of at least 0"
-            )
+        if min(counts) < 0 or not np.isfinite(seconds).all() or counts[3] > len(self._phases):
+            raise DataError(f"{path}: numbers of the training are {shown(numbers)}, expected others")
+        over = [phase.family for phase in self._phases[: counts[3]]]
+        for name in ("weights", "first", "second", *(f"done/{family}" for family in over)):
+            check_array(path, name, arrays.get(name), np.zeros(NUM_WEIGHTS))
+            if not np.isfinite(arrays[name]).all():
+                raise DataError(f"{path}: {name} holds numbers that are not finite")
         self.weights, self._first, self._second = (arrays[name] for name in ("weights", "first", "second"))
-        self.generation, self.steps, self._next_validation = counts
+        self.done = {family: arrays[f"done/{family}"] for family in over}
+        self.generation, self.steps, self._next_validation, self._phase, self._taken = counts
         self.simulated_s, self._earlier_s = seconds
         self.record.rows = rows
 

@@ -53,6 +53,35 @@ def test_a_resumed_run_ends_as_one_run_would(whole, tmp_path, monkeypatch, capsy
         np.testing.assert_array_equal(last[name], expected[name])
 
 
+def test_families_are_gone_on_with_and_resumed(tmp_path, monkeypatch):
+    import experiments.training.evolution as module
+
+    scenarios = ["--scenarios", "chats/llama-65b", "bursts/llama-65b", "bursts/llama-3.1-70b"]
+    hyper = [*SMALL, "families=0.5"]
+    assert train(tmp_path / "whole", *scenarios, hyper=hyper, timesteps=20_000) == 0
+    expected = load_checkpoint(tmp_path / "whole" / "last")
+    assert expected.description.architecture.families == ("chats", "bursts")
+    together, apart = (expected.weights[name] for name in ("query.output", "bursts/query.output"))
+    assert (together != apart).any()
+
+    step, calls = module.Evolved.step, []
+
+    def interrupted(self):
+        calls.append(self.steps)
+        if self.steps > 15_000 and len(calls) > 1:
+            self.keep_state()
+            raise KeyboardInterrupt
+        step(self)
+
+    monkeypatch.setattr(module.Evolved, "step", interrupted)
+    assert train(tmp_path / "cut", *scenarios, hyper=hyper, timesteps=20_000) == 130
+    monkeypatch.setattr(module.Evolved, "step", step)
+    assert main(["--resume", str(tmp_path / "cut")]) == 0
+    last = load_checkpoint(tmp_path / "cut" / "last")
+    for name in expected.weights:
+        np.testing.assert_array_equal(last.weights[name], expected.weights[name])
+
+
 def test_a_damaged_state_is_refused(whole, tmp_path, capsys):
     folder = tmp_path / "damaged"
     assert train(folder) == 0
