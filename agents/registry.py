@@ -302,9 +302,13 @@ def _with_parts(name: str, parts: Sequence[str]) -> Policy:
     }
     if name.startswith("fixed-"):
         policy: Policy = parse_fixed(name)
+    elif name == "learned":
+        return ShippedPolicy().giving(parse_parts(whole, parts))
     elif name in takes:
         policy = known[name]()
     else:
-        raise unknown_name(f"rule that takes parts, in policy {whole!r},", name, (*takes, FIXED_NAMES[0]))
+        raise unknown_name(
+            f"rule that takes parts, in policy {whole!r},", name, (*takes, "learned", FIXED_NAMES[0])
+        )
     assert isinstance(policy, CompiledRule)
     return policy.giving(parse_parts(whole, parts))

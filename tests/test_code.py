@@ -3,6 +3,7 @@
 Only files that git tracks are looked at, so that what users keep in their checkout is their own affair.
 """
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,16 @@ def test_a_users_own_file_is_not_looked_at(tmp_path):
     (tmp_path / "my_module.py").write_text("import os, sys\n")
     subprocess.run(["git", "-C", str(tmp_path), "add", "ours.py"], check=True)
     assert tracked(tmp_path) == ["ours.py"]
+
+
+@pytest.mark.parametrize("name", [name for name in tracked() if name.startswith(TYPED)])
+def test_no_constant_is_given_two_values(name):
+    """Neither ruff nor mypy minds a second value of a module's constant, which the first name's users then get."""
+    found = []
+    for node in ast.parse((ROOT / name).read_text(encoding="utf-8")).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        for target in targets:
+            for one in target.elts if isinstance(target, ast.Tuple) else [target]:
+                if isinstance(one, ast.Name) and one.id.isupper():
+                    found.append(one.id)
+    assert len(found) == len(set(found)), sorted(one for one in set(found) if found.count(one) > 1)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from agents.learned.policy import LearnedPolicy, load_policy, problems_of
+from agents.serving.choices import IntArray, knows_returns, nothing_given, parts_of
+from agents.serving.inside.choices import LEFT
 from agents.serving.network import SeesRequests
 from papi_env.envs.decode import DecodeProblem
 from papi_env.envs.kernels import KernelsProblem
@@ -45,6 +47,16 @@ class ShippedPolicy:
 
     def __init__(self) -> None:
         self._policy: LearnedPolicy | SeesRequests | None = None
+        self._choices = nothing_given()
+
+    def giving(self, choices: IntArray) -> ShippedPolicy:
+        """This policy, with the further choices of Serving-v1 where they are not left to it, int64 [7].
+
+        So it shows what each of its choices is worth.
+        """
+        self._choices = choices
+        self.privileged = knows_returns(choices)
+        return self
 
     @property
     def playing(self) -> LearnedPolicy | SeesRequests | None:
@@ -58,6 +70,12 @@ class ShippedPolicy:
             ConfigurationError, DataError: none comes for it, its files are damaged, or it cannot play `env`.
         """
         self._policy = load_policy(shipped_folder(_env_id(problems_of(env)[0])))
+        if isinstance(self._policy, SeesRequests):
+            self._policy.giving(self._choices)
+        elif (self._choices != LEFT).any():
+            raise ConfigurationError(
+                f"a policy with parts, such as {parts_of(self._choices)!r}, plays papi_env/Serving-v1 alone"
+            )
         self._policy.bind(env)
 
     def predict(

@@ -52,7 +52,7 @@ def hopeless(e, request, backlog, state, served, scalars):
 def score(e, request, state, served, scalars):
     """How much a request is wanted by the query of its class. Traits are in -1 to 1, most of them x / (1 + x) of x:
 
-    * one: 1 for every request. hopeless: 1 where its first token cannot come in time any more.
+    * constant: 1 for every request. hopeless: 1 where its first token cannot come in time any more.
     * slack: of its first-token objective, what the fastest prefill would leave, in objectives.
     * waited: since its arrival, in objectives. prompt: tokens to process, over 2048.
     * worth: usual in its class, over its work by the profile, in mean requests per mean first-token objective.
@@ -78,7 +78,7 @@ def score(e, request, state, served, scalars):
     )
     whole = state.facts[e, request, at.INPUT] + np.int64(kind[at.MEAN_OUTPUT])
     need = pages_of(whole, scalars) / max(scalars[at.TOTAL_PAGES] - running, 1.0)
-    total = query[at.ONE]
+    total = query[at.CONSTANT]
     total += query[at.SLACK] * (slack / (1.0 + abs(slack)))
     total += query[at.WAITED] * (waited / (1.0 + waited))
     total += query[at.PROMPT] * (length / (1.0 + length))

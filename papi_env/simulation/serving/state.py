@@ -207,9 +207,9 @@ OF_CLASS, WEIGHT, KIND_TTFT_S, KIND_TPOT_S, PATIENCE_S, LONGEST_S, GOES_ON, MOST
 THINK_MU, THINK_SIGMA, PREFIX, SHARED, MEAN_OUTPUT, RETURNS = range(8, 14)
 NUM_KIND = 14
 # --- what a score weighs of a request that waits: see `scoring.score` ---------------------------------
-ONE, SLACK, WAITED, PROMPT, WORTH, FOUND, NEED, HOPELESS = range(8)
+CONSTANT, SLACK, WAITED, PROMPT, WORTH, FOUND, NEED, HOPELESS = range(8)
 NUM_TRAITS = 8
-TRAIT_NAMES = ("one", "slack", "waited", "prompt", "worth", "found", "need", "hopeless")
+TRAIT_NAMES = ("constant", "slack", "waited", "prompt", "worth", "found", "need", "hopeless")
 # int64 [kinds, 4]: first row and rows in `service_lengths` of first turns, and of later ones.
 FIRST_ROW, FIRST_ROWS, LATER_ROW, LATER_ROWS = range(4)
 

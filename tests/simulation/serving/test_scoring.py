@@ -37,7 +37,7 @@ def admissions(queries, steps=2500):
 def like(**queries):
     """The same query for all classes: those that are named, over 2 for everyone, so that nobody is held."""
     made = np.zeros((at.MAX_CLASSES, at.NUM_TRAITS))
-    made[:, at.ONE] = 2.0
+    made[:, at.CONSTANT] = 2.0
     for name, value in queries.items():
         made[:, getattr(at, name)] = value
     return made
@@ -53,7 +53,7 @@ def test_a_score_is_taken_from_policies_that_ask_for_it_alone():
 @pytest.mark.parametrize("wanted", [0, 1, 2])
 def test_a_class_that_is_wanted_more_goes_first(wanted):
     queries = like()
-    queries[wanted, at.ONE] = 3.0
+    queries[wanted, at.CONSTANT] = 3.0
     chosen = [waited["class"][k] == wanted for waited, k in admissions(queries) if wanted in waited["class"]]
     assert chosen
     assert all(chosen)
@@ -61,7 +61,7 @@ def test_a_class_that_is_wanted_more_goes_first(wanted):
 
 def test_below_zero_everyone_is_held_while_anything_runs():
     queries = np.zeros((at.MAX_CLASSES, at.NUM_TRAITS))
-    queries[:, at.ONE] = -1.0
+    queries[:, at.CONSTANT] = -1.0
     engine = started(CROWD)
     engine.allow(at.ORDER, at.BY_SCORE)
     for _ in range(200):
