@@ -75,12 +75,12 @@ class Bar:
     def validated(self, steps: int, found: Validation, best: bool) -> None:
         """Show the score."""
         assert self._task is not None
-        self._progress.update(self._task, description=f"return {found.score:.4g}")
+        self._progress.update(self._task, description=f"{found.scored} {found.score:.4g}")
         if best and getattr(self._progress.console, "watch", False):
             self._best = f" · best so far {found.score:.4g} at {steps:,}"
         if not self._progress.console.is_terminal:
             regret = "" if found.regret is None else f", regret {100 * found.regret:.3f} %"
-            line = f"{steps:,} steps: return {found.score:.6g}{regret}{' (best)' if best else ''}"
+            line = f"{steps:,} steps: {found.scored} {found.score:.6g}{regret}{' (best)' if best else ''}"
             say(self._progress.console, line)
 
 

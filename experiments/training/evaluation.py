@@ -16,8 +16,12 @@ from agents.registry import make_policy
 from experiments.common.problems import setting_label, vector_class
 from experiments.splitting.definition import VALIDATION_SEED
 from papi_env.envs.serving import ServingProblem
+from papi_env.envs.serving_v1 import ServingV1Problem
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.scenario import Scenario
+from papi_env.simulation.serving.state import REFERENCE_TOKENS
+
+_SHARE = "share of worth"
 
 
 @dataclass(frozen=True)
@@ -25,18 +29,21 @@ class Validation:
     """What a policy earned.
 
     Attributes:
-        score: mean return over all episodes of all settings; what the best checkpoint has most of.
+        score: mean return over all episodes of all settings; of Serving-v1 the mean over settings of the return over
+            what was offered, which no setting rules by its many requests. The best checkpoint has most of it.
         returns: mean return of each setting.
         regrets: what each setting's return lacks of the oracle's, as a share of it; empty where the problem's oracle
             is no bound (Serving-v0).
         discounted: mean discounted return over all episodes of all settings, which is what a discount per second
             learns; None where it counts steps.
+        scored: what the score is, in a word or two.
     """
 
     score: float
     returns: tuple[float, ...]
     regrets: tuple[float, ...]
     discounted: float | None = None
+    scored: str = "return"
 
     @property
     def regret(self) -> float | None:
@@ -77,7 +84,14 @@ class Validator:
         """Mean return of each setting, and mean discounted return where the discount is per second."""
         found = [evaluate(policy, env, self._seeds, time_constant=self._time_constant) for env in self._envs]
         names = ("return",) if self._time_constant is None else ("return", DISCOUNTED)
-        return {name: tuple(float(metrics[name].mean()) for metrics in found) for name in names}
+        played = {name: tuple(float(metrics[name].mean()) for metrics in found) for name in names}
+        if isinstance(self._envs[0], ServingV1Problem):
+            # Returns are in mean requests' worth.
+            worth = [env.engine.tables.scalars[REFERENCE_TOKENS] for env in self._envs]
+            offered = [float(metrics["offered"].mean()) for metrics in found]
+            pairs = zip(played["return"], worth, offered, strict=True)
+            played[_SHARE] = tuple(returned * one / max(whole, one) for returned, one, whole in pairs)
+        return played
 
     def __call__(self, checkpoint: Checkpoint) -> Validation:
         """Play the checkpoint on every setting.
@@ -91,4 +105,6 @@ class Validator:
             (best - found) / abs(best) for best, found in zip(self._oracle, returns, strict=False)
         )
         discounted = float(np.mean(played[DISCOUNTED])) if DISCOUNTED in played else None
+        if _SHARE in played:
+            return Validation(float(np.mean(played[_SHARE])), returns, regrets, discounted, _SHARE)
         return Validation(float(np.mean(returns)), returns, regrets, discounted)
