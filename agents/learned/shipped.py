@@ -13,14 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from agents.learned.policy import LearnedPolicy, load_policy, problems_of
-from agents.serving.choices import IntArray, knows_returns, nothing_given, parts_of
-from agents.serving.inside.choices import LEFT
-from agents.serving.network import SeesRequests
 from papi_env.envs.decode import DecodeProblem
 from papi_env.envs.kernels import KernelsProblem
-from papi_env.envs.registration import DECODE, KERNELS, SERVING, SERVING_V1
+from papi_env.envs.registration import DECODE, KERNELS, SERVING
 from papi_env.envs.serving import ServingProblem
-from papi_env.envs.serving_v1 import ServingV1Problem
 from papi_env.errors import ConfigurationError
 
 FOLDER = Path(__file__).resolve().parents[1] / "pretrained"
@@ -29,7 +25,6 @@ SHIPPED: Mapping[str, str] = {
     DECODE: "decode-v0",
     KERNELS: "kernels-v0",
     SERVING: "serving-v0",
-    SERVING_V1: "serving-v1",
 }
 
 TREE_FOLDER = FOLDER / "serving-v0-tree"
@@ -46,22 +41,7 @@ class ShippedPolicy:
     privileged = False
 
     def __init__(self) -> None:
-        self._policy: LearnedPolicy | SeesRequests | None = None
-        self._choices = nothing_given()
-
-    def giving(self, choices: IntArray) -> ShippedPolicy:
-        """This policy, with the further choices of Serving-v1 where they are not left to it, int64 [7].
-
-        So it shows what each of its choices is worth.
-        """
-        self._choices = choices
-        self.privileged = knows_returns(choices)
-        return self
-
-    @property
-    def playing(self) -> LearnedPolicy | SeesRequests | None:
-        """The policy that plays; None before an environment was bound."""
-        return self._policy
+        self._policy: LearnedPolicy | None = None
 
     def bind(self, env: Any) -> None:
         """Load the policy of the environment's problem and bind it.
@@ -70,12 +50,6 @@ class ShippedPolicy:
             ConfigurationError, DataError: none comes for it, its files are damaged, or it cannot play `env`.
         """
         self._policy = load_policy(shipped_folder(_env_id(problems_of(env)[0])))
-        if isinstance(self._policy, SeesRequests):
-            self._policy.giving(self._choices)
-        elif (self._choices != LEFT).any():
-            raise ConfigurationError(
-                f"a policy with parts, such as {parts_of(self._choices)!r}, plays papi_env/Serving-v1 alone"
-            )
         self._policy.bind(env)
 
     def predict(
@@ -89,14 +63,10 @@ class ShippedPolicy:
         """What the loaded policy predicts; see `LearnedPolicy`."""
         if self._policy is None:
             raise ConfigurationError("call bind(env) before predict()")
-        if isinstance(self._policy, SeesRequests):
-            return self._policy.predict(observation, state, episode_start, deterministic)
         return self._policy.predict(observation, state, episode_start, deterministic, action_masks)
 
 
 def _env_id(problem: Any) -> str:
-    if isinstance(problem, ServingV1Problem):
-        return SERVING_V1
     if isinstance(problem, ServingProblem):
         return SERVING
     if isinstance(problem, KernelsProblem):
