@@ -230,14 +230,15 @@ def names_folder(name: str) -> bool:
 def make_policy(name: str) -> Policy:
     """A fresh policy: a registered name, the folder of a learned one, or `module:Class` for a class of one's own.
 
-    A class is called without arguments. From a folder nothing is executed (see `agents.learned.checkpoint`).
+    A class is called without arguments. From a folder nothing is executed (see `agents.learned.checkpoint`); parts after
+    it fix what a network that sees requests would choose.
 
     Raises:
         ConfigurationError: the name is unknown, or what it names is no policy.
         DataError: a learned policy's files are damaged.
     """
     if names_folder(name):
-        return load_tree(name) if holds_tree(name) else load_policy(name)
+        return load_tree(name) if holds_tree(name) else _from_folder(name)
     if ":" not in name:
         return _registered(name)
     module_name, _, class_name = name.partition(":")
@@ -257,6 +258,19 @@ def make_policy(name: str) -> Policy:
         made.privileged = False
     policy: Policy = made
     return policy
+
+
+def _from_folder(name: str) -> Policy:
+    """The learned policy in a folder, or of `FOLDER+PART+...` one with the further choices that the parts say."""
+    folder, *parts = [name] if Path(name).is_dir() else name.split(SEPARATOR)
+    policy = load_policy(folder)
+    if not parts:
+        return policy
+    if not isinstance(policy, CompiledRule):
+        raise ConfigurationError(
+            f"Policy {name!r}: parts are for networks that see requests, which {folder!r} does not hold"
+        )
+    return policy.giving(parse_parts(name, parts))
 
 
 def _registered(name: str) -> Policy:
@@ -302,13 +316,9 @@ def _with_parts(name: str, parts: Sequence[str]) -> Policy:
     }
     if name.startswith("fixed-"):
         policy: Policy = parse_fixed(name)
-    elif name == "learned":
-        return ShippedPolicy().giving(parse_parts(whole, parts))
     elif name in takes:
         policy = known[name]()
     else:
-        raise unknown_name(
-            f"rule that takes parts, in policy {whole!r},", name, (*takes, "learned", FIXED_NAMES[0])
-        )
+        raise unknown_name(f"rule that takes parts, in policy {whole!r},", name, (*takes, FIXED_NAMES[0]))
     assert isinstance(policy, CompiledRule)
     return policy.giving(parse_parts(whole, parts))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.learned.policy import LearnedPolicy, load_policy, problems_of
+from agents.serving.network import SeesRequests
 from papi_env.envs.decode import DecodeProblem
 from papi_env.envs.kernels import KernelsProblem
 from papi_env.envs.registration import DECODE, KERNELS, SERVING
@@ -41,7 +42,7 @@ class ShippedPolicy:
     privileged = False
 
     def __init__(self) -> None:
-        self._policy: LearnedPolicy | None = None
+        self._policy: LearnedPolicy | SeesRequests | None = None
 
     def bind(self, env: Any) -> None:
         """Load the policy of the environment's problem and bind it.
@@ -63,6 +64,8 @@ class ShippedPolicy:
         """What the loaded policy predicts; see `LearnedPolicy`."""
         if self._policy is None:
             raise ConfigurationError("call bind(env) before predict()")
+        if isinstance(self._policy, SeesRequests):
+            return self._policy.predict(observation, state, episode_start, deterministic)
         return self._policy.predict(observation, state, episode_start, deterministic, action_masks)
 
 

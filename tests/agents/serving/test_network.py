@@ -20,6 +20,7 @@ from agents.learned.checkpoint import (
 from agents.learned.onnx_export import network_to_onnx
 from agents.learned.policy import load_policy
 from agents.learned.request_network import RequestNetwork
+from agents.registry import make_policy
 from agents.serving.combined import ServingTuned
 from agents.serving.network import NUM_WEIGHTS, SeesRequests, untrained
 from papi_env.envs.serving import ServingVectorEnv
@@ -133,6 +134,17 @@ def test_presets_of_a_family_are_played_with_its_weights(tmp_path):
         env = env_of(name)
         expected = evaluate(SeesRequests(weights.astype(np.float32).astype(np.float64)), env, SEEDS)
         np.testing.assert_array_equal(evaluate(policy, env, SEEDS)["return"], expected["return"])
+
+
+def test_parts_fix_what_it_would_choose(tmp_path):
+    folder = save_checkpoint(tmp_path / "policy", checkpoint(drawn(1)))
+    env = env_of()
+    free, fixed = make_policy(str(folder)), make_policy(f"{folder}+deadline+late")
+    assert (evaluate(free, env, SEEDS)["return"] != evaluate(fixed, env, SEEDS)["return"]).any()
+    with pytest.raises(ConfigurationError, match="deadlin"):
+        make_policy(f"{folder}+deadlin")
+    with pytest.raises(ConfigurationError, match="see requests"):
+        make_policy("agents/pretrained/decode-v0+late")
 
 
 def test_weights_that_are_none_are_refused():
