@@ -230,8 +230,8 @@ def names_folder(name: str) -> bool:
 def make_policy(name: str) -> Policy:
     """A fresh policy: a registered name, the folder of a learned one, or `module:Class` for a class of one's own.
 
-    A class is called without arguments. From a folder nothing is executed (see `agents.learned.checkpoint`); parts after
-    it fix what a network that sees requests would choose.
+    A class is called without arguments. From a folder nothing is executed (see `agents.learned.checkpoint`); parts
+    after it fix what a network that sees requests would choose.
 
     Raises:
         ConfigurationError: the name is unknown, or what it names is no policy.
