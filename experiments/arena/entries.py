@@ -303,7 +303,9 @@ def is_privileged(policy: str) -> bool:
 def policy_digest(policy: str) -> str | None:
     """A hash of what defines a learned policy or a user's own, or None for a registered one."""
     if names_folder(policy):
-        files = [Path(policy) / name for name in (DESCRIPTION, WEIGHTS, TREE)]
+        # Parts after it are in the name, which whatever is kept is kept under besides.
+        folder = policy if Path(policy).is_dir() else policy.partition(SEPARATOR)[0]
+        files = [Path(folder) / name for name in (DESCRIPTION, WEIGHTS, TREE)]
         return digest("".join(file_digest(path) for path in files if path.is_file()))
     if ":" not in policy:
         return None
