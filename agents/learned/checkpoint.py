@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -247,7 +248,9 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     try:
         description = Description.model_validate(document)
     except ValidationError as error:
-        raise DataError(str(describe_validation(str(path), error, _FIELDS))) from None
+        said = str(describe_validation(str(path), error, _FIELDS))
+        # Which kind of network it was taken for is no field.
+        raise DataError(re.sub(r"\barchitecture\.(whole|requests)\.", "architecture.", said)) from None
     tensors = _read_weights(folder / WEIGHTS, weights_digest)
     check_tensors(description, tensors, str(folder / WEIGHTS))
     joint_actions = tensors.pop(JOINT_ACTIONS, None)

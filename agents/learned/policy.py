@@ -43,7 +43,9 @@ def policy_of(checkpoint: Checkpoint) -> LearnedPolicy | SeesRequests:
     network = checkpoint.description.architecture
     if isinstance(network, RequestNetwork):
         of_families = {name: network.flat(checkpoint.weights, name) for name in network.families}
-        return SeesRequests(network.flat(checkpoint.weights), of_families=of_families)
+        policy = SeesRequests(network.flat(checkpoint.weights), of_families=of_families)
+        policy.description = checkpoint.description
+        return policy
     return LearnedPolicy(checkpoint)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,8 @@ class SeesRequests(ProfileGreedy):
     """
 
     code = NETWORK
+    # Of the checkpoint that it is from, as `agents.learned.checkpoint` has it; None of one in training.
+    description: Any = None
     plays_v0 = False
 
     def __init__(self, *weights: FloatArray, of_families: Mapping[str, FloatArray] | None = None) -> None:
@@ -57,6 +60,11 @@ class SeesRequests(ProfileGreedy):
                 f"{len(weights)} networks for {env.engine.num_envs} environments, expected a multiple"
             )
         self.carry([one for one in weights for _ in range(each if len(weights) > 1 else 1)])
+
+    def queries(self, count: int) -> FloatArray:
+        """The engine's own, which the coming step scores by: a part of the action."""
+        kept: FloatArray = self.env.engine.queries(count)
+        return kept
 
     def carry(self, weights: Sequence[FloatArray]) -> None:
         """From now on play each environment with weights of its own, or all with those of the only one."""

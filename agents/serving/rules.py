@@ -141,6 +141,10 @@ class CompiledRule(ServingRule):
             service[:, _SHEDDING] = np.minimum(service[:, _SHEDDING], at.SHED_LATE)
         return CompiledPolicy(self.code, self.rows(count), self._options, service, memory)
 
+    def queries(self, count: int) -> FloatArray:
+        """Where queries of classes are written, float64 [count, 1 or classes, NUM_TRAITS]; nobody reads them here."""
+        return np.zeros((count, 1, at.NUM_TRAITS))
+
     def act(self, observations: Observations, state: Any, episode_start: Any) -> tuple[Actions, Any]:
         """Int64 actions as `ServingRule.act`. State: `Estimates`, which is changed, or as it came."""
         if self.remembers:
@@ -151,7 +155,7 @@ class CompiledRule(ServingRule):
             memory = np.zeros((len(observations), NUM_MEMORY))
         actions = np.zeros((len(observations), self._columns), dtype=np.int64)
         seen = as_compiled(observations, np.float32)
-        queries = self.env.engine.queries(len(observations))
+        queries = self.queries(len(observations))
         decide_all(self.compiled(memory)[:], seen, self._look, actions, queries, self._busy)
         return actions, state
 

@@ -11,6 +11,7 @@ from agents.learned.checkpoint import Description
 from agents.learned.distilled import DistilledPolicy, TreeDescription
 from agents.learned.policy import LearnedPolicy
 from agents.registry import make_policy, names_folder
+from agents.serving.network import SeesRequests
 from agents.serving.tuned import TunedRule, stored_entries
 from experiments.arena.entries import (
     BEST_FIXED,
@@ -140,6 +141,9 @@ def _learned(entries: Sequence[Entry], split: Split) -> list[Entry]:
                 name = name or f"tree of {description.teacher}"
             elif isinstance(policy, LearnedPolicy):
                 description = policy.checkpoint.description
+                name = name or description.algorithm
+            elif isinstance(policy, SeesRequests):
+                description = policy.description
                 name = name or description.algorithm
             else:
                 raise ConfigurationError(f"{run.policy}: holds no learned policy")

@@ -20,6 +20,7 @@ from agents.policy import Policy
 from agents.registry import is_slow, make_policy
 from agents.serving.bounds import serving_bounds
 from agents.serving.inside.play import play_range
+from agents.serving.network import SeesRequests
 from agents.serving.rules import ServingFixed, fixed_name, fixed_policy
 from agents.serving.service_bounds import service_bounds
 from experiments.arena.choosing import picked
@@ -327,4 +328,4 @@ def _trained_on(policy: Any) -> str | None:
     """The id of the problem that a learned policy was trained on, or None for others."""
     if isinstance(policy, LearnedPolicy):
         return policy.checkpoint.description.env
-    return policy.description.env if isinstance(policy, DistilledPolicy) else None
+    return policy.description.env if isinstance(policy, (DistilledPolicy, SeesRequests)) else None

@@ -20,7 +20,7 @@ from experiments.arena.settings import trace_digest
 from experiments.curves import main
 from experiments.distilling.collect import make_envs
 from experiments.splitting.definition import DECODE, SERVING, VALIDATION_SEED
-from experiments.training import callbacks as train_callbacks
+from experiments.training import record as train_record
 from experiments.training.curves import data as curves_data
 from experiments.training.curves.data import EVALUATIONS, Curve, Validation, read_curve, read_groups
 from experiments.training.curves.references import check_references, plan, reference_values
@@ -151,7 +151,7 @@ def test_the_summary_names_first_best_and_last_and_runs_that_fell_short():
 
 
 def test_names_are_those_of_training():
-    assert curves_data.EVALUATIONS == train_callbacks.EVALUATIONS
+    assert curves_data.EVALUATIONS == train_record.EVALUATIONS
 
 
 def test_runs_are_grouped_by_algorithm_or_label(tmp_path):

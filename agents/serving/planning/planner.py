@@ -75,7 +75,7 @@ class Planner(ServingRule):
             state.next_s[env] = now[env] + self.seconds
         actions = np.zeros((len(observations), self._columns), dtype=np.int64)
         policy = self.space.policy(self.base, state.now, state.memory)
-        queries = engine.queries(len(observations))
+        queries = self.base.queries(len(observations))
         decide_all(policy[:], as_compiled(observations, np.float32), self._look, actions, queries, self._busy)
         return actions, state
 
