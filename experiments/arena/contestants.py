@@ -144,7 +144,7 @@ def _learned(entries: Sequence[Entry], split: Split) -> list[Entry]:
                 name = name or description.algorithm
             elif isinstance(policy, SeesRequests):
                 description = policy.description
-                name = name or description.algorithm
+                name = name or policy.description.algorithm
             else:
                 raise ConfigurationError(f"{run.policy}: holds no learned policy")
             split.check_unseen(description, str(run.policy))

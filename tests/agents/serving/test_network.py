@@ -138,8 +138,8 @@ def test_presets_of_a_family_are_played_with_its_weights(tmp_path):
 
 def test_parts_fix_what_it_would_choose(tmp_path):
     folder = save_checkpoint(tmp_path / "policy", checkpoint(drawn(1)))
-    env = env_of()
-    free, fixed = make_policy(str(folder)), make_policy(f"{folder}+deadline+late")
+    env = env_of(horizon_s=12.0)
+    free, fixed = make_policy(str(folder)), make_policy(f"{folder}+deadline+shed-class")
     assert (evaluate(free, env, SEEDS)["return"] != evaluate(fixed, env, SEEDS)["return"]).any()
     with pytest.raises(ConfigurationError, match="deadlin"):
         make_policy(f"{folder}+deadlin")
