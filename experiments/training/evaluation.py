@@ -15,13 +15,12 @@ from agents.policy import Policy
 from agents.registry import make_policy
 from experiments.common.problems import setting_label, vector_class
 from experiments.splitting.definition import VALIDATION_SEED
+from experiments.training.scores import score, scored
 from papi_env.envs.serving import ServingProblem
-from papi_env.envs.serving_v1 import ServingV1Problem
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.scenario import Scenario
-from papi_env.simulation.serving.state import REFERENCE_TOKENS
 
-_SHARE = "share of worth"
+_SCORE = "score"
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ class Validator:
     def __init__(
         self, env_id: str, settings: Sequence[Scenario], episodes: int, time_constant: float | None = None
     ) -> None:
+        self._env_id = env_id
         make = vector_class(env_id)
         self.labels = tuple(setting_label(setting) for setting in settings)
         self._seeds = range(VALIDATION_SEED, VALIDATION_SEED + episodes)
@@ -85,12 +85,10 @@ class Validator:
         found = [evaluate(policy, env, self._seeds, time_constant=self._time_constant) for env in self._envs]
         names = ("return",) if self._time_constant is None else ("return", DISCOUNTED)
         played = {name: tuple(float(metrics[name].mean()) for metrics in found) for name in names}
-        if isinstance(self._envs[0], ServingV1Problem):
-            # Returns are in mean requests' worth.
-            worth = [env.engine.tables.scalars[REFERENCE_TOKENS] for env in self._envs]
-            offered = [float(metrics["offered"].mean()) for metrics in found]
-            pairs = zip(played["return"], worth, offered, strict=True)
-            played[_SHARE] = tuple(returned * one / max(whole, one) for returned, one, whole in pairs)
+        played[_SCORE] = tuple(
+            score(self._env_id, env.scenario, metrics["return"], metrics.get("offered", 1.0))
+            for env, metrics in zip(self._envs, found, strict=True)
+        )
         return played
 
     def __call__(self, checkpoint: Checkpoint) -> Validation:
@@ -105,6 +103,5 @@ class Validator:
             (best - found) / abs(best) for best, found in zip(self._oracle, returns, strict=False)
         )
         discounted = float(np.mean(played[DISCOUNTED])) if DISCOUNTED in played else None
-        if _SHARE in played:
-            return Validation(float(np.mean(played[_SHARE])), returns, regrets, discounted, _SHARE)
-        return Validation(float(np.mean(returns)), returns, regrets, discounted)
+        mean = float(np.mean(played[_SCORE]))
+        return Validation(mean, returns, regrets, discounted, scored(self._env_id))

@@ -24,7 +24,7 @@ from experiments.training.learn import train
 from experiments.training.options import PROGRAM, Config, resumed
 from experiments.training.plan import Training, learning_versions, resolve
 from experiments.training.record import BEST, LAST
-from papi_env.envs.registration import SERVING_V1
+from experiments.training.scores import scored
 
 CURVES = "curves.png"
 
@@ -110,8 +110,7 @@ def print_result(console: Console, training: Training, folder: Path, boundary: B
     best = max(boundary.rows, key=lambda row: row["score"])
     title = f"{training.config.algorithm} on {training.config.env}, {len(training.settings)} setting(s)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    scored = "share of worth" if training.config.env == SERVING_V1 else "return"
-    for name in ("", "steps", scored, "regret / %", "simulated / s", "wall / s"):
+    for name in ("", "steps", scored(training.config.env), "regret / %", "simulated / s", "wall / s"):
         table.add_column(name, justify="right" if name else "left")
     for label, row in (("best", best), ("last", boundary.rows[-1])):
         regret = f"{100 * row['regret']:.3f}" if "regret" in row else "-"

@@ -16,6 +16,7 @@ from experiments.common.statistics import regret_percent
 from experiments.distilling.collect import make_envs
 from experiments.splitting.definition import SERVING, VALIDATION_SEED
 from experiments.training.curves.data import Validation, YAxis, read_groups
+from experiments.training.scores import score
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.kernel import FloatArray
 
@@ -83,7 +84,7 @@ def plan(names: Sequence[str], validation: Validation, y: YAxis) -> dict[str, li
 
 
 def values_of(
-    labels: Mapping[str, str], played: Mapping[str, Sequence[Columns]], y: YAxis
+    labels: Mapping[str, str], played: Mapping[str, Sequence[Columns]], validation: Validation, y: YAxis
 ) -> dict[str, float]:
     """What is drawn for each reference, by its label: a mean over settings, as validations are."""
     means: dict[str, FloatArray] = {}
@@ -93,7 +94,9 @@ def values_of(
             raise ConfigurationError(
                 f"Reference {name!r}: cannot play the validation's instances: {failed[0]}"
             )
-        means[name] = np.array([np.mean(np.asarray(c["return"], dtype=np.float64)) for c in settings])
+        env_id = validation.env_id
+        pairs = zip(validation.settings, settings, strict=True)
+        means[name] = np.array([score(env_id, of, c["return"], c.get("offered", 1.0)) for of, c in pairs])
     if y == "return":
         return {label: float(np.mean(means[name])) for name, label in labels.items()}
     return {label: float(regret_percent(means[name], means[ORACLE]).mean()) for name, label in labels.items()}
@@ -109,7 +112,7 @@ def reference_values(
         names: of policies, or bound, best-threshold, best-fixed for Serving-v0.
 
     Returns:
-        Mean return, or mean regret in percent, by name with its marks.
+        The mean score (see `experiments.training.scores`), or mean regret in percent, by name with its marks.
 
     Raises:
         ConfigurationError, DataError: see `read_groups`, `check_references` and `plan`.
@@ -118,5 +121,8 @@ def reference_values(
     labels = check_references(names, validation)
     jobs = plan(tuple(labels), validation, y)
     return values_of(
-        labels, {name: [job.function(*job.arguments) for job in own] for name, own in jobs.items()}, y
+        labels,
+        {name: [job.function(*job.arguments) for job in own] for name, own in jobs.items()},
+        validation,
+        y,
     )

@@ -23,6 +23,7 @@ from experiments.arena.estimators.runs import interquartile_mean, resampled_runs
 from experiments.common.command import say
 from experiments.common.statistics import interval_levels
 from experiments.training.curves.data import Curve, Groups, Validation, XAxis, YAxis, read_groups
+from experiments.training.scores import scored
 from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
 
@@ -208,7 +209,7 @@ def _notes(label: str, curves: Sequence[Curve]) -> list[str]:
 def print_report(console: Console, summary: Mapping[str, Any], notes: Sequence[str] = ()) -> None:
     """The table of groups and references, and what the figures mean."""
     regret = summary["y"] == "regret"
-    what = "regret in percent of the oracle's cost" if regret else "return"
+    what = "regret in percent of the oracle's cost" if regret else scored(summary["problem"])
     several = any(row["runs"] > 1 for row in summary["groups"])
     over = ": interquartile mean over runs [lowest, highest]" if several else ""
     say(
@@ -297,7 +298,7 @@ def draw(summary: Mapping[str, Any], y_limits: tuple[float, float] | None = None
         if summary["y"] == "regret":
             _regret_axis(axes, summary)
         else:
-            axes.set_ylabel("validation return (mean)")
+            axes.set_ylabel(f"validation {scored(summary['problem'])} (mean)")
         if y_limits is not None:
             # A logarithmic axis cannot begin at 0.
             low = max(y_limits[0], axes.get_ylim()[0]) if axes.get_yscale() == "log" else y_limits[0]

@@ -77,7 +77,7 @@ class Curves(Study):
     def write(self, folder: RunFolder) -> dict[str, Any]:
         """Write curves.csv, summary.json and curves.png; returns what summary.json holds."""
         played = {name: [_stored(folder, job) for job in own] for name, own in self.plan.items()}
-        references = values_of(self.labels, played, self.y)
+        references = values_of(self.labels, played, self.validation, self.y)
         summary = summarize(self.groups, self.validation, references, self.x, self.y, self.band)
         folder.write("curves.csv", curve_frame(self.groups).write_csv())
         folder.write("summary.json", json_text(summary))
