@@ -94,8 +94,10 @@ def decide(e, forced, policy, first, observations, look, actions, queries, busy)
 
 @unlocked
 def decide_all(policy_parts, observations, look_parts, actions, queries, busy):
-    """Write a decision for every row of the observations; `queries` of
-    classes are written by those that score requests; `busy` is scratch. Tuples are plain ones of `play_range`."""
+    """Write a decision for every row of the observations, and by policies that score requests the `queries` of classes.
+
+    `busy` is scratch. Tuples are plain ones of `play_range`.
+    """
     policy = CompiledPolicy(*policy_parts)
     look = Lookups(*look_parts)
     for e in range(observations.shape[0]):
