@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from agents.serving.inside.play import GREEDY
-from agents.serving.inside.tuned import profile_all
+from agents.serving.inside.tuned import RANK, profile_all
 from agents.serving.oracles import ORDERED_ACTIONS, prompt_weight
 from agents.serving.tuned import Range, RuleParameters, Span, TunedRule
 from agents.serving.view import IntArray, ServingView, as_compiled
@@ -82,10 +82,17 @@ class ProfileGreedy(TunedRule[GreedyParameters]):
             options = options[options[:, at.FC] == self._only]
         if not self._can_overlap:
             options = options[options[:, at.OVERLAP] == 0]
-        self._options = np.ascontiguousarray(options)
+        ranked = np.column_stack([options, np.arange(len(options))])
+        alike = np.lexsort([options[:, at.FC], options[:, at.OVERLAP], options[:, at.SPECULATION]])
+        self._options = np.ascontiguousarray(ranked[alike])
 
     def _row(self, given: GreedyParameters) -> list[float]:
         return [*super()._row(given), self._prompt_weight]
+
+    @property
+    def options(self) -> IntArray:
+        """The joint actions that it compares, int64 [choices, 4]."""
+        return self._options[:, :RANK]
 
     def profiled(
         self, view: ServingView, chunk: IntArray, prompt: FloatArray

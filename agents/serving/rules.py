@@ -95,8 +95,8 @@ class CompiledRule(ServingRule):
     remembers: ClassVar[bool] = False
     # The further choices of Serving-v1 that its name gives.
     _choices: IntArray = nothing_given()
-    # What the kind chooses among, int64 [options, 4], where it does.
-    _options: npt.NDArray[np.int64] = np.zeros((1, len(at.NVEC)), dtype=np.int64)
+    # What the kind chooses among, int64 [options, 5], where it does; see `inside.play`.
+    _options: npt.NDArray[np.int64] = np.zeros((1, len(at.NVEC) + 1), dtype=np.int64)
 
     def _read_profile(self, env: Problem) -> None:
         super()._read_profile(env)

@@ -35,7 +35,8 @@ class CompiledPolicy(NamedTuple):
     Attributes:
         kind: one of those above.
         parameters: float64 [E, columns]; the kind says what they are.
-        options: int64 [options, 4], the joint actions that `GREEDY` and `SLACK_AWARE` compare; of one row elsewhere.
+        options: int64 [options, 5], the joint actions that profile-greedy compares and the rank of each, those of one
+            speculation side by side, and of these those of one overlap; of one row where nothing is compared.
         service: int64 [E, 7], the further choices on Serving-v1 from `state.ORDER` on, or `choices.LEFT` to the kind:
             all but `SLACK_AWARE` and `NETWORK` do what Serving-v0 does.
         memory: float64 [E, NUM_MEMORY], see `memory`; changed by every decision.

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from agents.serving.inside.compiled import inlined, unlocked
+from agents.serving.inside.compiled import inlined, lean, unlocked
 from agents.serving.inside.memory import coming_chunk, expected_gain
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.profiled import profile
+from papi_env.simulation.serving.iteration import apart_from_units, halved, placed
+from papi_env.simulation.serving.profiled import (
+    coming_decoding,
+    coming_prompts,
+    profile,
+    seen_mode,
+    seen_slowdowns,
+)
 from papi_env.simulation.serving.seen import see
-from papi_env.simulation.serving.terms import Lookups
+from papi_env.simulation.serving.terms import Lookups, Placement
 from papi_env.workload.serving import SPECULATION_LENGTHS, WATERMARK
 
 # Columns of profile-greedy's parameters: those of `GreedyParameters`, and what a prompt token is worth to the scenario.
 PROMPT_WORTH, PACE, TIME_WORTH, GREEDY_SLACK, GREEDY_URGENT, PROMPT_WEIGHT = range(6)
 NUM_GREEDY = 6
+# Column of the options that profile-greedy compares, after those of a joint action: 0 for the one preferred most.
+RANK = len(at.NVEC)
 # Of the heuristic's: those of `Parameters`, and the acceptance where it is not to be estimated, else NaN.
 PIM_ALONE, SPLIT_ALONE, PIM_BESIDE, SPLIT_BESIDE, SMALL_CHUNK, DRIFT, ROWS, GAIN = range(8)
 ROWS_BESIDE, OVERLAP_TOKENS, ADMIT_SLACK, ADMIT_BACKLOG, URGENT, KV_LIMIT, ACCEPTANCE = range(8, 15)
@@ -29,34 +38,59 @@ def admits(seen, slack, urgent, scalars):
 
 
 @inlined
+def useful_rate(e, cost, gained, credit, seen, p, scalars):
+    """Useful tokens of an iteration by its profiled cost, the price of being slower than the objective included."""
+    price = scalars[at.ENERGY_WEIGHT]
+    worth = cost.seconds
+    if price > 0.0:
+        worth = price * (cost.joules + p[e, TIME_WORTH] * scalars[at.STATIC_W] * cost.seconds)
+    worth = worth * max(cost.seconds / gained / (p[e, PACE] * scalars[at.TPOT_S]), 1.0)
+    return (seen.rlp * gained + credit) / max(worth, 1e-12)
+
+
+@lean
 def greedy(e, admitting, seen, known, policy, look, actions, busy):
-    """Unit, speculation and overlap of the most useful tokens per profiled cost; all are admitted, or none."""
+    """Unit, speculation and overlap of the most useful tokens per profiled cost; all are admitted, or none.
+
+    Options lie side by side by speculation and, of one speculation, by overlap: what units share is worked out once.
+    Of equally good ones that with the lowest rank is taken.
+    """
     p, options, scalars = policy.parameters, policy.options, look.scalars
     has_room = seen.running_share < 1.0 and seen.kv_use < 1.0 - WATERMARK
     chunk = coming_chunk(seen, admitting and has_room, known.prompt, scalars)
     credit = p[e, PROMPT_WORTH] * p[e, PROMPT_WEIGHT] * chunk
-    limit = p[e, PACE] * scalars[at.TPOT_S]
-    price = scalars[at.ENERGY_WEIGHT]
-    second = p[e, TIME_WORTH] * scalars[at.STATIC_W]
-    best = 0
-    most = -np.inf
-    for k in range(options.shape[0]):
-        seconds = 0.0
-        joules = 0.0
-        if seen.rlp + chunk > 0:
-            expected = profile(options, k, seen, chunk, known.prompt, look, busy)
-            seconds = expected.seconds
-            joules = expected.joules
-        gained = expected_gain(known.acceptance, SPECULATION_LENGTHS[options[k, at.SPECULATION]])
-        cost = price * (joules + second * seconds) if price > 0.0 else seconds
-        cost = cost * max(seconds / gained / limit, 1.0)
-        rate = (seen.rlp * gained + credit) / max(cost, 1e-12)
-        if rate > most:
-            best = k
-            most = rate
-    for k in range(at.ORDER):
-        actions[e, k] = options[best, k]
     actions[e, at.ADMISSION] = at.ALL if admitting else at.NONE
+    count = options.shape[0]
+    best = 0
+    if seen.rlp + chunk == 0:
+        # Nothing runs: the preferred one.
+        while options[best, RANK] > 0:
+            best += 1
+        count = 0
+    most = -np.inf
+    slow, mode = seen_slowdowns(seen), seen_mode(seen)
+    coming = coming_prompts(chunk, known.prompt, scalars)
+    k = 0
+    while k < count:
+        speculation = options[k, at.SPECULATION]
+        decoding = coming_decoding(SPECULATION_LENGTHS[speculation], seen, scalars)
+        gained = expected_gain(known.acceptance, decoding.tlp)
+        apart = apart_from_units(decoding, coming, slow, look)
+        while k < count and options[k, at.SPECULATION] == speculation:
+            overlap = options[k, at.OVERLAP]
+            halves = halved(overlap, decoding, slow, look)
+            while (
+                k < count and options[k, at.OVERLAP] == overlap and options[k, at.SPECULATION] == speculation
+            ):
+                placement = Placement(options[k, at.FC], overlap, mode)
+                cost = placed(decoding, coming, apart, halves, placement, slow, look, busy)
+                rate = useful_rate(e, cost, gained, credit, seen, p, scalars)
+                if rate > most or (rate == most and options[k, RANK] < options[best, RANK]):
+                    best = k
+                    most = rate
+                k += 1
+    for choice in (at.FC, at.SPECULATION, at.OVERLAP):
+        actions[e, choice] = options[best, choice]
 
 
 @inlined

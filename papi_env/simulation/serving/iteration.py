@@ -50,10 +50,13 @@ from papi_env.simulation.serving.parts import (
     unevenness,
 )
 from papi_env.simulation.serving.terms import (
+    Apart,
     BesideCost,
     Busy,
     Cost,
+    Half,
     HalfCost,
+    Halves,
     Ran,
 )
 
@@ -114,10 +117,33 @@ def split_rows(decode_rows, prompt_rows, fc_s, bank_s, scalars):
 
 
 @inlined
-def half_batch(requests, drafters, prompt_rows, unit, decoding, slow, look):
-    """`HalfCost` of so many of the decoding requests, of whom so many draft, with prompt rows in the same kernels."""
+def half_attention(requests, decoding, slow, look):
+    """Seconds of decode attention of so many of the decoding requests."""
+    if requests == 0:
+        return 0.0
+    if decoding.single > 0:
+        return slow.attention * mixed_attention(requests, decoding, look)
+    attention_s = slow.attention * attention_seconds(
+        requests,
+        decoding,
+        look.attention[requests, decoding.tlp],
+        look.shares[requests, decoding.tlp],
+    )
+    if look.grid.shape[0] > 0:
+        attention_s = slow.attention * measured_attention(decoding, no_chunk(), look)
+    elif look.scalars[at.UNEVEN] > 0.0 and look.scalars[at.ATTENTION_UNIT] == 0.0:
+        attention_s *= unevenness(decoding, look.scalars)
+    if look.scalars[at.WINDOW] > 0.0:
+        near_s = slow.attention * near_attention(requests, decoding, look)
+        attention_s = of_layers(attention_s, near_s, look.scalars)
+    return attention_s
+
+
+@inlined
+def half_batch(half, prompt_rows, unit, decoding, slow, look):
+    """`HalfCost` of a `Half` of the decoding requests, with prompt rows in the same kernels."""
     zero = np.int64(0)
-    rows = rows_of(requests, drafters, decoding.tlp)
+    rows = rows_of(half.requests, half.drafters, decoding.tlp)
     if rows + prompt_rows == 0:
         return HalfCost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, zero, zero, zero)
     fc_s = look.fc_s
@@ -128,26 +154,9 @@ def half_batch(requests, drafters, prompt_rows, unit, decoding, slow, look):
     else:
         pim_rows = split_rows(rows, prompt_rows, fc_s, look.bank_s, look.scalars)
     pu_rows = rows + prompt_rows - pim_rows
-    attention_s = 0.0
     transfer_s = 0.0
     transfer_j = 0.0
-    if requests > 0:
-        if decoding.single > 0:
-            attention_s = slow.attention * mixed_attention(requests, decoding, look)
-        else:
-            attention_s = slow.attention * attention_seconds(
-                requests,
-                decoding,
-                look.attention[requests, decoding.tlp],
-                look.shares[requests, decoding.tlp],
-            )
-            if look.grid.shape[0] > 0:
-                attention_s = slow.attention * measured_attention(decoding, no_chunk(), look)
-            elif look.scalars[at.UNEVEN] > 0.0 and look.scalars[at.ATTENTION_UNIT] == 0.0:
-                attention_s *= unevenness(decoding, look.scalars)
-            if look.scalars[at.WINDOW] > 0.0:
-                near_s = slow.attention * near_attention(requests, decoding, look)
-                attention_s = of_layers(attention_s, near_s, look.scalars)
+    if half.requests > 0:
         transfer_s = look.link[rows, layout.COST_S]
         transfer_j = look.link[rows, layout.COST_J]
     pim_s = fc_s[at.FC_PIM, pim_rows] * slow.fc_pim
@@ -159,7 +168,7 @@ def half_batch(requests, drafters, prompt_rows, unit, decoding, slow, look):
         look.fc_j[at.PU, pu_rows] + look.fc_j[at.FC_PIM, pim_rows],
         look.moves[rows + prompt_rows, layout.COMBINE_S],
         look.moves[rows + prompt_rows, layout.COMBINE_J],
-        attention_s,
+        half.attention_s,
         transfer_s,
         transfer_j,
         pu_rows,
@@ -259,6 +268,34 @@ def mode_changes(last_mode, mode, drafted, no_pus):
 # --- the whole ----------------------------------------------------------------------------------------------
 
 
+@inlined
+def apart_from_units(decoding, chunk, slow, look):
+    """`Apart`: what an iteration takes wherever its FC kernels run, and however its batch is divided."""
+    draft_s, draft_j = drafting(decoding, slow, look)
+    prompt = prompt_attention(chunk, decoding, slow, look)
+    head_s, head_j = heading(decode_rows(decoding) + chunk.ending, slow, look)
+    return Apart(draft_s, draft_j, head_s, head_j, prompt)
+
+
+@inlined
+def halved(overlap, decoding, slow, look):
+    """`Halves` of the decode batch: all of it and none, or where they may take turns two."""
+    rlp = decoding.rlp
+    first = rlp
+    if overlap and rlp > 1 and look.scalars[at.ATTENTION_UNIT] == 2.0:
+        first = rlp - rlp // 2
+    drafters = drafters_of(first, decoding)
+    return Halves(
+        Half(first, drafters, half_attention(first, decoding, slow, look)),
+        Half(
+            rlp - first,
+            rlp - decoding.single - drafters,
+            half_attention(rlp - first, decoding, slow, look),
+        ),
+        decode_joules(first, decoding, look),
+    )
+
+
 @lean
 def iteration(decoding, chunk, placement, slow, look, busy):
     """`Cost` of one iteration.
@@ -266,6 +303,18 @@ def iteration(decoding, chunk, placement, slow, look, busy):
     Args:
         decoding: `Decoding`; chunk: `PromptChunk`; placement: `Placement`; slow: `Slowdowns`; look: `Lookups`.
         busy: float64 [NUM_RESOURCES], written: seconds that each resource is busy.
+    """
+    apart = apart_from_units(decoding, chunk, slow, look)
+    halves = halved(placement.overlap, decoding, slow, look)
+    return placed(decoding, chunk, apart, halves, placement, slow, look, busy)
+
+
+@inlined
+def placed(decoding, chunk, apart, halves, placement, slow, look, busy):
+    """`iteration` from its parts, so that who compares units works these out once.
+
+    Args:
+        apart: `Apart`; halves: `Halves` by the overlap of the placement; others as in `iteration`.
     """
     # Sums keep their order, on which the last bit depends.
     scalars = look.scalars
@@ -279,29 +328,23 @@ def iteration(decoding, chunk, placement, slow, look, busy):
     home = scalars[at.ATTENTION_UNIT]
     separate = home == 2.0
 
-    draft_s, draft_j = drafting(decoding, slow, look)
-    prompt = prompt_attention(chunk, decoding, slow, look)
-    head_s, head_j = heading(n + chunk.ending, slow, look)
+    draft_s, head_s, prompt = apart.draft_s, apart.head_s, apart.prompt
     # Decode rows in one batch or two halves; the prompt goes with the first, or beside.
-    first = rlp
-    if placement.overlap and rlp > 1 and separate:
-        first = rlp - rlp // 2
+    first = halves.first.requests
     beside_rows = chunk.rows if unit == at.FC_PIM and not on_pim else 0
     with_first = chunk.rows - beside_rows
-    first_drafters = drafters_of(first, decoding)
-    second_drafters = rlp - decoding.single - first_drafters
-    one = half_batch(first, first_drafters, with_first, unit, decoding, slow, look)
-    two = half_batch(rlp - first, second_drafters, 0, unit, decoding, slow, look)
+    one = half_batch(halves.first, with_first, unit, decoding, slow, look)
+    two = half_batch(halves.second, 0, unit, decoding, slow, look)
     beside = prompt_beside(beside_rows, slow, look)
 
-    joules = draft_j + head_j + prompt.attention_j + prompt.write_j
+    joules = apart.draft_j + apart.head_j + prompt.attention_j + prompt.write_j
     joules += one.fc_j
     joules += one.combine_j
     joules += one.transfer_j
     joules += two.fc_j
     joules += two.combine_j
     joules += two.transfer_j
-    joules += decode_joules(first, decoding, look)
+    joules += halves.attention_j
     joules += beside.joules
     link_s = prompt.link_s + one.transfer_s + two.transfer_s
     communication_s = one.combine_s + one.transfer_s + two.combine_s + two.transfer_s + beside.combine_s

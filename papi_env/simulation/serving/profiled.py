@@ -51,30 +51,30 @@ PROFILE_NAMES = names(PROFILE_FEATURES)
 
 
 @inlined
-def profile(options, k, seen, chunk, prompt, look, busy):
-    """The `Cost` of the coming iteration by choice k of `options`, as the profile has it; `busy` is scratch.
-
-    Contexts lie evenly about their mean. A mode change is read off the last iteration: FC-PIM's, unless the PUs had
-    prompts beside it.
-    """
-    mode = at.FC_PIM if seen.on_pim > 0.0 and seen.last_chunk == 0 else at.PU
-    rlp = seen.rlp
-    columns = np.int64(look.scalars[at.GROUP_COLUMNS])
-    window = look.scalars[at.WINDOW]
+def coming_prompts(chunk, prompt, scalars):
+    """`PromptChunk` of so many prompt tokens, where a prompt has `prompt` on average."""
+    window = scalars[at.WINDOW]
     # A token attends to half of its prompt on average, or to a window at most. Of short prompts there are several in a
     # chunk.
     half = 0.5 * prompt
     behind = max(prompt, 1.0 * chunk)
     if window > 0.0:
         if prompt > window:
-            half = of_layers(half, window - 0.5 * window * window / prompt, look.scalars)
-        behind = of_layers(behind, min(behind, chunk + window - 1.0), look.scalars)
+            half = of_layers(half, window - 0.5 * window * window / prompt, scalars)
+        behind = of_layers(behind, min(behind, chunk + window - 1.0), scalars)
     pairs = np.int64(half * chunk)
     read = np.int64(behind) if chunk > 0 else np.int64(0)
     # As many end in it as it has of average length.
     ending = np.int64(chunk / max(prompt, 1.0) + 0.5)
-    coming = PromptChunk(chunk, pairs, read, ending, max(ending, np.int64(1)))
-    tlp = SPECULATION_LENGTHS[options[k, at.SPECULATION]]
+    return PromptChunk(chunk, pairs, read, ending, max(ending, np.int64(1)))
+
+
+@inlined
+def coming_decoding(tlp, seen, scalars):
+    """`Decoding` of those who decode, `tlp` tokens each, whose contexts lie evenly about their mean."""
+    rlp = seen.rlp
+    columns = np.int64(scalars[at.GROUP_COLUMNS])
+    window = scalars[at.WINDOW]
     # A context ends anywhere in its last group and its last row of the memory.
     context = seen.mean_context + tlp
     groups = np.int64(rlp * (context / GROUP_TOKENS + 0.5))
@@ -90,7 +90,7 @@ def profile(options, k, seen, chunk, prompt, look, busy):
         near_groups = min(groups, np.int64(rlp * filled))
         near_key_rows = min(key_rows, np.int64(rlp * key_rows_of(filled, columns)))
         near_longest = min(longest, filled)
-    decoding = Decoding(
+    return Decoding(
         rlp,
         tlp,
         np.int64(rlp * context),
@@ -106,9 +106,27 @@ def profile(options, k, seen, chunk, prompt, look, busy):
         np.int64(0),
         NOTHING,
     )
-    placement = Placement(options[k, at.FC], options[k, at.OVERLAP], np.int64(mode))
-    slow = Slowdowns(seen.drift_pu, seen.drift_fc_pim, seen.drift_attention)
-    return iteration(decoding, coming, placement, slow, look, busy)
+
+
+@inlined
+def seen_mode(seen):
+    """The mode that the last iteration left: FC-PIM's, unless the PUs had prompts beside it."""
+    return np.int64(at.FC_PIM if seen.on_pim > 0.0 and seen.last_chunk == 0 else at.PU)
+
+
+@inlined
+def seen_slowdowns(seen):
+    """`Slowdowns` as last observed."""
+    return Slowdowns(seen.drift_pu, seen.drift_fc_pim, seen.drift_attention)
+
+
+@inlined
+def profile(options, k, seen, chunk, prompt, look, busy):
+    """The `Cost` of the coming iteration by choice k of `options`, as the profile has it; `busy` is scratch."""
+    placement = Placement(options[k, at.FC], options[k, at.OVERLAP], seen_mode(seen))
+    decoding = coming_decoding(SPECULATION_LENGTHS[options[k, at.SPECULATION]], seen, look.scalars)
+    coming = coming_prompts(chunk, prompt, look.scalars)
+    return iteration(decoding, coming, placement, seen_slowdowns(seen), look, busy)
 
 
 @inlined

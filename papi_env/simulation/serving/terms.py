@@ -204,6 +204,32 @@ class PromptCost(NamedTuple):
     write_j: float
 
 
+class Apart(NamedTuple):
+    """What an iteration takes wherever its FC kernels run: drafting, the LM head, and attention of prompts."""
+
+    draft_s: float
+    draft_j: float
+    head_s: float
+    head_j: float
+    prompt: PromptCost
+
+
+class Half(NamedTuple):
+    """Requests of a half-batch, those of them that draft, and the seconds of their attention."""
+
+    requests: Count
+    drafters: Count
+    attention_s: float
+
+
+class Halves(NamedTuple):
+    """The decode batch, in one (the second half is empty) or two; joules of the attention of all."""
+
+    first: Half
+    second: Half
+    attention_j: float
+
+
 class BesideCost(NamedTuple):
     """FC kernels of a prompt chunk on the PUs, beside decode rows on FC-PIM; seconds and joules."""
 
