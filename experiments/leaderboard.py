@@ -64,7 +64,7 @@ from experiments.common.options import (
 from experiments.common.runner import Job, RunFolder
 from experiments.common.study import json_text
 from experiments.splitting.splits import load_split
-from papi_env.envs.registration import SERVING
+from papi_env.envs.registration import SERVING, SERVING_V1
 from papi_env.errors import ConfigurationError
 
 SPELLINGS = (
@@ -99,7 +99,8 @@ class Config:
     problem, of those in the table)."""
     seeds: Annotated[int, words("INT", "Instances of every setting (default: 16).")] = 16
     slow_seeds: Annotated[int | None, words("INT")] = None
-    """Instances of every setting, the first ones, that search, clairvoyant and portfolio play (default: as others)."""
+    """Instances of every setting, the first ones, that search, clairvoyant, portfolio and planners play, and of which
+    the bound of Serving-v1 is known (default: as others). Positions are on those of which the ceiling is known."""
     latency: bool = True
     """Time decisions, when everything else is done."""
     workers: OnWorkers = ALL_CORES
@@ -168,7 +169,9 @@ class Contest(Match):
 
     def seeds_of(self, policy: str | None) -> tuple[int, ...]:
         """Seeds of the instances that a policy plays."""
-        slow = policy is not None and is_slow(policy)
+        # The bound of Serving-v1 searches prices for a second or two.
+        searches = policy == BOUND and self.problem == SERVING_V1
+        slow = searches or (policy is not None and is_slow(policy))
         return self.seeds[: self.config.slow_seeds] if slow else self.seeds
 
     def describe(self) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def policy_of(checkpoint: Checkpoint) -> LearnedPolicy | SeesRequests:
     """The policy that a checkpoint describes: one that reads observations as a whole, or one that sees requests."""
     network = checkpoint.description.architecture
     if isinstance(network, RequestNetwork):
-        of_families = {name: network.flat(checkpoint.weights, name) for name in network.families}
-        policy = SeesRequests(network.flat(checkpoint.weights), of_families=of_families)
+        of_traffics = {name: network.flat(checkpoint.weights, name) for name in network.traffics}
+        policy = SeesRequests(network.flat(checkpoint.weights), of_traffics=of_traffics)
         policy.description = checkpoint.description
         return policy
     return LearnedPolicy(checkpoint)

@@ -16,7 +16,7 @@ from agents.serving.inside import network as layout
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
 
-_Family = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/]+$")]
+_Traffic = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/]+$")]
 
 
 class RequestNetwork(BaseModel):
@@ -29,7 +29,7 @@ class RequestNetwork(BaseModel):
         hidden, adjusting: hidden units that weigh requests, and that adjust what profile-greedy weighs.
         traits: of a request, that a query weighs.
         adjusted: what is adjusted.
-        families: of presets that have weights of their own, as tuned rules have parameters.
+        traffics: that have weights of their own, as tuned rules have parameters for families.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -43,7 +43,7 @@ class RequestNetwork(BaseModel):
     traits: Literal[at.NUM_TRAITS] = at.NUM_TRAITS  # type: ignore[valid-type]
     adjusted: Literal[layout.NUM_ADJUSTED] = layout.NUM_ADJUSTED  # type: ignore[valid-type]
 
-    families: Annotated[tuple[_Family, ...], Field(max_length=256, strict=False)] = ()
+    traffics: Annotated[tuple[_Traffic, ...], Field(max_length=256, strict=False)] = ()
 
     @property
     def inputs(self) -> int:
@@ -59,20 +59,20 @@ class RequestNetwork(BaseModel):
         """Shape of each tensor by name, [outputs, inputs + 1]: the last of a row is its constant."""
         whole: dict[str, tuple[int, ...]] = dict(layout.TENSORS)
         return whole | {
-            f"{family}/{name}": shape for family in self.families for name, shape in layout.TENSORS
+            f"{traffic}/{name}": shape for traffic in self.traffics for name, shape in layout.TENSORS
         }
 
-    def flat(self, weights: Mapping[str, Float32Array], family: str = "") -> FloatArray:
-        """The tensors of a family, or those of all, one after the other, float64 [NUM_WEIGHTS], as code reads them."""
-        own = f"{family}/" if family else ""
+    def flat(self, weights: Mapping[str, Float32Array], traffic: str = "") -> FloatArray:
+        """The tensors of a traffic, or those of all, one after the other, float64 [NUM_WEIGHTS], as code reads them."""
+        own = f"{traffic}/" if traffic else ""
         return np.concatenate([weights[own + name].ravel() for name, _ in layout.TENSORS]).astype(np.float64)
 
-    def split(self, weights: FloatArray, family: str = "") -> dict[str, Float32Array]:
-        """The tensors that stand one after the other in `weights`, float32, named for a family or for all."""
+    def split(self, weights: FloatArray, traffic: str = "") -> dict[str, Float32Array]:
+        """The tensors that stand one after the other in `weights`, float32, named for a traffic or for all."""
         found, start = {}, 0
         for name, shape in layout.TENSORS:
             size = int(np.prod(shape))
-            own = f"{family}/{name}" if family else name
+            own = f"{traffic}/{name}" if traffic else name
             found[own] = weights[start : start + size].reshape(shape).astype(np.float32)
             start += size
         return found

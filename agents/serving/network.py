@@ -18,6 +18,7 @@ from papi_env.envs.problem import Problem
 from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
+from papi_env.workload.service_presets import traffic_of
 
 NUM_WEIGHTS = layout.NUM_WEIGHTS
 
@@ -28,7 +29,7 @@ class SeesRequests(ProfileGreedy):
     Args:
         weights: float64 [NUM_WEIGHTS] each. Several share the environments evenly, the first of them taking the first
             environments: so a search plays many at once. None: untrained ones.
-        of_families: weights for presets of a family (the part of a name before the slash) in place of these.
+        of_traffics: weights in place of these where the scenario's classes are the senders of a traffic, by its name.
     """
 
     code = NETWORK
@@ -36,10 +37,10 @@ class SeesRequests(ProfileGreedy):
     description: Any = None
     plays_v0 = False
 
-    def __init__(self, *weights: FloatArray, of_families: Mapping[str, FloatArray] | None = None) -> None:
+    def __init__(self, *weights: FloatArray, of_traffics: Mapping[str, FloatArray] | None = None) -> None:
         super().__init__()
-        self.of_families = dict(of_families or {})
-        for one in (*weights, *self.of_families.values()):
+        self.of_traffics = dict(of_traffics or {})
+        for one in (*weights, *self.of_traffics.values()):
             if one.shape != (NUM_WEIGHTS,) or not np.isfinite(one).all():
                 raise ConfigurationError(
                     f"weights have shape {one.shape}, expected {NUM_WEIGHTS} finite numbers"
@@ -52,8 +53,8 @@ class SeesRequests(ProfileGreedy):
         tuned = asdict(ServingTuned.stored(True)[DEFAULT])
         self.parameters = GreedyParameters(**{name: tuned[name] for name in GREEDY_RANGES})
         env.engine.allow(at.ORDER, at.BY_SCORE)
-        family = env.scenario.name.partition("/")[0]
-        weights = (self.of_families[family],) if family in self.of_families else self.weights
+        traffic = traffic_of(env.scenario.serving) or ""
+        weights = (self.of_traffics[traffic],) if traffic in self.of_traffics else self.weights
         each, left = divmod(env.engine.num_envs, len(weights))
         if left:
             raise ConfigurationError(

@@ -22,6 +22,7 @@ from papi_env.envs.problem import Problem
 from papi_env.errors import ConfigurationError, DataError, lookup, shown, unknown_name
 from papi_env.files import JSON_BYTES, read_bounded
 from papi_env.kernel import FloatArray
+from papi_env.workload.service_presets import nearest_family
 
 DEFAULT = "default"
 
@@ -143,8 +144,9 @@ class TunedRule(CompiledRule, Generic[P]):
 
     Args:
         parameters: none for those tuned for the family of the bound preset (the part of its name before the
-            slash), or for `default` where the family was not tuned. Several share the environments evenly, the
-            first of them taking the first environments: so a search plays many at once.
+            slash); where it was not tuned, for the family of the same senders with the nearest load, or for `default`.
+            Several share the environments evenly, the first of them taking the first environments: so a search plays
+            many at once.
     """
 
     kind: ClassVar[type[Any]]
@@ -166,7 +168,10 @@ class TunedRule(CompiledRule, Generic[P]):
             )
         if not self._given:
             stored: dict[str, P] = self.stored(self._with_service)
-            self.parameters = stored.get(env.scenario.name.partition("/")[0], stored[DEFAULT])
+            family = env.scenario.name.partition("/")[0]
+            if family not in stored:
+                family = nearest_family(family, stored) or DEFAULT
+            self.parameters = stored[family]
         each, left = divmod(env.engine.num_envs, max(len(self._given), 1))
         if left:
             raise ConfigurationError(

@@ -2,15 +2,18 @@
 
 A generation draws perturbations of the weights in opposite pairs (Salimans et al., 2017), plays all of them on the same
 episodes of some settings, ranks what they earn, and moves the weights along the perturbations by rank, by Adam's step.
-Rules are tuned for all families of presets and then for each; so may weights be. Everything that a generation draws
-follows from the seed and its number, so that a resumed run goes on as if nothing had happened.
+Rules are tuned for all families of presets and then for each; so may weights be, for each traffic. From time to time
+the weights play a fixed set of training instances, and those that did best there are what a part of the training
+leaves. Everything that a generation draws follows from the seed and its number, so that a resumed run goes on as if
+nothing had happened.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -26,8 +29,10 @@ from experiments.training.callbacks import DivergedError
 from experiments.training.evaluation import Validator
 from experiments.training.hyperparameters import Evolution, at
 from experiments.training.interruption import Interruption
+from experiments.training.phases import Phase, phases
 from experiments.training.plan import Training
 from experiments.training.record import STATE, Listener, Record
+from experiments.training.scores import score
 from experiments.training.settings import training_seed
 from experiments.training.state import check_array, read_state, write_state
 from papi_env.envs.registration import SERVING_V1
@@ -38,38 +43,10 @@ from papi_env.simulation.serving import state as layout
 
 # Adam's, as published (Kingma and Ba, 2015) but for a shorter second memory: generations are few.
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.99, 1e-8
-
-
-class Phase(NamedTuple):
-    """A part of the training.
-
-    Attributes:
-        family: that is gone on with by itself; empty: all.
-        settings: indices of what is played.
-        begin, stop: steps at which it begins and is over.
-    """
-
-    family: str
-    settings: tuple[int, ...]
-    begin: int
-    stop: int
-
-
-def phases(training: Training) -> list[Phase]:
-    """All families together, then each by itself where the hyper-parameters say so and there are several."""
-    parameters = training.parameters
-    assert isinstance(parameters, Evolution)
-    families: dict[str, list[int]] = {}
-    for k, setting in enumerate(training.settings):
-        families.setdefault(setting.name.partition("/")[0], []).append(k)
-    if parameters.families == 0 or len(families) < 2:
-        return [Phase("", tuple(range(len(training.settings))), 0, parameters.timesteps)]
-    bounds = np.linspace(
-        (1 - parameters.families) * parameters.timesteps, parameters.timesteps, len(families) + 1
-    )
-    together = Phase("", tuple(range(len(training.settings))), 0, int(bounds[0]))
-    apart = zip(families.items(), bounds[:-1], bounds[1:], strict=True)
-    return [together, *(Phase(name, tuple(of), int(begin), int(stop)) for (name, of), begin, stop in apart)]
+# Steps of training between two checks over steps of a check. chosen: 10; range 3-30.
+_STEPS_PER_CHECK = 10
+# Arrays of the state, by attributes.
+_ARRAYS = {"weights": "weights", "first": "_first", "second": "_second", "best": "best"}
 
 
 class Evolved:
@@ -77,7 +54,8 @@ class Evolved:
 
     Attributes:
         weights: float64 [NUM_WEIGHTS], the centre of the coming generation.
-        done: weights by family of the phases that are over; those of all under the empty name.
+        best: those of this phase that scored most on its fixed instances, `best_score`.
+        done: the best by traffic of the phases that are over; those of all under the empty name.
         generation: how many are done.
         steps: iterations of the machine that were played; simulated_s: their seconds.
     """
@@ -87,15 +65,18 @@ class Evolved:
         self.training, self.record = training, record
         self.parameters: Evolution = training.parameters
         self.weights: FloatArray = untrained(training.config.seed)
+        self.best: FloatArray = self.weights
+        self.best_score: float = -np.inf
         self.done: dict[str, FloatArray] = {}
         self._first: FloatArray = np.zeros(NUM_WEIGHTS)
         self._second: FloatArray = np.zeros(NUM_WEIGHTS)
-        self._phases = phases(training)
+        self._phases = phases(training.settings, self.parameters.timesteps, self.parameters.apart)
         self.generation: int = 0
         self.steps: int = 0
         self._phase: int = 0
-        self._taken: int = 0  # steps of Adam in this phase
+        self._taken: int = 0  # generations, and Adam's steps, in this phase
         self._next_validation: int = 0
+        self._next_check: int = 0
         self.simulated_s: float = 0.0
         self._earlier_s: float = 0.0
         self._start = time.perf_counter()
@@ -131,6 +112,8 @@ class Evolved:
     def step(self) -> None:
         """One generation."""
         parameters, seed, phase = self.parameters, self.training.config.seed, self._phases[self._phase]
+        if self.steps >= self._next_check:
+            self._check(phase)
         rng = np.random.default_rng([seed, self.generation])
         drawn = rng.normal(size=(parameters.pairs, NUM_WEIGHTS))
         perturbed = self.weights + parameters.sigma * np.concatenate([drawn, -drawn])
@@ -153,11 +136,39 @@ class Evolved:
         self._climb(uphill, at(parameters.learning_rate, min(max(1.0 - share, 0.0), 1.0)))
         self.generation += 1
         if self.steps >= phase.stop:
-            self.done[phase.family] = self.weights
+            self._check(phase)
+            self.done[phase.traffic] = self.best
             self._phase += 1
             if not self.over:
-                self.weights, self._taken = self.done[""], 0
-                self._first, self._second = np.zeros(NUM_WEIGHTS), np.zeros(NUM_WEIGHTS)
+                self._begin(self._phases[self._phase])
+
+    def _begin(self, phase: Phase) -> None:
+        """Start a further phase from what all settings together left or from untrained weights: from the better."""
+        self.best_score, self._taken = -np.inf, 0
+        self._first, self._second = np.zeros(NUM_WEIGHTS), np.zeros(NUM_WEIGHTS)
+        for start in (untrained(self.training.config.seed), self.done[""]):
+            self.weights = start
+            self._check(phase)
+        self.weights = self.best
+
+    def _check(self, phase: Phase) -> None:
+        """Let the weights play the phase's settings on as many instances as a generation has episodes of each."""
+        total, before = 0.0, self.steps
+        for k in phase.settings:
+            env = self._envs[k]
+            # The last of the run's seeds: generations take the first.
+            last = training_seed(self.training.config.seed) + SEEDS_PER_RUN
+            metrics = evaluate(SeesRequests(self.weights), env, range(last - env.num_envs, last))
+            self._count(metrics)
+            total += score(
+                self.training.config.env,
+                self.training.settings[k],
+                metrics["return"],
+                metrics["offered"],
+            )
+        self._next_check = self.steps + _STEPS_PER_CHECK * (self.steps - before)
+        if total > self.best_score:
+            self.best, self.best_score = self.weights, total
 
     def _climb(self, uphill: FloatArray, rate: float) -> None:
         """Adam's step."""
@@ -174,10 +185,14 @@ class Evolved:
         So no setting counts for more because its requests come in larger numbers.
         """
         metrics = evaluate(SeesRequests(*weights), env, list(seeds) * len(weights))
-        self.steps += int(metrics["iterations"].sum())
-        self.simulated_s += float(metrics["time_s"].sum())
+        self._count(metrics)
         returns = metrics["return"].reshape(len(weights), -1).mean(axis=1)
         return np.asarray((returns - returns.mean()) / max(returns.std(), _EPSILON))
+
+    def _count(self, metrics: Mapping[str, Any]) -> None:
+        """Episodes that were played."""
+        self.steps += int(metrics["iterations"].sum())
+        self.simulated_s += float(metrics["time_s"].sum())
 
     def at_boundary(self, last: bool = False) -> None:
         """Validate and keep the state where it is time."""
@@ -191,14 +206,14 @@ class Evolved:
             self.keep_state()
 
     def found(self) -> dict[str, FloatArray]:
-        """Weights by family as they are now, those of all under the empty name first."""
-        now = {} if self.over else {self._phases[self._phase].family: self.weights}
-        return {"": self.weights} | self.done | now
+        """The best weights by traffic as of now, those of all under the empty name first."""
+        now = {} if self.over else {self._phases[self._phase].traffic: self.best}
+        return {"": self.best} | self.done | now
 
     def checkpoint(self) -> Checkpoint:
         """The policy as it is now."""
         found = self.found()
-        network = RequestNetwork(families=tuple(name for name in found if name))
+        network = RequestNetwork(traffics=tuple(name for name in found if name))
         description = Description(
             algorithm="Evolution",
             env=self.training.config.env,
@@ -210,17 +225,20 @@ class Evolved:
             training=self.training.summary(),
         )
         tensors: dict[str, Float32Array] = {}
-        for family, weights in found.items():
-            tensors |= network.split(weights, family)
+        for traffic, weights in found.items():
+            tensors |= network.split(weights, traffic)
         return Checkpoint(description, tensors)
 
     def keep_state(self) -> None:
         """Write what a resumed run starts from."""
         if self.record.folder is not None:
             numbers = {name: getattr(self, name) for name in ("generation", "steps", "simulated_s", "wall_s")}
-            numbers |= {"next_validation": self._next_validation, "phase": self._phase, "taken": self._taken}
-            arrays = {"weights": self.weights, "first": self._first, "second": self._second}
-            arrays |= {f"done/{family}": weights for family, weights in self.done.items()}
+            counts = ("next_validation", "phase", "taken", "next_check")
+            numbers |= {name: getattr(self, f"_{name}") for name in counts}
+            # None has been checked where the score is not finite, which JSON cannot say.
+            numbers["best_score"] = self.best_score if np.isfinite(self.best_score) else None
+            arrays = {name: getattr(self, attribute) for name, attribute in _ARRAYS.items()}
+            arrays |= {f"done/{traffic}": weights for traffic, weights in self.done.items()}
             write_state(self.record.folder / STATE, arrays, {"numbers": numbers, "rows": self.rows})
 
     def take_over(self, path: Path) -> None:
@@ -232,22 +250,28 @@ class Evolved:
         arrays, content = read_state(path)
         try:
             numbers = content["numbers"]
-            names = ("generation", "steps", "next_validation", "phase", "taken")
+            names = ("generation", "steps", "next_validation", "phase", "taken", "next_check")
             counts = [int(numbers[name]) for name in names]
             seconds = [float(numbers[name]) for name in ("simulated_s", "wall_s")]
+            best_score = -np.inf if numbers["best_score"] is None else float(numbers["best_score"])
             rows = [dict(row) for row in content["rows"]]
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: not the state of this training: {error!r}") from None
-        if min(counts) < 0 or not np.isfinite(seconds).all() or counts[3] > len(self._phases):
+        wrong = min(counts) < 0 or counts[3] > len(self._phases) or np.isnan(best_score)
+        if wrong or not np.isfinite(seconds).all():
             raise DataError(f"{path}: numbers of the training are {shown(numbers)}, expected others")
-        over = [phase.family for phase in self._phases[: counts[3]]]
-        for name in ("weights", "first", "second", *(f"done/{family}" for family in over)):
+        over = [phase.traffic for phase in self._phases[: counts[3]]]
+        for name in (*_ARRAYS, *(f"done/{traffic}" for traffic in over)):
             check_array(path, name, arrays.get(name), np.zeros(NUM_WEIGHTS))
             if not np.isfinite(arrays[name]).all():
                 raise DataError(f"{path}: {name} holds numbers that are not finite")
-        self.weights, self._first, self._second = (arrays[name] for name in ("weights", "first", "second"))
-        self.done = {family: arrays[f"done/{family}"] for family in over}
-        self.generation, self.steps, self._next_validation, self._phase, self._taken = counts
+        for name, attribute in _ARRAYS.items():
+            setattr(self, attribute, arrays[name])
+        self.best_score = best_score
+        self.done = {traffic: arrays[f"done/{traffic}"] for traffic in over}
+        self.generation, self.steps, self._next_validation, self._phase, self._taken, self._next_check = (
+            counts
+        )
         self.simulated_s, self._earlier_s = seconds
         self.record.rows = rows
 

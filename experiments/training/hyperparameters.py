@@ -115,13 +115,13 @@ class Evolution(Learning):
     """Evolution strategies: weights are moved towards those perturbations that earn more.
 
     Attributes:
-        learning_rate: falls within each part of the training, see `families`.
+        learning_rate: falls within each part of the training, see `apart`.
         pairs: of weights in a generation, perturbed by a draw and by its opposite.
         sigma: standard deviation of a perturbation.
         settings: that a generation plays, drawn from all; of fewer there are several episodes each.
         episodes: of each setting, common to all weights of a generation.
-        families: share of the steps after which weights for all families of presets are gone on with for each family by
-            itself, as rules are tuned; 0: never.
+        apart: share of the steps for which weights for all settings are gone on with for each traffic by itself, as
+            rules are tuned for each family; 0: none.
         horizon_s: simulated seconds of arrivals in an episode; 0: the scenario's own.
     """
 
@@ -130,7 +130,7 @@ class Evolution(Learning):
     settings: _Count
     episodes: Annotated[int, Field(ge=1, le=1024)]
     horizon_s: _Seconds = 0.0
-    families: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    apart: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class Hyperparameters(Learning):

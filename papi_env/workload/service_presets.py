@@ -9,7 +9,7 @@ depend on it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -386,6 +386,26 @@ def service_presets(
         for model in TRAFFIC[family.traffic].models
         if (family.traffic, model) in measured
     }
+
+
+def traffic_of(serving: Serving | None) -> str | None:
+    """The first of TRAFFIC whose senders are the classes of a scenario; None where it is of no such."""
+    classes = set() if serving is None or serving.service is None else set(serving.service.classes)
+    return next((name for name, traffic in TRAFFIC.items() if set(traffic.shares) == classes), None)
+
+
+def nearest_family(name: str, among: Collection[str]) -> str | None:
+    """Which of some families has the same senders as another one, and the nearest load; None where none has."""
+    if name not in FAMILIES:
+        return None
+    family = FAMILIES[name]
+    senders = set(TRAFFIC[family.traffic].shares)
+    alike = [
+        other
+        for other in FAMILIES
+        if other in among and set(TRAFFIC[FAMILIES[other].traffic].shares) == senders
+    ]
+    return min(alike, key=lambda other: abs(FAMILIES[other].load - family.load), default=None)
 
 
 def held_out(name: str) -> bool:

@@ -442,3 +442,25 @@ def test_two_entries_with_one_name_are_refused(small, tmp_path):
     with pytest.raises(ConfigurationError, match="Two entries are called 'threshold'"):
         Contest(Config(env=DECODE, entries=("default", f"threshold={folder}")))
     shutil.rmtree(folder)
+
+
+def test_the_bound_of_serving_v1_is_of_few_instances(monkeypatch, tmp_path):
+    whole = load_split(SERVING_V1, "test")
+    scenario = get_scenario("chats/llama-65b").replace(serving={"horizon_s": 3.0})
+    few = replace(whole, settings=(Setting("chats/llama-65b", scenario),))
+    monkeypatch.setattr(leaderboard, "load_split", lambda *_: few)
+    out = tmp_path / "run"
+    arguments = ["--env", SERVING_V1, "--entries", "threshold", "slack-aware", "--claims", "slack-aware"]
+    arguments += ["--seeds", "3", "--slow-seeds", "1", "--no-latency", "--jobs", "1", "--out", str(out)]
+    assert main([*arguments, "--against", "threshold"]) == 0
+    rows = pl.read_csv(out / "results.csv")
+    assert dict(rows.group_by("entry").len().rows()) == {
+        "random": 3,
+        "threshold": 3,
+        "slack-aware": 3,
+        "bound": 1,
+    }
+    summary = json.loads((out / "summary.json").read_text())
+    # Positions need the bound, comparisons do not.
+    assert {entry["instances"] for entry in summary["entries"]} == {1}
+    assert [row["instances"] for row in summary["claims"]["challengers"][0]["against"]] == [3]

@@ -26,7 +26,9 @@ from papi_env.workload.service_presets import (
     held_out,
     kv_tokens,
     load_capacities,
+    nearest_family,
     service_presets,
+    traffic_of,
     traffic_serving,
 )
 from papi_env.workload.serving import MAX_RUNNING
@@ -235,3 +237,29 @@ def test_a_file_of_capacities_that_is_none_is_refused(tmp_path, content, message
 def test_a_file_of_capacities_that_is_absent_is_refused(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         load_capacities(tmp_path / "absent.json")
+
+
+def _serving(name):
+    return SCENARIOS[name].serving
+
+
+def test_a_scenario_is_of_the_traffic_whose_senders_are_its_classes():
+    serving = {name: _serving(name) for name in ("storms/llama-65b", "experts/qwen3-30b-a3b")}
+    assert [traffic_of(found) for found in serving.values()] == ["tiers", "tiers"]
+    assert traffic_of(_serving("chats-1.6/gpt3-175b")) == "chats"
+    assert traffic_of(None) is None
+    assert traffic_of(SCENARIOS["saturated/llama-65b"].serving) is None
+
+
+@pytest.mark.parametrize(
+    ("family", "among", "nearest"),
+    [
+        ("chats-1.6", ("overload", "chat-bursts", "chats"), "chats"),
+        ("overload-1", ("overload", "bursts", "default"), "bursts"),
+        ("experts", ("chats", "overload"), "overload"),
+        ("storms", ("chats",), None),
+        ("saturated", ("overload",), None),
+    ],
+)
+def test_the_nearest_family_has_the_same_senders_and_the_nearest_load(family, among, nearest):
+    assert nearest_family(family, among) == nearest

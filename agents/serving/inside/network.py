@@ -65,9 +65,9 @@ _SHARE = int(_CLASS[4])
 NUM_MACHINE, NUM_CLASS = len(_MACHINE) + 1, len(_CLASS)
 # Summaries, hidden units of the networks for queries and for adjustments, and outputs of the latter: log2 of factors on
 # prompt_worth and pace; above 0 a class is dropped, turns are kept by class, drafts are for the accepted, victims are
-# those with the least progress, else the latest.
-NUM_SUMMARY, NUM_HIDDEN, NUM_GLOBAL_HIDDEN, NUM_ADJUSTED = 6, 8, 4, 6
-LOG_PROMPT_WORTH, LOG_PACE, DROPS_CLASS, KEEPS_CLASS, DRAFTS_ACCEPTED, LEAST_PROGRESS = range(6)
+# those with the least progress, else the latest, and where no class is dropped nobody is, else those who are late.
+NUM_SUMMARY, NUM_HIDDEN, NUM_GLOBAL_HIDDEN, NUM_ADJUSTED = 6, 8, 4, 7
+LOG_PROMPT_WORTH, LOG_PACE, DROPS_CLASS, KEEPS_CLASS, DRAFTS_ACCEPTED, LEAST_PROGRESS, DROPS_NOBODY = range(7)
 
 # Columns of the parameters: profile-greedy's, of which prompt_worth and pace are what was adjusted last; those two as
 # they are to be adjusted; the objectives of classes as in `slack`; and weights.
@@ -193,9 +193,12 @@ def network(e, seen, known, policy, observations, look, actions, queries, busy):
     p[e, PACE] = p[e, BASE + 1] * 2.0 ** min(max(adjusted(e, LOG_PACE, policy, observations), -4.0), 4.0)
     greedy(e, True, seen, known, policy, look, actions, busy)
     actions[e, at.ORDER] = at.BY_SCORE
-    actions[e, at.SHEDDING] = (
-        at.SHED_CLASS if adjusted(e, DROPS_CLASS, policy, observations) > 0.0 else at.SHED_LATE
-    )
+    shedding = at.SHED_LATE
+    if adjusted(e, DROPS_CLASS, policy, observations) > 0.0:
+        shedding = at.SHED_CLASS
+    elif adjusted(e, DROPS_NOBODY, policy, observations) > 0.0:
+        shedding = at.SHED_NONE
+    actions[e, at.SHEDDING] = shedding
     progress = adjusted(e, LEAST_PROGRESS, policy, observations) > 0.0
     actions[e, at.VICTIM] = at.VICTIM_PROGRESS if progress else at.VICTIM_LATEST
     actions[e, at.KEEPING] = (

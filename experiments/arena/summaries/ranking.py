@@ -66,8 +66,8 @@ def summarize(
 
     def earnings_of(label: str) -> Earnings:
         returns = returns_of(frame, label, settings, instances)
-        played = returns.shape[2]
-        return Earnings(returns, floor[:, :played], top[:, :played])
+        played = min(returns.shape[2], top.shape[1])
+        return Earnings(returns[..., :played], floor[:, :played], top[:, :played])
 
     other = earnings_of(baseline)
     shifts = [setting.shift for setting in settings]

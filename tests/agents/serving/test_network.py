@@ -124,13 +124,17 @@ def test_a_network_of_another_layout_is_refused(tmp_path, field, value):
         load_policy(folder)
 
 
-def test_presets_of_a_family_are_played_with_its_weights(tmp_path):
-    network = RequestNetwork(families=("chats",))
+def test_presets_of_a_traffic_are_played_with_its_weights(tmp_path):
+    network = RequestNetwork(traffics=("chats",))
     plain = checkpoint(drawn(1))
     description = plain.description.model_copy(update={"architecture": network})
     both = Checkpoint(description, {**network.split(drawn(1)), **network.split(drawn(2), "chats")})
     policy = load_policy(save_checkpoint(tmp_path / "policy", both))
-    for name, weights in (("chats/llama-65b", drawn(2)), ("chat-bursts/llama-65b", drawn(1))):
+    for name, weights in (
+        ("chats/llama-65b", drawn(2)),
+        ("chat-bursts/llama-65b", drawn(2)),
+        ("bursts/llama-65b", drawn(1)),
+    ):
         env = env_of(name)
         expected = evaluate(SeesRequests(weights.astype(np.float32).astype(np.float64)), env, SEEDS)
         np.testing.assert_array_equal(evaluate(policy, env, SEEDS)["return"], expected["return"])

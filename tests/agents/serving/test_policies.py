@@ -342,6 +342,16 @@ def test_the_heuristic_takes_the_parameters_of_its_family(tmp_path, monkeypatch)
     assert policy.parameters.urgent == 0.1
 
 
+def test_a_family_that_was_not_tuned_has_the_parameters_of_its_nearest(tmp_path, monkeypatch):
+    stored = {"default": {"parameters": {"urgent": 0.1}}, "chats": {"parameters": {"urgent": 0.2}}}
+    (tmp_path / "stored-v1.json").write_text(json.dumps(stored))
+    monkeypatch.setattr(ServingHeuristic, "file", tmp_path / "stored.json")
+    policy = ServingHeuristic()
+    for name, urgent in (("chats-1.6/llama-65b", 0.2), ("storms/llama-65b", 0.1)):
+        policy.bind(gym.make_vec("papi_env/Serving-v1", num_envs=1, scenario=name))
+        assert policy.parameters.urgent == urgent
+
+
 # --- look-ahead -----------------------------------------------------------------------------------------
 
 
