@@ -3,8 +3,9 @@
 Takes folders of compare, distill, headroom, leaderboard, reparameterize, reproduce, serve, sweep, throughput, train and
 tune, and writes one file of HTML that needs no network and no other file: tables to sort and filter, figures to zoom,
 and where every run comes from. It needs the extra `report` (Plotly). Where the file's name ends with .md it is a page
-of results in Markdown: the command, processor and versions of each run, its tables, and its pictures. The same folders
-give the same file.
+of results in Markdown: the command, processor and versions of each run, its tables, and its pictures. With `--page` the
+tables go into the blocks of a page that is otherwise written by hand, such as RESULTS.md. The same folders give the
+same file.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from experiments.common.command import command_line, say
 from experiments.common.options import words
 from experiments.common.runner import write_whole
 from papi_env.errors import ConfigurationError
+from papi_env.files import JSON_BYTES, read_bounded
 
 if TYPE_CHECKING:
     from experiments.reporting.content import Section
@@ -42,6 +44,12 @@ class Config:
     out: Annotated[Path, words("FILE.html|FILE.md", "The file to write (default: report.html).")] = Path(
         "report.html"
     )
+    page: Annotated[
+        Path | None,
+        words(
+            "FILE.md", "Fill the blocks of this page of Markdown instead, each from the run of its command."
+        ),
+    ] = None
     title: Annotated[str, words("TEXT", "Of the page (default: Report of runs).")] = "Report of runs"
 
 
@@ -56,6 +64,8 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
     twice = {path for path in config.runs if config.runs.count(path) > 1}
     if twice:
         raise ConfigurationError(f"{sorted(twice)[0]}: named twice, expected each run folder once")
+    if config.page is not None:
+        return _fill(config.page, config.runs, console, progress)
     ending = config.out.suffix.lower()
     if config.out.is_dir() or ending not in (".html", ".htm", ".md"):
         raise ConfigurationError(
@@ -83,6 +93,25 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
         f"{config.out}: {len(config.runs)} run{'s' * (len(config.runs) > 1)}, {_size(len(page.encode()))}",
     )
     return config.out
+
+
+def _fill(path: Path, runs: Sequence[Path], console: Console, progress: Console) -> Path:
+    """Fill the blocks of a page.
+
+    Raises:
+        ConfigurationError, DataError: as `run`, or a run belongs to no block.
+    """
+    from experiments.reporting.filling import filled
+    from experiments.reporting.registry import section_of
+
+    if not path.is_file():
+        raise ConfigurationError(f"--page is {path}: no such file, expected a page with blocks")
+    with progress.status("reading runs"):
+        sections = [section_of(one) for one in runs]
+        page, count = filled(read_bounded(path, JSON_BYTES).decode(), sections, str(path))
+    write_whole(path, page)
+    say(console, f"{path}: {count} block{'s' * (count > 1)} filled")
+    return path
 
 
 def _size(count: int) -> str:

@@ -27,16 +27,16 @@ def markdown_of(title: str, sections: Sequence[Section], folder: Path) -> str:
         title, sections: of the page.
         folder: that the page is for; links to pictures lead from there.
     """
-    lines = [f"# {_plain(title)}", ""]
+    lines = [f"# {plain(title)}", ""]
     for section in sections:
-        lines += [f"## {_plain(section.title)}", "", _plain(section.about), ""]
+        lines += [f"## {plain(section.title)}", "", plain(section.about), ""]
         lines += _facts(section)
         for part in section.parts:
             if not isinstance(part, Picture):
-                lines += _part(part)
+                lines += part_lines(part)
         for path in section.images:
             where = quote(Path(os.path.relpath(path, folder)).as_posix())
-            lines += [f"![{_plain(path.stem)}]({where})", ""]
+            lines += [f"![{plain(path.stem)}]({where})", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -44,20 +44,22 @@ def _facts(section: Section) -> Iterator[str]:
     """Commands as one would type them, then a line for all else."""
     commands = dict.fromkeys(text for name, text in section.facts if name == "command")
     if commands:
-        yield from _fenced("\n".join(commands), "sh")
+        yield from fenced("\n".join(commands), "sh")
     for name, text in section.facts:
         if name != "command" and text:
-            yield f"* {name}: {_plain(text)}"
+            yield f"* {name}: {plain(text)}"
     if section.facts:
         yield ""
 
 
-def _part(part: Table | Lines) -> Iterator[str]:
-    yield f"### {_plain(part.title)}"
-    yield ""
+def part_lines(part: Table | Lines) -> Iterator[str]:
+    """A table or a text, under its title if it has one."""
+    if part.title:
+        yield f"### {plain(part.title)}"
+        yield ""
     if isinstance(part, Lines):
         yield from _noted(part.note)
-        yield from _fenced(part.text, "text")
+        yield from fenced(part.text, "text")
         return
     if len(part.rows) > MOST_ROWS:
         yield f"{len(part.rows)} rows, which the run folder holds."
@@ -74,20 +76,20 @@ def _part(part: Table | Lines) -> Iterator[str]:
 
 def _noted(note: str) -> Iterator[str]:
     if note:
-        yield _plain(note)
+        yield plain(note)
         yield ""
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_plain, cells)) + " |"
+    return "| " + " | ".join(map(plain, cells)) + " |"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text on one line that means itself."""
     return _SIGNS.sub(r"\\\1", " ".join(text.split()))
 
 
-def _fenced(text: str, kind: str) -> Iterator[str]:
+def fenced(text: str, kind: str) -> Iterator[str]:
     """Text as it is, in a fence that is longer than any in it."""
     longest = max((len(found) for found in re.findall(r"`{3,}", text)), default=2)
     fence = "`" * (longest + 1)

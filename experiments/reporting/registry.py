@@ -54,6 +54,11 @@ def sections_of(paths: Sequence[Path]) -> list[Section]:
     return sections
 
 
+def section_of(path: Path) -> Section:
+    """The section of one run folder; errors as `sections_of`."""
+    return _section(Run.open(path))
+
+
 def _section(run: Run) -> Section:
     if run.experiment not in SECTIONS:
         raise ConfigurationError(f"{run.path}: {unknown_name('command', run.experiment, SECTIONS)}")
