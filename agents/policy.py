@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from agents.environments import in_shape, joint_of, problems_of
 from papi_env.envs.batch import BatchProblem
-from papi_env.envs.problem import Problem
+from papi_env.envs.flatten import JointActions
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.units import UNIT_NAMES, UnitName
 from papi_env.simulation.batch import state as at
@@ -56,17 +58,31 @@ class RulePolicy:
 
     privileged = False
     env: Any  # the problem that is played; subclasses say which
+    # The numbers of joint actions, where the environment takes those.
+    _joint: JointActions | None = None
+    # Where it is made of several problems: one like this for each, in the order of its observations.
+    _each: Sequence[Any] = ()
 
     def bind(self, env: Any) -> None:
-        """Play `env`, wrapped or not. Raises ConfigurationError where the policy cannot."""
-        problem = getattr(env, "unwrapped", env)
-        if not isinstance(problem, Problem):
-            raise ConfigurationError(
-                f"{type(self).__name__} plays the environments of papi_env, not {type(problem).__name__}"
-            )
-        self.env = problem
-        self._read_profile(problem)
-        self.supports(problem)
+        """Play `env`, any that `agents.environments.problems_of` knows.
+
+        Raises:
+            ConfigurationError: the policy cannot play it.
+        """
+        problems = problems_of(env)
+        self._joint, self._each = joint_of(env), ()
+        if len(problems) > 1:
+            # Copies draw from one generator, so no two draw the same.
+            shared = [getattr(self, name, None) for name in ("_rng", "env")]
+            each = [copy.deepcopy(self, {id(one): one for one in shared}) for _ in problems]
+            for own, problem in zip(each, problems, strict=True):
+                own.bind(problem)
+            self._each = each
+            self.env = problems[0]
+            return
+        (self.env,) = problems
+        self._read_profile(self.env)
+        self.supports(self.env)
 
     def _read_profile(self, env: Any) -> None:
         """Note what rules of a problem read of its offline profile."""
@@ -96,9 +112,30 @@ class RulePolicy:
             observations = observations[None]
         if episode_start is None:
             episode_start = np.full(len(observations), state is None)
-        actions, state = self.act(observations, state, np.atleast_1d(episode_start))
-        shaped = actions[:, 0] if self.env.choices == 1 else actions
+        act = self._act_each if self._each else self.act
+        actions, state = act(observations, state, np.atleast_1d(episode_start))
+        shaped = in_shape(self._joint, actions)
         return (shaped[0] if single else shaped), state
+
+    def _act_each(
+        self, observations: Observations, state: Any, episode_start: npt.NDArray[np.bool_]
+    ) -> tuple[Actions, Any]:
+        """`act` of each problem's own policy on its rows; the state is a list of theirs."""
+        sizes = [getattr(policy.env, "num_envs", 1) for policy in self._each]
+        if len(observations) != sum(sizes):
+            raise ConfigurationError(
+                f"{len(observations)} observations, expected one for each of {sum(sizes)} environments"
+            )
+        ends = np.cumsum(sizes)[:-1]
+        rows = zip(
+            self._each,
+            np.split(observations, ends),
+            [None] * len(sizes) if state is None else state,
+            np.split(episode_start, ends),
+            strict=True,
+        )
+        found = [policy.act(*row) for policy, *row in rows]
+        return np.concatenate([actions for actions, _ in found]), [own for _, own in found]
 
 
 class BatchRule(RulePolicy):

@@ -18,6 +18,7 @@ from typing import Any
 from agents.batch.adaptive import AdaptiveAlpha
 from agents.batch.oracles import Optimum, Oracle
 from agents.batch.rules import Random, Static, Threshold, ThresholdExperts, ThresholdIntensity
+from agents.environments import problems_of
 from agents.learned.distilled import holds_tree, load_tree
 from agents.learned.policy import load_policy
 from agents.learned.shipped import TREE_FOLDER, ShippedPolicy
@@ -204,8 +205,8 @@ class ByProblem:
 
     def bind(self, env: Any) -> None:
         """Choose the class and bind it."""
-        problem = getattr(env, "unwrapped", env)
-        self._playing = self._serving if isinstance(problem, ServingProblem) else self._batch
+        serves = isinstance(problems_of(env)[0], ServingProblem)
+        self._playing = self._serving if serves else self._batch
         bind = getattr(self._playing, "bind", None)
         if bind is not None:
             bind(env)

@@ -28,9 +28,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from agents.environments import in_shape, joint_of, problems_of
 from agents.learned.checkpoint import ActionLayout, ObservationLayout, document_digest, read_document
-from agents.learned.policy import layout_difference, options_of, problems_of
+from agents.learned.policy import layout_difference, options_of
 from agents.policy import Actions
+from papi_env.envs.flatten import JointActions
 from papi_env.errors import ConfigurationError, DataError, describe_validation
 from papi_env.simulation.compiled import njit
 
@@ -271,6 +273,7 @@ class DistilledPolicy:
     def __init__(self, description: TreeDescription) -> None:
         self.description = description
         self.tree = description.tree
+        self._joint: JointActions | None = None
 
     def bind(self, env: Any) -> None:
         """Play `env`; see `LearnedPolicy.bind`.
@@ -278,6 +281,7 @@ class DistilledPolicy:
         Raises:
             ConfigurationError: the environment has other observations or actions than the tree knows.
         """
+        self._joint = joint_of(env)
         where = f"The tree (of {self.description.teacher}, for {self.description.env})"
         for problem in problems_of(env):
             difference = layout_difference(self.description.observation.names, problem.observation_names)
@@ -313,7 +317,5 @@ class DistilledPolicy:
             raise ConfigurationError(
                 f"Observations have shape {observations.shape}, but the tree reads {features} features"
             )
-        chosen = self.tree.actions[self.tree.leaf_of(observations)]
-        if chosen.shape[1] == 1:
-            chosen = chosen[:, 0]
+        chosen = in_shape(self._joint, self.tree.actions[self.tree.leaf_of(observations)])
         return (chosen[0] if single else chosen), state

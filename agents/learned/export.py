@@ -19,6 +19,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor, nn
 
+from agents.environments import numbering_of, problems_of
 from agents.learned.checkpoint import (
     ActionLayout,
     Checkpoint,
@@ -27,7 +28,7 @@ from agents.learned.checkpoint import (
     save_checkpoint,
 )
 from agents.learned.networks import Architecture, Float32Array, LstmShape
-from agents.learned.policy import numbering_of, options_of, problems_of
+from agents.learned.policy import options_of
 from papi_env.errors import ConfigurationError
 
 ACTOR_CRITIC = ("PPO", "A2C", "MaskablePPO", "RecurrentPPO")

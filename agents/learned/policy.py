@@ -20,6 +20,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from agents.environments import in_shape, joint_of, numbering_of, problems_of
 from agents.learned.checkpoint import Checkpoint, load_checkpoint
 from agents.learned.networks import Architecture, Float32Array, Network, RecurrentState
 from agents.learned.request_network import RequestNetwork
@@ -82,6 +83,8 @@ class LearnedPolicy:
             self._joint = JointActions(space, checkpoint.joint_actions)
         # Whether actions go out as numbers of joint actions: only to an environment that is flat itself.
         self._numbers = False
+        # The numbers of an environment that is flat, for a network whose heads are choices.
+        self._outer: JointActions | None = None
 
     def bind(self, env: Any) -> None:
         """Play `env`: a single or vector environment of this package, wrapped or not, or a `VecEnv` of them.
@@ -115,8 +118,8 @@ class LearnedPolicy:
                         f"{len(unknown)} of the {len(valid)} of this one, such as {unknown[0].tolist()}"
                     )
         self._problems = problems
-        self._numbers = False
-        if self._joint is not None and isinstance(env.action_space, gym.spaces.Discrete):
+        self._outer, self._numbers = joint_of(env), False
+        if self._joint is not None and self._outer is not None:
             if not np.array_equal(numbering_of(env), self._joint.table):
                 raise ConfigurationError(f"{where} numbers its joint actions otherwise than this environment")
             self._numbers = True
@@ -146,10 +149,11 @@ class LearnedPolicy:
         scores, masks, state = self._scored(np.atleast_2d(observations), state, episode_start, action_masks)
         network = self._network
         chosen = network.best(scores, masks) if deterministic else network.drawn(scores, masks, self._rng)
-        if self._joint is not None and not self._numbers:
-            chosen = self._joint.decode(chosen[:, 0])
-        elif chosen.shape[1] == 1:
+        if self._numbers:
             chosen = chosen[:, 0]
+        else:
+            choices = chosen if self._joint is None else self._joint.decode(chosen[:, 0])
+            chosen = in_shape(self._outer, choices)
         return (chosen[0] if single else chosen), state
 
     def preferences(
@@ -221,40 +225,6 @@ class LearnedPolicy:
         if masks.shape[1] != options:
             raise ConfigurationError(f"Action masks have {masks.shape[1]} columns, expected {options}")
         return masks
-
-
-def problems_of(env: Any) -> list[Problem]:
-    """The environments behind `env`, in the order of its observations: it, its engines' parts, or its copies.
-
-    Raises:
-        ConfigurationError: they are not of this package, or not in this process.
-    """
-    inner = getattr(env, "unwrapped", env)
-    if isinstance(inner, Problem):
-        return [inner]
-    if hasattr(inner, "vector_env"):  # papi_env.sb3.BatchVecEnv
-        return problems_of(inner.vector_env)
-    for name in ("parts", "envs"):  # papi_env.sb3_mixture.MixtureVecEnv; SB3's DummyVecEnv
-        if hasattr(inner, name):
-            return [problem for part in getattr(inner, name) for problem in problems_of(part)]
-    raise ConfigurationError(
-        f"A learned policy plays the environments of papi_env in this process, not {type(inner).__name__}"
-    )
-
-
-def numbering_of(env: Any) -> npt.NDArray[np.int64]:
-    """What each flat action of an environment does, int64 [actions, choices].
-
-    Args:
-        env: with flat actions: a `VecEnv` of `papi_env.sb3`, a `FlattenActions` or a `VecEnv` of those, or a wrapper.
-    """
-    if isinstance(env, gym.Env):
-        table = env.get_wrapper_attr("table")
-    elif hasattr(env, "flat_actions"):
-        table = env.flat_actions
-    else:
-        table = env.get_attr("table")[0]
-    return np.asarray(table)
 
 
 def options_of(space: gym.spaces.Space[Any]) -> tuple[int, ...]:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agents.learned.policy import LearnedPolicy, load_policy, problems_of
+from agents.environments import problems_of
+from agents.learned.policy import LearnedPolicy, load_policy
 from agents.serving.network import SeesRequests
 from papi_env.envs.decode import DecodeProblem
 from papi_env.envs.kernels import KernelsProblem

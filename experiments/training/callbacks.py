@@ -14,9 +14,9 @@ import torch
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback
 
+from agents.environments import problems_of
 from agents.learned.checkpoint import Checkpoint
 from agents.learned.export import export_policy
-from agents.learned.policy import problems_of
 from experiments.common.command import say
 from experiments.training.evaluation import Validation, Validator
 from experiments.training.hyperparameters import Hyperparameters

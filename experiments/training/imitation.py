@@ -24,8 +24,9 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
+from agents.environments import numbering_of, problems_of
 from agents.learned.export import ACTOR_CRITIC, export_policy
-from agents.learned.policy import LearnedPolicy, numbering_of, problems_of
+from agents.learned.policy import LearnedPolicy
 from agents.serving.oracles import equivalents, prompt_weight, token_rates
 from experiments.distilling.collect import make_envs
 from experiments.training.hyperparameters import Imitation

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from agents.learned.policy import problems_of
+from agents.environments import problems_of
 from agents.serving.search import CATCH_UP
 from papi_env.envs.serving import ServingProblem
 from papi_env.errors import ConfigurationError

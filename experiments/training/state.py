@@ -32,7 +32,7 @@ from safetensors.numpy import save
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
-from agents.learned.policy import problems_of
+from agents.environments import problems_of
 from experiments.common.runner import write_whole
 from experiments.training.rewards import TrainingReward
 from experiments.training.state_bounds import Arrays, check_counters, widened

@@ -254,7 +254,7 @@ def test_unknown_and_broken_policies_get_one_clear_message():
         Static("gpu")
     with pytest.raises(ConfigurationError, match="before predict"):
         Threshold().predict(np.zeros(3))
-    with pytest.raises(ConfigurationError, match="plays the environments of papi_env"):
+    with pytest.raises(ConfigurationError, match="plays the environments of papi_env in this process"):
         Threshold().bind(gym.make("CartPole-v1"))
     with pytest.raises(ConfigurationError, match=r"cannot run FC kernels on 'fc-pim'; it can on pu"):
         returns("static-fc-pim", system="a100-attacc")
