@@ -14,7 +14,8 @@ from matplotlib.ticker import FixedFormatter, FuncFormatter
 # too pale on white. Systems with a single entry are greys: the eye goes to what competes on one machine.
 PALETTE = ("#56B4E9", "#0072B2", "#CC79A7", "#E69F00", "#D55E00", "#009E73", "#000000")
 GREYS = ("0.70", "0.50", "0.30")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "<", "h", ">", "d")
+# Seven apart, where colours begin again, are shapes that can be told apart when small.
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">", "d", "h")
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,

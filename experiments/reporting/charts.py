@@ -18,6 +18,7 @@ from experiments.reporting.content import ends
 # Black is left out, which is not seen on a dark page. As many colours as markers have no common divisor: a colour and
 # a marker come together again after 84 entries.
 COLOURS = (*PALETTE[:-1], "#8a8a8a")
+# The shapes of the pictures that commands draw, in their order.
 SYMBOLS = (
     "circle",
     "square",
@@ -26,11 +27,11 @@ SYMBOLS = (
     "triangle-down",
     "cross",
     "x",
-    "pentagon",
-    "triangle-left",
-    "hexagon",
-    "triangle-right",
     "star",
+    "triangle-left",
+    "triangle-right",
+    "diamond-tall",
+    "hexagon",
 )
 # Templates, which `escaped` leaves as they are.
 _TEMPLATES = ("hovertemplate", "texttemplate")

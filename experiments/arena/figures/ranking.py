@@ -87,12 +87,13 @@ def _profiled(row: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
 
 
 def _first(rows: Sequence[Mapping[str, Any]]) -> float:
-    """The last level up to which every run of every entry reaches: what comes before says nothing."""
+    """The last level up to which the share of every entry stays the same: what comes before says nothing."""
     levels, first = LEVELS.tolist(), float(LEVELS[0])
     for k, level in enumerate(levels):
-        if all(row["profile"]["share"][k] == 1 for row in rows):
-            first = level
-    return first if rows else float(LEVELS[0])
+        if any(row["profile"]["share"][k] != row["profile"]["share"][0] for row in rows):
+            break
+        first = level
+    return first
 
 
 def _label(row: Mapping[str, Any]) -> str:

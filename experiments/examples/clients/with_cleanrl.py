@@ -1,7 +1,7 @@
 """PPO in the manner of CleanRL's `ppo.py`: one file and one batch environment (extra `learn`).
 
-CleanRL's scripts are copied and changed rather than imported, so this is such a file, written anew. They hand `--env-id`
-to gymnasium: say `papi_env:papi_env/Decode-v0`, which imports the package.
+CleanRL's scripts are copied and changed rather than imported, so this is such a file, written anew. They hand
+`--env-id` to gymnasium: say `papi_env:papi_env/Decode-v0`, which imports the package.
 Episodes restart in the step after their end, gymnasium's default; that step's action is ignored, and not learned from.
 """
 
