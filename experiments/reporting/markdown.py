@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from experiments.reporting.content import Lines, Picture, Section, Table
+from experiments.reporting.content import Cell, Lines, Picture, Section, Table
 
 # chosen: what a reader takes in; PAPI's comparison has 12 rows, a table of all serving presets 24 (range 20-100).
 MOST_ROWS = 60
@@ -66,11 +66,13 @@ def part_lines(part: Table | Lines) -> Iterator[str]:
         yield ""
         return
     yield from _noted(part.note)
-    yield _row([f"{column.name} ({column.unit})" if column.unit else column.name for column in part.columns])
+    heads = (f"{column.name} ({column.unit})" if column.unit else column.name for column in part.columns)
+    yield _row([plain(head) for head in heads])
     texts = [isinstance(cell, str) for cell in part.rows[0]] if part.rows else [True] * len(part.columns)
     yield "|" + "|".join("---" if text else "---:" for text in texts) + "|"
     for row in part.rows:
-        yield _row([column.text(cell) for column, cell in zip(part.columns, row, strict=True)])
+        cells = zip(part.columns, row, strict=True)
+        yield _row([_unbroken(column.text(cell), cell) for column, cell in cells])
     yield ""
 
 
@@ -81,7 +83,12 @@ def _noted(note: str) -> Iterator[str]:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(plain, cells)) + " |"
+    return "| " + " | ".join(cells) + " |"
+
+
+def _unbroken(text: str, cell: Cell) -> str:
+    """A cell's text, plain; a number stays on one line with its interval."""
+    return plain(text) if isinstance(cell, str) else plain(text).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def plain(text: str) -> str:
