@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.environments import in_shape, joint_of, numbering_of, problems_of
-from agents.learned.checkpoint import Checkpoint, load_checkpoint
+from agents.learned.checkpoint import Checkpoint, Description, load_checkpoint
 from agents.learned.networks import Architecture, Float32Array, Network, RecurrentState
 from agents.learned.request_network import RequestNetwork
 from agents.serving.network import SeesRequests
@@ -85,6 +85,11 @@ class LearnedPolicy:
         self._numbers = False
         # The numbers of an environment that is flat, for a network whose heads are choices.
         self._outer: JointActions | None = None
+
+    @property
+    def description(self) -> Description:
+        """What the checkpoint says of itself."""
+        return self.checkpoint.description
 
     def bind(self, env: Any) -> None:
         """Play `env`: a single or vector environment of this package, wrapped or not, or a `VecEnv` of them.

@@ -17,8 +17,9 @@ from agents.learned.policy import LearnedPolicy, load_policy
 from agents.serving.network import SeesRequests
 from papi_env.envs.decode import DecodeProblem
 from papi_env.envs.kernels import KernelsProblem
-from papi_env.envs.registration import DECODE, KERNELS, SERVING
+from papi_env.envs.registration import DECODE, KERNELS, SERVING, SERVING_V1
 from papi_env.envs.serving import ServingProblem
+from papi_env.envs.serving_v1 import ServingV1Problem
 from papi_env.errors import ConfigurationError
 
 FOLDER = Path(__file__).resolve().parents[1] / "pretrained"
@@ -27,6 +28,7 @@ SHIPPED: Mapping[str, str] = {
     DECODE: "decode-v0",
     KERNELS: "kernels-v0",
     SERVING: "serving-v0",
+    SERVING_V1: "serving-v1",
 }
 
 TREE_FOLDER = FOLDER / "serving-v0-tree"
@@ -44,6 +46,11 @@ class ShippedPolicy:
 
     def __init__(self) -> None:
         self._policy: LearnedPolicy | SeesRequests | None = None
+
+    @property
+    def playing(self) -> LearnedPolicy | SeesRequests | None:
+        """The loaded policy; None before an environment was bound."""
+        return self._policy
 
     def bind(self, env: Any) -> None:
         """Load the policy of the environment's problem and bind it.
@@ -71,10 +78,14 @@ class ShippedPolicy:
 
 
 def _env_id(problem: Any) -> str:
-    if isinstance(problem, ServingProblem):
-        return SERVING
-    if isinstance(problem, KernelsProblem):
-        return KERNELS
-    if isinstance(problem, DecodeProblem):
-        return DECODE
+    # A problem of a kind stands before its kind.
+    kinds = {
+        SERVING_V1: ServingV1Problem,
+        SERVING: ServingProblem,
+        KERNELS: KernelsProblem,
+        DECODE: DecodeProblem,
+    }
+    for env_id, kind in kinds.items():
+        if isinstance(problem, kind):
+            return env_id
     raise ConfigurationError(f"No trained policy comes with the project for {type(problem).__name__}")

@@ -11,6 +11,7 @@ import numpy as np
 from agents.serving.combined import ServingTuned
 from agents.serving.greedy import GREEDY_RANGES, GreedyParameters, ProfileGreedy
 from agents.serving.inside import network as layout
+from agents.serving.inside.choices import LEFT
 from agents.serving.inside.play import NETWORK
 from agents.serving.slack import class_objectives
 from agents.serving.tuned import DEFAULT
@@ -61,6 +62,11 @@ class SeesRequests(ProfileGreedy):
                 f"{len(weights)} networks for {env.engine.num_envs} environments, expected a multiple"
             )
         self.carry([one for one in weights for _ in range(each if len(weights) > 1 else 1)])
+
+    @property
+    def scores(self) -> bool:
+        """Whether it orders requests by their scores; no part of its name says another order."""
+        return bool(self._choices[0] == LEFT)
 
     def queries(self, count: int) -> FloatArray:
         """The engine's own, which the coming step scores by: a part of the action."""

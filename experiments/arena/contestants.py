@@ -139,10 +139,7 @@ def _learned(entries: Sequence[Entry], split: Split) -> list[Entry]:
             if isinstance(policy, DistilledPolicy):
                 description = policy.description
                 name = name or f"tree of {description.teacher}"
-            elif isinstance(policy, LearnedPolicy):
-                description = policy.checkpoint.description
-                name = name or description.algorithm
-            elif isinstance(policy, SeesRequests):
+            elif isinstance(policy, (LearnedPolicy, SeesRequests)):
                 description = policy.description
                 name = name or policy.description.algorithm
             else:

@@ -326,6 +326,5 @@ def rehearse(problem: str, cells: Sequence[Cell]) -> None:
 
 def _trained_on(policy: Any) -> str | None:
     """The id of the problem that a learned policy was trained on, or None for others."""
-    if isinstance(policy, LearnedPolicy):
-        return policy.checkpoint.description.env
-    return policy.description.env if isinstance(policy, (DistilledPolicy, SeesRequests)) else None
+    learned = isinstance(policy, (LearnedPolicy, DistilledPolicy, SeesRequests))
+    return policy.description.env if learned else None

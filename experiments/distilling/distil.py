@@ -16,6 +16,7 @@ from agents.learned.onnx_export import network_to_onnx, tree_to_onnx
 from agents.learned.policy import LearnedPolicy
 from agents.policy import Policy
 from agents.registry import make_policy, names_folder
+from agents.serving.network import SeesRequests
 from experiments.arena.latency import Latency, compiled_decision_s, decision_latency
 from experiments.common.runner import RunFolder, write_whole
 from experiments.distilling.collect import make_envs, returns_of
@@ -106,8 +107,8 @@ def _training(lesson: Lesson, command: str, pupil: Pupil, samples: Samples) -> d
         "rounds": pupil.round + 1,
         "traces": trace_records(lesson.settings),
     }
-    if isinstance(lesson.teacher, LearnedPolicy):
-        before = dict(lesson.teacher.checkpoint.description.training)
+    if isinstance(lesson.teacher, (LearnedPolicy, SeesRequests)):
+        before = dict(lesson.teacher.description.training)
         training["traces"] = {**before.pop("traces", {}), **training["traces"]}
         training["teacher"] = before
     return training

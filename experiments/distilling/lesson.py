@@ -10,6 +10,7 @@ from agents.learned.distilled import DistilledPolicy
 from agents.learned.policy import LearnedPolicy
 from agents.policy import Policy
 from agents.registry import make_policy
+from agents.serving.network import SeesRequests
 from experiments.arena.entries import policy_digest
 from experiments.common.problems import default_scenario
 from papi_env.errors import ConfigurationError
@@ -84,7 +85,7 @@ class Lesson:
     def name(self) -> str:
         """Whose decisions are imitated."""
         if isinstance(self.teacher, LearnedPolicy):
-            return self.teacher.checkpoint.description.algorithm
+            return self.teacher.description.algorithm
         return self.policy
 
     def seeds(self, first: int) -> range:
@@ -119,8 +120,13 @@ def resolve(policy: str, env: str | None, scenarios: Sequence[str], baseline: st
     make_policy(baseline)
     if isinstance(teacher, DistilledPolicy):
         raise ConfigurationError(f"{policy}: is a tree already; expected a learned policy or a name")
-    if isinstance(teacher, LearnedPolicy):
-        description = teacher.checkpoint.description
+    if isinstance(teacher, SeesRequests) and teacher.scores:
+        raise ConfigurationError(
+            f"{policy}: orders requests by scores, which no leaf of a tree can; expected an order after it, such as "
+            f"{policy}+weight-per-work"
+        )
+    if isinstance(teacher, (LearnedPolicy, SeesRequests)):
+        description = teacher.description
         if env not in (None, description.env):
             raise ConfigurationError(f"{policy}: was trained on {description.env}, not on {env}")
         env_id = description.env

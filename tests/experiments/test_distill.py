@@ -23,7 +23,9 @@ from agents.learned.checkpoint import (
 from agents.learned.distilled import load_tree
 from agents.learned.networks import Architecture
 from agents.learned.policy import load_policy, options_of
+from agents.learned.request_network import RequestNetwork
 from agents.registry import make_policy
+from agents.serving.network import NUM_WEIGHTS
 from experiments.arena.latency import compiled_decision_s, decision_latency
 from experiments.common.problems import vector_class
 from experiments.distill import Config, main, resolve
@@ -40,6 +42,7 @@ from experiments.distilling.rules import (
 )
 from experiments.distilling.tree import Decisions, GrownTree, Samples, cut_points
 from experiments.splitting.definition import DECODE, KERNELS, PROBLEM_IDS, SERVING
+from papi_env.envs.registration import SERVING_V1
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import get_scenario
 from papi_env.simulation.batch import state as layout
@@ -550,3 +553,29 @@ def test_latencies_are_of_decisions(small, finished):
     assert latency.batched_s > 0
     observations = np.zeros((3, len(layout.OBSERVATION_NAMES)), dtype=np.float32)
     assert compiled_decision_s(tree.tree, observations) > 0
+
+
+def test_of_a_network_that_scores_requests_an_order_must_be_said(tmp_path):
+    folder = tmp_path / "policy"
+    network, drawn = RequestNetwork(), np.random.default_rng(0).normal(size=NUM_WEIGHTS)
+    scenario = get_scenario("chats/llama-65b").replace(serving={"horizon_s": 3.0})
+    description = Description(
+        algorithm="Evolution",
+        env=SERVING_V1,
+        observation=ObservationLayout(names=at.OBSERVATION_NAMES_V1),
+        action=ActionLayout(options=at.NVEC_V1),
+        architecture=network,
+        masked=False,
+        scenarios=(scenario.model_dump(mode="json"),),
+        training={"timesteps": 7},
+    )
+    save_checkpoint(folder, Checkpoint(description, network.split(drawn)))
+    code, _, error = command("--policy", folder, "--out", tmp_path / "none")
+    assert code == 2
+    assert "order after it" in error
+    out = tmp_path / "run"
+    arguments = ["--seeds", 1, "--rounds", 1, "--samples", 400, "--leaves", 4, "--out", out]
+    assert command("--policy", f"{folder}+deadline", *arguments)[0] == 0
+    tree = load_tree(out / "policy")
+    assert tree.description.training["teacher"] == {"timesteps": 7}
+    assert tree.description.env == SERVING_V1

@@ -49,6 +49,8 @@ def one_thread():
 def scenario(env_id) -> Scenario:
     if env_id == SERVING:
         return parse_scenario(SERVED, "served")
+    if env_id == SERVING_V1:
+        return get_scenario("chats/llama-65b").replace(serving={"horizon_s": 1.0})
     return get_scenario("creative-writing/opt-30b").replace(batch_size=2, speculation=8)
 
 
@@ -79,7 +81,7 @@ def made(tmp_path_factory):
 
 
 def test_every_problem_has_a_folder_of_its_own():
-    assert set(SHIPPED) == set(ENV_IDS) - {SERVING_V1}
+    assert set(SHIPPED) == set(ENV_IDS)
     assert len(set(SHIPPED.values())) == len(SHIPPED)
 
 
@@ -112,7 +114,7 @@ def test_it_is_the_policy_of_the_problem_that_it_is_bound_to(env_id, made, monke
 def test_one_policy_is_bound_to_one_problem_after_another(made, monkeypatch):
     monkeypatch.setattr(shipped, "FOLDER", made)
     policy = ShippedPolicy()
-    for env_id in (SERVING, DECODE, KERNELS, SERVING):
+    for env_id in (SERVING, DECODE, SERVING_V1, KERNELS, SERVING):
         envs = make_envs(env_id)
         policy.bind(envs)
         observations, _ = envs.reset(seed=[0, 1])
