@@ -63,6 +63,8 @@ SERVICE_VIEWS: Mapping[str, tuple[str, ...]] = {
         "profile-greedy",
         "profile-greedy+weight-per-work+late+by-chunk",
         "tuned",
+        "slack-aware",
+        "learned",
     ),
     "leaderboard serving-v1": (FLOOR, *SERVICE_RULES),
     "serve serving-v1": ("profile-greedy", "profile-greedy+weight-per-work+late+keep+return+by-chunk"),
