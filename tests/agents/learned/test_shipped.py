@@ -137,7 +137,7 @@ def test_a_policy_that_is_not_there_or_damaged_is_named(made, tmp_path, monkeypa
 @EVERY
 def test_the_policy_in_the_project_loads_and_plays(env_id):
     """Of the files in agents/pretrained; this one fails where one is missing."""
-    description = load_policy(shipped_folder(env_id)).checkpoint.description
+    description = load_policy(shipped_folder(env_id)).description
     assert description.env == env_id
     found = evaluate(make_policy("learned"), make_envs(env_id, 1), (0,))
     assert np.isfinite(found["return"]).all()
