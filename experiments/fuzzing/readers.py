@@ -15,6 +15,7 @@ from optuna.distributions import FloatDistribution
 
 from agents.learned.checkpoint import DESCRIPTION, WEIGHTS, document_digest, load_checkpoint
 from agents.learned.distilled import TREE, load_tree
+from agents.learned.policy import load_policy
 from experiments.attacc.cycles import read_cycles
 from experiments.common.runner import ROOT, checked, digest, read_record
 from experiments.fuzzing import seeds
@@ -332,6 +333,22 @@ def _readers() -> list[Reader]:
             "safetensors",
             _in_folder(PRETRAINED / "decode-v0", WEIGHTS),
             _act,
+            _stamp_weights,
+        ),
+        Reader(
+            "requests-checkpoint-json",
+            DESCRIPTION,
+            "json",
+            _in_folder(PRETRAINED / "serving-v1", DESCRIPTION),
+            load_policy,
+            _stamp_document,
+        ),
+        Reader(
+            "requests-checkpoint",
+            WEIGHTS,
+            "safetensors",
+            _in_folder(PRETRAINED / "serving-v1", WEIGHTS),
+            load_policy,
             _stamp_weights,
         ),
         Reader(
