@@ -12,6 +12,8 @@ from papi_env.errors import ConfigurationError
 PROC = Path("/proc")
 # What processes that run jobs are called: those of joblib's loky, and Ray's.
 _WORKERS = ("popen_loky_posix", "ray::")
+# Of Ray's, those that run none: in stock, and its node's own agents, without which the node ends itself.
+_WITHOUT_JOBS = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 def check_system() -> None:
@@ -49,8 +51,8 @@ def workers_of(root: int) -> list[int]:
     for pid in descendants(root):
         with suppress(OSError):
             called = (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            # Ray keeps some in stock, which have no job.
-            if any(name in called for name in _WORKERS) and "ray::IDLE" not in called:
+            idle = any(name in called for name in _WITHOUT_JOBS)
+            if not idle and any(name in called for name in _WORKERS):
                 found.append(pid)
     return sorted(found)
 

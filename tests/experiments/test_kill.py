@@ -105,3 +105,20 @@ def test_refused_where_nothing_can_be_found(monkeypatch, tmp_path):
     monkeypatch.setattr("experiments.killing.processes.PROC", tmp_path)
     with pytest.raises(ConfigurationError, match="not there"):
         kill.check_system()
+
+
+def test_agents_of_a_ray_node_run_no_jobs(tmp_path, monkeypatch):
+    import experiments.killing.processes as module
+
+    names = {
+        11: "ray::PoolActor.run_batch",
+        12: "ray::IDLE",
+        13: "ray::RuntimeEnvAgent",
+        14: "ray::DashboardAgent",
+    }
+    for pid, name in names.items():
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "cmdline").write_bytes(name.encode() + b"\0")
+    monkeypatch.setattr(module, "PROC", tmp_path)
+    monkeypatch.setattr(module, "descendants", lambda root: list(names))
+    assert module.workers_of(1) == [11]
