@@ -23,7 +23,7 @@ from experiments.common.command import command_line, say
 from experiments.common.options import words
 from experiments.common.runner import write_whole
 from papi_env.errors import ConfigurationError
-from papi_env.files import JSON_BYTES, read_bounded
+from papi_env.files import JSON_BYTES, read_text
 
 if TYPE_CHECKING:
     from experiments.reporting.content import Section
@@ -108,7 +108,7 @@ def _fill(path: Path, runs: Sequence[Path], console: Console, progress: Console)
         raise ConfigurationError(f"--page is {path}: no such file, expected a page with blocks")
     with progress.status("reading runs"):
         sections = [section_of(one) for one in runs]
-        page, count = filled(read_bounded(path, JSON_BYTES).decode(), sections, str(path))
+        page, count = filled(read_text(path, JSON_BYTES), sections, str(path))
     write_whole(path, page)
     say(console, f"{path}: {count} block{'s' * (count > 1)} filled")
     return path

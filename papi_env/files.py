@@ -88,6 +88,18 @@ def _unreadable(path: str | os.PathLike[str], error: Exception) -> DataError:
     return DataError(f"{shown}: cannot be read: {reason}")
 
 
+def read_text(path: str | os.PathLike[str], limit: int) -> str:
+    """The text of a regular file of at most `limit` bytes.
+
+    Raises:
+        DataError: as `read_bounded`, or it is no text in UTF-8.
+    """
+    try:
+        return read_bounded(path, limit).decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not text in UTF-8: {error}") from None
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file.
 

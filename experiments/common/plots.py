@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -36,6 +36,19 @@ def titled(title: str, intervals: str, figures: Iterable[Mapping[str, Any]]) -> 
 def has_interval(figures: Iterable[Mapping[str, Any]]) -> bool:
     """Whether any of some figures (`value`, `low`, `high`) has an interval."""
     return any(figure["low"] is not None for figure in figures)
+
+
+def interval_end(figure: Mapping[str, Any], name: str) -> float:
+    """An end of a figure's interval (`low` or `high`), or its value where there is none."""
+    return float(figure["value"] if figure[name] is None else figure[name])
+
+
+def interval_errors(figures: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """Distances from values down and up to the ends of their intervals, as error bars take them: [2, figures]."""
+    return [
+        [figure["value"] - interval_end(figure, "low") for figure in figures],
+        [interval_end(figure, "high") - figure["value"] for figure in figures],
+    ]
 
 
 def png(figure: Figure) -> bytes:

@@ -13,7 +13,7 @@ import polars as pl
 
 from experiments.common.runner import read_record
 from papi_env.errors import ConfigurationError, DataError
-from papi_env.files import JSON_BYTES, read_bounded
+from papi_env.files import JSON_BYTES, read_bounded, read_text
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,7 @@ class Run:
         Raises:
             DataError: it is not there, or is no text.
         """
-        path = self._finished(name)
-        try:
-            return read_bounded(path, JSON_BYTES).decode()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not text in UTF-8: {error}") from None
+        return read_text(self._finished(name), JSON_BYTES)
 
     def _finished(self, name: str) -> Path:
         path = self.path / name

@@ -10,7 +10,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.arena.tables.claims import figures_of, labels_of, name_of
-from experiments.common.plots import MARKERS, PALETTE, STYLE, png, titled
+from experiments.common.plots import (
+    MARKERS,
+    PALETTE,
+    STYLE,
+    interval_end,
+    interval_errors,
+    png,
+    titled,
+)
 
 # Of the picture: panels in a row; the percentage from which on an axis is logarithmic, but for its middle, and the
 # half-width of that. chosen: that differences of a few per cent can be read beside those of thousands.
@@ -62,18 +70,17 @@ def _draw(axes: Any, found: Sequence[Sequence[Mapping[str, Any]]], hollow: Seque
         rows = [i for i, figure in enumerate(figures) if figure["value"] is not None]
         if not rows:
             continue
-        low, value, high = (
-            np.array(
-                [100 * (figures[i]["value"] if figures[i][end] is None else figures[i][end]) for i in rows]
-            )
-            for end in ("low", "value", "high")
+        known = [figures[i] for i in rows]
+        reach = max(
+            reach,
+            *(-100 * interval_end(figure, "low") for figure in known),
+            *(100 * interval_end(figure, "high") for figure in known),
         )
-        reach = max(reach, -low.min(), high.max())
         colour = PALETTE[(k + 1) % len(PALETTE)]
         drawn[k] = axes.errorbar(
-            value,
+            [100 * figure["value"] for figure in known],
             np.array(rows) + (k - (len(found) - 1) / 2) * 0.5 / len(found),
-            xerr=[value - low, high - value],
+            xerr=100 * np.array(interval_errors(known)),
             linestyle="none",
             color=colour,
             marker=MARKERS[k % len(MARKERS)],

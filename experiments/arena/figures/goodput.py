@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from experiments.arena.tables.text import of_baseline, picture_label, shown
-from experiments.common.plots import MARKERS, PALETTE, STYLE, has_interval, png
+from experiments.common.plots import MARKERS, PALETTE, STYLE, has_interval, interval_errors, png
 
 _PANELS_ABREAST = 4
 
@@ -69,12 +69,11 @@ def _panel(axes: Any, rows: Sequence[Mapping[str, Any]], figures: Sequence[Mappi
         value = found["value"]
         if value is None:
             continue
-        low, high = (value if found[end] is None else found[end] for end in ("low", "high"))
         colour = PALETTE[i % len(PALETTE)]
         axes.errorbar(
             [value],
             [i],
-            xerr=[[value - low], [high - value]],
+            xerr=interval_errors([found]),
             color=colour,
             marker=MARKERS[i % len(MARKERS)],
             markerfacecolor="white" if row["privileged"] else colour,

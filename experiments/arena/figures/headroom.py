@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETLEFT
 
 from experiments.arena.entries import FLOOR
-from experiments.common.plots import MARKERS, PALETTE, STYLE, png, titled
+from experiments.common.plots import (
+    MARKERS,
+    PALETTE,
+    STYLE,
+    interval_end,
+    interval_errors,
+    png,
+    titled,
+)
 
 # Inches between the policies of a preset: the height of a marker.
 _LINE = 0.06
@@ -36,14 +44,10 @@ def figure(summary: Mapping[str, Any]) -> bytes:
                 for i, row in enumerate(summary["presets"].values())
                 if row["policies"][policy]["position"]["value"] is not None
             ]
-            values = [position["value"] for _, position in points]
             axes.errorbar(
-                values,
+                [position["value"] for _, position in points],
                 [y for y, _ in points],
-                xerr=[
-                    [v - _end(position, "low") for v, (_, position) in zip(values, points, strict=True)],
-                    [_end(position, "high") - v for v, (_, position) in zip(values, points, strict=True)],
-                ],
+                xerr=interval_errors([position for _, position in points]),
                 linestyle="none",
                 marker=MARKERS[k % len(MARKERS)],
                 markersize=4,
@@ -52,7 +56,7 @@ def figure(summary: Mapping[str, Any]) -> bytes:
                 markerfacecolor="white" if marked else colour,
                 label=policy + ("*" if marked else ""),
             )
-            beyond = [y for y, position in points if _end(position, "low") < left]
+            beyond = [y for y, position in points if interval_end(position, "low") < left]
             if beyond:
                 cut = True
                 where = [left] * len(beyond)
@@ -82,7 +86,7 @@ def _reach(summary: Mapping[str, Any], shown: Sequence[str]) -> tuple[float, flo
     """Both ends of the axis: lowest position, for one wide interval would leave no room for others; highest end."""
     known = _positions(summary, shown)
     low = min((position["value"] for position in known), default=0.0)
-    high = max((_end(position, "high") for position in known), default=1.0)
+    high = max((interval_end(position, "high") for position in known), default=1.0)
     return min(low, 0.0) - 0.05, max(high, 1.0) + 0.05
 
 
@@ -90,8 +94,3 @@ def _positions(summary: Mapping[str, Any], shown: Sequence[str]) -> list[Mapping
     """Those that are drawn."""
     found = [row["policies"][policy]["position"] for row in summary["presets"].values() for policy in shown]
     return [position for position in found if position["value"] is not None]
-
-
-def _end(position: Mapping[str, Any], name: str) -> float:
-    """An end of the interval, or the value where there is no interval."""
-    return position["value"] if position[name] is None else position[name]

@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from experiments.arena.summaries.ranking import LEVELS
-from experiments.common.plots import MARKERS, PALETTE, STYLE, png, titled
+from experiments.common.plots import MARKERS, PALETTE, STYLE, interval_errors, png, titled
 
 # chosen: bands that can be told apart where they overlap (range 2-5).
 BANDS = 3
@@ -31,11 +31,10 @@ def figure(summary: Mapping[str, Any]) -> bytes:
             face = "white" if row["marks"] else colour
             value = row["iqm"]["value"]
             if value is not None:
-                low, high = (value if row["iqm"][end] is None else row["iqm"][end] for end in ("low", "high"))
                 left.errorbar(
                     [value],
                     [i],
-                    xerr=[[value - low], [high - value]],
+                    xerr=interval_errors([row["iqm"]]),
                     color=colour,
                     marker=marker,
                     markerfacecolor=face,

@@ -10,7 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.arena.entries import FLOOR
-from experiments.common.plots import MARKERS, PALETTE, STYLE, png, titled
+from experiments.common.plots import (
+    MARKERS,
+    PALETTE,
+    STYLE,
+    interval_end,
+    interval_errors,
+    png,
+    titled,
+)
 
 # Inches between the policies of a preset: the height of a marker.
 _LINE = 0.07
@@ -40,8 +48,8 @@ def figure(summary: Mapping[str, Any]) -> bytes:
             axes.set_axisbelow(True)
         whole.set_yticks(range(len(presets)), presets)
         whole.set_ylim(len(presets) - 0.5, -0.5)
-        whole.set_xlim(left=min([_end(ratio, "low") for ratio in known], default=0.0) - 0.05)
-        near.set_xlim(_NEAR, max([1.0, *(_end(ratio, "high") for ratio in known), *ends]) + 0.01)
+        whole.set_xlim(left=min([interval_end(ratio, "low") for ratio in known], default=0.0) - 0.05)
+        near.set_xlim(_NEAR, max([1.0, *(interval_end(ratio, "high") for ratio in known), *ends]) + 0.01)
         whole.set_title(titled("a  All", "95 % intervals", figures))
         near.set_title(f"b  From {_NEAR:g} on")
         drawn.legend(
@@ -61,14 +69,10 @@ def _ratios(axes: Axes, summary: Mapping[str, Any], shown: Sequence[str], step: 
         colour = PALETTE[k % len(PALETTE)]
         ratios = [row["policies"][policy]["ratio"] for row in summary["presets"].values()]
         known = [(i, r) for i, r in enumerate(ratios) if r["value"] is not None]
-        values = [r["value"] for _, r in known]
         axes.errorbar(
-            values,
+            [r["value"] for _, r in known],
             [i + (k - (len(shown) - 1) / 2) * step for i, _ in known],
-            xerr=[
-                [v - _end(r, "low") for v, (_, r) in zip(values, known, strict=True)],
-                [_end(r, "high") - v for v, (_, r) in zip(values, known, strict=True)],
-            ],
+            xerr=interval_errors([r for _, r in known]),
             linestyle="none",
             marker=MARKERS[k % len(MARKERS)],
             markersize=4.0,
@@ -93,11 +97,6 @@ def _bounds(axes: Axes, summary: Mapping[str, Any]) -> list[float]:
             axes.axhline(i - 0.5, color="0.6" if apart else "0.9", linewidth=0.8, zorder=0)
     axes.axvline(1.0, color="0.4", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
     return bounds
-
-
-def _end(ratio: Mapping[str, Any], name: str) -> float:
-    """An end of the interval, or the value where there is none."""
-    return float(ratio["value"] if ratio[name] is None else ratio[name])
 
 
 def alone_figure(summary: Mapping[str, Any]) -> bytes:

@@ -14,7 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from experiments.arena.tables.text import picture_label
-from experiments.common.plots import GREYS, MARKERS, PALETTE, STYLE, png, titled
+from experiments.common.plots import (
+    GREYS,
+    MARKERS,
+    PALETTE,
+    STYLE,
+    interval_end,
+    interval_errors,
+    png,
+    titled,
+)
 
 
 def figure(summary: Mapping[str, Any]) -> bytes:
@@ -64,7 +73,7 @@ def _speedups(axes: Axes, rows: Sequence[Mapping[str, Any]], groups: Sequence[st
         axes.errorbar(
             x,
             y,
-            yerr=_errors([figure for _, figure in points]),
+            yerr=interval_errors([figure for _, figure in points]),
             linestyle="none",
             markersize=5,
             elinewidth=1.1,
@@ -103,13 +112,13 @@ def _plain_log_ticks(axes: Axes) -> None:
 def _regrets(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     """A bar per entry, with its value."""
     values = [row["regret_percent"]["value"] for row in rows]
-    edges = [_end(row["regret_percent"], "high") for row in rows]
+    edges = [interval_end(row["regret_percent"], "high") for row in rows]
     colors = [style["color"] for style in _styles(rows)]
     at = range(len(rows))
     bars = axes.barh(
         at,
         values,
-        xerr=_errors([row["regret_percent"] for row in rows]),
+        xerr=interval_errors([row["regret_percent"] for row in rows]),
         color=colors,
         height=0.7,
         error_kw={"elinewidth": 1.0},
@@ -130,26 +139,13 @@ def _regrets(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.set_yticks(at, [picture_label(row) for row in rows])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
-    lows = [_end(row["regret_percent"], "low") for row in rows]
+    lows = [interval_end(row["regret_percent"], "low") for row in rows]
     # Rounding alone must not open a side below zero.
     axes.set_xlim(left=0 if min(lows, default=0) > -0.05 else None, right=max(reach * 1.15, 1))
     axes.grid(axis="x", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_xlabel("cost above the oracle of the same system, prefill left out (%)")
     axes.set_title(titled("b  Regret", "95 % intervals", [row["regret_percent"] for row in rows]))
-
-
-def _end(figure: Mapping[str, float], name: str) -> float:
-    """An end of the interval, or the value where there is no interval."""
-    return figure["value"] if figure[name] is None else figure[name]
-
-
-def _errors(figures: Sequence[Mapping[str, float]]) -> list[list[float]]:
-    """Distances from the values down and up to the ends of their intervals, [2, figures]."""
-    return [
-        [figure["value"] - _end(figure, "low") for figure in figures],
-        [_end(figure, "high") - figure["value"] for figure in figures],
-    ]
 
 
 def _wrapped(name: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.markers import CARETLEFT
 from matplotlib.text import Text
 
 from experiments.arena.figures import goodput, headroom, ranking, speedup
-from experiments.common.plots import MARKERS, png
+from experiments.common.plots import MARKERS, interval_end, interval_errors, png
 from experiments.vision.figures import units_figure
 from papi_env.envs.picture import render_rgb
 from papi_env.envs.rendering import BatchTimeline
@@ -38,6 +38,13 @@ def test_names_that_look_like_wrong_formulas_are_drawn():
     # Powers of ten stay powers: these are matplotlib's own.
     assert all(label.get_parse_math() for label in axes.get_xticklabels())
     assert axes.get_yticklabels()[0].get_text() == WRONG
+
+
+def test_error_bars_reach_the_ends_of_intervals_and_are_nothing_without():
+    known, alone = {"value": 2.0, "low": 1.5, "high": 4.0}, {"value": 3.0, "low": None, "high": None}
+    assert [interval_end(known, end) for end in ("low", "high")] == [1.5, 4.0]
+    assert [interval_end(alone, end) for end in ("low", "high")] == [3.0, 3.0]
+    assert interval_errors([known, alone]) == [[0.5, 0.0], [2.0, 0.0]]
 
 
 def test_a_rendered_timeline_takes_any_name():

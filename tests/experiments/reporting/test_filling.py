@@ -104,6 +104,16 @@ def test_what_cannot_be_filled_is_said(page, runs, said):
         filled(page, runs, "page.md")
 
 
+def test_a_page_that_is_no_text_is_said_in_one_line(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_bytes(b"# \xff\xfe\n")
+    assert main([str(frozen(tmp_path, "compare_decode")), "--page", str(page)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {page}: not text in UTF-8")
+    assert said.count("\n") == 1
+    assert page.read_bytes() == b"# \xff\xfe\n"
+
+
 def test_every_block_of_the_results_was_filled_and_names_its_run():
     page = RESULTS.read_text(encoding="utf-8")
     blocks = blocks_of(page, "RESULTS.md")
@@ -113,4 +123,4 @@ def test_every_block_of_the_results_was_filled_and_names_its_run():
     for block, text in zip(blocks, shown, strict=True):
         assert f"python -m {block.asked()}\n" in text
         assert "<sub>Run 2" in text
-        assert text.count("|---") >= len(block.tables)
+        assert text.count("\n|---") + text.count("\n```text\n") == len(block.tables)
