@@ -79,6 +79,7 @@ def _batches(summary: Mapping[str, Any], frame: pl.DataFrame) -> list[Table | Pi
             f"Speed-up and energy gain over {summary['baseline']}: {_GAIN} {_MARKS}",
         ),
         Picture("Speed-up by scenario", drawn, f"End to end. {_GAIN}", height),
+        _by_scenario(rows, scenarios, [("speedup", columns[2]), ("regret_percent", columns[6])]),
         _pareto(rows, f"{thing}s_per_s", f"{thing}s/s", f"joules_per_{thing}", f"J/{thing}", hollow),
         Picture(
             "Speed-up, instance by instance",
@@ -133,11 +134,25 @@ def _served(summary: Mapping[str, Any], frame: pl.DataFrame) -> list[Table | Pic
     return [
         Table("Entries", columns, cells, f"Ratio to {summary['baseline']}: {_GAIN} {_MARKS}"),
         Picture(f"{called[0].upper()}{called[1:]} by scenario", drawn, _GAIN, height),
+        _by_scenario(rows, scenarios, [(measure, columns[1]), ("ratio", columns[2])]),
         *quantiles({marked(row): row["means"] for row in rows}, hollow),
         _pareto(flat, measure, axis["title"]["text"], "j_per_token", "J/token", hollow),
         _causes(rows),
         instances(frame),
     ]
+
+
+def _by_scenario(
+    rows: Sequence[Mapping[str, Any]], scenarios: Sequence[str], figures: Sequence[tuple[str, Column]]
+) -> Table:
+    """Figures of every entry in every scenario, a row for each pair."""
+    cells = [
+        [name, marked(row), *(estimate(row["by_scenario"][name][key]) for key, _ in figures)]
+        for name in scenarios
+        for row in rows
+    ]
+    columns = [Column("scenario"), Column("entry"), *(column for _, column in figures)]
+    return Table("Entries by scenario", columns, cells, _GAIN)
 
 
 def quantiles(means: Mapping[str, Mapping[str, Any]], hollow: Sequence[str]) -> list[Picture]:

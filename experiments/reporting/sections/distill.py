@@ -21,7 +21,7 @@ def parts(run: Run) -> list[Part]:
     summary = run.json("summary.json")
     return [
         _kept(summary),
-        _sizes(summary),
+        *_sizes(summary),
         _times(summary),
         Lines("The rule", run.text(RULE).rstrip(), "In brackets the share of decisions."),
         Lines("PAPI's", PAPI_RULES[summary["problem"]]),
@@ -58,8 +58,8 @@ def _kept(summary: Mapping[str, Any]) -> Table:
     return Table("What is kept", columns, rows, note)
 
 
-def _sizes(summary: Mapping[str, Any]) -> Picture:
-    """Return by number of leaves, beside the teacher's and the baseline's."""
+def _sizes(summary: Mapping[str, Any]) -> list[Part]:
+    """Return by number of leaves, beside the teacher's and the baseline's, drawn and as a table."""
     found = {int(leaves): value for leaves, value in summary["returns_by_leaves"].items()}
     sizes = sorted(found)
     series = {"tree": (sizes, [found[size] for size in sizes], [f"{size} leaves" for size in sizes])}
@@ -69,7 +69,12 @@ def _sizes(summary: Mapping[str, Any]) -> Picture:
     drawn = charts.points(
         series, charts.axis("leaves"), charts.axis("mean return", rangemode="normal"), lines=True
     )
-    return Picture("Return by leaves", drawn, "Where the size was chosen.")
+    columns = [Column("leaves"), Column("mean return")]
+    cells = [[size, found[size]] for size in sizes]
+    return [
+        Picture("Return by leaves", drawn, "Where the size was chosen."),
+        Table("Trees by leaves", columns, cells, "Mean return where the size was chosen."),
+    ]
 
 
 def _times(summary: Mapping[str, Any]) -> Table:

@@ -1,4 +1,4 @@
-"""Of `experiments.leaderboard`: positions, performance profiles, what decisions cost, and every setting."""
+"""Of `experiments.leaderboard`: positions, performance profiles, what decisions cost, claims, and every setting."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.arena.latency import BATCH
+from experiments.arena.summaries.claims import BEHIND
+from experiments.arena.tables.claims import figures_of, labels_of, name_of
 from experiments.reporting import charts
 from experiments.reporting.content import Cell, Column, Picture, Table, estimate
 from experiments.reporting.folder import Run
@@ -36,6 +38,7 @@ def parts(run: Run) -> list[Table | Picture]:
         Picture("Position", drawn, f"95 % intervals over training runs and instances. {marks}", height + 60),
         _profiles(rows, summary, hollow),
         _latencies(rows, hollow),
+        *_claims(summary["claims"]),
         _by_shift(rows, summary),
         _by_setting(rows, summary),
     ]
@@ -144,6 +147,55 @@ def _latencies(rows: Sequence[Mapping[str, Any]], hollow: Sequence[str]) -> Pict
     return Picture(
         "Position against the time of a decision", drawn, "The dotted line joins the Pareto front.", 460
     )
+
+
+def _claims(claims: Mapping[str, Any]) -> list[Table]:
+    """What each challenger returns above others: by group of settings, then where and in which run it is worst."""
+    tables, labels = [], labels_of(claims)
+    for row in claims["challengers"]:
+        name, others, many = name_of(row), row["against"], row["training_runs"]
+        runs = f"{many} training run{'s' * (many > 1)}. " if many else ""
+        figures = [figures_of(other) for other in others]
+        tables.append(
+            Table(
+                f"Claims: {name}",
+                [Column(claims["grouped_by"]), *(Column(name_of(other), "%", 100, 1) for other in others)],
+                [[label, *(estimate(found[k]) for found in figures)] for k, label in enumerate(labels)],
+                f"{runs}Mean return above that of the column's entry, relative to it ({claims['better']}); in brackets "
+                "how many settings, each weighing the same; 95 % intervals over training runs and instances.",
+            )
+        )
+        tables.append(_worst(name, others))
+    return tables
+
+
+def _worst(name: str, others: Sequence[Mapping[str, Any]]) -> Table:
+    """Of one challenger, a row for each comparator."""
+    columns = [
+        Column("against"),
+        Column("worst setting"),
+        Column("there", "%", 100, 1),
+        Column("best run", "%", 100, 1),
+        Column("seed of the best"),
+        Column("worst run", "%", 100, 1),
+        Column("seed of the worst"),
+        Column("pairs of a run and a setting"),
+        Column(f"over {100 * BEHIND:.0f} % behind"),
+        Column("worst pair", "%", 100, 1),
+        Column("setting of the pair"),
+        Column("seed of the pair"),
+    ]
+    cells: list[list[Cell]] = []
+    for other in others:
+        worst, runs, pair = other["worst"], other["runs"], other["worst_of_one_run"]
+        of_runs = [
+            runs[which][key] if runs else None for which in ("best", "worst") for key in ("value", "seed")
+        ]
+        of_pair = [pair[key] if pair else None for key in ("pairs", "behind", "value", "setting", "seed")]
+        setting = None if worst is None else worst["setting"]
+        cells.append([name_of(other), setting, estimate(worst), *of_runs, *of_pair])
+    note = "Worst of many: an interval does not allow for its setting having been picked."
+    return Table(f"Worst cases: {name}", columns, cells, note)
 
 
 def _by_shift(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Table:

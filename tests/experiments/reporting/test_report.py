@@ -104,6 +104,48 @@ def test_every_row_of_every_run_is_in_a_table(parsed):
     assert any(row[:2] == ("200", "4") for rows in texts for row in rows)
 
 
+def test_claims_are_tables_with_their_intervals_and_worst_cases(tmp_path):
+    path = tmp_path / "claims.md"
+    assert called(main, frozen(tmp_path, "leaderboard_serving"), "--out", path)[0] == 0
+    claims = json.loads((FROZEN / "leaderboard_serving" / "summary.json").read_text())["claims"]
+    lines = path.read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ").splitlines()
+    for row in claims["challengers"]:
+        at = lines.index(f"### Claims: {row['entry']}{row['marks']}")
+        assert lines[at + 2].startswith(f"{row['training_runs']} training run")
+        table = [line for line in lines[at:] if line.startswith("|")][: 3 + len(claims["groups"])]
+        cells = [one.strip() for one in table[-1].strip("|").split("|")]
+        assert cells[0] == f"all settings ({sum(map(len, claims['groups'].values()))})"
+        figures = [other["all"] for other in row["against"]]
+        for cell, figure in zip(cells[1:], figures, strict=True):
+            known = [
+                f"{100 * figure[end]:.1f}" for end in ("value", "low", "high") if figure[end] is not None
+            ]
+            assert cell == ("–", "{}", "", "{} [{}, {}]")[len(known)].format(*known)
+        at = lines.index(f"### Worst cases: {row['entry']}{row['marks']}")
+        worst = [line for line in lines[at:] if line.startswith("|")][2 : 2 + len(row["against"])]
+        for line, other in zip(worst, row["against"], strict=True):
+            cells = [one.strip() for one in line.strip("|").split("|")]
+            pair = other["worst_of_one_run"]
+            if pair is not None:
+                assert cells[1] == other["worst"]["setting"]
+                assert cells[7:10] == [str(pair["pairs"]), str(pair["behind"]), f"{100 * pair['value']:.1f}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"), [("compare_decode", ("speedup",)), ("compare_serving", ("goodput", "ratio"))]
+)
+def test_entries_are_shown_by_scenario(tmp_path, name, figures):
+    path = tmp_path / "page.html"
+    assert called(main, frozen(tmp_path, name), "--out", path)[0] == 0
+    entries = json.loads((FROZEN / name / "summary.json").read_text())["entries"]
+    rows = {tuple(row) for table in Page(path.read_text(encoding="utf-8")).tables for row in table}
+    entry = next(one for one in entries if not one["reference"])
+    for scenario, found in entry["by_scenario"].items():
+        (row,) = [one for one in rows if one[:2] == (scenario, entry["entry"]) and len(one) == 4]
+        for cell, key in zip(row[2:], figures, strict=False):
+            assert float(cell.partition(" ")[0]) == pytest.approx(found[key]["value"], rel=0.05, abs=0.05)
+
+
 def test_nothing_comes_from_elsewhere(parsed, page):
     assert all(address.startswith(("#", "data:")) for address in parsed.addresses)
     assert not {"iframe", "img", "object", "embed", "form"} & set(parsed.tags)
