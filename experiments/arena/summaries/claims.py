@@ -19,7 +19,7 @@ import polars as pl
 
 from experiments.arena.contestants import Claims
 from experiments.arena.entries import FLOOR, Entry
-from experiments.arena.estimators.runs import mean_over, resampled_relative
+from experiments.arena.estimators.runs import BEHIND, mean_over, resampled_relative
 from experiments.arena.estimators.seeds import number, plain
 from experiments.arena.summaries.ranking import returns_of
 from experiments.common.problems import SERVED
@@ -29,8 +29,6 @@ from papi_env.kernel import FloatArray
 # Groups of Serving-v0 by what is new in a setting; the others are grouped by family of preset.
 SERVING_GROUPS = {"model": "unseen model", "window": "trace window", "trace": "unseen trace"}
 VISION_STREAM = "vision-stream"
-# From which share on a single run in a single setting is counted as behind. chosen: what is asked of Kernels-v0.
-BEHIND = 0.02
 
 
 def groups_of(env_id: str, settings: Sequence[Setting]) -> dict[str, list[str]]:

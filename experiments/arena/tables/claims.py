@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.arena.summaries.claims import BEHIND
+from experiments.arena.estimators.runs import BEHIND
 from experiments.arena.tables.text import interval_text, table_of
 
 
