@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -353,6 +354,19 @@ def test_what_takes_no_time_beside_the_rest_is_a_pixel_wide():
     lanes = render_rgb(timeline, "")[40:250, 90:]
     columns = (lanes == colour).all(axis=2).sum(axis=0)
     assert (columns > 20).sum() == 1
+
+
+@pytest.mark.parametrize("env_id", [DECODE, SERVING])
+def test_a_picture_takes_less_than_20_ms_of_the_processor(env_id):
+    env = gym.make(env_id, render_mode="rgb_array")
+    env.reset(seed=0)
+    taken = []
+    for _ in range(60):
+        env.step(env.action_space.sample(mask=env.unwrapped.sample_mask()))
+        start = time.process_time()
+        env.render()
+        taken.append(time.process_time() - start)
+    assert min(taken[-12:]) < 0.02  # with 48 iterations in the picture
 
 
 @pytest.mark.filterwarnings("ignore")
