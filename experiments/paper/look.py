@@ -134,7 +134,9 @@ def panels_and_table(
         )
         for result in found
     ]
-    lines += [(bars_and_rows(result), "", "", "") for result in found[:1] if "readings" in result]
+    why = [bars_and_rows(result) for result in found[:1] if "readings" in result]
+    # A sentence a line: both at once are wider than a column.
+    lines += [(sentence, "", "", "") for text in why for sentence in text.replace(". ", ".\n").splitlines()]
     below = TABLE_LINE * (len(lines) + 0.5) if found else 0.0
     figure = new_figure(sum(heights) + below)
     share = below / (sum(heights) + below)

@@ -6,10 +6,13 @@ from itertools import chain
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from experiments.paper import data as paper_data
+from experiments.paper.calibration import REPRODUCTION
 from experiments.paper.data import GRID, MODELS, Cells
 from experiments.paper.figures import draw_all
+from experiments.paper.look import panels_and_table
 from experiments.paper.published import PUBLISHED
 from experiments.paper.readings import Setting, build_system
 from papi_env.errors import ConfigurationError
@@ -54,6 +57,20 @@ def test_every_figure_is_written(drawn, figures):
         # One column at 300 dots an inch.
         assert int.from_bytes(content[16:20]) == 1050
     assert set(figures) == {"seeds", "gpu_bandwidth", "bank_rate", *(path.stem for path in drawn[:-1])}
+
+
+@pytest.mark.parametrize("names", [("E1", "E3"), ("N1", "N4"), ("P1", "P2"), ("P4", "P6")])
+def test_what_is_written_below_bars_is_not_cut_off(names):
+    results = [result | {"readings": REPRODUCTION.as_dict()} for result in RESULTS if result["row"] in names]
+    figure, _ = panels_and_table((1.0,), results, names)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = [text for text in figure.texts if text.get_text()]
+    assert any(text.get_text().startswith("Rows: ") for text in texts)
+    for text in texts:
+        box = text.get_window_extent(renderer)
+        assert box.x0 >= 0, text.get_text()
+        assert box.y0 >= 0, text.get_text()
+        assert box.x1 <= figure.bbox.x1, text.get_text()
 
 
 @pytest.mark.slow
