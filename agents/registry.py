@@ -30,6 +30,7 @@ from agents.serving.greedy import ProfileGreedy
 from agents.serving.heuristic import ServingHeuristic
 from agents.serving.oracles import ServingOracle
 from agents.serving.planning.fair import PlannerFair
+from agents.serving.planning.planner import Planner
 from agents.serving.planning.star import PlannerStar
 from agents.serving.portfolio import ServingPortfolio
 from agents.serving.rules import (
@@ -143,9 +144,11 @@ SERVICE_POLICIES: Mapping[str, Registered] = {
     "planner-fair": Registered(PlannerFair, slow=True),
 }
 # The planners with a budget: `planner-star-<seconds>x<rounds>`, `planner-fair-<seconds>x<futures>`, and with seconds of
-# imagined arrivals `planner-fair-<seconds>x<futures>x<seconds>`.
+# imagined arrivals `planner-fair-<seconds>x<futures>x<seconds>`. After BASE stands what a planner starts from.
 _SECONDS = r"(\d+(?:\.\d+)?)"
 _PLANNERS = re.compile(rf"planner-star-{_SECONDS}x(\d+)|planner-fair-{_SECONDS}x(\d+)(?:x{_SECONDS})?")
+
+BASE = "@"
 
 
 def listed(view: str) -> list[str]:
@@ -154,12 +157,18 @@ def listed(view: str) -> list[str]:
     return [name for name, entry in registered.items() if view in entry.views]
 
 
+def plans(name: str) -> bool:
+    """Whether a policy is a planner, by its name."""
+    planner = name.partition(BASE)[0]
+    return planner in ("planner-star", "planner-fair") or _PLANNERS.fullmatch(planner) is not None
+
+
 def is_slow(name: str) -> bool:
     """Whether a policy, by its name, takes milliseconds to decide: a registered one that simulates first."""
     known = {**SERVING_POLICIES, **SERVICE_POLICIES}
     if name in known:
         return known[name].slow
-    if _PLANNERS.fullmatch(name):
+    if plans(name):
         return True
     budgeted = next((kind for kind in _BUDGETED if name.startswith(f"{kind}-")), None)
     return budgeted is not None and not names_folder(name) and ":" not in name
@@ -182,6 +191,7 @@ _EXAMPLES = (
     "planner-star-2x2",
     "planner-fair-2x24",
     "planner-fair-4x24x30",
+    "planner-fair@slack-aware",
 )
 
 
@@ -222,6 +232,8 @@ class ByProblem:
 
 def names_folder(name: str) -> bool:
     """Whether a policy's name is the folder of a learned one: a path, or a directory that is there."""
+    if BASE in name and plans(name):
+        return False
     if "/" in name or os.sep in name:
         return True
     registered = name in POLICIES or name in SERVING_POLICIES or name in SERVICE_POLICIES
@@ -232,12 +244,15 @@ def make_policy(name: str) -> Policy:
     """A fresh policy: a registered name, the folder of a learned one, or `module:Class` for a class of one's own.
 
     A class is called without arguments. From a folder nothing is executed (see `agents.learned.checkpoint`); parts
-    after it fix what a network that sees requests would choose.
+    after it fix what a network that sees requests would choose. A planner may say what it starts from:
+    `planner-fair@slack-aware`, or a folder instead of the rule.
 
     Raises:
         ConfigurationError: the name is unknown, or what it names is no policy.
         DataError: a learned policy's files are damaged.
     """
+    if BASE in name and plans(name):
+        return _planner_from(name)
     if names_folder(name):
         return load_tree(name) if holds_tree(name) else _from_folder(name)
     if ":" not in name:
@@ -259,6 +274,18 @@ def make_policy(name: str) -> Policy:
         made.privileged = False
     policy: Policy = made
     return policy
+
+
+def _planner_from(name: str) -> Planner:
+    """A planner that starts from the policy that stands after it."""
+    kind, _, base = name.partition(BASE)
+    planner, start = _registered(kind), make_policy(base)
+    if not isinstance(planner, Planner) or not isinstance(start, ProfileGreedy):
+        raise ConfigurationError(
+            f"Policy {name!r}: expected a planner from a rule like profile-greedy, or from a network that sees requests"
+        )
+    planner.base = start
+    return planner
 
 
 def _from_folder(name: str) -> Policy:

@@ -77,7 +77,8 @@ class SeesRequests(ProfileGreedy):
         """From now on play each environment with weights of its own, or all with those of the only one."""
         greedy = self._row(self.parameters)
         base = [self.parameters.prompt_worth, self.parameters.pace]
-        known = np.array([*greedy, *base, *class_objectives(self.tables)])
+        more = [0.0] * at.MAX_CLASSES
+        known = np.array([*greedy, *base, *class_objectives(self.tables), *more])
         assert len(known) == layout.SUMMARY
         self._rows = np.array([np.concatenate([known, one]) for one in weights])
         self._service = np.repeat(self._choices[None], len(weights), axis=0)

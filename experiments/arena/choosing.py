@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode
 
 from agents.evaluate import evaluate
 from agents.policy import Policy
-from agents.registry import make_policy
+from agents.registry import BASE, make_policy
 from agents.serving.choices import SEPARATOR, parse_parts
 from agents.serving.greedy import ProfileGreedy
 from agents.serving.inside.choices import LEFT
@@ -71,7 +71,7 @@ def picked(policy: str, scenario: Scenario, seeds: Sequence[int]) -> tuple[str, 
     kind, *parts = policy.split(SEPARATOR)
     if kind not in GROUPS:
         made = make_policy(policy)
-        if isinstance(made, Planner):
+        if isinstance(made, Planner) and BASE not in policy:
             label, rule = base_of(scenario, seeds)
             made.base = rule
             return f"{policy} from {label}", made

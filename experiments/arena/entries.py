@@ -16,7 +16,7 @@ from pathlib import Path
 
 from agents.learned.checkpoint import DESCRIPTION, WEIGHTS
 from agents.learned.distilled import TREE
-from agents.registry import POLICIES, SERVING_POLICIES, listed, make_policy, names_folder
+from agents.registry import BASE, POLICIES, SERVING_POLICIES, listed, make_policy, names_folder, plans
 from agents.serving.choices import SEPARATOR, parse_parts
 from experiments.arena.trained import TrainingRun, holds_policy, read_run
 from experiments.common.options import DEFAULT
@@ -304,6 +304,8 @@ def is_privileged(policy: str) -> bool:
 
 def policy_digest(policy: str) -> str | None:
     """A hash of what defines a learned policy or a user's own, or None for a registered one."""
+    if BASE in policy and plans(policy):
+        return policy_digest(policy.partition(BASE)[2])
     if names_folder(policy):
         # Parts after it are in the name, which whatever is kept is kept under besides.
         folder = policy if Path(policy).is_dir() else policy.partition(SEPARATOR)[0]

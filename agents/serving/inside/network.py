@@ -21,7 +21,7 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.state import COLUMN, SERVICE_COLUMN
 
 # What is read of the machine, besides how much waits for how long, and of a class: columns of the observation.
-_MACHINE = np.array(
+MACHINE_COLUMNS = np.array(
     [
         COLUMN.queued,
         COLUMN.prefill_backlog,
@@ -38,9 +38,9 @@ _MACHINE = np.array(
     ]
 )
 # Where KV pages in use stand among what is read of the machine.
-KV_USE = int(np.flatnonzero(COLUMN.kv_use == _MACHINE)[0])
+KV_USE = int(np.flatnonzero(COLUMN.kv_use == MACHINE_COLUMNS)[0])
 _FIRST_DESCRIPTOR = at.NUM_STATE_FEATURES_V1 + len(at.DESCRIPTOR_NAMES)
-_CLASS = np.array(
+CLASS_COLUMNS = np.array(
     [
         SERVICE_COLUMN.queued_0,
         SERVICE_COLUMN.slack_0,
@@ -61,8 +61,8 @@ _CLASS = np.array(
         ),
     ]
 )
-_SHARE = int(_CLASS[4])
-NUM_MACHINE, NUM_CLASS = len(_MACHINE) + 1, len(_CLASS)
+SHARE = int(CLASS_COLUMNS[4])
+NUM_MACHINE, NUM_CLASS = len(MACHINE_COLUMNS) + 1, len(CLASS_COLUMNS)
 # Summaries, hidden units of the networks for queries and for adjustments, and outputs of the latter: log2 of factors on
 # prompt_worth and pace; above 0 a class is dropped, turns are kept by class, drafts are for the accepted, victims are
 # those with the least progress, else the latest, and where no class is dropped nobody is, else those who are late.
@@ -73,7 +73,9 @@ LOG_PROMPT_WORTH, LOG_PACE, DROPS_CLASS, KEEPS_CLASS, DRAFTS_ACCEPTED, LEAST_PRO
 # they are to be adjusted; the objectives of classes as in `slack`; and weights.
 BASE = NUM_GREEDY
 CLASS_TTFT_S = BASE + 2
-SUMMARY = CLASS_TTFT_S + at.MAX_CLASSES
+# What a plan adds to the scores of each class; 0 where nobody plans.
+CLASS_MORE = CLASS_TTFT_S + at.MAX_CLASSES
+SUMMARY = CLASS_MORE + at.MAX_CLASSES
 # Scratch: how much waits and the summary, then the hidden units of the third network.
 HIDDEN = SCRATCH + 1 + NUM_SUMMARY
 _SUMMARY_ROW = NUM_CLASS + 1
@@ -91,6 +93,18 @@ _ADJUST_OUT_ROW = NUM_READ + NUM_GLOBAL_HIDDEN + 1
 # Where the constant of a query's output stands in its row.
 _CONSTANT = NUM_CLASS + NUM_READ + NUM_HIDDEN
 NUM_NETWORK = ADJUST_OUT + NUM_ADJUSTED * _ADJUST_OUT_ROW
+# Columns of the constants of outputs, of queries by trait and of what is adjusted: what is added there is added always.
+TRAIT_CONSTANTS = tuple(QUERY_OUT + k * _QUERY_OUT_ROW + _CONSTANT for k in range(at.NUM_TRAITS))
+ADJUST_CONSTANTS = tuple(ADJUST_OUT + (k + 1) * _ADJUST_OUT_ROW - 1 for k in range(NUM_ADJUSTED))
+ADJUSTED_NAMES = (
+    "prompt_worth",
+    "pace",
+    "drops a class",
+    "keeps by class",
+    "drafts for the accepted",
+    "victim of least progress",
+    "drops nobody",
+)
 NUM_WEIGHTS = NUM_NETWORK - SUMMARY
 # The weights as tensors, in their order: [units, inputs + 1], the last of a row a constant. Outputs read what hidden
 # units read and these.
@@ -118,13 +132,13 @@ def summarise(e, seen, known, policy, observations, scalars):
     for j in range(NUM_SUMMARY):
         memory[e, SCRATCH + 1 + j] = 0.0
     for c in range(at.MAX_CLASSES):
-        share = np.float64(observations[e, _SHARE + c])
+        share = np.float64(observations[e, SHARE + c])
         if share > 0.0:
             for j in range(NUM_SUMMARY):
                 w = SUMMARY + j * _SUMMARY_ROW
                 total = p[e, w + NUM_CLASS]
                 for i in range(NUM_CLASS):
-                    total += p[e, w + i] * observations[e, _CLASS[i] + c]
+                    total += p[e, w + i] * observations[e, CLASS_COLUMNS[i] + c]
                 memory[e, SCRATCH + 1 + j] += share * soft(total)
 
 
@@ -133,7 +147,7 @@ def read(e, w, p, observations, memory):
     """The sum of machine and summary by weights from column `w` on."""
     total = 0.0
     for i in range(NUM_MACHINE - 1):
-        total += p[e, w + i] * observations[e, _MACHINE[i]]
+        total += p[e, w + i] * observations[e, MACHINE_COLUMNS[i]]
     for j in range(NUM_SUMMARY + 1):
         total += p[e, w + NUM_MACHINE - 1 + j] * memory[e, SCRATCH + j]
     return total
@@ -144,7 +158,7 @@ def read_class(e, c, w, p, observations, memory):
     """The sum of class c, machine and summary by weights from column `w` on."""
     total = read(e, w + NUM_CLASS, p, observations, memory)
     for i in range(NUM_CLASS):
-        total += p[e, w + i] * observations[e, _CLASS[i] + c]
+        total += p[e, w + i] * observations[e, CLASS_COLUMNS[i] + c]
     return total
 
 
@@ -153,10 +167,11 @@ def query_classes(e, policy, observations, queries):
     """Write the query of each class that the scenario has."""
     p = policy.parameters
     for c in range(at.MAX_CLASSES):
-        if observations[e, _SHARE + c] > 0.0:
+        if observations[e, SHARE + c] > 0.0:
             for k in range(at.NUM_TRAITS):
                 w = QUERY_OUT + k * _QUERY_OUT_ROW
                 queries[e, c, k] = read_class(e, c, w, p, observations, policy.memory) + p[e, w + _CONSTANT]
+            queries[e, c, at.CONSTANT] += p[e, CLASS_MORE + c]
             for h in range(NUM_HIDDEN):
                 w = QUERY + h * _QUERY_ROW
                 total = read_class(e, c, w, p, observations, policy.memory) + p[e, w + NUM_CLASS + NUM_READ]

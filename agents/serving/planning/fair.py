@@ -31,7 +31,45 @@ SHARE_OF_OBJECTIVE = 0.25
 LEAST_AHEAD_S = 10.0
 
 
-class PlannerFair(Planner):
+class Imagining(Planner):
+    """Looks ahead into futures that a scheduler may imagine, as `imagined` says.
+
+    Args:
+        seconds, base: see `Planner`.
+        samples: futures of a look.
+        ahead_s: seconds for which sessions are imagined to come, after which the copies drain; None: as long as an
+            answer of the scenario takes, see `answer_s`.
+        seed: of the futures.
+    """
+
+    def __init__(
+        self, seconds: float, samples: int, base: ProfileGreedy | None, ahead_s: float | None, seed: int
+    ) -> None:
+        super().__init__(seconds, base)
+        if ahead_s is not None and not ahead_s > 0:
+            raise ConfigurationError(f"planner: ahead_s is {ahead_s}, expected more than 0")
+        self.samples, self.ahead_s, self.seed = samples, ahead_s, seed
+
+    def supports(self, env: Problem) -> None:
+        """As all planners."""
+        super().supports(env)
+        self._ahead_s = answer_s(self.tables) if self.ahead_s is None else float(self.ahead_s)
+
+    def watch(self, engine: ServingEngine, state: Followed, episode_start: Any) -> None:
+        """Note arrivals, and turns that are done."""
+        for env in range(engine.num_envs):
+            if state.seen[env] is None:
+                state.seen[env] = Known()
+            state.seen[env].watch(engine, env)
+
+    def futures(self, engine: ServingEngine, env: int, state: Followed) -> Futures:
+        """Imagined ones, drawn for this look."""
+        seed = int(np.random.SeedSequence([self.seed, state.count[env]]).generate_state(1, np.uint64)[0])
+        made = imagine_service(engine, env, self.samples, state.seen[env], self._ahead_s, seed)
+        return Imagined(engine, env, made)
+
+
+class PlannerFair(Imagining):
     """Tries plans on several imagined futures, common to all plans, and moves to what is best on average.
 
     `imagined` says what a scheduler sees and knows, of which alone futures are made; so this is what looking ahead is
@@ -59,30 +97,10 @@ class PlannerFair(Planner):
         errors: float = 1.5,
         seed: int = 0,
     ) -> None:
-        super().__init__(seconds, base)
+        super().__init__(seconds, samples, base, ahead_s, seed)
         if samples < 12:
             raise ConfigurationError(f"planner: samples is {samples}, expected at least 12")
-        if ahead_s is not None and not ahead_s > 0:
-            raise ConfigurationError(f"planner: ahead_s is {ahead_s}, expected more than 0")
-        self.samples, self.ahead_s, self.errors, self.seed = samples, ahead_s, errors, seed
-
-    def supports(self, env: Problem) -> None:
-        """As all planners."""
-        super().supports(env)
-        self._ahead_s = answer_s(self.tables) if self.ahead_s is None else float(self.ahead_s)
-
-    def watch(self, engine: ServingEngine, state: Followed, episode_start: Any) -> None:
-        """Note arrivals, and turns that are done."""
-        for env in range(engine.num_envs):
-            if state.seen[env] is None:
-                state.seen[env] = Known()
-            state.seen[env].watch(engine, env)
-
-    def futures(self, engine: ServingEngine, env: int, state: Followed) -> Futures:
-        """Imagined ones, drawn for this look."""
-        seed = int(np.random.SeedSequence([self.seed, state.count[env]]).generate_state(1, np.uint64)[0])
-        made = imagine_service(engine, env, self.samples, state.seen[env], self._ahead_s, seed)
-        return Imagined(engine, env, made)
+        self.errors = errors
 
     def search(self, futures: Futures, memory: FloatArray, before: IntArray) -> tuple[IntArray, IntArray]:
         """The best of the plans about the base rule, where it is better than that beyond doubt."""

@@ -11,7 +11,7 @@ from agents.policy import Actions, Observations
 from agents.serving.combined import ServingTuned
 from agents.serving.greedy import ProfileGreedy
 from agents.serving.inside.memory import NUM_MEMORY
-from agents.serving.inside.play import decide_all, play_range
+from agents.serving.inside.play import CompiledPolicy, decide_all, play_range
 from agents.serving.planning.space import IntArray, Space, space_about
 from agents.serving.rules import ServingRule
 from agents.serving.view import as_compiled
@@ -70,7 +70,7 @@ class Planner(ServingRule):
         self.watch(engine, state, episode_start)
         now = engine.clocks[:, at.TIME_S]
         for env in np.flatnonzero((engine.counters[:, at.DONE] == 0) & (now >= state.next_s)):
-            self._plan(engine, int(env), state)
+            self.plan(engine, int(env), state)
             state.count[env] += 1
             state.next_s[env] = now[env] + self.seconds
         actions = np.zeros((len(observations), self._columns), dtype=np.int64)
@@ -86,7 +86,7 @@ class Planner(ServingRule):
     def futures(self, engine: ServingEngine, env: int, state: Followed) -> Futures:
         """The machine of environment `env` as it may go on, for one look."""
 
-    def _plan(self, engine: ServingEngine, env: int, state: Followed) -> None:
+    def plan(self, engine: ServingEngine, env: int, state: Followed) -> None:
         """Look ahead from environment `env`, and change its plan to the best found."""
         futures = self.futures(engine, env, state)
         state.now[env], state.then[env] = self.search(futures, state.memory[env], state.then[env].copy())
@@ -121,13 +121,19 @@ class Planner(ServingRule):
             count = part.stop - part.start
             twin = futures.copies(count, start, stop)
             known = np.repeat(memory[None], count * samples, axis=0)
-            returns = np.zeros(count * samples)
-            for candidates, seconds in ((first[part], self.seconds), (then[part], None)):
-                policy = self.space.policy(self.base, np.repeat(candidates, samples, axis=0), known)
-                returns += roll(twin, play_range, policy[:], seconds=seconds).returns
+            policies = [
+                self.space.policy(self.base, np.repeat(candidates, samples, axis=0), known)
+                for candidates in (first[part], then[part])
+            ]
+            returns = futures.roll(twin, policies[0], self.seconds)
+            returns += self.rest(futures, twin, policies[1])
             found[part] = returns.reshape(count, samples)
             futures.played += twin.num_envs
         return found
+
+    def rest(self, futures: Futures, twin: ServingEngine, policy: CompiledPolicy) -> FloatArray:
+        """What copies return from the next look to their end, float64 [copies]."""
+        return futures.roll(twin, policy, None)
 
     def varied(self, now: IntArray, then: IntArray) -> tuple[IntArray, IntArray]:
         """Plans that differ from (now, then) in one respect, until the next look and for good; int64 [plans, ...]."""
@@ -140,7 +146,7 @@ class Planner(ServingRule):
 class Futures:
     """The true future of an environment, and what all kinds of futures are asked.
 
-    `played` counts copies that were rolled out.
+    `played` counts copies that were rolled out, `steps` their iterations.
 
     Args:
         engine: left as it is.
@@ -150,11 +156,17 @@ class Futures:
 
     def __init__(self, engine: ServingEngine, env: int, scratch: ServingEngine | None = None) -> None:
         self.engine, self.env, self.scratch = engine, env, scratch
-        self.played = 0
+        self.played = self.steps = 0
 
     def copies(self, count: int, start: int, stop: int) -> ServingEngine:
         """An engine with copies of futures `start` to `stop` for `count` plans, those of a plan side by side."""
         return self.engine.fork(self.env, count, self.scratch)
+
+    def roll(self, twin: ServingEngine, policy: CompiledPolicy, seconds: float | None) -> FloatArray:
+        """What copies return under a policy in so many seconds, or to their end; float64 [copies]."""
+        rollout = roll(twin, play_range, policy[:], seconds=seconds)
+        self.steps += int(rollout.steps.sum())
+        return rollout.returns
 
 
 class Followed:

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from agents.serving.choices import CHOICE_NAMES
 from agents.serving.greedy import ProfileGreedy
+from agents.serving.inside import network as layout
 from agents.serving.inside.memory import NUM_MEMORY
-from agents.serving.inside.play import SLACK_AWARE, CompiledPolicy
+from agents.serving.inside.play import NETWORK, SLACK_AWARE, CompiledPolicy
 from agents.serving.inside.slack import KV_DROP, KV_LIMIT
 from agents.serving.inside.tuned import GREEDY_SLACK, GREEDY_URGENT, PACE, PROMPT_WORTH
 from papi_env.envs.serving_v1 import further_options
@@ -30,6 +31,10 @@ URGENTS = (1.5,)
 # Of the slack-aware rule: all of the memory or four fifths for running requests; a class dropped early, late or never.
 KV_LIMITS = (0.8, 1.0)
 KV_DROPS = (0.5, 0.75, 1.0)
+
+# What is added to an output of a network that sees requests, and taken from it. chosen: as much as an untrained one's
+# only weight of a score (range 0.1-1), and twice what makes an untrained one drop a class (range 0.3-2).
+SCORE_STEP, ADJUST_STEP = 0.4, 1.0
 
 
 class Coordinate(NamedTuple):
@@ -111,7 +116,7 @@ def space_about(base: ProfileGreedy, tables: ServingTables, clairvoyant: bool) -
     """
     policy = base.compiled(np.zeros((1, NUM_MEMORY)))
     row, service = policy.parameters[0], policy.service[0]
-    if policy.kind != SLACK_AWARE:  # all others do what Serving-v0 does where nothing is given
+    if policy.kind not in (SLACK_AWARE, NETWORK):  # all others do what Serving-v0 does where nothing is given
         service = np.maximum(service, 0)
     found = []
     useful = np.split(further_options(tables), np.cumsum(at.NVEC_V1[at.ORDER :])[:-1])
@@ -121,6 +126,8 @@ def space_about(base: ProfileGreedy, tables: ServingTables, clairvoyant: bool) -
         if clairvoyant and column == at.EVICTION - at.ORDER and others and own != at.EVICT_TRUE_RETURN:
             others.append(float(at.EVICT_TRUE_RETURN))
         found.append(Coordinate(name, True, column, (own, *others)))
+    if policy.kind == NETWORK:
+        return Space(tuple(c for c in (*found, *outputs(row, tables)) if len(c.values) > 1), row, service)
     numbers = {
         "prompt_worth": (PROMPT_WORTH, tuple(factor * row[PROMPT_WORTH] for factor in PROMPT_FACTORS)),
         "pace": (PACE, PACES),
@@ -133,3 +140,26 @@ def space_about(base: ProfileGreedy, tables: ServingTables, clairvoyant: bool) -
         own = float(row[column])
         found.append(Coordinate(name, False, column, (own, *(float(x) for x in tried if x != own))))
     return Space(tuple(c for c in found if len(c.values) > 1), row, service)
+
+
+def outputs(row: FloatArray, tables: ServingTables) -> tuple[Coordinate, ...]:
+    """What may be added to the outputs of a network that sees requests; it decides the rest by what it sees.
+
+    First to the scores of each class, then to the weight of each trait in all queries but the constant, then to what
+    is adjusted.
+    """
+    classes = range(int(tables.kinds[:, at.OF_CLASS].max()) + 1)
+    columns = [(f"scores of class {c}", layout.CLASS_MORE + c, SCORE_STEP) for c in classes]
+    columns += [
+        (f"scores by {at.TRAIT_NAMES[k]}", layout.TRAIT_CONSTANTS[k], SCORE_STEP)
+        for k in range(at.NUM_TRAITS)
+        if k != at.CONSTANT
+    ]
+    columns += [
+        (name, column, ADJUST_STEP)
+        for name, column in zip(layout.ADJUSTED_NAMES, layout.ADJUST_CONSTANTS, strict=True)
+    ]
+    return tuple(
+        Coordinate(name, False, column, (row[column], row[column] - step, row[column] + step))
+        for name, column, step in columns
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agents.evaluate import evaluate
-from agents.registry import is_slow, make_policy
+from agents.registry import is_slow, make_policy, names_folder
 from agents.serving.greedy import GreedyParameters, ProfileGreedy
 from agents.serving.inside.choices import LEFT
 from agents.serving.inside.memory import NUM_MEMORY, PRIOR_ACCEPTANCE
@@ -18,6 +18,7 @@ from agents.serving.planning.known import Known, unfinished
 from agents.serving.planning.planner import Followed
 from agents.serving.planning.star import PlannerStar
 from agents.serving.slack import SlackAware, SlackParameters
+from experiments.arena.entries import policy_digest
 from papi_env.envs.serving_v1 import ServingV1VectorEnv
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import get_scenario
@@ -369,3 +370,26 @@ def test_evicting_by_when_conversations_go_on_is_privileged():
     action[0, at.EVICTION] = at.EVICT_TRUE_RETURN
     with pytest.raises(Exception, match="outside"):
         fresh.step(action)
+
+
+def test_a_planner_starts_from_what_stands_after_it():
+    planner = make_policy("planner-fair-4x12@slack-aware+deadline")
+    assert isinstance(planner.base, SlackAware)
+    assert is_slow("planner-star@slack-aware")
+    assert not names_folder("planner-fair@agents/pretrained/serving-v1")
+    folder = "agents/pretrained/serving-v1"
+    assert policy_digest(f"planner-fair@{folder}") == policy_digest(folder) is not None
+    for wrong, says in (("planner-fair@threshold", "network"), ("planner-fair@nothing", "nothing")):
+        with pytest.raises(ConfigurationError, match=says):
+            make_policy(wrong)
+
+
+def test_a_planner_from_a_network_leaves_it_as_it_is_and_is_never_worse_with_the_true_future():
+    alone = evaluate(make_policy("agents/pretrained/serving-v1"), environment(2), [0, 1])
+    planner = make_policy("planner-star-4x1@agents/pretrained/serving-v1")
+    planned = evaluate(planner, environment(2), [0, 1])
+    assert (planned["return"] >= alone["return"] - 1e-9).all()
+    names = [coordinate.name for coordinate in planner.space.coordinates]
+    assert "scores of class 0" in names
+    assert "drops a class" in names
+    assert "order" in names
