@@ -1,13 +1,14 @@
 """Train a policy: `python -m experiments.train --help`.
 
-PPO, A2C and DQN of Stable-Baselines3, MaskablePPO, RecurrentPPO and QR-DQN of sb3-contrib, and evolution strategies on
-a network that sees requests, on one scenario or on many at once. Hyper-parameters come from
+PPO, A2C and DQN of Stable-Baselines3, MaskablePPO, RecurrentPPO and QR-DQN of sb3-contrib, and of a network that sees
+requests evolution strategies and expert iteration, on one scenario or on many at once. Hyper-parameters come from
 `agents/hyperparameters/ALGORITHM.toml`. The run folder holds:
 
 * run.json: the command, what was asked, everything it resolved to, and every session with its versions;
 * best/ and last/: checkpoints (policy.json and policy.safetensors) of the best and the last validation;
 * evaluations.csv: every validation, on instances that training never meets, with regret as a share of the oracle's
   cost; curves.png: the learning curve;
+* rounds.csv: of expert iteration, what each round looked at, fitted and moved;
 * state.safetensors: the whole state, from which an interrupted run goes on;
 * tensorboard/: curves; those of validations come first, with regret in percent.
 

@@ -111,7 +111,20 @@ class Learning(_Part):
         return None
 
 
-class Evolution(Learning):
+class OfNetwork(Learning):
+    """What algorithms have that train a network that sees requests, in phases.
+
+    Attributes:
+        apart: share of the steps for which weights for all settings are gone on with for each traffic by itself, as
+            rules are tuned for each family; 0: none.
+        horizon_s: simulated seconds of arrivals in an episode; 0: the scenario's own.
+    """
+
+    horizon_s: _Seconds = 0.0
+    apart: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Evolution(OfNetwork):
     """Evolution strategies: weights are moved towards those perturbations that earn more.
 
     Attributes:
@@ -120,17 +133,39 @@ class Evolution(Learning):
         sigma: standard deviation of a perturbation.
         settings: that a generation plays, drawn from all; of fewer there are several episodes each.
         episodes: of each setting, common to all weights of a generation.
-        apart: share of the steps for which weights for all settings are gone on with for each traffic by itself, as
-            rules are tuned for each family; 0: none.
-        horizon_s: simulated seconds of arrivals in an episode; 0: the scenario's own.
     """
 
     pairs: Annotated[int, Field(ge=1, le=4096)]
     sigma: _Positive
     settings: _Count
     episodes: Annotated[int, Field(ge=1, le=1024)]
-    horizon_s: _Seconds = 0.0
-    apart: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class ExpertIteration(OfNetwork):
+    """Expert iteration: a planner looks ahead from states that the network visits, and it learns what pays there.
+
+    Attributes:
+        learning_rate: of the fit, by Adam.
+        futures: imagined ones of a look, common to all plans; at least two, for their spread is the doubt.
+        vary: outputs that a look varies, drawn for each; 0: all.
+        seconds: for which a plan is followed before the network goes on by itself.
+        leaf_s: seconds after a plan's when copies stop, and what is to come is what a second network expects; 0: they
+            are played to their end.
+        temperature: gains that make a plan e times more likely than none, in standard errors of a setting's gains.
+        updates: gradient steps of a fit at most; batch_size: looks in one.
+        looks: in a round, an even share of them in each setting.
+        checks: episodes of each setting in a round, and as many on which weights are compared.
+    """
+
+    futures: Annotated[int, Field(ge=2, le=1024)]
+    vary: Annotated[int, Field(ge=0, le=64)] = 0
+    seconds: _Positive
+    leaf_s: _Seconds = 0.0
+    temperature: _Positive
+    updates: _Count
+    batch_size: _Count
+    looks: _Count
+    checks: Annotated[int, Field(ge=1, le=1024)]
 
 
 class Hyperparameters(Learning):
@@ -294,6 +329,7 @@ KINDS: Mapping[str, type[Learning]] = {
     "recurrent-ppo": RecurrentPpo,
     "qr-dqn": QrDqn,
     "evolution": Evolution,
+    "expert-iteration": ExpertIteration,
 }
 
 

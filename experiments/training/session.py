@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,21 @@ from experiments.common.command import can_go_on, say
 from experiments.common.runner import RunFolder, source_digest, versions, writing
 from experiments.training.callbacks import Bar, Boundary
 from experiments.training.curves.data import YAxis
-from experiments.training.evolution import Evolved, evolve
-from experiments.training.hyperparameters import Evolution
+from experiments.training.evolution import Evolved
+from experiments.training.expert.rounds import Expert
 from experiments.training.interruption import Interruption
 from experiments.training.learn import train
 from experiments.training.options import PROGRAM, Config, resumed
+from experiments.training.phased import Phased, train_in_phases
 from experiments.training.plan import Training, learning_versions, resolve
-from experiments.training.record import BEST, LAST
+from experiments.training.record import BEST, LAST, Record
 from experiments.training.scores import scored
 
 CURVES = "curves.png"
+KINDS_IN_PHASES: Mapping[str, Callable[[Training, Record], Phased]] = {
+    "evolution": Evolved,
+    "expert-iteration": Expert,
+}
 
 
 def run(config: Config, command: str, console: Console, progress: Console) -> Path:
@@ -74,9 +79,14 @@ def _train_in(
         recover(folder.path / name)
     terminal = progress.is_terminal
     bar = Progress(*Bar.columns(), console=progress, transient=True, disable=not terminal)
-    learn = evolve if isinstance(training.parameters, Evolution) else train
+    kind = KINDS_IN_PHASES.get(training.config.algorithm)
     with bar if terminal else nullcontext():
-        boundary = learn(training, folder.path, Bar(bar, training.parameters.timesteps), interruption)
+        listener = Bar(bar, training.parameters.timesteps)
+        boundary: Boundary | Phased = (
+            train(training, folder.path, listener, interruption)
+            if kind is None
+            else train_in_phases(kind, training, folder.path, listener, interruption)
+        )
     session["steps"] = boundary.steps
     session["simulated_s"] = round(boundary.simulated_s, 3)
     with progress.status("drawing"):
@@ -105,7 +115,7 @@ def _warn_of_changes(folder: RunFolder, progress: Console) -> None:
         say(progress, text)
 
 
-def print_result(console: Console, training: Training, folder: Path, boundary: Boundary | Evolved) -> None:
+def print_result(console: Console, training: Training, folder: Path, boundary: Boundary | Phased) -> None:
     """The best and the last validation, what they took, and how to compare."""
     best = max(boundary.rows, key=lambda row: row["score"])
     title = f"{training.config.algorithm} on {training.config.env}, {len(training.settings)} setting(s)"

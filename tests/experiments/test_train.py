@@ -26,6 +26,7 @@ from experiments.training.evaluation import Validator
 from experiments.training.hyperparameters import FOLDER, KINDS, Imitation, Linear, load_hyperparameters
 from experiments.training.options import Config, as_words, read_command
 from experiments.training.record import BEST, EVALUATIONS, LAST, STATE
+from experiments.training.session import KINDS_IN_PHASES
 from experiments.training.settings import scenario_settings, training_envs
 from experiments.training.state import load_state, save_state
 from experiments.training.trials import BEST_BLOCK, finished, open_study
@@ -278,7 +279,7 @@ def test_the_files_of_hyperparameters_are_valid_on_every_environment(algorithm):
     path = FOLDER / f"{algorithm}.toml"
     blocks = tomllib.loads(path.read_text())
     # Evolution is for Serving-v1 alone, whose hyper-parameters are its defaults.
-    tuned = () if algorithm == "evolution" else TUNED_IDS
+    tuned = () if algorithm in KINDS_IN_PHASES else TUNED_IDS
     assert set(blocks) == {"default", *tuned}
     for env_id in tuned:
         found = load_hyperparameters(algorithm, env_id)
@@ -287,7 +288,7 @@ def test_the_files_of_hyperparameters_are_valid_on_every_environment(algorithm):
             assert (
                 kept.model_dump(exclude_unset=True) if isinstance(kept, (Linear, Imitation)) else kept
             ) == (tuple(value) if isinstance(value, list) else value)
-    assert {p.stem for p in FOLDER.iterdir()} == set(KINDS) == {*ALGORITHMS, "evolution"}
+    assert {p.stem for p in FOLDER.iterdir()} == set(KINDS) == {*ALGORITHMS, *KINDS_IN_PHASES}
 
 
 def test_a_replaced_value_is_no_longer_tuned():

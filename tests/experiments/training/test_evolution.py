@@ -55,10 +55,11 @@ def test_a_resumed_run_ends_as_one_run_would(whole, tmp_path, monkeypatch, capsy
 
 def test_traffics_are_gone_on_with_and_resumed(tmp_path, monkeypatch):
     import experiments.training.evolution as module
+    import experiments.training.phased as phased
 
     # So few steps make nothing better: let any digit decide what is best.
     monkeypatch.setattr(
-        module, "score", lambda _env, _setting, returns, _offered: 1e5 * np.sum(returns) % 1.0
+        phased, "score", lambda _env, _setting, returns, _offered: 1e5 * np.sum(returns) % 1.0
     )
     scenarios = ["--scenarios", "chats/llama-65b", "bursts/llama-65b", "bursts/llama-3.1-70b"]
     hyper = [*SMALL, "apart=0.5"]

@@ -17,6 +17,7 @@ from experiments.training.options import Config, as_words
 from experiments.training.plan import has_seconds, resolve
 from experiments.training.record import STATE
 from experiments.training.rewards import TrainingReward
+from experiments.training.session import KINDS_IN_PHASES
 from experiments.training.settings import scenario_settings, training_envs
 from papi_env.envs.decode import DecodeVectorEnv
 from papi_env.envs.registration import DECODE, KERNELS
@@ -68,7 +69,7 @@ def test_without_the_option_nothing_is_said_of_seconds(algorithm):
         assert {"time_constant", "trace_s"}.isdisjoint(found.model_dump(mode="json"))
 
 
-@pytest.mark.parametrize("algorithm", sorted(set(KINDS) - {"evolution"}))
+@pytest.mark.parametrize("algorithm", sorted(set(KINDS) - set(KINDS_IN_PHASES)))
 def test_serving_v1_discounts_by_the_second_unless_asked_otherwise(algorithm):
     found = load_hyperparameters(algorithm, V1)
     assert found.per_second == SECONDS[V1]["time_constant"] == 10.0

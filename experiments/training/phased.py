@@ -1,0 +1,295 @@
+"""Training a network that sees requests in phases: what all algorithms share that play inside the compiled loop.
+
+A phase has settings of its own, for a share of the steps: all together first, then those of each traffic by themselves,
+as rules are tuned for all families of presets and then for each. From time to time the weights play a fixed set of
+training instances; those that did best there are what a phase leaves. Everything that is drawn follows from the seed
+and from numbers in the state, so that a resumed run goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from agents.evaluate import evaluate
+from agents.learned.checkpoint import ActionLayout, Checkpoint, Description, ObservationLayout
+from agents.learned.networks import Float32Array
+from agents.learned.request_network import RequestNetwork
+from agents.serving.network import NUM_WEIGHTS, SeesRequests, untrained
+from experiments.common.problems import vector_class
+from experiments.splitting.definition import SEEDS_PER_RUN
+from experiments.training.evaluation import Validator
+from experiments.training.hyperparameters import OfNetwork
+from experiments.training.interruption import Interruption
+from experiments.training.phases import Phase, phases
+from experiments.training.plan import Training
+from experiments.training.record import STATE, Listener, Record
+from experiments.training.scores import score
+from experiments.training.settings import training_seed
+from experiments.training.state import check_array, read_state, write_state
+from experiments.training.state_bounds import Arrays
+from papi_env.envs.registration import SERVING_V1
+from papi_env.envs.vector import ProblemVectorEnv
+from papi_env.errors import ConfigurationError, DataError, shown
+from papi_env.kernel import FloatArray
+from papi_env.simulation.serving import state as layout
+
+
+class Phased(ABC):
+    """A training in phases, from where it stands. Subclasses say what a step is.
+
+    Args:
+        training: what; on Serving-v1.
+        record: of its validations.
+        count: environments of each setting side by side.
+
+    Attributes:
+        weights: float64 [NUM_WEIGHTS], where the coming step begins.
+        best: those of this phase that scored most on its fixed instances, `best_score`.
+        done: the best by traffic of the phases that are over; those of all under the empty name.
+        taken: steps of this phase.
+        generation: steps of all phases.
+        notes: of steps, as plain data.
+        steps: iterations of the machine that were played; simulated_s: their seconds.
+    """
+
+    algorithm: ClassVar[str]
+    # Arrays of the state, by attributes.
+    arrays: ClassVar[Mapping[str, str]] = {"weights": "weights", "best": "best"}
+
+    def __init__(self, training: Training, record: Record, count: int) -> None:
+        assert isinstance(training.parameters, OfNetwork)
+        self.training, self.record = training, record
+        self.weights: FloatArray = untrained(training.config.seed)
+        self.best: FloatArray = self.weights
+        self.best_score: float = -np.inf
+        self.done: dict[str, FloatArray] = {}
+        self.notes: list[dict[str, Any]] = []
+        self._phases = phases(training.settings, training.parameters.timesteps, training.parameters.apart)
+        self.generation: int = 0
+        self.steps: int = 0
+        self.taken: int = 0
+        self._phase: int = 0
+        self._next_validation: int = 0
+        self._next_check: int = 0
+        self.simulated_s: float = 0.0
+        self._earlier_s: float = 0.0
+        self._start = time.perf_counter()
+        horizon_s = training.parameters.horizon_s
+        changes: dict[str, Any] = {"serving": {"horizon_s": horizon_s}} if horizon_s else {}
+        make = vector_class(training.config.env)
+        self.envs: list[ProblemVectorEnv] = [
+            make(
+                setting.replace(**changes),
+                num_envs=count,
+                autoreset_mode=AutoresetMode.DISABLED,
+                threads=training.config.threads,
+            )
+            for setting in training.settings
+        ]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Of all validations so far."""
+        return self.record.rows
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of training, over all sessions."""
+        return self._earlier_s + time.perf_counter() - self._start
+
+    @property
+    def over(self) -> bool:
+        """Whether all phases are."""
+        return self._phase == len(self._phases)
+
+    @property
+    def phase(self) -> Phase:
+        """The one that goes on."""
+        return self._phases[self._phase]
+
+    @abstractmethod
+    def step(self) -> None:
+        """Change the weights once."""
+
+    def finish_phase(self) -> None:
+        """Keep what the phase found, and start the next from it or from untrained weights: from the better."""
+        self.done[self.phase.traffic] = self.best
+        self._phase += 1
+        if self.over:
+            return
+        self.best_score, self.taken = -np.inf, 0
+        self.begin_phase()
+        for start in (untrained(self.training.config.seed), self.done[""]):
+            self.weights = start
+            self.check()
+        self.weights = self.best
+
+    @abstractmethod
+    def begin_phase(self) -> None:
+        """Forget what belongs to the phase before."""
+
+    @abstractmethod
+    def kept(self) -> Arrays:
+        """Further arrays of the state, of no fixed length."""
+
+    @abstractmethod
+    def take(self, path: Path, arrays: Arrays) -> None:
+        """Go on from the further arrays of a state.
+
+        Raises:
+            DataError: they are not of this training.
+        """
+
+    def check(self) -> float:
+        """Let the weights play the phase's fixed instances, as many of each setting as there are environments."""
+        # The last of the run's seeds: steps take the first.
+        last = training_seed(self.training.config.seed) + SEEDS_PER_RUN
+        total = self.score(self.weights, self.phase.settings, last - self.envs[0].num_envs)
+        if total > self.best_score:
+            self.best, self.best_score = self.weights, total
+        return total
+
+    def score(self, weights: FloatArray, settings: Iterable[int], first: int) -> float:
+        """What weights score on settings, their sum, in episodes of seeds from `first` on."""
+        total = 0.0
+        for k in settings:
+            env = self.envs[k]
+            metrics = evaluate(SeesRequests(weights), env, range(first, first + env.num_envs))
+            self.count(metrics)
+            total += score(
+                self.training.config.env,
+                self.training.settings[k],
+                metrics["return"],
+                metrics["offered"],
+            )
+        return total
+
+    def count(self, metrics: Mapping[str, Any]) -> None:
+        """Episodes that were played."""
+        self.steps += int(metrics["iterations"].sum())
+        self.simulated_s += float(metrics["time_s"].sum())
+
+    def at_boundary(self, last: bool = False) -> None:
+        """Validate and keep the state where it is time."""
+        self.record.listener.stepped(self.steps, self.simulated_s)
+        if self.rows and self.rows[-1]["steps"] == self.steps:
+            return
+        if self.steps >= self._next_validation or last:
+            every = self.training.every
+            self._next_validation = (self.steps // every + 1) * every
+            self.record.validate(self.checkpoint(), self.steps, self.simulated_s, self.wall_s)
+            self.keep_state()
+
+    def found(self) -> dict[str, FloatArray]:
+        """The best weights by traffic as of now, those of all under the empty name first."""
+        now = {} if self.over else {self.phase.traffic: self.best}
+        return {"": self.best} | self.done | now
+
+    def checkpoint(self) -> Checkpoint:
+        """The policy as it is now."""
+        found = self.found()
+        network = RequestNetwork(traffics=tuple(name for name in found if name))
+        description = Description(
+            algorithm=self.algorithm,
+            env=self.training.config.env,
+            observation=ObservationLayout(names=layout.OBSERVATION_NAMES_V1),
+            action=ActionLayout(options=layout.NVEC_V1),
+            architecture=network,
+            masked=False,
+            scenarios=tuple(setting.model_dump(mode="json") for setting in self.training.settings),
+            training=self.training.summary(),
+        )
+        tensors: dict[str, Float32Array] = {}
+        for traffic, weights in found.items():
+            tensors |= network.split(weights, traffic)
+        return Checkpoint(description, tensors)
+
+    def keep_state(self) -> None:
+        """Write what a resumed run starts from."""
+        if self.record.folder is not None:
+            names = ("generation", "steps", "taken", "simulated_s", "wall_s")
+            numbers = {name: getattr(self, name) for name in names}
+            counts = ("next_validation", "phase", "next_check")
+            numbers |= {name: getattr(self, f"_{name}") for name in counts}
+            # None has been checked where the score is not finite, which JSON cannot say.
+            numbers["best_score"] = self.best_score if np.isfinite(self.best_score) else None
+            arrays = {name: getattr(self, attribute) for name, attribute in self.arrays.items()}
+            arrays |= {f"done/{traffic}": weights for traffic, weights in self.done.items()}
+            content = {"numbers": numbers, "rows": self.rows, "notes": self.notes}
+            write_state(self.record.folder / STATE, arrays | self.kept(), content)
+
+    def take_over(self, path: Path) -> None:
+        """Go on from a state that was kept.
+
+        Raises:
+            DataError: the file is damaged, or of another training.
+        """
+        arrays, content = read_state(path)
+        try:
+            numbers = content["numbers"]
+            names = ("generation", "steps", "taken", "next_validation", "phase", "next_check")
+            counts = [int(numbers[name]) for name in names]
+            seconds = [float(numbers[name]) for name in ("simulated_s", "wall_s")]
+            best_score = -np.inf if numbers["best_score"] is None else float(numbers["best_score"])
+            rows, notes = ([dict(row) for row in content[name]] for name in ("rows", "notes"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: not the state of this training: {error!r}") from None
+        wrong = min(counts) < 0 or counts[4] > len(self._phases) or np.isnan(best_score)
+        if wrong or not np.isfinite(seconds).all():
+            raise DataError(f"{path}: numbers of the training are {shown(numbers)}, expected others")
+        over = [phase.traffic for phase in self._phases[: counts[4]]]
+        for name in (*self.arrays, *(f"done/{traffic}" for traffic in over)):
+            check_array(path, name, arrays.get(name), np.zeros(NUM_WEIGHTS))
+            if not np.isfinite(arrays[name]).all():
+                raise DataError(f"{path}: {name} holds numbers that are not finite")
+        for name, attribute in self.arrays.items():
+            setattr(self, attribute, arrays[name])
+        self.best_score = best_score
+        self.done = {traffic: arrays[f"done/{traffic}"] for traffic in over}
+        self.generation, self.steps, self.taken = counts[:3]
+        self._next_validation, self._phase, self._next_check = counts[3:]
+        self.simulated_s, self._earlier_s = seconds
+        self.record.rows, self.notes = rows, notes
+        self.take(path, arrays)
+
+
+def train_in_phases(
+    kind: Callable[[Training, Record], Phased],
+    training: Training,
+    folder: Path | None,
+    listener: Listener,
+    interruption: Interruption,
+) -> Phased:
+    """Train to the end, from the state in `folder` where there is one; see `learn.train`.
+
+    Raises:
+        ConfigurationError: the problem is not Serving-v1, or the budget is too small.
+        DivergedError: returns ceased to be finite.
+        KeyboardInterrupt: the interruption was asked for; the state is kept.
+    """
+    config = training.config
+    if config.env != SERVING_V1:
+        raise ConfigurationError(
+            f"{config.algorithm} trains a network that sees requests: expected --env {SERVING_V1}, "
+            f"found {config.env}"
+        )
+    record = Record(folder, Validator(config.env, training.validation, config.episodes), listener)
+    run = kind(training, record)
+    if folder is not None and (folder / STATE).exists():
+        run.take_over(folder / STATE)
+    listener.started(run.steps)
+    while not run.over:
+        run.at_boundary()
+        if interruption.asked:
+            run.keep_state()
+            raise KeyboardInterrupt
+        run.step()
+    run.at_boundary(last=True)
+    return run
