@@ -5,19 +5,20 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import struct
 import tomllib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from functools import lru_cache
 from random import Random
 from typing import Any
 
 from experiments.fuzzing.values import STRANGE, as_toml, changed, text_changed
 
 Mutation = Callable[[bytes, Random], bytes]
-# Of a text, what stands between its words.
-_BREAKS = b'\n,:{}[]"= \t'
+# Of a text, each with what ends it: a comma, quote, bracket or line.
+_WORDS = re.compile(rb'[^\n,:{}\[\]"= \t]*[\n,:{}\[\]"= \t]|[^\n,:{}\[\]"= \t]+')
 _TOKENS = (
     b"",
     b"\n",
@@ -65,8 +66,7 @@ def bytes_changed(data: bytes, rng: Random) -> bytes:
 
 def words_changed(data: bytes, rng: Random) -> bytes:
     """Words of a text replaced, dropped, repeated or swapped; a word ends at a comma, quote, bracket or line."""
-    ends = [0, *(i + 1 for i, byte in enumerate(data) if byte in _BREAKS), len(data)]
-    words = [data[a:b] for a, b in pairwise(ends)]
+    words = _WORDS.findall(data)
     for _ in range(1 + min(int(rng.expovariate(0.7)), 5)):
         if not words:
             break
@@ -91,10 +91,15 @@ def words_changed(data: bytes, rng: Random) -> bytes:
 def _by_parts(parse: Callable[[bytes], Any], write: Callable[[Any], bytes]) -> Mutation:
     """Mostly the parts of what the file says; sometimes its words or its bytes."""
 
+    # Read as JSON, which is the quickest copy of what was parsed once.
+    @lru_cache(maxsize=32)
+    def parsed(data: bytes) -> str:
+        return _dumps(parse(data))
+
     def mutate(data: bytes, rng: Random) -> bytes:
         kind = rng.random()
         if kind < 0.7:
-            return write(changed(parse(data), rng))
+            return write(changed(json.loads(parsed(data)), rng))
         return (words_changed if kind < 0.9 else bytes_changed)(data, rng)
 
     return mutate

@@ -19,6 +19,7 @@ from agents.learned.policy import load_policy
 from experiments.attacc.cycles import read_cycles
 from experiments.common.runner import ROOT, checked, digest, read_record
 from experiments.fuzzing import seeds
+from experiments.fuzzing.decoder import served
 from experiments.gpus.kernels import read_kernels
 from experiments.replay.validate_serving import read_run as read_server_run
 from experiments.splitting.splits import PINS, read_pins
@@ -107,6 +108,17 @@ def _pins() -> Files:
     return Files((seeds.as_json(document),))
 
 
+def _first(path: Path, part: str | None = None) -> Callable[[], Files]:
+    """The first two entries of a file of the project, or of the part of it that is read: all others are alike."""
+
+    def valid() -> Files:
+        document = json.loads(path.read_bytes())
+        first = dict(list((document if part is None else document[part]).items())[:2])
+        return Files((seeds.as_json(first if part is None else {part: first}),))
+
+    return valid
+
+
 def _scenarios() -> Files:
     return Files(tuple(map(seeds.as_json, seeds.scenario_documents())))
 
@@ -188,6 +200,14 @@ def _training_files(file: str) -> Callable[[], Files]:
         return Files((files.pop(file),), files)
 
     return valid
+
+
+def _decoded(name: str) -> Callable[[Path], object]:
+    def read(folder: Path) -> object:
+        with served():
+            return read_trace(folder / name)
+
+    return read
 
 
 def _hyperparameters(folder: Path) -> object:
@@ -317,7 +337,7 @@ def _readers() -> list[Reader]:
         Reader("trace-json", "trace.json", "json", documents, chatted),
         Reader("trace-lines", "trace.jsonl", "json-lines", lines, trace("trace.jsonl")),
         Reader("trace-gzip", "trace.gz", "gzip", packed, trace("trace.gz"), unpacks=True),
-        Reader("trace-parquet", "trace.parquet", "parquet", typed, trace("trace.parquet"), unpacks=True),
+        Reader("trace-parquet", "trace.parquet", "parquet", typed, _decoded("trace.parquet"), unpacks=True),
         Reader("requests", "requests.csv", "text", _of(*seeds.REQUESTS), _requests),
         Reader(
             "checkpoint-json",
@@ -379,14 +399,14 @@ def _readers() -> list[Reader]:
             "tuned",
             "heuristic.json",
             "json",
-            _in_folder(ROOT / "agents" / "serving", "heuristic.json"),
+            _first(ROOT / "agents" / "serving" / "heuristic.json"),
             _tuned,
         ),
         Reader(
             "capacities",
             CAPACITIES.name,
             "json",
-            _of(CAPACITIES.read_bytes()),
+            _first(CAPACITIES, "measured"),
             _file(load_capacities, CAPACITIES.name),
         ),
         Reader(

@@ -16,12 +16,19 @@ from papi_env.workload.traces.tables import MAX_FIELD
 # Rows at once; chosen: a quarter of the usual group of rows, some 10 MB.
 ROWS = 2**18
 # Decodes all that a file holds, some rows at a time.
-_DECODE = f"""import sys, polars
-scan = polars.scan_parquet(sys.argv[1], glob=False)
-for start in range(0, scan.select(polars.len()).collect().item(), {ROWS}):
-    scan.slice(start, {ROWS}).collect()
+DECODE = f"""import sys, polars
+def decode(path):
+    scan = polars.scan_parquet(path, glob=False)
+    for start in range(0, scan.select(polars.len()).collect().item(), {ROWS}):
+        scan.slice(start, {ROWS}).collect()
 """
 _PANIC = getattr(pl.exceptions, "PanicException", pl.exceptions.PolarsError)
+
+
+def decode_apart(path: Path) -> int:
+    """The exit status of a process that decodes a file: 0, 1 for an error that Python knows, others where it died."""
+    command = [sys.executable, "-P", "-c", f"{DECODE}decode(sys.argv[1])", str(path)]
+    return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode
 
 
 class Parquet:
@@ -45,8 +52,7 @@ class Parquet:
 
     def _try(self) -> None:
         """Refuse a file whose decoder takes its process with it, as where a size in it is beyond all memory."""
-        command = [sys.executable, "-P", "-c", _DECODE, str(self.path)]
-        status = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode
+        status = decode_apart(self.path)
         # Errors that Python knows are met again, and explained.
         if status not in (0, 1):
             raise self._damaged(RuntimeError(f"reading it ends the process, status {status}"))
