@@ -148,9 +148,9 @@ def _size(value: Any) -> int:
 
 
 def _number(value: float, rng: Random) -> Any:
-    with_float = (value * 1e6, value * 1e-9, value / 3)
-    whole = (value + 1, value - 1, -value, value * 2, float(value), str(value))
-    try:
+    try:  # some numbers are beyond those with a point
+        with_float = (value * 1e6, value * 1e-9, value / 3)
+        whole = (value + 1, value - 1, -value, value * 2, float(value), str(value))
         return rng.choice((*whole, *with_float, int(value)))
     except (OverflowError, ValueError):
         return 0

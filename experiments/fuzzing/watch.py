@@ -93,9 +93,13 @@ def _run(asked: dict[str, Any], folder: Path, limits: Limits) -> tuple[int, str]
         return None
     try:
         number = int((folder / AT).read_text())
+        # What readers raise is counted; what else is raised is our own.
+        known = process.returncode != 1
     except (OSError, ValueError):
+        known = False
+    if not known:
         said = (folder / "errors").read_text(errors="replace")[-2000:]
-        raise RuntimeError(f"{asked['reader']}: its process did not start: {said}") from None
+        raise RuntimeError(f"{asked['reader']}: its process failed by itself: {said}")
     if hung:
         return number, "no answer"
     code = process.returncode
