@@ -1,8 +1,10 @@
 """Processes of a Ray cluster: what runs on them is handed out by joblib through Ray's backend for it.
 
 joblib puts calls that take less than about a second together, so that many short ones do not become many tasks. Ray
-starts a process that died anew, on another node where it must, and gives it its task again; the others work on. A
-result goes back to this process: nodes share no folder, but each needs this project, in the same version.
+starts a process that died anew, on another node where it must, and gives it its task again; the others work on. Where
+a node is gone for good, the work goes on with as many processes as there are cores left; where it was that of this
+process, or the cluster's head, the command ends. A result goes back to this process: nodes share no folder, but each
+needs this project, in the same version.
 """
 
 from __future__ import annotations
@@ -10,12 +12,16 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import joblib
 
-from experiments.common.pools import TRIES, Call, Pool, died
+from experiments.common.pools import TRIES, Call, Pool, ProcessesLostError, died
 from experiments.common.runner import ROOT, listed, source_digest, versions
 from papi_env.errors import ConfigurationError
 
@@ -26,6 +32,15 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": 
 _STORE_BYTES = 128 << 20
 # chosen: seconds that a node takes to answer at most; range 1-30.
 _ANSWER_S = 5.0
+# Without a result for so long, and whenever something fails, one looks whether the cluster is still there. chosen: a
+# fraction of what Ray takes to find that a node is gone; range 0.5-10.
+_LOOK_S = 2.0
+# In a row, before a head that does not answer is taken for gone. chosen: a restart of a second is waited for.
+_LOOKS = 3
+
+
+class _SmallerError(Exception):
+    """The cluster has fewer cores than there are processes: some of them are not started again."""
 
 
 class Cluster(Pool):
@@ -55,6 +70,10 @@ class Cluster(Pool):
 
             supports_return_generator = True
 
+            def abort_everything(self, ensure_ready: bool = True) -> None:
+                """Not ready for more afterwards: that would start a Ray anew where its nodes are gone."""
+                super().abort_everything(ensure_ready=False)
+
         self._ray, self._backend = ray, Streaming
         # It prints them on standard output, where results go.
         ray._private.worker.print_to_stdstream = _on_errors
@@ -65,6 +84,8 @@ class Cluster(Pool):
             ray.shutdown()
             raise ConfigurationError(f"--jobs is {jobs}, but the Ray cluster has {cores} cores")
         self._parallel: joblib.Parallel | None = None
+        here = ray.get_runtime_context()
+        self._node, self._head, self._lost = here.get_node_id(), here.gcs_address, False
 
     def _connect(self, jobs: int, address: str | None) -> None:
         # Nodes may have no such variable, and this process may not be in the project's folder.
@@ -101,9 +122,15 @@ class Cluster(Pool):
                         begun.discard(number)
                         del waiting[number]
                         yield number, result
-                except self._ray.exceptions.RayError:
-                    # Which call ended its processes is not said.
+                except _SmallerError:
                     self._stop()
+                    self.size = self._cores()
+                    continue
+                except self._ray.exceptions.RayError:
+                    with suppress(_SmallerError):  # seen when all run together again
+                        self._look()
+                    self._stop()
+                    # Which call ended its processes is not said.
                 except BaseException:
                     self._stop()
                     raise
@@ -127,23 +154,91 @@ class Cluster(Pool):
                 begun.add(number)
                 yield joblib.delayed(_answer)(_Task(number, call, _code()))
 
-        yield from self._parallel(handed_out())
+        # In a thread of its own: it waits for processes that may never be there again.
+        found: SimpleQueue[tuple[int, Any] | BaseException | None] = SimpleQueue()
+        thread = threading.Thread(
+            target=self._collect, args=(self._parallel, handed_out(), found), daemon=True
+        )
+        thread.start()
+        while True:
+            try:
+                one = found.get(timeout=_LOOK_S)
+            except Empty:
+                self._look()
+                continue
+            if one is None:
+                return
+            if isinstance(one, BaseException):
+                raise one
+            yield one
+
+    def _collect(self, parallel: joblib.Parallel, tasks: Iterable[Any], found: SimpleQueue[Any]) -> None:
+        """Put results where they are waited for, and in the end None, or what was raised."""
+        try:
+            for result in parallel(tasks):
+                found.put(result)
+            found.put(None)
+        except BaseException as error:
+            found.put(error)
 
     def _alone(self, call: Call, tries: int) -> Any:
         """Run a call in a process of its own."""
         ray = self._ray
-        run = ray.remote(max_retries=tries - 1)(_answer)
-        try:
-            return ray.get(run.remote(_Task(0, call, _code())))[1]
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except ray.exceptions.RayError:
-            raise died(call) from None
+        result = ray.remote(max_retries=tries - 1)(_answer).remote(_Task(0, call, _code()))
+        while True:
+            try:
+                return ray.get(result, timeout=_LOOK_S)[1]
+            except ray.exceptions.GetTimeoutError:
+                with suppress(_SmallerError):  # one core is left
+                    self._look()
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            except ray.exceptions.RayError:
+                with suppress(_SmallerError):
+                    self._look()
+                raise died(call) from None
+
+    def _cores(self) -> int:
+        return int(self._ray.cluster_resources().get("CPU", 0))
+
+    def _look(self) -> None:
+        """Whether the cluster is still there.
+
+        Raises:
+            ProcessesLostError: it is not.
+            _SmallerError: it has fewer cores than this pool has processes.
+        """
+        # Asking a head that is gone ends this process.
+        if not any(self._answers(k) for k in range(_LOOKS)):
+            raise self._broken(f"its head {self._head} does not answer any more")
+        here = [node for node in self._ray.nodes() if node["NodeID"] == self._node]
+        if not any(node["Alive"] for node in here):
+            raise self._broken("the node of this machine ended")
+        cores = self._cores()
+        if cores < 1:
+            raise self._broken("no node is left")
+        if cores < self.size:
+            raise _SmallerError
+
+    def _answers(self, tries: int) -> bool:
+        """Whether somebody is at the head's address, after so many times that nobody was."""
+        host, _, port = self._head.rpartition(":")
+        time.sleep(_LOOK_S / 2 if tries else 0.0)
+        with suppress(OSError):
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+            return True
+        return False
+
+    def _broken(self, why: str) -> ProcessesLostError:
+        self._lost = True
+        return ProcessesLostError(f"the Ray cluster broke down: {why}; what was done is kept")
 
     def _stop(self) -> None:
         if self._parallel is not None:
             parallel, self._parallel = self._parallel, None
-            parallel.__exit__(None, None, None)
+            if not self._lost:
+                with suppress(self._ray.exceptions.RayError):  # of nodes that are gone
+                    parallel.__exit__(None, None, None)
 
     def close(self) -> None:
         """See `Pool`."""

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from experiments.common.ending import Terminated, terminable
 from experiments.common.options import Flag, Spelling, respell
+from experiments.common.pools import ProcessesLostError
 from experiments.common.progress import Progressing
 from papi_env.errors import ConfigurationError, DataError
 
@@ -106,9 +107,15 @@ def say(console: Console, text: str) -> None:
 
 @contextmanager
 def can_go_on(progress: Console, how: str) -> Iterator[None]:
-    """Say how to go on, should what runs inside be interrupted."""
+    """Say how to go on, should what runs inside be interrupted, or lose its processes.
+
+    Raises:
+        ProcessesLostError: that of what runs inside, with how to go on.
+    """
     try:
         yield
+    except ProcessesLostError as error:
+        raise ProcessesLostError(f"{error}; {how} goes on") from None
     except KeyboardInterrupt:
         say(progress, f"interrupted; {how} goes on")
         raise

@@ -16,6 +16,10 @@ from papi_env.errors import DataError
 TRIES = 3
 
 
+class ProcessesLostError(DataError):
+    """Processes that ran calls are gone, though what was asked can be done: the same command goes on."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A function of a module, and its arguments, which must pickle; `label` is what people call it."""
@@ -42,7 +46,7 @@ class Pool(ABC):
         A call whose process dies is run again in another one, `TRIES` times in all.
 
         Raises:
-            DataError: the processes that ran a call died each time.
+            ProcessesLostError: the processes that ran a call died each time, or there are no more.
         """
 
     def map(self, calls: Sequence[Call]) -> list[Any]:
@@ -65,9 +69,9 @@ class OwnProcess(Pool):
             yield number, call.run()
 
 
-def died(call: Call) -> DataError:
+def died(call: Call) -> ProcessesLostError:
     """What is said of a call that ended its processes."""
-    return DataError(
+    return ProcessesLostError(
         f"{call.label}: the process that ran it died {TRIES} times (killed, out of memory, or a fault); everything "
         "else that was done is kept"
     )

@@ -149,7 +149,7 @@ def _stamp_document(folder: Path, data: bytes) -> bytes:
         document = json.loads(data)
         document.pop("sha256")
         return json.dumps({**document, "sha256": document_digest(document)}).encode()
-    except (ValueError, AttributeError, KeyError, RecursionError):
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):  # no document any more
         return data
 
 

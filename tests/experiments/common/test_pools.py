@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from experiments.common import runner
+from experiments.common import cluster, runner
 from experiments.common.cluster import _answer, _check_address, _code, _Task
+from experiments.common.command import can_go_on
 from experiments.common.machine import Machine
 from experiments.common.options import Workers
-from experiments.common.pools import TRIES, Call, OwnProcess
+from experiments.common.pools import TRIES, Call, OwnProcess, ProcessesLostError
 from experiments.common.workers import started
 from papi_env.errors import ConfigurationError, DataError
 
@@ -230,3 +232,95 @@ def test_a_ray_of_two_processes_gives_the_same_bytes_and_outlives_one_of_them(tm
     assert ran.returncode == 0, ran.stderr
     # Standard output is for results.
     assert ran.stdout == "done\n"
+
+
+# A node ends while calls are running: on another machine, and then on this one.
+NODES = """
+import os, signal, sys
+from pathlib import Path
+from experiments.common.options import Workers
+from experiments.common.pools import Call, ProcessesLostError
+from experiments.common.workers import started
+from ray.cluster_utils import Cluster
+from tests_rows import slow
+
+def end(node):
+    (raylet,) = [process for name, process in node.live_processes() if name == "raylet"]
+    os.kill(raylet.pid, signal.SIGKILL)
+
+if __name__ == "__main__":
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    other = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    calls = [Call(f"call {n}", slow, (n,)) for n in range(60)]
+    with started(Workers(jobs=2, backend="ray", address=cluster.address)) as pool:
+        if sys.argv[1] == "other":
+            found = {}
+            for number, result in pool.run(calls):
+                if not found:
+                    cluster.remove_node(other, allow_graceful=False)
+                found[number] = result
+            assert found == {n: n for n in range(60)}, found
+        else:
+            found = []
+            try:
+                for number, result in pool.run(calls):
+                    if not found:
+                        end(cluster.head_node)
+                    found.append(result)
+            except ProcessesLostError as error:
+                assert found and len(found) < 60
+                print(error)
+            else:
+                raise AssertionError("not told")
+    print("done")
+"""
+SLOW = """
+import time
+
+def slow(number):
+    time.sleep(0.7)
+    return number
+"""
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("which", "said"),
+    [
+        ("other", ""),
+        ("own", "the Ray cluster broke down: the node of this machine ended; what was done is kept\n"),
+    ],
+)
+def test_a_node_of_ray_that_ends_costs_what_it_ran(which, said, tmp_path):
+    (tmp_path / "nodes.py").write_text(NODES)
+    (tmp_path / "tests_rows.py").write_text(SLOW)
+    path = f"{runner.ROOT}{os.pathsep}{tmp_path}"
+    ran = subprocess.run(
+        [sys.executable, tmp_path / "nodes.py", which],
+        env=os.environ | {"PYTHONPATH": path, "RAY_worker_niceness": "0"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == f"{said}done\n"
+
+
+def test_a_head_that_does_not_answer_is_lost(monkeypatch):
+    monkeypatch.setattr(cluster, "_LOOK_S", 0.01)
+    pool = cluster.Cluster.__new__(cluster.Cluster)
+    pool._head = "127.0.0.1:1"
+    with pytest.raises(ProcessesLostError, match="its head 127.0.0.1:1 does not answer any more"):
+        pool._look()
+    assert pool._lost
+
+
+def test_who_loses_processes_hears_how_to_go_on(tmp_path):
+    quiet = Console(quiet=True)
+    with (
+        pytest.raises(ProcessesLostError, match=r"call 1: .* is kept; the same command goes on"),
+        can_go_on(quiet, "the same command"),
+        started(Workers(jobs=2)) as pool,
+    ):
+        pool.map([Call(f"call {n}", dies, (tmp_path, n, 9 if n == 1 else 0)) for n in range(3)])
