@@ -2,8 +2,9 @@
 
 Small runs of `compare`, `sweep`, `train`, `tune` and `leaderboard` are ended as by a power cut (kill -9 of all their
 processes), go on with the same command, and are ended again; of others a single process that runs jobs is killed,
-local ones and Ray's. Each comes to its end, and its results must be, bit for bit, those of a run in peace, with no
-file of jobs left behind. Written to the run folder: summary.json, and under `runs` what was not the same.
+local ones and Ray's. A command that loses the processes of one job again and again says so and ends: "given up", and it
+goes on too. Each comes to its end, and its results must be, bit for bit, those of a run in peace, with no file of jobs
+left behind. Written to the run folder: summary.json, and under `runs` what was not the same.
 """
 
 from __future__ import annotations
@@ -124,10 +125,10 @@ def _table(tallies: Sequence[tuple[Case, Tally]]) -> Table:
     table = Table(title="Killed and gone on", title_justify="left", box=None, pad_edge=False)
     for name in ("command", "jobs on", "killed"):
         table.add_column(name)
-    for name in ("kills", "runs", "sessions", "wrong"):
+    for name in ("kills", "runs", "sessions", "given up", "wrong"):
         table.add_column(name, justify="right")
     for case, tally in tallies:
-        counts = (tally.kills, tally.runs, tally.sessions, len(tally.wrong))
+        counts = (tally.kills, tally.runs, tally.sessions, tally.given_up, len(tally.wrong))
         what = "all processes" if case.target == "all" else "one worker"
         table.add_row(case.name, case.backend, what, *map(str, counts))
     return table

@@ -21,6 +21,7 @@ from experiments.common.pools import Pool
 from experiments.common.runner import Job, RunFolder, canonical, digest
 from papi_env.errors import DataError
 from papi_env.files import JSON_BYTES, read_bounded
+from papi_env.workload.traces.parquet import PANIC
 
 PARTS = "parts"
 _NAMES = "[0-9]" * 6 + "-*-*.parquet"
@@ -56,7 +57,7 @@ def part_of(
     key = digest(canonical([job.key for job in jobs]))[:_LENGTH]
     kept = None
     for path in sorted(place.glob(f"{number:06d}-*.parquet")):
-        found = _read(path, key) if kept is None else None
+        found = _read(path, key, schema) if kept is None else None
         if found is None:
             path.unlink()  # of other code, or damaged
         else:
@@ -75,8 +76,8 @@ def part_of(
     return kept, reused
 
 
-def _read(path: Path, key: str) -> pl.DataFrame | None:
-    """The rows of a part's file; None where it holds other jobs, or is not what was written."""
+def _read(path: Path, key: str, schema: Mapping[str, type[DataType]]) -> pl.DataFrame | None:
+    """The rows of a part's file; None where it holds other jobs or columns, or is not what was written."""
     names = path.stem.split("-")
     if len(names) != 3 or names[1] != key:
         return None
@@ -84,7 +85,13 @@ def _read(path: Path, key: str) -> pl.DataFrame | None:
         data = read_bounded(path, JSON_BYTES)
     except DataError:
         return None
-    return pl.read_parquet(io.BytesIO(data)) if digest(data)[:_LENGTH] == names[2] else None
+    if digest(data)[:_LENGTH] != names[2]:
+        return None
+    try:
+        rows = pl.read_parquet(io.BytesIO(data))
+    except (pl.exceptions.PolarsError, PANIC, OSError):
+        return None
+    return rows if dict(rows.schema) == dict(schema) else None
 
 
 def finish(folder: RunFolder, count: int) -> None:

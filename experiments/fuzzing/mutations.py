@@ -162,6 +162,17 @@ def safetensors(data: bytes, rng: Random) -> bytes:
     return len(header).to_bytes(8, "little") + header + numbers
 
 
+def state(data: bytes, rng: Random) -> bytes:
+    """A training's state: its plain data, which is text within the header, or as any file of safetensors."""
+    if rng.random() < 0.5:
+        return safetensors(data, rng)
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"]["state"] = _dumps(changed(json.loads(header["__metadata__"]["state"]), rng))
+    text = _json(header)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
 FORMS: Mapping[str, Mutation] = {
     "json": _by_parts(json.loads, _json),
     "json-lines": _by_parts(lambda data: [json.loads(line) for line in data.splitlines()], _json_lines),
@@ -173,6 +184,7 @@ FORMS: Mapping[str, Mutation] = {
     "zip": zipped,
     "parquet": bytes_changed,
     "safetensors": safetensors,
+    "state": state,
 }
 
 

@@ -18,7 +18,7 @@ from agents.learned.distilled import TREE, load_tree
 from agents.learned.policy import load_policy
 from experiments.attacc.cycles import read_cycles
 from experiments.common.runner import ROOT, checked, digest, read_record
-from experiments.fuzzing import seeds
+from experiments.fuzzing import runs, seeds
 from experiments.fuzzing.decoder import served
 from experiments.gpus.kernels import read_kernels
 from experiments.replay.validate_serving import read_run as read_server_run
@@ -394,6 +394,23 @@ def _readers() -> list[Reader]:
         Reader("run-record", "run.json", "json", _training_files("run.json"), _trained),
         Reader("curve-record", "run.json", "json", _training_files("run.json"), _curve),
         Reader("curve", "evaluations.csv", "text", _training_files("evaluations.csv"), _curve),
+        Reader(
+            "evolution-state",
+            runs.STATE,
+            "state",
+            lambda: Files((runs.evolution_state(),)),
+            runs.go_on_with_evolution,
+            runs.stamp_state,
+        ),
+        Reader(
+            "training-state",
+            runs.STATE,
+            "state",
+            lambda: Files((runs.training_state(),)),
+            runs.go_on_with_training,
+            runs.stamp_state,
+        ),
+        Reader("sweep-part", runs.PART, "parquet", lambda: Files((runs.part(),)), runs.go_on_with_sweep),
         Reader("result", "job.csv", "text", _of(_result()), _file(_result_of, "job.csv"), _stamp_result),
         Reader(
             "tuned",

@@ -25,6 +25,9 @@ MOST: Mapping[Target, int] = {"all": 3, "worker": 6}
 # chosen: a hundred times what a victim takes on a core of its own; a run that takes longer hangs.
 LIMIT_S = 900.0
 _STEP_S = 0.02
+# How a command ends that says what it cannot do, and what it says where that is for want of processes.
+REFUSED = 2
+_SAID = ("the process that ran it died", "the Ray cluster broke down")
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,15 @@ class Case:
 
 @dataclass
 class Tally:
-    """What was counted for a case: kills, runs, how often one was started; what was wrong, in words."""
+    """What was counted for a case: kills, runs, how often one was started; what was wrong, in words.
+
+    `given_up` counts sessions that lost processes more often than they try, said so and ended: the next one goes on.
+    """
 
     kills: int = 0
     runs: int = 0
     sessions: int = 0
+    given_up: int = 0
     wrong: list[str] = field(default_factory=list)
 
     def plain(self, case: Case) -> dict[str, Any]:
@@ -158,6 +165,9 @@ class Trials:
             tally.sessions += 1
             tally.kills += killed[0]
             left -= killed[0]
+            if case.target == "worker" and killed[0] and status == REFUSED and _lost(out):
+                tally.given_up += 1
+                continue
             if case.target == "worker" or not killed[0]:
                 return status
 
@@ -189,3 +199,10 @@ class Trials:
             env=os.environ | {"PYTHONPATH": path},
             start_new_session=True,
         )
+
+
+def _lost(out: Path) -> bool:
+    """Whether the last thing that a session said is that its processes are gone, and what it does about it."""
+    lines = Path(f"{out}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    return bool(errors) and any(words in errors[-1] for words in _SAID)

@@ -23,6 +23,7 @@ from experiments.training.hyperparameters import Hyperparameters
 from experiments.training.interruption import Interruption
 from experiments.training.record import BEST, LAST, STATE, Listener, Record
 from experiments.training.state import save_state
+from experiments.training.state_bounds import counts_of, number_of, rows_of
 from papi_env.errors import ConfigurationError
 
 # A value-based algorithm has a boundary after every step: progress is shown no more often than this.
@@ -132,11 +133,17 @@ class Boundary(BaseCallback):
             "wall_s": self.wall_s,
         }
 
-    def take_over(self, data: dict[str, Any]) -> None:
-        """Go on where `data()` was taken."""
-        self.record.rows = list(data["rows"])
-        self.next_validation = int(data["next_validation"])
-        self._finished_s, self._wall_s = float(data["finished_s"]), float(data["wall_s"])
+    def take_over(self, path: Path, data: Any) -> None:
+        """Go on where `data()` was taken, which is from the file at `path`.
+
+        Raises:
+            DataError: it is not what `data()` gives.
+        """
+        (self.next_validation,) = counts_of(path, data, ("next_validation",))
+        self.record.rows = rows_of(path, data.get("rows"))
+        self._finished_s, self._wall_s = (
+            number_of(path, name, data.get(name)) for name in ("finished_s", "wall_s")
+        )
 
     @property
     def rows(self) -> list[dict[str, Any]]:

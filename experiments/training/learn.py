@@ -67,7 +67,7 @@ def train(
     going_on = state is not None and state.exists()
     if going_on:
         assert state is not None
-        boundary.take_over(load_state(state, model))
+        boundary.take_over(state, load_state(state, model))
     if model.num_timesteps >= parameters.timesteps:
         boundary.init_callback(model)
         return boundary

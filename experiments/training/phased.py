@@ -33,10 +33,10 @@ from experiments.training.record import STATE, Listener, Record
 from experiments.training.scores import score
 from experiments.training.settings import training_seed
 from experiments.training.state import check_array, read_state, write_state
-from experiments.training.state_bounds import Arrays
+from experiments.training.state_bounds import Arrays, counts_of, number_of, plain_rows_of, rows_of
 from papi_env.envs.registration import SERVING_V1
 from papi_env.envs.vector import ProblemVectorEnv
-from papi_env.errors import ConfigurationError, DataError, shown
+from papi_env.errors import ConfigurationError, DataError
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as layout
 
@@ -233,22 +233,23 @@ class Phased(ABC):
         """
         arrays, content = read_state(path)
         try:
-            numbers = content["numbers"]
+            numbers, rows = content["numbers"], rows_of(path, content["rows"])
+            notes = plain_rows_of(path, "notes", content["notes"])
             names = ("generation", "steps", "taken", "next_validation", "phase", "next_check")
-            counts = [int(numbers[name]) for name in names]
-            seconds = [float(numbers[name]) for name in ("simulated_s", "wall_s")]
-            best_score = -np.inf if numbers["best_score"] is None else float(numbers["best_score"])
-            rows, notes = ([dict(row) for row in content[name]] for name in ("rows", "notes"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: not the state of this training: {error!r}") from None
-        wrong = min(counts) < 0 or counts[4] > len(self._phases) or np.isnan(best_score)
-        if wrong or not np.isfinite(seconds).all():
-            raise DataError(f"{path}: numbers of the training are {shown(numbers)}, expected others")
+            counts = counts_of(path, numbers, names)
+            seconds = [number_of(path, name, numbers[name]) for name in ("simulated_s", "wall_s")]
+            best = numbers["best_score"]
+        except KeyError as error:
+            raise DataError(f"{path}: not the state of this training: it has no {error}") from None
+        best_score = -np.inf if best is None else number_of(path, "best_score", best)
+        if counts[4] > len(self._phases):
+            raise DataError(f"{path}: phase is {counts[4]}, expected at most {len(self._phases)}")
         over = [phase.traffic for phase in self._phases[: counts[4]]]
         for name in (*self.arrays, *(f"done/{traffic}" for traffic in over)):
             check_array(path, name, arrays.get(name), np.zeros(NUM_WEIGHTS))
-            if not np.isfinite(arrays[name]).all():
-                raise DataError(f"{path}: {name} holds numbers that are not finite")
+            # A policy holds them with 32 bits.
+            if not (np.abs(arrays[name]) <= np.finfo(np.float32).max).all():
+                raise DataError(f"{path}: {name} holds numbers that are not finite, or too large")
         for name, attribute in self.arrays.items():
             setattr(self, attribute, arrays[name])
         self.best_score = best_score

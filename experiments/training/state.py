@@ -35,7 +35,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 from agents.environments import problems_of
 from experiments.common.runner import write_whole
 from experiments.training.rewards import TrainingReward
-from experiments.training.state_bounds import Arrays, check_counters, widened
+from experiments.training.state_bounds import Arrays, check_counters, counts_of, number_of, widened
 from papi_env.errors import DataError
 from papi_env.files import check_regular
 from papi_env.sb3 import BatchVecEnv
@@ -127,10 +127,15 @@ def load_state(path: Path, model: BaseAlgorithm) -> Any:
         check_array(path, name, found.get(name), array)
     for where, engine in engines.items():
         check_counters(path, where, engine, found)
+    counts = [name for name in _NUMBERS[:4] if hasattr(model, name)]
+    counts_of(path, plain, counts)
+    for name in _NUMBERS[4:]:
+        if hasattr(model, name):
+            number_of(path, name, plain.get(name))
     try:
         _restore(model, found, plain)
         return run
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: not the state of this training: {error!r}") from error
 
 

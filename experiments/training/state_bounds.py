@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.errors import DataError
+from papi_env.errors import DataError, shown
 from papi_env.scenario import MAX_SPECULATION
 from papi_env.simulation.batch import state as batch
 from papi_env.simulation.batch.engine import DecodeEngine
@@ -18,6 +21,8 @@ from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.workload.images import MAX_IMAGES, MAX_STAGES
 
 Arrays = dict[str, npt.NDArray[Any]]
+# chosen: what no training counts to, and 64 bits hold (range 1e12-9e18).
+_MOST = 1 << 60
 _Bounds = list[tuple[int, int, int]]  # column, least, most
 
 # Counters of a serving engine that are no larger than its slots, and than the requests of an episode.
@@ -27,6 +32,63 @@ _OF_REQUESTS = (serving.REQUESTS, serving.ARRIVED, serving.HEAD, serving.PREEMPT
 # since is written, if at all, for observations that only scenarios with classes have.
 _EARLIER_COLUMNS = {"counters": 47, "clocks": 43}
 _LATER_ARRAYS = ("more", "patience", "queue", "places", "place_s", "prefixes")
+
+
+def counts_of(path: Path, numbers: Any, names: Sequence[str]) -> list[int]:
+    """Counters of a training, by name.
+
+    Raises:
+        DataError: one is missing, or is none.
+    """
+    found: list[int] = []
+    for name in names:
+        value = numbers.get(name) if isinstance(numbers, dict) else None
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MOST:
+            raise DataError(f"{path}: {name} is {shown(value)}, expected a count")
+        found.append(value)
+    return found
+
+
+def number_of(path: Path, name: str, value: Any) -> float:
+    """A number of a training.
+
+    Raises:
+        DataError: it is none, or not finite.
+    """
+    with suppress(OverflowError):  # an int beyond all floats
+        if not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value):
+            return float(value)
+    raise DataError(f"{path}: {name} is {shown(value)}, expected a finite number")
+
+
+def rows_of(path: Path, rows: Any) -> list[dict[str, Any]]:
+    """The rows of a training's validations, each with the same numbers by name.
+
+    Raises:
+        DataError: they are none.
+    """
+    rows = plain_rows_of(path, "rows", rows)
+    names = ["steps", "simulated_s", "wall_s", "score"]
+    for k, row in enumerate(rows):
+        missing = {*names} ^ {*row} if k else {*names} - {*row}
+        if missing:
+            raise DataError(f"{path}: rows.{k} has other fields: {shown(sorted(missing))}")
+        names = list(row)
+        counts_of(path, row, ("steps",))
+        for name, value in row.items():
+            number_of(path, f"rows.{k}.{shown(name)}", value)
+    return rows
+
+
+def plain_rows_of(path: Path, name: str, rows: Any) -> list[dict[str, Any]]:
+    """A list of fields by name.
+
+    Raises:
+        DataError: it is none.
+    """
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path}: {name} are {shown(rows)}, expected a list of fields by name")
+    return rows
 
 
 def widened(where: str, engine: Engine[Any], found: Arrays, expected: Arrays) -> Arrays:

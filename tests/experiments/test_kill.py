@@ -122,3 +122,16 @@ def test_agents_of_a_ray_node_run_no_jobs(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PROC", tmp_path)
     monkeypatch.setattr(module, "descendants", lambda root: list(names))
     assert module.workers_of(1) == [11]
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("job 3: the process that ran it died 3 times (killed, ...); everything else is kept", True),
+        ("the Ray cluster broke down: no node is left; what was done is kept", True),
+        ("a/b.csv: cannot be written: No space left on device", False),
+    ],
+)
+def test_a_command_that_gave_up_is_told_from_one_that_failed(tmp_path, said, lost):
+    (tmp_path / "run.log").write_text(f"run folder x\nerror: {said}\nRay: another line\n")
+    assert trials._lost(tmp_path / "run") == lost

@@ -34,6 +34,7 @@ from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
 
 ROUNDS = "rounds.csv"
+NOTED = ("round", "traffic", "looks", "explained", "moved", "score", "leaves explained", "steps")
 # So many times a fit is tried, for one to doubtful gains is timid, and one to sure gains goes all the way. chosen: 0.3
 # to 3; range 0.1-10.
 MOVES = (0.3, 1.0, 3.0)
@@ -162,6 +163,8 @@ class Expert(Phased):
         Raises:
             DataError: they are not of this training.
         """
+        if any(tuple(note) != NOTED for note in self.notes):
+            raise DataError(f"{path}: notes have other fields than {', '.join(NOTED)}")
         one = Looks.empty(len(at.OBSERVATION_NAMES_V1))
         shapes = {f"looks/{name}": empty for name, empty in one._asdict().items()}
         shapes |= {"stopped/observations": one.observations, "stopped/returns": one.waiting}
@@ -200,7 +203,7 @@ class Expert(Phased):
     def _write_notes(self) -> None:
         if self.record.folder is not None:
             text = io.StringIO()
-            writer = csv.DictWriter(text, list(self.notes[0]), lineterminator="\n")
+            writer = csv.DictWriter(text, NOTED, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.notes)
             write_whole(self.record.folder / ROUNDS, text.getvalue())

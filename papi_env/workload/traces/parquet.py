@@ -22,7 +22,8 @@ def decode(path):
     for start in range(0, scan.select(polars.len()).collect().item(), {ROWS}):
         scan.slice(start, {ROWS}).collect()
 """
-_PANIC = getattr(pl.exceptions, "PanicException", pl.exceptions.PolarsError)
+# What Polars raises where its own code fails; it is none of Exception.
+PANIC = getattr(pl.exceptions, "PanicException", pl.exceptions.PolarsError)
 
 
 def decode_apart(path: Path) -> int:
@@ -46,7 +47,7 @@ class Parquet:
             self._scan = pl.scan_parquet(path, glob=False)
             self.types = dict(self._scan.collect_schema())
             self._count = int(self._scan.select(pl.len()).collect().item())
-        except (pl.exceptions.PolarsError, _PANIC, OSError) as error:
+        except (pl.exceptions.PolarsError, PANIC, OSError) as error:
             raise self._damaged(error) from error
         self.header = list(self.types)
 
@@ -72,7 +73,7 @@ class Parquet:
         for start in range(0, self._count, ROWS):
             try:
                 frame = self._scan.select(*names, *lists).slice(start, ROWS).collect()
-            except (pl.exceptions.PolarsError, _PANIC, OSError) as error:
+            except (pl.exceptions.PolarsError, PANIC, OSError) as error:
                 raise self._damaged(error) from error
             for name in names:
                 if self.types[name] == pl.String and (frame[name].str.len_bytes().max() or 0) > MAX_FIELD:  # type: ignore[operator]

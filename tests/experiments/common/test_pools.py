@@ -311,7 +311,7 @@ def test_a_head_that_does_not_answer_is_lost(monkeypatch):
     monkeypatch.setattr(cluster, "_LOOK_S", 0.01)
     pool = cluster.Cluster.__new__(cluster.Cluster)
     pool._head = "127.0.0.1:1"
-    with pytest.raises(ProcessesLostError, match="its head 127.0.0.1:1 does not answer any more"):
+    with pytest.raises(ProcessesLostError, match=r"its head 127\.0\.0\.1:1 does not answer any more"):
         pool._look()
     assert pool._lost
 

@@ -1,11 +1,15 @@
 """Training by evolution: it learns from what episodes earn, resumes to the bit, and says what it cannot do."""
 
+import re
+import shutil
+
 import numpy as np
 import pytest
 
 from agents.learned.checkpoint import load_checkpoint
 from experiments.train import main
 from experiments.training.record import BEST, STATE
+from experiments.training.state import read_state, write_state
 
 SMALL = ["pairs=2", "sigma=0.1", "settings=1", "episodes=1", "horizon_s=2.0"]
 COMMON = ["--algorithm", "evolution", "--env", "papi_env/Serving-v1", "--scenarios", "chats/llama-65b"]
@@ -110,3 +114,31 @@ def test_what_it_cannot_do_is_one_message(tmp_path, capsys, arguments, says):
     given = ["--algorithm", "evolution", "--env", "papi_env/Serving-v1", "--scenarios", "chats/llama-65b"]
     assert main([*given, "--episodes", "1", "--out", str(tmp_path / "run"), *arguments]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"generation": 10**400}, "generation is 1000.*, expected a count"),
+        ({"phase": 7}, "phase is 7, expected at most 1"),
+        ({"simulated_s": 10**400}, "simulated_s is 1000.*, expected a finite number"),
+        ({"best_score": "a"}, "best_score is 'a', expected a finite number"),
+    ],
+)
+def test_a_state_with_other_numbers_is_refused(whole, tmp_path, change, said, capsys):
+    folder = tmp_path / "changed"
+    shutil.copytree(whole, folder)
+    arrays, content = read_state(folder / STATE)
+    write_state(folder / STATE, arrays, {**content, "numbers": {**content["numbers"], **change}})
+    assert main(["--resume", str(folder)]) == 2
+    assert re.search(said, capsys.readouterr().err)
+
+
+def test_weights_that_no_policy_can_hold_are_refused(whole, tmp_path, capsys):
+    folder = tmp_path / "changed"
+    shutil.copytree(whole, folder)
+    arrays, content = read_state(folder / STATE)
+    arrays["weights"][3] = 1e300
+    write_state(folder / STATE, arrays, content)
+    assert main(["--resume", str(folder)]) == 2
+    assert "weights holds numbers that are not finite, or too large" in capsys.readouterr().err

@@ -231,7 +231,7 @@ def test_a_budget_too_small_for_a_round_is_one_message(tmp_path, capsys):
     assert "iterations for one round" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["looks/gains", "looks/doubts", "leaves/hidden", "stopped/observations"])
+@pytest.mark.parametrize("name", ["looks/gains", "looks/doubts", "leaves/hidden", "stopped/observations", "notes"])
 def test_a_state_of_another_shape_is_refused(whole, tmp_path, monkeypatch, capsys, name):
     folder, step = tmp_path / "cut", Expert.step
     calls = []
@@ -246,7 +246,10 @@ def test_a_state_of_another_shape_is_refused(whole, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(Expert, "step", interrupted)
     assert train(folder) == 130
     arrays, content = read_state(folder / STATE)
-    arrays[name] = np.zeros((2, 2))
+    if name == "notes":
+        content["notes"] = [{"round": 0}]
+    else:
+        arrays[name] = np.zeros((2, 2))
     write_state(folder / STATE, arrays, content)
     capsys.readouterr()
     assert main(["--resume", str(folder)]) == 2

@@ -9,7 +9,7 @@ from experiments.training.algorithms import build_model
 from experiments.training.hyperparameters import load_hyperparameters
 from experiments.training.settings import scenario_settings, training_envs
 from experiments.training.state import _digest, load_state, save_state
-from experiments.training.state_bounds import check_counters
+from experiments.training.state_bounds import check_counters, counts_of, rows_of
 from papi_env.envs.registration import SERVING
 from papi_env.errors import DataError
 from papi_env.scenario import get_scenario
@@ -179,3 +179,33 @@ def test_lists_of_what_is_free_stay_inside(tmp_path, engine):
     places[0, place, at.TOLD] = 1 << 20
     with pytest.raises(DataError, match="next free place"):
         check_counters(tmp_path, "env", engine, found)
+
+
+ROW = {"steps": 10, "simulated_s": 1.0, "wall_s": 0.5, "score": -1.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (None, "rows are None, expected a list"),
+        ([3], "expected a list of fields by name"),
+        ([{"steps": 1}], "rows.0 has other fields: .'score', 'simulated_s', 'wall_s'"),
+        ([ROW, {**ROW, "regret": 1.0}], "rows.1 has other fields: .'regret'"),
+        ([{**ROW, "steps": -1}], "steps is -1, expected a count"),
+        ([{**ROW, "steps": 10**400}], "steps is 1000.*, expected a count"),
+        ([{**ROW, "score": 10**400}], "rows.0.'score' is .*, expected a finite number"),
+        ([{**ROW, "score": "a"}], "rows.0.'score' is 'a', expected a finite number"),
+    ],
+)
+def test_rows_of_validations_are_numbers_by_the_same_names(tmp_path, rows, said):
+    assert rows_of(tmp_path, [ROW, ROW]) == [ROW, ROW]
+    with pytest.raises(DataError, match=said):
+        rows_of(tmp_path, rows)
+
+
+@pytest.mark.parametrize("value", [10**400, -1, True, 1.5, None, "7"])
+def test_counts_are_counts(tmp_path, value):
+    with pytest.raises(DataError, match=r"n is .*, expected a count"):
+        counts_of(tmp_path, {"n": value}, ("n",))
+    with pytest.raises(DataError, match="n is None, expected a count"):
+        counts_of(tmp_path, [value], ("n",))
