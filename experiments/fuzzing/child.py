@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.runner import write_whole
-from experiments.fuzzing.play import Tally, play, prepare
+from experiments.fuzzing.play import AT, TALLY, Tally, play, prepare
 from experiments.fuzzing.readers import READERS
 
-# The number of the input that is being read, and what came of those before the last multiple of EVERY.
-AT, TALLY = "at", "tally.json"
+# Inputs from one writing of what came of them to the next.
 EVERY = 2000
 
 

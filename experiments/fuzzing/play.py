@@ -28,6 +28,8 @@ from papi_env.errors import ConfigurationError, DataError
 DOCUMENTED = (ConfigurationError, DataError)
 # Of a message, in characters: what `errors` shortens to, and the words that name a file.
 LONGEST_MESSAGE = 9000
+# What a process that reads writes: the number of the input that it reads, and what came of earlier ones.
+AT, TALLY = "at", "tally.json"
 # Faults of one kind that are kept with their numbers.
 KEPT = 3
 

@@ -20,20 +20,15 @@ from agents.learned.export import export_policy
 from experiments.common.command import say
 from experiments.training.evaluation import Validation, Validator
 from experiments.training.hyperparameters import Hyperparameters
-from experiments.training.interruption import Interruption
+from experiments.training.interruption import DivergedError, Interruption
 from experiments.training.record import BEST, LAST, STATE, Listener, Record
 from experiments.training.state import save_state
 from experiments.training.state_bounds import counts_of, number_of, rows_of
-from papi_env.errors import ConfigurationError
 
 # A value-based algorithm has a boundary after every step: progress is shown no more often than this.
 _REFRESH_S = 0.1
 # Of TensorBoard: before what Stable-Baselines3 writes (rollout, time, train).
 CURVES = "evaluation"
-
-
-class DivergedError(ConfigurationError):
-    """Training that left the finite numbers; what was good before is kept."""
 
 
 class Bar:

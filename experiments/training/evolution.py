@@ -14,8 +14,8 @@ import numpy as np
 from agents.evaluate import evaluate
 from agents.serving.network import NUM_WEIGHTS, SeesRequests
 from experiments.splitting.definition import SEEDS_PER_RUN
-from experiments.training.callbacks import DivergedError
 from experiments.training.hyperparameters import Evolution, at
+from experiments.training.interruption import DivergedError
 from experiments.training.phased import Phased
 from experiments.training.plan import Training
 from experiments.training.record import Record

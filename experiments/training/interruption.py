@@ -1,4 +1,4 @@
-"""Whether somebody asked a training to stop."""
+"""What ends a training early: somebody asks it to stop, or its numbers cease to be finite."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from papi_env.errors import ConfigurationError
+
+
+class DivergedError(ConfigurationError):
+    """Training that left the finite numbers; what was good before is kept."""
 
 
 class Interruption:

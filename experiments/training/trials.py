@@ -24,10 +24,9 @@ from rich.table import Table
 import papi_env
 from experiments.common.command import say
 from experiments.common.runner import RunFolder
-from experiments.training.callbacks import DivergedError
 from experiments.training.evaluation import Validation, Validator
 from experiments.training.hyperparameters import ActorCritic, Dqn, Hyperparameters, Linear, Ppo, RecurrentPpo
-from experiments.training.interruption import Interruption
+from experiments.training.interruption import DivergedError, Interruption
 from experiments.training.learn import train
 from experiments.training.options import command_of
 from experiments.training.plan import Training

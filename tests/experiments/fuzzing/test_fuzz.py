@@ -19,11 +19,7 @@ QUICK = ("nothing", "empty", "a directory", "a pipe", "zeros without end", "a li
 RANDOM = 40
 
 
-@pytest.mark.parametrize(
-    "name",
-    # Each Parquet file is decoded by a process of its own.
-    [pytest.param(name, marks=[pytest.mark.slow] if name == "trace-parquet" else []) for name in READERS],
-)
+@pytest.mark.parametrize("name", READERS)
 def test_only_documented_errors_come_out(name, tmp_path):
     reader = READERS[name]
     prepare(reader, tmp_path)

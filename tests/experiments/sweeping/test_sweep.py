@@ -1,6 +1,9 @@
 """Sweeps: three searches over a grid of four designs, going on, limits as rows, and files that are wrong."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -262,3 +265,39 @@ def test_shipped_files_can_be_played_and_hold_the_machine_in_question(path):
     assert any(
         asked.items() <= dict(zip(sweep.paths, design, strict=True)).items() for design in sweep.grid()
     )
+
+
+# In a process of its own, whose memory is that of the sweep alone: all is as in a real one, but designs are not played.
+MANY = """
+import resource, sys
+from experiments import sweep
+from experiments.sweeping import play
+
+def played(plan, first, designs):
+    rows = []
+    for number, design in enumerate(designs, start=first):
+        row = {"design": number, **dict(zip(plan.paths, design)), "scenario": plan.bases[0]["name"]}
+        measures = {"return": -1.0 / (1 + number), "tokens_per_s": 1000.0 + design[1], "j_per_token": 1.0 / design[0]}
+        rows.append({**row, "policy": plan.policies[0], **measures})
+    names = play.columns(plan, [False] * len(plan.paths))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+play.play_designs = played
+assert sweep.main([*sys.argv[1:], "--jobs", "1"]) == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_of_a_hundred_thousand_designs_takes_less_than_a_gigabyte(tmp_path):
+    head, _, axes = TINY.partition("[[axes]]")
+    head = head.replace("seeds = 2", 'seeds = 1\nsearch = "random"\ndesigns = 100000')
+    text = head.replace('policies = ["threshold", "oracle"]', 'policies = ["threshold"]') + "[[axes]]" + axes
+    (tmp_path / "many.toml").write_text(text)
+    (tmp_path / "many.py").write_text(MANY)
+    asked = [sys.executable, tmp_path / "many.py", tmp_path / "many.toml", "--out", tmp_path / "run"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(asked, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert scan(tmp_path / "run").select(pl.len()).collect().item() == 100_000
+    assert int(ran.stdout.splitlines()[-1]) < 1e9
