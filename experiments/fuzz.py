@@ -29,8 +29,9 @@ from experiments.common.options import ALL_CORES, OnWorkers, Out, Seed, words
 from experiments.common.runner import Job, RunFolder, write_whole
 from experiments.common.study import json_text
 from experiments.common.workers import started
-from experiments.fuzzing.play import Tally, place, play, prepare
+from experiments.fuzzing.play import place, play, prepare
 from experiments.fuzzing.readers import READERS
+from experiments.fuzzing.tally import Tally
 from experiments.fuzzing.watch import Limits, fuzz
 from papi_env.errors import ConfigurationError, DataError, lookup
 from papi_env.files import read_json

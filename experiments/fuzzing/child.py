@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.runner import write_whole
-from experiments.fuzzing.play import AT, TALLY, Tally, play, prepare
+from experiments.fuzzing.play import play, prepare
 from experiments.fuzzing.readers import READERS
+from experiments.fuzzing.tally import AT, TALLY, Tally
 
 # Inputs from one writing of what came of them to the next.
 EVERY = 2000

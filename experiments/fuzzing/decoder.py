@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,13 @@ class Decoder:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.communicate()
 
     def __call__(self, path: Path) -> int:
         """The status."""

@@ -9,79 +9,28 @@ import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from functools import cache
 from os import utime
 from pathlib import Path
 from random import Random
 from time import process_time
 from types import FrameType
-from typing import Any
 
 from experiments.common.runner import ROOT
 from experiments.fuzzing.hostile import BOMBS, HOSTILE, Placed
 from experiments.fuzzing.mutations import mutated
 from experiments.fuzzing.readers import READERS, Files, Reader
+from experiments.fuzzing.tally import Tally
 from papi_env.errors import ConfigurationError, DataError
 
 # What readers say of a file that they do not take; anything else is a fault.
 DOCUMENTED = (ConfigurationError, DataError)
 # Of a message, in characters: what `errors` shortens to, and the words that name a file.
 LONGEST_MESSAGE = 9000
-# What a process that reads writes: the number of the input that it reads, and what came of earlier ones.
-AT, TALLY = "at", "tally.json"
-# Faults of one kind that are kept with their numbers.
-KEPT = 3
 
 
 class TooLong(BaseException):
     """An input took longer than it may; no reader catches it."""
-
-
-@dataclass
-class Fault:
-    """A kind of fault: what was raised and where; how often, and the first inputs that met it."""
-
-    error: str
-    where: str
-    count: int = 0
-    numbers: list[int] = field(default_factory=list)
-    message: str = ""
-
-
-@dataclass
-class Tally:
-    """What came of the inputs up to `done`, which is the number of the next one."""
-
-    done: int = 0
-    refused: int = 0
-    accepted: int = 0
-    slowest_s: float = 0.0
-    slowest: int = 0
-    peak_bytes: int = 0
-    faults: dict[str, Fault] = field(default_factory=dict)
-
-    @property
-    def faulty(self) -> int:
-        """Inputs that met a fault."""
-        return sum(fault.count for fault in self.faults.values())
-
-    def add(self, number: int, error: str, where: str, message: str = "") -> None:
-        """Count a fault."""
-        fault = self.faults.setdefault(f"{error} at {where}", Fault(error, where, message=message[:2000]))
-        fault.count += 1
-        if len(fault.numbers) < KEPT:
-            fault.numbers.append(number)
-
-    def plain(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, data: dict[str, Any]) -> Tally:
-        """From plain data."""
-        faults = {key: Fault(**fault) for key, fault in data["faults"].items()}
-        return cls(**{**data, "faults": faults})
 
 
 @cache

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from experiments.common.runner import Columns
-from experiments.fuzzing.play import AT, TALLY, Fault, Tally
+from experiments.fuzzing.tally import AT, TALLY, Fault, Tally
 
 # How many times the seconds of an input a process may show no progress, as where it waits for what never comes, or the
 # limit on its own seconds is not looked at; chosen: a machine may have ten times as much to do (range 3-30).

@@ -300,4 +300,6 @@ def test_a_sweep_of_a_hundred_thousand_designs_takes_less_than_a_gigabyte(tmp_pa
     ran = subprocess.run(asked, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert scan(tmp_path / "run").select(pl.len()).collect().item() == 100_000
-    assert int(ran.stdout.splitlines()[-1]) < 1e9
+    peak = int(ran.stdout.splitlines()[-1])
+    print(f"{peak / 1e6:.0f} MB at most")
+    assert peak < 1e9
