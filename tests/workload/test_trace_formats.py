@@ -500,6 +500,6 @@ def test_a_parquet_file_that_ends_its_decoder_does_not_end_the_process(write, mo
         path
     )
     assert len(read_trace(path).input_lengths) == 1
-    monkeypatch.setattr(parquet, "_DECODE", "import os; os.abort()")
+    monkeypatch.setattr(parquet, "DECODE", "import os; os.abort()\n")
     with pytest.raises(DataError, match="reading it ends the process, status -6"):
         read_trace(path)
