@@ -231,7 +231,9 @@ def test_a_budget_too_small_for_a_round_is_one_message(tmp_path, capsys):
     assert "iterations for one round" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["looks/gains", "looks/doubts", "leaves/hidden", "stopped/observations", "notes"])
+@pytest.mark.parametrize(
+    "name", ["looks/gains", "looks/doubts", "leaves/hidden", "stopped/observations", "notes"]
+)
 def test_a_state_of_another_shape_is_refused(whole, tmp_path, monkeypatch, capsys, name):
     folder, step = tmp_path / "cut", Expert.step
     calls = []
