@@ -23,7 +23,17 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from agents.learned.networks import Architecture, Float32Array
 from agents.learned.request_network import RequestNetwork
@@ -86,6 +96,8 @@ class Description(_Part):
         env: id that it was trained on.
         masked: whether it was trained with action masks, and so acts with them.
         scenarios: that it was trained on, as plain data.
+        advice: the rule whose choices it reads, of `agents.learned.advice`; empty: none.
+        draws: it plays options drawn from its distribution, as it was trained to, also where the best is asked for.
         training: a summary for people; nothing depends on it.
     """
 
@@ -98,7 +110,15 @@ class Description(_Part):
     architecture: AnyArchitecture
     masked: bool
     scenarios: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
+    advice: str = ""
+    draws: bool = False
     training: dict[str, Any] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Files from before it existed say nothing of it.
+        dumped: dict[str, Any] = handler(self)
+        return {name: value for name, value in dumped.items() if name not in ("advice", "draws") or value}
 
     @model_validator(mode="after")
     def _consistent(self) -> Description:
@@ -110,6 +130,10 @@ class Description(_Part):
         if not self.action.flat and network.options != self.action.options:
             raise ValueError(
                 f"the network scores {network.options} options, but the actions have {self.action.options}"
+            )
+        if getattr(network, "skip", 0) != (sum(self.action.options) if self.advice else 0):
+            raise ValueError(
+                f"advice is {self.advice!r}, but {getattr(network, 'skip', 0)} inputs reach the head as they are"
             )
         if self.action.flat and len(network.options) != 1:
             raise ValueError(f"flat actions are one choice, but the network scores {len(network.options)}")

@@ -20,6 +20,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor, nn
 
 from agents.environments import numbering_of, problems_of
+from agents.learned.advice import NUM_ADVICE
+from agents.learned.advised import advised
 from agents.learned.checkpoint import (
     ActionLayout,
     Checkpoint,
@@ -48,7 +50,7 @@ def save_policy(
 
 
 def export_policy(
-    model: BaseAlgorithm, *, env_id: str, training: Mapping[str, Any] | None = None
+    model: BaseAlgorithm, *, env_id: str, training: Mapping[str, Any] | None = None, draws: bool = False
 ) -> Checkpoint:
     """A copy of what a model has learned so far.
 
@@ -56,6 +58,7 @@ def export_policy(
         model: with its environment, one of `papi_env.sb3` (any number of them, mixed or wrapped).
         env_id: such as `papi_env/Kernels-v0`.
         training: plain data for the description.
+        draws: whether the policy plays what it draws.
 
     Raises:
         ConfigurationError: an algorithm or network that a checkpoint cannot hold.
@@ -86,15 +89,18 @@ def export_policy(
         raise ConfigurationError(
             f"No checkpoint holds a {algorithm}; expected one of {', '.join((*ACTOR_CRITIC, *VALUE_BASED))}"
         )
+    adviser = advised(env)
+    names = problem.observation_names if adviser is None else adviser.observation_names
     lstm = policy.lstm_actor if algorithm == "RecurrentPPO" else None
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     architecture = Architecture(
-        inputs=len(problem.observation_names),
+        inputs=len(names),
         lstm=None if lstm is None else LstmShape(hidden_size=lstm.hidden_size, layers=lstm.num_layers),
         hidden=tuple(layer.out_features for layer in linear),
         activation=_activation(layers),  # type: ignore[arg-type]
         head="categorical" if algorithm in ACTOR_CRITIC else "values",
         options=used,
+        skip=0 if adviser is None else NUM_ADVICE,
     )
     weights = _lstm_tensors(lstm) if lstm is not None else {}
     for i, layer in enumerate(linear):
@@ -111,12 +117,14 @@ def export_policy(
     description = Description(
         algorithm=algorithm,
         env=env_id,
-        observation=ObservationLayout(names=problem.observation_names),
+        observation=ObservationLayout(names=names),
         action=ActionLayout(options=native, flat=flat),
         architecture=architecture,
         masked=algorithm == "MaskablePPO",
         scenarios=tuple(scenarios),
         training=dict(training or {}),
+        advice="" if adviser is None else adviser.advice,
+        draws=draws,
     )
     joint_actions: npt.NDArray[np.int64] | None = np.array(numbering_of(env)) if flat else None
     return Checkpoint(description, weights, joint_actions)

@@ -8,11 +8,11 @@ otherwise than in torch, so scores agree to rounding and actions wherever no two
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 Float32Array = npt.NDArray[np.float32]
 # Hidden and cell state of an LSTM, float32 [layers, num_envs, hidden_size] each: SB3's shape.
@@ -42,6 +42,7 @@ class Architecture(BaseModel):
         activation: after each hidden layer.
         head: what the scores are: logits of a distribution to draw from, or values of actions.
         options: of each choice; one number for a `Discrete` space.
+        skip: so many inputs, the last ones, reach the head as they are, beside the last hidden layer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -52,6 +53,13 @@ class Architecture(BaseModel):
     activation: Literal["tanh", "relu"]
     head: Literal["categorical", "values"]
     options: Annotated[tuple[_Width, ...], Field(min_length=1, max_length=64, strict=False)]
+    skip: Annotated[int, Field(ge=0, le=1 << 14)] = 0
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Files from before it existed say nothing of it.
+        dumped: dict[str, Any] = handler(self)
+        return {name: value for name, value in dumped.items() if name != "skip" or value}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each tensor by name. Weights are [outputs, inputs]; an LSTM's gates stand in torch's order."""
@@ -68,7 +76,7 @@ class Architecture(BaseModel):
             shapes[f"hidden.{layer}.weight"], shapes[f"hidden.{layer}.bias"] = (outputs, width), (outputs,)
             width = outputs
         outputs = sum(self.options)
-        return {**shapes, "head.weight": (outputs, width), "head.bias": (outputs,)}
+        return {**shapes, "head.weight": (outputs, width + self.skip), "head.bias": (outputs,)}
 
 
 def _relu(x: Float32Array) -> Float32Array:
@@ -128,6 +136,8 @@ class Network:
             x, state = self._recurrent(x, state)
         for layer in range(len(self.architecture.hidden)):
             x = self._activation(self._linear(f"hidden.{layer}", x))
+        if self.architecture.skip:
+            x = np.concatenate([x, observations[:, -self.architecture.skip :]], axis=1)
         return self._linear("head", x), state
 
     def best(self, scores: Float32Array, masks: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.int64]:

@@ -111,6 +111,16 @@ def network_to_onnx(checkpoint: Checkpoint) -> bytes:
         raise ConfigurationError(
             f"A {description.algorithm} with an LSTM is not exported as ONNX; expected a network without state"
         )
+    if description.draws:
+        raise ConfigurationError(
+            f"A {description.algorithm} that plays what it draws is not exported as ONNX; "
+            "expected one that plays the best"
+        )
+    if description.advice:
+        raise ConfigurationError(
+            f"A {description.algorithm} that reads the advice of {description.advice!r} is not exported as ONNX; "
+            "expected one that reads observations alone"
+        )
     tables: dict[str, npt.NDArray[Any]] = dict(checkpoint.weights)
     nodes, last = [], "observation"
     activation = {"tanh": "Tanh", "relu": "Relu"}[architecture.activation]

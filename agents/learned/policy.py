@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.environments import in_shape, joint_of, numbering_of, problems_of
+from agents.learned.advice import Inputs
 from agents.learned.checkpoint import Checkpoint, Description, load_checkpoint
 from agents.learned.networks import Architecture, Float32Array, Network, RecurrentState
 from agents.learned.request_network import RequestNetwork
@@ -54,7 +55,8 @@ class LearnedPolicy:
     """A network that chooses actions.
 
     Deterministic actions are those of the algorithm's own `predict(deterministic=True)`. Others are drawn from
-    the policy's distribution with a generator of its own; a network of action values always takes the best.
+    the policy's distribution with a generator of its own; a network of action values always takes the best. A policy
+    whose description says that it draws does so either way, with a generator that every `bind` starts anew.
 
     Where it was trained with action masks it acts with them: those given to `predict`, else those of the bound
     environments if the observations are of all of them; where there are neither, nothing is masked.
@@ -74,8 +76,11 @@ class LearnedPolicy:
                 "a network that sees requests reads no observation as a whole: expected policy_of(checkpoint)"
             )
         self._network = Network(architecture, checkpoint.weights)
+        self._seed = seed
         self._rng = np.random.default_rng(seed)
         self._problems: Sequence[Problem] = ()
+        # What it reads in them besides.
+        self._inputs: Inputs | None = None
         action = checkpoint.description.action
         self._joint: JointActions | None = None
         if checkpoint.joint_actions is not None:
@@ -101,12 +106,12 @@ class LearnedPolicy:
         problems = problems_of(env)
         description = self.checkpoint.description
         where = f"The policy ({description.algorithm}, trained on {description.env})"
+        inputs = Inputs(description.observation.names, description.advice, problems)
+        if inputs.differs is not None:
+            raise ConfigurationError(
+                f"{where} reads other observations than this environment has: {layout_difference(*inputs.differs)}"
+            )
         for problem in problems:
-            difference = layout_difference(description.observation.names, problem.observation_names)
-            if difference:
-                raise ConfigurationError(
-                    f"{where} reads other observations than this environment has: {difference}"
-                )
             space = problem.single_space()
             options = options_of(space)
             if options != description.action.options:
@@ -122,7 +127,9 @@ class LearnedPolicy:
                         f"{where} numbers the {len(self._joint.table)} joint actions of its own scenarios, without "
                         f"{len(unknown)} of the {len(valid)} of this one, such as {unknown[0].tolist()}"
                     )
-        self._problems = problems
+        self._problems, self._inputs = problems, inputs
+        if description.draws:
+            self._rng = np.random.default_rng(self._seed)
         self._outer, self._numbers = joint_of(env), False
         if self._joint is not None and self._outer is not None:
             if not np.array_equal(numbering_of(env), self._joint.table):
@@ -141,7 +148,7 @@ class LearnedPolicy:
 
         Args:
             observation: float32 [features] or [num_envs, features].
-            state: of an LSTM, as returned before; None starts from zeros.
+            state: of an LSTM, or of the rule whose advice is read, as returned before; None starts anew.
             episode_start: bool [num_envs], where the state starts again.
             deterministic: the best action, else one drawn.
             action_masks: bool [num_envs, sum of options], or the same for flat actions; see above.
@@ -153,7 +160,8 @@ class LearnedPolicy:
         single = observations.ndim == 1
         scores, masks, state = self._scored(np.atleast_2d(observations), state, episode_start, action_masks)
         network = self._network
-        chosen = network.best(scores, masks) if deterministic else network.drawn(scores, masks, self._rng)
+        draws = self.description.draws or not deterministic
+        chosen = network.drawn(scores, masks, self._rng) if draws else network.best(scores, masks)
         if self._numbers:
             chosen = chosen[:, 0]
         else:
@@ -194,6 +202,11 @@ class LearnedPolicy:
         """Scores of a batch of observations, the masks that go with them, and the state."""
         network = self._network
         expected = network.architecture.inputs
+        if self._inputs is not None and self._inputs.adds and observations.ndim == 2:
+            starts = np.full(len(observations), state is None) if episode_start is None else episode_start
+            observations, advice = self._inputs(observations, state, np.atleast_1d(starts))
+            if self.description.advice:
+                state = advice
         if observations.ndim != 2 or observations.shape[1] != expected:
             raise ConfigurationError(
                 f"Observations have shape {observations.shape}, but the policy reads {expected} features"
