@@ -59,6 +59,9 @@ def elapsed_s(envs: VecEnv) -> FloatArray:
     Raises:
         ConfigurationError: the environments count steps.
     """
+    # The outermost that has it: a wrapper whose step is several has the seconds of all.
+    while isinstance(envs, VecEnvWrapper) and "elapsed_s" not in vars(envs):
+        envs = envs.venv
     found: FloatArray | None = getattr(envs, "elapsed_s", None)
     if found is None:
         raise ConfigurationError(

@@ -13,8 +13,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from experiments.training.hyperparameters import Hyperparameters, RecurrentPpo, at
+from agents.learned.advice import NUM_ADVICE
+from agents.learned.advised import AdvisedVecEnv
+from experiments.training.holding import Held
+from experiments.training.hyperparameters import ActorCritic, Hyperparameters, RecurrentPpo, at
+from experiments.training.residual import MaskableResidualPolicy, ResidualPolicy, start_from_advice
 from experiments.training.rewards import TrainingReward
+from experiments.training.scaling import NormalizeBySetting
+from experiments.training.starts import Staggered
 from papi_env.errors import ConfigurationError
 from papi_env.sb3_time import NormalizeInSeconds, discount_per_second
 
@@ -34,6 +40,16 @@ _OTHERS = frozenset(
         "holding",
         "imitation",
         "critic_first",
+        "critic_until",
+        "cloning",
+        "profile",
+        "out_of_phase",
+        "hold",
+        "draws",
+        "advice",
+        "advice_weight",
+        "scale_by_setting",
+        "scale_steps",
         "net_arch",
         "activation",
         "lstm_hidden_size",
@@ -66,6 +82,13 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "maskable-ppo": Algorithm(MaskablePPO, "MlpPolicy"),
     "recurrent-ppo": Algorithm(RecurrentPPO, "MlpLstmPolicy"),
     "qr-dqn": Algorithm(QRDQN, "MlpPolicy", discrete_only=True, actor_critic=False),
+}
+
+
+_RESIDUAL: Mapping[type[BaseAlgorithm], Any] = {
+    PPO: ResidualPolicy,
+    A2C: ResidualPolicy,
+    MaskablePPO: MaskableResidualPolicy,
 }
 
 
@@ -104,24 +127,36 @@ def build_model(name: str, parameters: Hyperparameters, envs: VecEnv, seed: int)
     if hasattr(parameters, "n_quantiles"):
         network["n_quantiles"] = parameters.n_quantiles
     seconds = parameters.per_second
+    advice = getattr(parameters, "advice", "")
+    if parameters.out_of_phase:
+        envs = Staggered(envs)
+    if advice:
+        envs = AdvisedVecEnv(envs, advice)
+        network["skip"] = NUM_ADVICE
+    if parameters.hold > 1:
+        envs = Held(envs, parameters.hold, seconds)
     if parameters.price_time or parameters.progress or parameters.holding:
         envs = TrainingReward(
             envs, parameters.gamma, parameters.price_time, parameters.progress, parameters.holding, seconds
         )
-    if parameters.normalize_reward:
+    if isinstance(parameters, ActorCritic) and parameters.scale_by_setting:
+        envs = NormalizeBySetting(envs, parameters.gamma, seconds, parameters.scale_steps)
+    elif parameters.normalize_reward:
         envs = (
             VecNormalize(envs, norm_obs=False, gamma=parameters.gamma)
             if seconds is None
             else NormalizeInSeconds(envs, seconds)
         )
     model = algorithm.make(
-        algorithm.policy,
+        _RESIDUAL[algorithm.make] if advice else algorithm.policy,
         envs,
         seed=seed,
         device="cpu",
         policy_kwargs=network,
         **arguments,
     )
+    if isinstance(parameters, ActorCritic) and advice:
+        start_from_advice(model, parameters.advice_weight)
     # Without one SB3 makes a folder for its own.
     model.set_logger(Logger(None, []))
     if seconds is not None:

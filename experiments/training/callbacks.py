@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback
@@ -29,6 +30,24 @@ from experiments.training.state_bounds import counts_of, number_of, rows_of
 _REFRESH_S = 0.1
 # Of TensorBoard: before what Stable-Baselines3 writes (rollout, time, train).
 CURVES = "evaluation"
+
+
+def explained_within(
+    values: npt.NDArray[Any], returns: npt.NDArray[Any], setting: npt.NDArray[np.int64]
+) -> float:
+    """The share of the variance of returns within settings that values explain; below 0 where they are worse than none.
+
+    That settings differ in what they return is easily learned, and says nothing of when a setting returns more.
+
+    Args:
+        values, returns: [steps, num_envs]; setting: of each environment, [num_envs].
+    """
+    left = total = 0.0
+    for k in np.unique(setting):
+        own = returns[:, setting == k]
+        left += float((own - values[:, setting == k]).var()) * own.size
+        total += float(own.var()) * own.size
+    return 1.0 - left / total if total > 0 else 0.0
 
 
 class Bar:
@@ -113,6 +132,8 @@ class Boundary(BaseCallback):
         self._wall_s = 0.0  # of earlier sessions
         self._start = time.perf_counter()
         self._shown = 0.0
+        # Whether the critic has once explained as much as the actor waits for.
+        self._explains = False
 
     def _init_callback(self) -> None:
         self._problems = problems_of(self.training_env)
@@ -126,7 +147,7 @@ class Boundary(BaseCallback):
             "next_validation": self.next_validation,
             "finished_s": self._finished_s,
             "wall_s": self.wall_s,
-        }
+        } | ({"explains": True} if self._explains else {})
 
     def take_over(self, path: Path, data: Any) -> None:
         """Go on where `data()` was taken, which is from the file at `path`.
@@ -139,6 +160,7 @@ class Boundary(BaseCallback):
         self._finished_s, self._wall_s = (
             number_of(path, name, data.get(name)) for name in ("finished_s", "wall_s")
         )
+        self._explains = data.get("explains") is True
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -180,7 +202,19 @@ class Boundary(BaseCallback):
         entropy = self.parameters.entropy(max(remaining, 0.0))
         if entropy is not None:
             self.model.ent_coef = entropy  # type: ignore[attr-defined]
-        self._hold_actor(self.model.num_timesteps < getattr(self.parameters, "critic_first", 0))
+        within = self.model.num_timesteps < getattr(self.parameters, "critic_first", 0)
+        wanted = getattr(self.parameters, "critic_until", 0.0)
+        self._hold_actor(within and not (wanted and self._explains))
+
+    def _on_rollout_end(self) -> None:
+        wanted = getattr(self.parameters, "critic_until", 0.0)
+        if not wanted:
+            return
+        buffer: Any = self.model.rollout_buffer  # type: ignore[attr-defined]
+        sizes = [problem.engine.num_envs for problem in self._problems]
+        explained = explained_within(buffer.values, buffer.returns, np.repeat(np.arange(len(sizes)), sizes))
+        self.logger.record(f"{CURVES}/explained_within_settings", explained)
+        self._explains = self._explains or explained >= wanted
 
     def _hold_actor(self, held: bool) -> None:
         """Let the actor learn, or keep it as it is."""
@@ -239,7 +273,8 @@ class Boundary(BaseCallback):
 
     def checkpoint(self) -> Checkpoint:
         """The policy as it is now."""
-        return export_policy(self.model, env_id=self.env_id, training=self.summary)
+        draws = bool(getattr(self.parameters, "draws", False))
+        return export_policy(self.model, env_id=self.env_id, training=self.summary, draws=draws)
 
     def keep_state(self) -> None:
         """Write what a resumed run starts from."""

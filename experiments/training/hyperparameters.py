@@ -40,6 +40,24 @@ SECONDS: Mapping[str, Mapping[str, float]] = {
     }
 }
 
+# What runs of earlier versions say nothing of, and none does where it is not used.
+_LATER = frozenset(
+    (
+        "time_constant",
+        "trace_s",
+        "profile",
+        "out_of_phase",
+        "hold",
+        "draws",
+        "advice",
+        "advice_weight",
+        "cloning",
+        "critic_until",
+        "scale_by_setting",
+        "scale_steps",
+    )
+)
+
 _Count = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
@@ -60,6 +78,13 @@ class Linear(_Part):
     def __call__(self, remaining: float) -> float:
         """The value where the share `remaining` of the training is still to do, 1 at the beginning."""
         return self.end + (self.start - self.end) * remaining
+
+
+class Signed(Linear):
+    """The same of a value that may be less than 0."""
+
+    start: float
+    end: float = 0.0
 
 
 Rate = Annotated[float, Field(ge=0)] | Linear
@@ -86,6 +111,25 @@ class Imitation(_Part):
     learning_rate: _Positive = 3e-3
     temperature: _Positive = 0.01
     prompts: Annotated[float, Field(ge=0)] = 1.0
+
+
+class Cloning(_Part):
+    """How a training starts from the choices of a rule of Serving-v1 (see `experiments.training.cloning`).
+
+    Attributes:
+        rule: that is imitated, as `agents.learned.advice.make_adviser` reads it.
+        rounds: of playing and fitting; the rule acts in the first, the network in the others.
+        steps: of every environment in a round.
+        updates: gradient steps after each round.
+        batch_size, learning_rate: of these.
+    """
+
+    rule: str
+    rounds: Annotated[int, Field(ge=1, le=100)] = 3
+    steps: _Count = 256
+    updates: _Count = 1000
+    batch_size: _Count = 1024
+    learning_rate: _Positive = 1e-3
 
 
 def at(rate: float | Linear, remaining: float) -> float:
@@ -179,6 +223,9 @@ class Hyperparameters(Learning):
         time_constant: seconds after which a reward counts for 1/e, instead of gamma (see `papi_env.sb3_time`); 0, or
             none given: the discount counts steps. Only where a problem's time is continuous.
         net_arch: widths of the hidden layers, of the critic too where there is one.
+        profile: observe the offline profile of the coming iteration, on Serving-v1.
+        out_of_phase: begin with episodes at different times, on Serving-v1 (see `experiments.training.starts`).
+        hold: iterations for which training keeps to a decision, which is one step (see `experiments.training.holding`).
     """
 
     n_envs: _Count
@@ -192,6 +239,17 @@ class Hyperparameters(Learning):
     max_grad_norm: _Positive
     net_arch: _Widths
     activation: Literal["tanh", "relu"]
+    profile: bool = False
+    out_of_phase: bool = False
+    hold: Annotated[int, Field(ge=1, le=4096)] = 1
+
+    @model_validator(mode="after")
+    def _holds_what_is_paid(self) -> Hyperparameters:
+        if self.hold > 1 and (self.price_time or self.progress or self.holding):
+            raise ValueError(
+                "price_time, progress and holding are for steps of one iteration, expected hold=1"
+            )
+        return self
 
     @property
     def per_second(self) -> float | None:
@@ -202,10 +260,11 @@ class Hyperparameters(Learning):
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Runs from before these existed are recorded without them.
         dumped: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
         return {
             name: value
             for name, value in dumped.items()
-            if value is not None or name not in ("time_constant", "trace_s")
+            if name not in _LATER or value != fields[name].default
         }
 
     @property
@@ -223,18 +282,51 @@ class ActorCritic(Hyperparameters):
 
     Attributes:
         trace_s: seconds in which lambda falls to 1/e, instead of gae_lambda; 0, or none given: gae_lambda, per step.
+        ent_coef: weight of the entropy. Below 0 it makes the policy choose: what it draws half of the time in training
+            it does always or never when it is played, where the most likely choice is taken.
         imitation: how the training starts; absent: from random weights.
         critic_first: steps in which the critic alone learns, so that what imitation found is not lost to its errors.
+        critic_until: within these steps the actor begins to learn once the critic explains this share of the variance
+            of returns within settings; 0: not before they are over.
+        draws: validate and play options as they are drawn in training, not the most likely one of each choice.
+        cloning: start from a rule's choices instead; absent: from random weights.
+        advice: a rule of Serving-v1 whose choices are read, with `advice_weight` in the logit of each: so the training
+            starts from what the rule does (see `agents.learned.advice`); empty: none.
+        scale_by_setting: with normalize_reward, over the deviation of each setting's own returns; scale_steps: for how
+            many steps that is followed, then it stays; 0: to the end.
     """
 
     n_steps: _Count
     gae_lambda: _Share
     trace_s: _Seconds | None = None
-    ent_coef: Rate
+    ent_coef: float | Linear | Signed
     vf_coef: Annotated[float, Field(ge=0)]
     normalize_advantage: bool
     imitation: Imitation | None = None
     critic_first: Annotated[int, Field(ge=0)] = 0
+    draws: bool = False
+    critic_until: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    cloning: Cloning | None = None
+    advice: str = ""
+    advice_weight: _Positive = 4.0
+    scale_by_setting: bool = False
+    scale_steps: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one_start(self) -> ActorCritic:
+        if self.cloning is not None and self.imitation is not None and self.imitation.rounds:
+            raise ValueError("cloning and imitation are two ways to start, expected one of them")
+        if (self.cloning is not None or self.advice) and self.flatten:
+            raise ValueError(
+                "a rule's choices may have no number among joint actions, expected flatten=false"
+            )
+        if self.critic_until and not self.critic_first:
+            raise ValueError("critic_until is within critic_first steps, expected both")
+        if self.scale_by_setting and not self.normalize_reward:
+            raise ValueError("scale_by_setting is how rewards are normalised, expected normalize_reward=true")
+        if self.scale_steps and not self.scale_by_setting:
+            raise ValueError("scale_steps is for scales by setting, expected scale_by_setting=true")
+        return self
 
     @model_validator(mode="after")
     def _one_clock(self) -> ActorCritic:
@@ -283,6 +375,12 @@ class RecurrentPpo(Ppo):
     lstm_hidden_size: _Count
     n_lstm_layers: _Count
     enable_critic_lstm: bool
+
+    @model_validator(mode="after")
+    def _starts_by_itself(self) -> RecurrentPpo:
+        if self.advice or self.cloning is not None:
+            raise ValueError("advice and cloning are for networks without an LSTM, expected neither")
+        return self
 
 
 class Dqn(Hyperparameters):

@@ -9,6 +9,7 @@ from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputF
 
 from experiments.training.algorithms import build_model, flattens
 from experiments.training.callbacks import Boundary
+from experiments.training.cloning import clone
 from experiments.training.evaluation import Validator
 from experiments.training.hyperparameters import Hyperparameters
 from experiments.training.imitation import imitate
@@ -46,7 +47,11 @@ def train(
     assert isinstance(parameters, Hyperparameters)
     torch.set_num_threads(config.threads)
     envs = training_envs(
-        config.env, training.settings, parameters.n_envs, flattens(config.algorithm, parameters)
+        config.env,
+        training.settings,
+        parameters.n_envs,
+        flattens(config.algorithm, parameters),
+        parameters.profile,
     )
     model = build_model(config.algorithm, parameters, envs, config.seed)
     envs.seed(training_seed(config.seed))  # the model has given them its own
@@ -75,6 +80,9 @@ def train(
     if start is not None and start.rounds and not going_on:
         seeds = imitation_seeds(config.seed, start.rounds * start.episodes)
         imitate(model, training.settings, config.env, start, seeds, interruption, listener)
+    rule = getattr(parameters, "cloning", None)
+    if rule is not None and not going_on:
+        clone(model, rule, config.seed, interruption, listener)
     try:
         model.learn(
             parameters.timesteps - model.num_timesteps, callback=boundary, reset_num_timesteps=not going_on

@@ -122,6 +122,10 @@ class TrainingReward(VecEnvWrapper):
             self.potential[:] = after
         return observations, paid.astype(np.float32), dones, infos
 
+    def kept(self) -> dict[str, npt.NDArray[Any]]:
+        """What it remembers, by name; arrays that a training's state holds, and writes again."""
+        return {f"reward.{name}": getattr(self, name) for name in ("memory", "before", "potential")}
+
     def _times(self) -> FloatArray:
         return np.concatenate([problem.engine.clocks[:, at.TIME_S] for problem in self._problems])
 

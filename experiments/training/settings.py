@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from experiments.arena.settings import resolve_scenarios
 from experiments.common.problems import default_scenario
 from experiments.splitting.definition import SEEDS_PER_RUN, TRAINING_SEED
+from papi_env.envs.registration import SERVING_V1
 from papi_env.errors import ConfigurationError
 from papi_env.hardware.system import get_system
 from papi_env.sb3_mixture import make_mixture
@@ -62,8 +63,10 @@ def _or_own(values: Iterable[T]) -> tuple[T | None, ...]:
     return tuple(dict.fromkeys(values)) or (None,)
 
 
-def training_envs(env_id: str, settings: Sequence[Scenario], num_envs: int, flatten: bool) -> VecEnv:
-    """Environments of all settings side by side, an even share of each.
+def training_envs(
+    env_id: str, settings: Sequence[Scenario], num_envs: int, flatten: bool, profile: bool = False
+) -> VecEnv:
+    """Environments of all settings side by side, an even share of each; with the profile observed if asked.
 
     Raises:
         ConfigurationError: a setting that the problem cannot play, fewer environments than settings, or settings
@@ -72,4 +75,9 @@ def training_envs(env_id: str, settings: Sequence[Scenario], num_envs: int, flat
     most = SEEDS_PER_RUN // 2  # the others are left to imitation
     if num_envs > most:
         raise ConfigurationError(f"n_envs is {num_envs}, expected at most {most}")
-    return make_mixture(env_id, [{"scenario": setting} for setting in settings], num_envs, flatten=flatten)
+    if profile and env_id != SERVING_V1:
+        raise ConfigurationError(f"profile is observed on {SERVING_V1} alone, expected false on {env_id}")
+    more = {"profile": True} if profile else {}
+    return make_mixture(
+        env_id, [{"scenario": setting} for setting in settings], num_envs, flatten=flatten, **more
+    )

@@ -33,8 +33,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from agents.environments import problems_of
+from agents.learned.advised import AdvisedVecEnv
 from experiments.common.runner import write_whole
 from experiments.training.rewards import TrainingReward
+from experiments.training.scaling import NormalizeBySetting
 from experiments.training.state_bounds import Arrays, check_counters, counts_of, number_of, widened
 from papi_env.errors import DataError
 from papi_env.files import check_regular
@@ -267,14 +269,14 @@ def _name_in_file(engine: Any, part: str, field: str) -> str:
 
 
 def _reward_arrays(model: BaseAlgorithm) -> Arrays:
-    """What the rewards of training remember; nothing where they are the environments' own."""
+    """What wrappers of the environments remember, of rewards and advice; nothing where there are none."""
+    found: Arrays = {}
     envs = model.get_env()
     while isinstance(envs, VecEnvWrapper):
-        if isinstance(envs, TrainingReward):
-            names = ("memory", "before", "potential")
-            return {f"reward.{name}": getattr(envs, name) for name in names}
+        if isinstance(envs, (TrainingReward, NormalizeBySetting, AdvisedVecEnv)):
+            found |= envs.kept()
         envs = envs.venv
-    return {}
+    return found
 
 
 def _lstm_states(model: BaseAlgorithm) -> list[npt.NDArray[Any]]:
