@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
-from experiments.common.problems import problem_of
+from experiments.common.problems import default_scenario, problem_of
 from experiments.common.runner import digest, file_digest
 from experiments.splitting.definition import Setting
 from experiments.splitting.parts import trace_paths
@@ -14,12 +15,16 @@ from papi_env.envs.registration import SERVING, SERVING_V1
 from papi_env.envs.serving import build_serving_scenario
 from papi_env.envs.serving_v1 import ServingV1VectorEnv
 from papi_env.errors import ConfigurationError, DataError, lookup
+from papi_env.hardware.system import get_system
 from papi_env.scenario import SCENARIOS, Scenario, get_scenario, parse_scenario
 from papi_env.simulation.serving.tables import build_serving_tables
 from papi_env.workload.arrivals import file_window
 from papi_env.workload.lengths import ContextPolicy
 from papi_env.workload.presets import serving_presets as papi_presets
 from papi_env.workload.requests import Lengths
+from papi_env.workload.transformer import get_transformer
+
+T = TypeVar("T")
 
 # Of windows, in seconds: more than any trace lasts.
 LONGEST_S = 1e9
@@ -220,3 +225,34 @@ def replay_scenario(
     )
     assert replaced.serving is not None
     return replaced.replace(serving={"requests": len(replaced.serving.arrivals.read())})
+
+
+def scenario_settings(
+    env_id: str,
+    scenarios: Sequence[str] = (),
+    systems: Sequence[str] = (),
+    models: Sequence[str] = (),
+    batch_sizes: Sequence[int] = (),
+    speculation: Sequence[int] = (),
+) -> list[Scenario]:
+    """Every scenario with every system, model, batch size and speculation length named; its own where none is.
+
+    Raises:
+        ConfigurationError, DataError: something is unknown, does not fit the scenario, or does not fit its system.
+    """
+    for name in (*systems,):
+        get_system(name)
+    for name in (*models,):
+        get_transformer(name)
+    found: dict[str, Scenario] = {}
+    for scenario, _ in resolve_scenarios(scenarios or (default_scenario(env_id),)):
+        for system, model, batch_size, tlp in product(
+            _or_own(systems), _or_own(models), _or_own(batch_sizes), _or_own(speculation)
+        ):
+            setting = scenario.replace(system=system, model=model, batch_size=batch_size, speculation=tlp)
+            found.setdefault(setting.model_dump_json(), setting.check())
+    return list(found.values())
+
+
+def _or_own(values: Iterable[T]) -> tuple[T | None, ...]:
+    return tuple(dict.fromkeys(values)) or (None,)

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.arena.settings import trace_digest
+from experiments.arena.settings import scenario_settings, trace_digest
 from experiments.common.problems import setting_label, vector_class
 from experiments.common.runner import versions
 from experiments.splitting.splits import load_split, trace_records
 from experiments.training.hyperparameters import Learning, load_hyperparameters
 from experiments.training.options import Config, as_plain, command_of
-from experiments.training.settings import scenario_settings
 from papi_env.envs.problem import ELAPSED
 from papi_env.envs.registration import ENV_IDS
 from papi_env.errors import ConfigurationError, lookup

@@ -1,24 +1,16 @@
-"""What a policy is trained and validated on: scenarios with all that replaces their parts, and seeds."""
+"""What a policy is trained on: environments of its settings, and seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import product
-from typing import TypeVar
+from collections.abc import Sequence
 
 from stable_baselines3.common.vec_env import VecEnv
 
-from experiments.arena.settings import resolve_scenarios
-from experiments.common.problems import default_scenario
 from experiments.splitting.definition import SEEDS_PER_RUN, TRAINING_SEED
 from papi_env.envs.registration import SERVING_V1
 from papi_env.errors import ConfigurationError
-from papi_env.hardware.system import get_system
 from papi_env.sb3_mixture import make_mixture
 from papi_env.scenario import Scenario
-from papi_env.workload.transformer import get_transformer
-
-T = TypeVar("T")
 
 
 def training_seed(seed: int) -> int:
@@ -30,37 +22,6 @@ def imitation_seeds(seed: int, count: int) -> range:
     """Seeds of the episodes that the run `seed` imitates in: the last of its own, which no environment takes."""
     stop = training_seed(seed) + SEEDS_PER_RUN
     return range(stop - count, stop)
-
-
-def scenario_settings(
-    env_id: str,
-    scenarios: Sequence[str] = (),
-    systems: Sequence[str] = (),
-    models: Sequence[str] = (),
-    batch_sizes: Sequence[int] = (),
-    speculation: Sequence[int] = (),
-) -> list[Scenario]:
-    """Every scenario with every system, model, batch size and speculation length named; its own where none is.
-
-    Raises:
-        ConfigurationError, DataError: something is unknown, does not fit the scenario, or does not fit its system.
-    """
-    for name in (*systems,):
-        get_system(name)
-    for name in (*models,):
-        get_transformer(name)
-    found: dict[str, Scenario] = {}
-    for scenario, _ in resolve_scenarios(scenarios or (default_scenario(env_id),)):
-        for system, model, batch_size, tlp in product(
-            _or_own(systems), _or_own(models), _or_own(batch_sizes), _or_own(speculation)
-        ):
-            setting = scenario.replace(system=system, model=model, batch_size=batch_size, speculation=tlp)
-            found.setdefault(setting.model_dump_json(), setting.check())
-    return list(found.values())
-
-
-def _or_own(values: Iterable[T]) -> tuple[T | None, ...]:
-    return tuple(dict.fromkeys(values)) or (None,)
 
 
 def training_envs(

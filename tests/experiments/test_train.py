@@ -18,6 +18,7 @@ from agents.learned.checkpoint import load_checkpoint
 from agents.learned.policy import load_policy, problems_of
 from agents.registry import make_policy
 from experiments import compare
+from experiments.arena.settings import scenario_settings
 from experiments.reporting.registry import sections_of
 from experiments.splitting.definition import TRAINING_SEED, VALIDATION_SEED
 from experiments.training.algorithms import ALGORITHMS, build_model, flattens
@@ -27,11 +28,11 @@ from experiments.training.hyperparameters import FOLDER, KINDS, Imitation, Linea
 from experiments.training.options import Config, as_words, read_command
 from experiments.training.record import BEST, EVALUATIONS, LAST, STATE
 from experiments.training.session import KINDS_IN_PHASES
-from experiments.training.settings import scenario_settings, training_envs
+from experiments.training.settings import training_envs
 from experiments.training.state import load_state, save_state
 from experiments.training.trials import BEST_BLOCK, finished, open_study
 from papi_env.envs.decode import DecodeVectorEnv
-from papi_env.envs.registration import DECODE, ENV_IDS, KERNELS, SERVING
+from papi_env.envs.registration import DECODE, ENV_IDS, KERNELS, SERVING, SERVING_V1
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.sb3 import BatchVecEnv
 from papi_env.simulation.batch import state as at
@@ -278,8 +279,8 @@ def test_training_meets_no_instance_of_validation_or_comparison(tmp_path, monkey
 def test_the_files_of_hyperparameters_are_valid_on_every_environment(algorithm):
     path = FOLDER / f"{algorithm}.toml"
     blocks = tomllib.loads(path.read_text())
-    # Evolution is for Serving-v1 alone, whose hyper-parameters are its defaults.
-    tuned = () if algorithm in KINDS_IN_PHASES else TUNED_IDS
+    # Those of a network that sees requests are for Serving-v1 alone: their defaults.
+    tuned = () if algorithm in KINDS_IN_PHASES else (*TUNED_IDS, SERVING_V1)
     assert set(blocks) == {"default", *tuned}
     for env_id in tuned:
         found = load_hyperparameters(algorithm, env_id)

@@ -284,6 +284,8 @@ def slow(number):
 """
 
 
+# Two real nodes beside other tests start too late, or are taken for lost: run by itself.
+@pytest.mark.slow
 @needs_ray
 @pytest.mark.parametrize(
     ("which", "said"),

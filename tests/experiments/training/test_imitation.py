@@ -10,6 +10,7 @@ import torch
 from agents.learned.export import export_policy
 from agents.learned.policy import LearnedPolicy
 from agents.serving.oracles import prompt_weight, token_rates
+from experiments.arena.settings import scenario_settings
 from experiments.distilling.collect import make_envs
 from experiments.training.algorithms import build_model, flattens
 from experiments.training.callbacks import Bar, Boundary
@@ -24,7 +25,7 @@ from experiments.training.imitation import (
     step_regrets,
 )
 from experiments.training.interruption import Interruption
-from experiments.training.settings import imitation_seeds, scenario_settings, training_envs, training_seed
+from experiments.training.settings import imitation_seeds, training_envs, training_seed
 from papi_env.envs.registration import DECODE, KERNELS, SERVING
 from papi_env.envs.serving import JOINT_ACTIONS
 from papi_env.errors import ConfigurationError

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from agents.evaluate import DISCOUNTED, evaluate
 from agents.registry import make_policy
+from experiments.arena.settings import scenario_settings
 from experiments.training.algorithms import ALGORITHMS, build_model
 from experiments.training.hyperparameters import KINDS, SECONDS, load_hyperparameters
 from experiments.training.options import Config, as_words
@@ -18,7 +19,7 @@ from experiments.training.plan import has_seconds, resolve
 from experiments.training.record import STATE
 from experiments.training.rewards import TrainingReward
 from experiments.training.session import KINDS_IN_PHASES
-from experiments.training.settings import scenario_settings, training_envs
+from experiments.training.settings import training_envs
 from papi_env.envs.decode import DecodeVectorEnv
 from papi_env.envs.registration import DECODE, KERNELS
 from papi_env.envs.registration import SERVING as SERVING_ID

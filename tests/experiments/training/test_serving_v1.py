@@ -14,6 +14,7 @@ from agents.learned.checkpoint import load_checkpoint, save_checkpoint
 from agents.learned.export import export_policy
 from agents.learned.onnx_export import network_to_onnx
 from agents.learned.policy import LearnedPolicy, load_policy
+from experiments.arena.settings import scenario_settings
 from experiments.training.algorithms import build_model, flattens
 from experiments.training.callbacks import Bar, explained_within
 from experiments.training.cloning import clone
@@ -22,7 +23,7 @@ from experiments.training.hyperparameters import Cloning, load_hyperparameters
 from experiments.training.interruption import Interruption
 from experiments.training.record import BEST
 from experiments.training.scaling import NormalizeBySetting
-from experiments.training.settings import scenario_settings, training_envs
+from experiments.training.settings import training_envs
 from experiments.training.starts import GROUPS, Staggered
 from papi_env.envs.registration import SERVING, SERVING_V1
 from papi_env.envs.serving_v1 import ServingV1VectorEnv

@@ -5,9 +5,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from experiments.arena.settings import scenario_settings
 from experiments.training.algorithms import build_model
 from experiments.training.hyperparameters import load_hyperparameters
-from experiments.training.settings import scenario_settings, training_envs
+from experiments.training.settings import training_envs
 from experiments.training.state import _digest, load_state, save_state
 from experiments.training.state_bounds import check_counters, counts_of, rows_of
 from papi_env.envs.registration import SERVING
