@@ -385,9 +385,9 @@ def test_a_planner_starts_from_what_stands_after_it():
 
 
 def test_a_planner_from_a_network_leaves_it_as_it_is_and_is_never_worse_with_the_true_future():
-    alone = evaluate(make_policy("agents/pretrained/serving-v1"), environment(2), [0, 1])
-    planner = make_policy("planner-star-4x1@agents/pretrained/serving-v1")
-    planned = evaluate(planner, environment(2), [0, 1])
+    alone = evaluate(make_policy("agents/pretrained/serving-v1"), environment(), [0])
+    planner = make_policy("planner-star-8x1@agents/pretrained/serving-v1")
+    planned = evaluate(planner, environment(), [0])
     assert (planned["return"] >= alone["return"] - 1e-9).all()
     names = [coordinate.name for coordinate in planner.space.coordinates]
     assert "scores of class 0" in names
