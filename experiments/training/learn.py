@@ -18,6 +18,7 @@ from experiments.training.plan import Training
 from experiments.training.record import STATE, Listener
 from experiments.training.settings import imitation_seeds, training_envs, training_seed
 from experiments.training.state import load_state
+from papi_env.errors import ConfigurationError
 
 
 def train(
@@ -87,6 +88,8 @@ def train(
         model.learn(
             parameters.timesteps - model.num_timesteps, callback=boundary, reset_num_timesteps=not going_on
         )
+    except ConfigurationError:
+        raise
     except (ValueError, RuntimeError):
         # torch's own complaint about numbers that are not finite says less than ours.
         boundary.check_weights()

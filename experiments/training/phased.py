@@ -53,7 +53,7 @@ class Phased(ABC):
         weights: float64 [NUM_WEIGHTS], where the coming step begins.
         best: those of this phase that scored most on its fixed instances, `best_score`.
         done: the best by traffic of the phases that are over; those of all under the empty name.
-        taken: steps of this phase.
+        taken: steps of this phase, as far as an algorithm counts them.
         generation: steps of all phases.
         notes: of steps, as plain data.
         steps: iterations of the machine that were played; simulated_s: their seconds.

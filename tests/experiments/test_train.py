@@ -262,6 +262,16 @@ def test_a_reward_that_is_not_finite_is_noticed_where_it_appears(tmp_path, monke
     assert "a reward or an observation ceased to be finite by step 4" in err
 
 
+def test_what_environments_refuse_in_their_first_reset_is_one_message(tmp_path, monkeypatch):
+    def refuses(self):
+        raise ConfigurationError("no horizon here")
+
+    monkeypatch.setattr(BatchVecEnv, "reset", refuses)
+    status, _, err = command(*options("ppo", DECODE), "--out", tmp_path / "run")
+    assert status == 2
+    assert "error: no horizon here" in err
+
+
 def test_training_meets_no_instance_of_validation_or_comparison(tmp_path, monkeypatch):
     seeds = {}
     for run in (0, 1):

@@ -131,8 +131,8 @@ class Looking(Imagining):
         # Others play as the network does, and would on all futures that are as close.
         changes = np.flatnonzero(earned[:, 0] != earned[0, 0])
         tried = np.concatenate([[0], changes])
-        earned[:, 1:] = self.values(futures, memory, plans[:1], then[:1], 1, self.samples)
-        earned[tried, 1:] = self.values(futures, memory, plans[tried], then[tried], 1, self.samples)
+        found = self.values(futures, memory, plans[tried], then[tried], 1, self.samples)
+        earned[:, 1:], earned[tried, 1:] = found[0], found
         more = earned[1:] - earned[0]
         gains, doubts = np.zeros((2, NUM_VARIED, 2))
         gains[self._varied[some]] = more.mean(axis=1).reshape(-1, 2)

@@ -129,7 +129,6 @@ class Expert(Phased):
         if self.weights is not start:
             self.looks = Looks.empty(len(at.OBSERVATION_NAMES_V1))
         self.generation += 1
-        self.taken += 1
         self._write_notes()
         if self.steps + (self.steps - before) / 2 > phase.stop:
             self.finish_phase()

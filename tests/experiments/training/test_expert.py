@@ -46,6 +46,21 @@ def train(folder, *more, scenarios=("chats/llama-65b",), hyper=SMALL, timesteps=
     return main([*COMMON, *given, "--hyper", *hyper, *more])
 
 
+def cut_after_a_round(folder, monkeypatch):
+    step, calls = Expert.step, []
+
+    def interrupted(self):
+        calls.append(1)
+        if len(calls) == 2:
+            self.keep_state()
+            raise KeyboardInterrupt
+        step(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Expert, "step", interrupted)
+        assert train(folder) == 130
+
+
 def environments(name="chats/llama-65b", count=4, horizon_s=4.0):
     scenario = get_scenario(name).replace(serving={"horizon_s": horizon_s})
     return ServingV1VectorEnv(scenario, num_envs=count, autoreset_mode=AutoresetMode.DISABLED)
@@ -75,18 +90,8 @@ def test_a_run_leaves_a_policy_and_what_its_rounds_found(whole):
 
 
 def test_a_resumed_run_ends_as_one_run_would(whole, tmp_path, monkeypatch):
-    folder, step, calls = tmp_path / "cut", Expert.step, []
-
-    def interrupted(self):
-        calls.append(1)
-        if len(calls) == 2:
-            self.keep_state()
-            raise KeyboardInterrupt
-        step(self)
-
-    monkeypatch.setattr(Expert, "step", interrupted)
-    assert train(folder) == 130
-    monkeypatch.setattr(Expert, "step", step)
+    folder = tmp_path / "cut"
+    cut_after_a_round(folder, monkeypatch)
     assert main(["--resume", str(folder)]) == 0
     assert (folder / ROUNDS).read_text() == (whole / ROUNDS).read_text()
     last, expected = (load_checkpoint(run / "last").weights for run in (folder, whole))
@@ -235,18 +240,8 @@ def test_a_budget_too_small_for_a_round_is_one_message(tmp_path, capsys):
     "name", ["looks/gains", "looks/doubts", "leaves/hidden", "stopped/observations", "notes"]
 )
 def test_a_state_of_another_shape_is_refused(whole, tmp_path, monkeypatch, capsys, name):
-    folder, step = tmp_path / "cut", Expert.step
-    calls = []
-
-    def interrupted(self):
-        calls.append(1)
-        if len(calls) == 2:
-            self.keep_state()
-            raise KeyboardInterrupt
-        step(self)
-
-    monkeypatch.setattr(Expert, "step", interrupted)
-    assert train(folder) == 130
+    folder = tmp_path / "cut"
+    cut_after_a_round(folder, monkeypatch)
     arrays, content = read_state(folder / STATE)
     if name == "notes":
         content["notes"] = [{"round": 0}]
