@@ -1,10 +1,11 @@
 """Kill commands at random moments and compare what they come to: `python -m experiments.kill --help`.
 
-Small runs of `compare`, `sweep`, `train`, `tune` and `leaderboard` are ended as by a power cut (kill -9 of all their
-processes), go on with the same command, and are ended again; of others a single process that runs jobs is killed,
-local ones and Ray's. A command that loses the processes of one job again and again says so and ends: "given up", and it
-goes on too. Each comes to its end, and its results must be, bit for bit, those of a run in peace, with no file of jobs
-left behind. Written to the run folder: summary.json, and under `runs` what was not the same.
+Small runs of `compare`, `sweep`, `train` (PPO, and expert iteration), `tune` and `leaderboard` are ended as by a power
+cut (kill -9 of all their processes), go on with the same command, and are ended again; of others a single process that
+runs jobs is killed, local ones and Ray's. A command that loses the processes of one job again and again says so and
+ends: "given up", and it goes on too. Each comes to its end, and its results must be, bit for bit, those of a run in
+peace, with no file of jobs left behind. Written to the run folder: summary.json, and under `runs` what was not the
+same.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ requests evolution strategies and expert iteration, on one scenario or on many a
 
 `--resume DIR` goes on after any interruption, and ends with the weights that the run would have had without it, bit
 for bit, on the same code, versions and `--threads`. Ctrl-C stops after the rollout under way and loses nothing; a
-crash loses what came since the last validation. `--tune N` looks for hyper-parameters instead (see
-`experiments.training.trials`).
+crash loses what came since the last validation. Evolution and expert iteration play on the processes of `--jobs` and
+`--backend`, each a setting at a time: how many there are changes no bit, and a run may go on with others. `--tune N`
+looks for hyper-parameters instead (see `experiments.training.trials`).
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ So one that dies takes one call with it, and the others work on.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 import warnings
@@ -91,7 +92,11 @@ class Machine(Pool):
 
 
 def _end_with(parent: int) -> None:
-    """End this process once the one that it works for is gone: nobody else would."""
+    """End this process once the one that it works for is gone: nobody else would.
+
+    Ctrl-C at a terminal reaches both; what it means here is for that one to say, which may have calls finished first.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -56,6 +56,7 @@ class Victim:
         mark: a file of the run folder that shows that work has begun.
         resume: the option that goes on in a run folder, in place of `arguments`; None where the same command does.
         parallel: whether it takes --jobs and --backend.
+        command: the one that it is, where that is not its name.
     """
 
     arguments: str
@@ -63,6 +64,7 @@ class Victim:
     mark: str = "run.json"
     resume: str | None = None
     parallel: bool = True
+    command: str = ""
 
 
 VICTIMS: Mapping[str, Victim] = {
@@ -80,6 +82,14 @@ VICTIMS: Mapping[str, Victim] = {
         resume="--resume",
         parallel=False,
     ),
+    "expert-iteration": Victim(
+        "--algorithm expert-iteration --env papi_env/Serving-v1 --scenarios chats/llama-65b bursts/llama-65b "
+        "--timesteps 1500000 --validations 6 --episodes 1 --no-tensorboard "
+        "--hyper checks=8 looks=16 horizon_s=2.0 updates=50",
+        ("best/*", "last/*", "evaluations.csv", "rounds.csv"),
+        resume="--resume",
+        command="train",
+    ),
     "tune": Victim(
         "profile-greedy --families tight-objectives saturated --seeds 2 --final-seeds 2 --horizon-s 8 --trials 72 "
         "--family-trials 24",
@@ -96,10 +106,11 @@ VICTIMS: Mapping[str, Victim] = {
 def command(name: str, inputs: Path, out: Path, options: tuple[str, ...]) -> list[str]:
     """The arguments of python that run or go on with a victim in a folder."""
     victim = VICTIMS[name]
+    module = ["-m", f"experiments.{victim.command or name}"]
     if victim.resume is not None and (out / victim.mark).exists():
-        return ["-m", f"experiments.{name}", victim.resume, str(out)]
+        return [*module, victim.resume, str(out), *options]
     arguments = [argument.replace("INPUT/", f"{inputs}/") for argument in victim.arguments.split()]
-    return ["-m", f"experiments.{name}", *arguments, *options, "--out", str(out)]
+    return [*module, *arguments, *options, "--out", str(out)]
 
 
 def results_of(name: str, out: Path) -> dict[str, str]:

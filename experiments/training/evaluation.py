@@ -13,8 +13,10 @@ from agents.learned.checkpoint import Checkpoint
 from agents.learned.policy import policy_of
 from agents.policy import Policy
 from agents.registry import make_policy
+from experiments.common.pools import Call, OwnProcess, Pool
 from experiments.common.problems import setting_label, vector_class
 from experiments.splitting.definition import VALIDATION_SEED
+from experiments.training.episodes import Metrics, Place, play
 from experiments.training.scores import score, scored
 from papi_env.envs.serving import ServingProblem
 from papi_env.envs.vector import ProblemVectorEnv
@@ -60,10 +62,16 @@ class Validator:
         settings: what is played.
         episodes: of each setting, at least one; their seeds are VALIDATION_SEED + 0, 1, ...
         time_constant: of the discount in seconds, None where it counts steps.
+        pool: what plays; None: this process.
     """
 
     def __init__(
-        self, env_id: str, settings: Sequence[Scenario], episodes: int, time_constant: float | None = None
+        self,
+        env_id: str,
+        settings: Sequence[Scenario],
+        episodes: int,
+        time_constant: float | None = None,
+        pool: Pool | None = None,
     ) -> None:
         self._env_id = env_id
         make = vector_class(env_id)
@@ -73,6 +81,8 @@ class Validator:
             make(setting, num_envs=episodes, autoreset_mode=AutoresetMode.DISABLED) for setting in settings
         ]
         self._time_constant = time_constant
+        self._pool = pool or OwnProcess()
+        self._places = [Place.of(env_id, setting, episodes, 1) for setting in settings]
         self._oracle = self._returns_of_oracle()
 
     def _returns_of_oracle(self) -> tuple[float, ...]:
@@ -82,7 +92,7 @@ class Validator:
 
     def _play(self, policy: Policy) -> dict[str, tuple[float, ...]]:
         """Mean return of each setting, and mean discounted return where the discount is per second."""
-        found = [evaluate(policy, env, self._seeds, time_constant=self._time_constant) for env in self._envs]
+        found = self._metrics(policy)
         names = ("return",) if self._time_constant is None else ("return", DISCOUNTED)
         played = {name: tuple(float(metrics[name].mean()) for metrics in found) for name in names}
         played[_SCORE] = tuple(
@@ -90,6 +100,16 @@ class Validator:
             for env, metrics in zip(self._envs, found, strict=True)
         )
         return played
+
+    def _metrics(self, policy: Policy) -> Sequence[Metrics]:
+        """Those of the episodes of each setting."""
+        if self._pool.size > 1 and self._time_constant is None:
+            calls = [
+                Call(f"validation on {place.label}", play, (place, policy, self._seeds))
+                for place in self._places
+            ]
+            return self._pool.map(calls)
+        return [evaluate(policy, env, self._seeds, time_constant=self._time_constant) for env in self._envs]
 
     def __call__(self, checkpoint: Checkpoint) -> Validation:
         """Play the checkpoint on every setting.

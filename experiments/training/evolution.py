@@ -11,9 +11,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from agents.evaluate import evaluate
 from agents.serving.network import NUM_WEIGHTS, SeesRequests
+from experiments.common.pools import Call, Pool
 from experiments.splitting.definition import SEEDS_PER_RUN
+from experiments.training.episodes import play
 from experiments.training.hyperparameters import Evolution, at
 from experiments.training.interruption import DivergedError
 from experiments.training.phased import Phased
@@ -21,7 +22,6 @@ from experiments.training.plan import Training
 from experiments.training.record import Record
 from experiments.training.settings import training_seed
 from experiments.training.state_bounds import Arrays
-from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.kernel import FloatArray
 
 # Adam's, as published (Kingma and Ba, 2015) but for a shorter second memory: generations are few.
@@ -36,10 +36,10 @@ class Evolved(Phased):
     algorithm = "Evolution"
     arrays: ClassVar = {**Phased.arrays, "first": "_first", "second": "_second"}
 
-    def __init__(self, training: Training, record: Record) -> None:
+    def __init__(self, training: Training, record: Record, pool: Pool | None = None) -> None:
         assert isinstance(training.parameters, Evolution)
         self.parameters: Evolution = training.parameters
-        super().__init__(training, record, 2 * self.parameters.pairs * self.parameters.episodes)
+        super().__init__(training, record, 2 * self.parameters.pairs * self.parameters.episodes, pool)
         self.begin_phase()
 
     def begin_phase(self) -> None:
@@ -73,11 +73,12 @@ class Evolved(Phased):
         chosen = rng.choice(phase.settings, size=played, replace=False, shuffle=False)
         times = parameters.settings // played
         first = training_seed(seed) + self.generation * times * parameters.episodes % SEEDS_PER_RUN
+        begins = [first + time_ * parameters.episodes for time_ in range(times)]
+        calls = [self._call(k, perturbed, begin) for k in sorted(chosen) for begin in begins]
         earned = np.zeros(len(perturbed))
-        for k in sorted(chosen):
-            for time_ in range(times):
-                begin = first + time_ * parameters.episodes
-                earned += self._play(self.envs[k], perturbed, range(begin, begin + parameters.episodes))
+        for metrics in self.pool.map(calls):
+            self.count(metrics)
+            earned += _standardised(metrics["return"].reshape(len(perturbed), -1).mean(axis=1))
         if not np.isfinite(earned).all():
             raise DivergedError(
                 f"Training diverged: a return ceased to be finite in generation {self.generation}"
@@ -100,12 +101,13 @@ class Evolved(Phased):
         size = np.sqrt(self._second / (1 - _BETA_2**self.taken))
         self.weights = self.weights + rate * mean / (size + _EPSILON)
 
-    def _play(self, env: ProblemVectorEnv, weights: FloatArray, seeds: range) -> FloatArray:
-        """What each network returns, in standard deviations over all of them from their mean, [len(weights)].
+    def _call(self, k: int, weights: FloatArray, begin: int) -> Call:
+        """The call that lets each network play the same episodes of setting k, the first of seed `begin`."""
+        seeds = range(begin, begin + self.parameters.episodes)
+        arguments = (self.places[k], SeesRequests(*weights), list(seeds) * len(weights))
+        return Call(f"episodes on {self.places[k].label}", play, arguments)
 
-        So no setting counts for more because its requests come in larger numbers.
-        """
-        metrics = evaluate(SeesRequests(*weights), env, list(seeds) * len(weights))
-        self.count(metrics)
-        returns = metrics["return"].reshape(len(weights), -1).mean(axis=1)
-        return np.asarray((returns - returns.mean()) / max(returns.std(), _EPSILON))
+
+def _standardised(returns: FloatArray) -> FloatArray:
+    """In standard deviations from their mean, so that no setting counts for more because its requests are many."""
+    return np.asarray((returns - returns.mean()) / max(returns.std(), _EPSILON))

@@ -16,7 +16,17 @@ from typing import Annotated, Any
 import tyro
 from pydantic import TypeAdapter, ValidationError
 
-from experiments.common.options import Env, Out, Scenarios, Spelling, Traces, respell, words
+from experiments.common.options import (
+    Env,
+    OnWorkers,
+    Out,
+    Scenarios,
+    Spelling,
+    Traces,
+    Workers,
+    respell,
+    words,
+)
 from experiments.common.runner import read_record
 from experiments.training.hyperparameters import KINDS
 from papi_env.envs.registration import DECODE
@@ -24,6 +34,9 @@ from papi_env.errors import ConfigurationError, DataError, describe_validation
 
 PROGRAM = ("python", "-m", "experiments.train")
 SPELLINGS = (Spelling("--traces", "--trace"),)
+ONE_PROCESS = Workers(jobs=1)
+# Where a run is and where it plays: no part of what it is.
+_OF_A_SESSION = ("workers", "out", "resume")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +45,13 @@ class Config:
 
     python -m experiments.train --algorithm maskable-ppo --env papi_env/Kernels-v0 --batch-sizes 4 16 64
 
+    python -m experiments.train --algorithm expert-iteration --env papi_env/Serving-v1 --split --jobs 0
+
     python -m experiments.train --resume runs/train-20250101-120000
     """
 
     algorithm: Annotated[str, tyro.conf.arg(metavar="|".join(KINDS))] = "ppo"
-    """What learns."""
+    """What learns. Evolution and expert-iteration play in as many processes as --jobs says, others in one."""
     env: Env = DECODE
     """The problem to learn: papi_env/Decode-v0, papi_env/Kernels-v0, papi_env/Serving-v0 or papi_env/Serving-v1."""
     scenarios: Scenarios = ()
@@ -82,24 +97,27 @@ class Config:
     """Write curves for TensorBoard."""
     tune: Annotated[int, words("TRIALS")] = 0
     """Look for hyper-parameters in so many trials instead of training."""
+    workers: OnWorkers = ONE_PROCESS
     out: Out = None
     resume: Annotated[Path | None, words("DIR")] = None
-    """Go on with the run in this folder; its options are kept there, so no others."""
+    """Go on with the run in this folder. Its options are kept there, so no others, but for --jobs, --backend and
+    --address, which change no result."""
 
 
 def as_plain(config: Config) -> dict[str, Any]:
-    """The options as run.json holds them, without where the run is."""
+    """The options as run.json holds them, without where the run is, and plays."""
     data = asdict(replace(config, out=None, resume=None))
+    del data["workers"]
     data["traces"] = [str(path) for path in config.traces]
     return {name: str(value) if isinstance(value, Path) else value for name, value in data.items()}
 
 
 def as_words(config: Config) -> list[str]:
-    """The options that are not the default's, as on the command line; not where the run is."""
+    """The options that are not the default's, as on the command line; not where the run is, and plays."""
     found: list[str] = []
     for field in fields(Config):
         value = getattr(config, field.name)
-        if value == field.default or field.name in ("out", "resume"):
+        if value == field.default or field.name in _OF_A_SESSION:
             continue
         name = "trace" if field.name == "traces" else field.name.replace("_", "-")
         if isinstance(value, bool):
@@ -137,7 +155,7 @@ def read_command(command: str) -> Config:
 
 
 def resumed(config: Config) -> Config:
-    """The configuration of the run in `config.resume`.
+    """The configuration of the run in `config.resume`, which goes on with the processes of `config`.
 
     Raises:
         ConfigurationError: other options are given besides, or the folder holds no training.
@@ -146,7 +164,8 @@ def resumed(config: Config) -> Config:
     others = as_words(config) + (["--out"] if config.out is not None else [])
     if others:
         raise ConfigurationError(
-            f"--resume keeps the run's own options, expected no others, found {shlex.join(others)}"
+            "--resume keeps the run's own options, expected none but --jobs, --backend and --address, found "
+            f"{shlex.join(others)}"
         )
     assert config.resume is not None
     record = config.resume / "run.json"
@@ -160,7 +179,7 @@ def resumed(config: Config) -> Config:
     if experiment != "train":
         raise ConfigurationError(f"{config.resume}: holds a run of {experiment!r}, not of 'train'")
     try:
-        return replace(TypeAdapter(Config).validate_python(asked), out=config.resume)
+        return replace(TypeAdapter(Config).validate_python(asked), out=config.resume, workers=config.workers)
     except ValidationError as error:
         names = [field.name for field in fields(Config)]
         raise DataError(str(describe_validation(str(record), error, names))) from None

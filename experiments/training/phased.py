@@ -3,27 +3,28 @@
 A phase has settings of its own, for a share of the steps: all together first, then those of each traffic by themselves,
 as rules are tuned for all families of presets and then for each. From time to time the weights play a fixed set of
 training instances; those that did best there are what a phase leaves. Everything that is drawn follows from the seed
-and from numbers in the state, so that a resumed run goes on as if nothing had happened.
+and from numbers in the state, so that a resumed run goes on as if nothing had happened. It is drawn in this process,
+others play: what comes of it is the same whichever they are.
 """
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from gymnasium.vector import AutoresetMode
 
-from agents.evaluate import evaluate
 from agents.learned.checkpoint import ActionLayout, Checkpoint, Description, ObservationLayout
 from agents.learned.networks import Float32Array
 from agents.learned.request_network import RequestNetwork
 from agents.serving.network import NUM_WEIGHTS, SeesRequests, untrained
-from experiments.common.problems import vector_class
+from experiments.common.pools import Call, OwnProcess, Pool, ProcessesLostError
 from experiments.splitting.definition import SEEDS_PER_RUN
+from experiments.training.episodes import Metrics, Place, environments, play
 from experiments.training.evaluation import Validator
 from experiments.training.hyperparameters import OfNetwork
 from experiments.training.interruption import Interruption
@@ -35,7 +36,6 @@ from experiments.training.settings import training_seed
 from experiments.training.state import check_array, read_state, write_state
 from experiments.training.state_bounds import Arrays, counts_of, number_of, plain_rows_of, rows_of
 from papi_env.envs.registration import SERVING_V1
-from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as layout
@@ -48,8 +48,10 @@ class Phased(ABC):
         training: what; on Serving-v1.
         record: of its validations.
         count: environments of each setting side by side.
+        pool: what plays; None: this process.
 
     Attributes:
+        places: of the settings; horizons_s: for how long requests come there.
         weights: float64 [NUM_WEIGHTS], where the coming step begins.
         best: those of this phase that scored most on its fixed instances, `best_score`.
         done: the best by traffic of the phases that are over; those of all under the empty name.
@@ -63,9 +65,9 @@ class Phased(ABC):
     # Arrays of the state, by attributes.
     arrays: ClassVar[Mapping[str, str]] = {"weights": "weights", "best": "best"}
 
-    def __init__(self, training: Training, record: Record, count: int) -> None:
+    def __init__(self, training: Training, record: Record, count: int, pool: Pool | None = None) -> None:
         assert isinstance(training.parameters, OfNetwork)
-        self.training, self.record = training, record
+        self.training, self.record, self.pool = training, record, pool or OwnProcess()
         self.weights: FloatArray = untrained(training.config.seed)
         self.best: FloatArray = self.weights
         self.best_score: float = -np.inf
@@ -83,16 +85,13 @@ class Phased(ABC):
         self._start = time.perf_counter()
         horizon_s = training.parameters.horizon_s
         changes: dict[str, Any] = {"serving": {"horizon_s": horizon_s}} if horizon_s else {}
-        make = vector_class(training.config.env)
-        self.envs: list[ProblemVectorEnv] = [
-            make(
-                setting.replace(**changes),
-                num_envs=count,
-                autoreset_mode=AutoresetMode.DISABLED,
-                threads=training.config.threads,
-            )
-            for setting in training.settings
-        ]
+        env_id, changed = training.config.env, [setting.replace(**changes) for setting in training.settings]
+        # Processes share the cores among them.
+        threads = training.config.threads if self.pool.size == 1 else 1
+        self.places = [Place.of(env_id, setting, count, threads) for setting in changed]
+        # So one that cannot be played is told now, not in another process.
+        alone = [Place.of(env_id, setting, 1, 1).made() for setting in changed]
+        self.horizons_s = [float(env.engine.tables.arrivals.horizon_s) for env in alone]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -151,27 +150,35 @@ class Phased(ABC):
         """Let the weights play the phase's fixed instances, as many of each setting as there are environments."""
         # The last of the run's seeds: steps take the first.
         last = training_seed(self.training.config.seed) + SEEDS_PER_RUN
-        total = self.score(self.weights, self.phase.settings, last - self.envs[0].num_envs)
+        (total,) = self.scores([self.weights], self.phase.settings, last - self.places[0].count)
         if total > self.best_score:
             self.best, self.best_score = self.weights, total
         return total
 
-    def score(self, weights: FloatArray, settings: Iterable[int], first: int) -> float:
-        """What weights score on settings, their sum, in episodes of seeds from `first` on."""
-        total = 0.0
-        for k in settings:
-            env = self.envs[k]
-            metrics = evaluate(SeesRequests(weights), env, range(first, first + env.num_envs))
-            self.count(metrics)
-            total += score(
-                self.training.config.env,
-                self.training.settings[k],
-                metrics["return"],
-                metrics["offered"],
-            )
-        return total
+    def scores(self, candidates: Sequence[FloatArray], settings: Sequence[int], first: int) -> list[float]:
+        """What each of several weights scores on settings, the sum, in episodes of seeds from `first` on."""
+        calls = []
+        for weights in candidates:
+            for k in settings:
+                place = self.places[k]
+                seeds = range(first, first + place.count)
+                calls.append(Call(f"episodes on {place.label}", play, (place, SeesRequests(weights), seeds)))
+        played = iter(self.pool.map(calls))
+        totals = []
+        for _ in candidates:
+            total = 0.0
+            for k in settings:
+                total += self._score(k, next(played))
+            totals.append(total)
+        return totals
 
-    def count(self, metrics: Mapping[str, Any]) -> None:
+    def _score(self, k: int, metrics: Metrics) -> float:
+        """What episodes of a setting score, which are counted."""
+        self.count(metrics)
+        setting = self.training.settings[k]
+        return score(self.training.config.env, setting, metrics["return"], metrics["offered"])
+
+    def count(self, metrics: Metrics) -> None:
         """Episodes that were played."""
         self.steps += int(metrics["iterations"].sum())
         self.simulated_s += float(metrics["time_s"].sum())
@@ -211,19 +218,23 @@ class Phased(ABC):
             tensors |= network.split(weights, traffic)
         return Checkpoint(description, tensors)
 
-    def keep_state(self) -> None:
-        """Write what a resumed run starts from."""
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        """What a resumed run starts from; steps that follow leave it as it is."""
+        names = ("generation", "steps", "taken", "simulated_s", "wall_s")
+        numbers = {name: getattr(self, name) for name in names}
+        counts = ("next_validation", "phase", "next_check")
+        numbers |= {name: getattr(self, f"_{name}") for name in counts}
+        # None has been checked where the score is not finite, which JSON cannot say.
+        numbers["best_score"] = self.best_score if np.isfinite(self.best_score) else None
+        arrays = {name: getattr(self, attribute) for name, attribute in self.arrays.items()}
+        arrays |= {f"done/{traffic}": weights for traffic, weights in self.done.items()}
+        content = {"numbers": numbers, "rows": list(self.rows), "notes": list(self.notes)}
+        return arrays | self.kept(), content
+
+    def keep_state(self, state: tuple[Arrays, dict[str, Any]] | None = None) -> None:
+        """Write a state, that of now or one of before."""
         if self.record.folder is not None:
-            names = ("generation", "steps", "taken", "simulated_s", "wall_s")
-            numbers = {name: getattr(self, name) for name in names}
-            counts = ("next_validation", "phase", "next_check")
-            numbers |= {name: getattr(self, f"_{name}") for name in counts}
-            # None has been checked where the score is not finite, which JSON cannot say.
-            numbers["best_score"] = self.best_score if np.isfinite(self.best_score) else None
-            arrays = {name: getattr(self, attribute) for name, attribute in self.arrays.items()}
-            arrays |= {f"done/{traffic}": weights for traffic, weights in self.done.items()}
-            content = {"numbers": numbers, "rows": self.rows, "notes": self.notes}
-            write_state(self.record.folder / STATE, arrays | self.kept(), content)
+            write_state(self.record.folder / STATE, *(self.state() if state is None else state))
 
     def take_over(self, path: Path) -> None:
         """Go on from a state that was kept.
@@ -261,19 +272,32 @@ class Phased(ABC):
         self.take(path, arrays)
 
 
+@contextmanager
+def _kept(run: Phased) -> Iterator[None]:
+    """Keep the state from before what runs inside, should that lose its processes."""
+    before = run.state()
+    try:
+        yield
+    except ProcessesLostError:
+        run.keep_state(before)
+        raise
+
+
 def train_in_phases(
-    kind: Callable[[Training, Record], Phased],
+    kind: Callable[[Training, Record, Pool], Phased],
     training: Training,
     folder: Path | None,
     listener: Listener,
     interruption: Interruption,
+    pool: Pool,
 ) -> Phased:
-    """Train to the end, from the state in `folder` where there is one; see `learn.train`.
+    """Train to the end, from the state in `folder` where there is one, on the processes of `pool`; see `learn.train`.
 
     Raises:
         ConfigurationError: the problem is not Serving-v1, or the budget is too small.
         DivergedError: returns ceased to be finite.
         KeyboardInterrupt: the interruption was asked for; the state is kept.
+        ProcessesLostError: the processes of a call died again and again; the state before the step is kept.
     """
     config = training.config
     if config.env != SERVING_V1:
@@ -281,16 +305,23 @@ def train_in_phases(
             f"{config.algorithm} trains a network that sees requests: expected --env {SERVING_V1}, "
             f"found {config.env}"
         )
-    record = Record(folder, Validator(config.env, training.validation, config.episodes), listener)
-    run = kind(training, record)
-    if folder is not None and (folder / STATE).exists():
-        run.take_over(folder / STATE)
-    listener.started(run.steps)
-    while not run.over:
-        run.at_boundary()
-        if interruption.asked:
-            run.keep_state()
-            raise KeyboardInterrupt
-        run.step()
-    run.at_boundary(last=True)
-    return run
+    validator = Validator(config.env, training.validation, config.episodes, pool=pool)
+    record = Record(folder, validator, listener)
+    try:
+        run = kind(training, record, pool)
+        if folder is not None and (folder / STATE).exists():
+            run.take_over(folder / STATE)
+        listener.started(run.steps)
+        while not run.over:
+            with _kept(run):
+                run.at_boundary()
+            if interruption.asked:
+                run.keep_state()
+                raise KeyboardInterrupt
+            with _kept(run):
+                run.step()
+        with _kept(run):
+            run.at_boundary(last=True)
+        return run
+    finally:
+        environments.cache_clear()

@@ -11,8 +11,8 @@ from experiments.arena.settings import scenario_settings, trace_digest
 from experiments.common.problems import setting_label, vector_class
 from experiments.common.runner import versions
 from experiments.splitting.splits import load_split, trace_records
-from experiments.training.hyperparameters import Learning, load_hyperparameters
-from experiments.training.options import Config, as_plain, command_of
+from experiments.training.hyperparameters import Learning, OfNetwork, load_hyperparameters
+from experiments.training.options import ONE_PROCESS, Config, as_plain, command_of
 from papi_env.envs.problem import ELAPSED
 from papi_env.envs.registration import ENV_IDS
 from papi_env.errors import ConfigurationError, lookup
@@ -104,6 +104,11 @@ def resolve(config: Config) -> Training:
             f"time_constant is {parameters.per_second:g} s, but {config.env} counts steps; expected none, or one of "
             f"{', '.join(filter(has_seconds, ENV_IDS))}"
         )
+    config.workers.check()
+    if config.workers != ONE_PROCESS and (config.tune or not isinstance(parameters, OfNetwork)):
+        what = "--tune" if config.tune else config.algorithm
+        found = f"--jobs {config.workers.jobs} --backend {config.workers.backend}"
+        raise ConfigurationError(f"{what} takes one process, expected no --jobs or --backend, found {found}")
     sizes = (config.systems, config.models, config.batch_sizes, config.speculation)
     if config.split:
         if any((config.scenarios, config.validate, *sizes)):

@@ -14,7 +14,9 @@ from rich.table import Table
 
 from agents.learned.checkpoint import recover
 from experiments.common.command import can_go_on, say
+from experiments.common.pools import Pool
 from experiments.common.runner import RunFolder, source_digest, versions, writing
+from experiments.common.workers import started
 from experiments.training.callbacks import Bar, Boundary
 from experiments.training.curves.data import YAxis
 from experiments.training.evolution import Evolved
@@ -28,7 +30,7 @@ from experiments.training.record import BEST, LAST, Record
 from experiments.training.scores import scored
 
 CURVES = "curves.png"
-KINDS_IN_PHASES: Mapping[str, Callable[[Training, Record], Phased]] = {
+KINDS_IN_PHASES: Mapping[str, Callable[[Training, Record, Pool], Phased]] = {
     "evolution": Evolved,
     "expert-iteration": Expert,
 }
@@ -51,19 +53,22 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
         config = resumed(config)
     with progress.status("reading scenarios"):
         training = resolve(config)
-    folder = RunFolder.open(config.out, "train", training.describe())
-    say(progress, f"run folder {folder.path}")
-    _warn_of_changes(folder, progress)
-    with folder.session(command, config.threads) as session, Interruption().listening() as interruption:
-        session["versions"] |= learning_versions()
-        with can_go_on(progress, f"{shlex.join(PROGRAM)} --resume {folder.path}"):
-            if config.tune:
-                from experiments.training.trials import tune  # needs Optuna
+    # Ray listens for signals too: before this does.
+    with started(config.workers) as pool:
+        folder = RunFolder.open(config.out, "train", training.describe())
+        say(progress, f"run folder {folder.path}")
+        _warn_of_changes(folder, progress)
+        cores = max(config.threads, pool.size)
+        with folder.session(command, cores) as session, Interruption().listening() as interruption:
+            session["versions"] |= learning_versions()
+            with can_go_on(progress, f"{shlex.join(PROGRAM)} --resume {folder.path}"):
+                if config.tune:
+                    from experiments.training.trials import tune  # needs Optuna
 
-                with writing(folder.path):
-                    tune(training, folder, interruption, console, progress)
-            else:
-                _train_in(training, folder, interruption, session, console, progress)
+                    with writing(folder.path):
+                        tune(training, folder, interruption, console, progress)
+                else:
+                    _train_in(training, folder, interruption, pool, session, console, progress)
     return folder.path
 
 
@@ -71,6 +76,7 @@ def _train_in(
     training: Training,
     folder: RunFolder,
     interruption: Interruption,
+    pool: Pool,
     session: dict[str, Any],
     console: Console,
     progress: Console,
@@ -85,7 +91,7 @@ def _train_in(
         boundary: Boundary | Phased = (
             train(training, folder.path, listener, interruption)
             if kind is None
-            else train_in_phases(kind, training, folder.path, listener, interruption)
+            else train_in_phases(kind, training, folder.path, listener, interruption, pool)
         )
     session["steps"] = boundary.steps
     session["simulated_s"] = round(boundary.simulated_s, 3)

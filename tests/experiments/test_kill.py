@@ -88,9 +88,16 @@ def test_what_cannot_be_killed_is_refused(options, said):
 
 def test_every_victim_takes_its_options(tmp_path):
     for name, victim in victims.VICTIMS.items():
-        words = victims.command(name, tmp_path, tmp_path / "new", Case(name, "local", "all").options)
-        assert words[:2] == ["-m", f"experiments.{name}"]
+        options = Case(name, "local", "all").options
+        words = victims.command(name, tmp_path, tmp_path / "new", options)
+        assert words[:2] == ["-m", f"experiments.{victim.command or name}"]
         assert ("--jobs" in words) == victim.parallel
+        begun = tmp_path / name
+        (begun / victim.mark).parent.mkdir(parents=True)
+        (begun / victim.mark).touch()
+        again = victims.command(name, tmp_path, begun, options)
+        assert ("--jobs" in again) == victim.parallel
+        assert (victim.resume is None) or again[2:4] == [victim.resume, str(begun)]
 
 
 def test_files_that_are_left_behind_are_found(tmp_path):

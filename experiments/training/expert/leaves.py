@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from agents.learned.networks import Float32Array
 from papi_env.kernel import FloatArray
@@ -48,6 +47,8 @@ class Leaves:
     @staticmethod
     def fitted(observations: Float32Array, returns: FloatArray, seed: int) -> Leaves:
         """Fit to returns, float64 [n], of observations, [n, features]."""
+        import torch  # processes that look need only what it came to
+
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(returns))
         held = order[: max(int(_HELD_OUT * len(order)), 1)]

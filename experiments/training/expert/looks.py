@@ -22,6 +22,7 @@ from agents.serving.network import SeesRequests
 from agents.serving.planning.fair import Imagining
 from agents.serving.planning.planner import Followed, Futures
 from agents.serving.planning.space import ADJUST_STEP, SCORE_STEP, IntArray, outputs
+from experiments.training.episodes import Metrics, Place, environments, measured
 from experiments.training.expert.leaves import Leaves
 from experiments.training.hyperparameters import ExpertIteration
 from papi_env.envs.problem import Problem
@@ -81,6 +82,21 @@ class Looks(NamedTuple):
     def joined(parts: Sequence[Looks]) -> Looks:
         """All of them."""
         return Looks._make(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+
+class Looked(NamedTuple):
+    """What a planner found in the episodes of a setting.
+
+    Attributes:
+        looks: all of them.
+        stopped: see `Looking`; steps: likewise.
+        metrics: of the episodes themselves.
+    """
+
+    looks: Looks
+    stopped: list[tuple[Float32Array, FloatArray]]
+    steps: int
+    metrics: Metrics
 
 
 class Looking(Imagining):
@@ -197,3 +213,12 @@ def look_around(planner: Looking, env: ProblemVectorEnv, seeds: Sequence[int], t
         looked[over] = times.shape[1] - 1
         start[:] = False
         roll(engine, play_range, policy[:], seconds=_NOTE_S)
+
+
+def look(place: Place, k: int, planner: Looking, seeds: Sequence[int], times: FloatArray) -> Looked:
+    """Look ahead in the episodes of a place, that of setting `k`; see `look_around`."""
+    env = environments(place)
+    look_around(planner, env, seeds, times)
+    found = [one._replace(settings=np.array([k])) for one in planner.looks]
+    looks = Looks.joined([Looks.empty(len(at.OBSERVATION_NAMES_V1)), *found])
+    return Looked(looks, planner.stopped, planner.steps, measured(env.metrics()))

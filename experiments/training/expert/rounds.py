@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from agents.serving.network import SeesRequests
+from experiments.common.pools import Call, Pool
 from experiments.common.runner import write_whole
 from experiments.splitting.definition import SEEDS_PER_RUN
 from experiments.training.expert.apprentice import fit
 from experiments.training.expert.leaves import Leaves
-from experiments.training.expert.looks import DRAINED, Looking, Looks, look_around
+from experiments.training.expert.looks import DRAINED, Looking, Looks, look
 from experiments.training.hyperparameters import ExpertIteration
 from experiments.training.phased import Phased
 from experiments.training.plan import Training
@@ -59,11 +60,11 @@ class Expert(Phased):
 
     algorithm = "ExpertIteration"
 
-    def __init__(self, training: Training, record: Record) -> None:
+    def __init__(self, training: Training, record: Record, pool: Pool | None = None) -> None:
         assert isinstance(training.parameters, ExpertIteration)
         torch.set_num_threads(training.config.threads)
         self.parameters: ExpertIteration = training.parameters
-        super().__init__(training, record, self.parameters.checks)
+        super().__init__(training, record, self.parameters.checks, pool)
         self.leaves: Leaves | None = None
         self.stopped = (np.zeros((0, len(at.OBSERVATION_NAMES_V1)), dtype=np.float32), np.zeros(0))
         self.begin_phase()
@@ -83,11 +84,11 @@ class Expert(Phased):
             self.check()
         before = self.steps
         rng = np.random.default_rng([seed, self.generation])
-        planners = [self._look(k, rng) for k in phase.settings]
-        for k, planner in zip(phase.settings, planners, strict=True):
-            self.looks = Looks.joined(
-                [self.looks, *(look._replace(settings=np.array([k])) for look in planner.looks)]
-            )
+        looked = self.pool.map([self._look(k, rng) for k in phase.settings])
+        for one in looked:
+            self.count(one.metrics)
+            self.steps += one.steps
+        self.looks = Looks.joined([self.looks, *(one.looks for one in looked)])
         if not len(self.looks.waiting) or (self.generation == 0 and self.steps > phase.stop):
             raise ConfigurationError(
                 f"timesteps is {self.training.parameters.timesteps}: {len(self.looks.waiting)} looks of a round took "
@@ -104,12 +105,12 @@ class Expert(Phased):
                     tried += [(f"{name} x {by:g}", start + by * (fitted - start)) for by in MOVES]
         # On the episodes in which the next round looks, which have no say in this one's fit.
         coming = self._first_seed(self.generation + 1)
-        some = rng.permutation(phase.settings)[:_MOST_SCORED]
-        scores = [self.score(weights, some, coming) for _, weights in tried] if len(tried) > 1 else [0.0]
+        some = [int(k) for k in rng.permutation(phase.settings)[:_MOST_SCORED]]
+        scores = self.scores([weights for _, weights in tried], some, coming) if len(tried) > 1 else [0.0]
         moved, self.weights = tried[int(np.argmax(scores))]
         if self.weights is not start:
             self.check()
-        stopped = [self.stopped, *(part for planner in planners for part in planner.stopped)]
+        stopped = [self.stopped, *(part for one in looked for part in one.stopped)]
         seen, returns = (np.concatenate(arrays)[-_MOST_STOPPED:] for arrays in zip(*stopped, strict=True))
         self.stopped = seen, returns
         if len(returns) >= _LEAST_STOPPED:
@@ -133,20 +134,16 @@ class Expert(Phased):
         if self.steps + (self.steps - before) / 2 > phase.stop:
             self.finish_phase()
 
-    def _look(self, k: int, rng: np.random.Generator) -> Looking:
-        """Look ahead in the episodes of setting k."""
-        env = self.envs[k]
-        first = self._first_seed(self.generation)
-        times = self._times(rng, env.num_envs, float(env.engine.tables.arrivals.horizon_s))
+    def _look(self, k: int, rng: np.random.Generator) -> Call:
+        """The call that looks ahead in the episodes of setting k; all that is drawn is drawn here."""
+        place, first = self.places[k], self._first_seed(self.generation)
+        times = self._times(rng, place.count, self.horizons_s[k])
         if self.parameters.leaf_s and self.leaves is None:
-            times[np.arange(env.num_envs) % DRAINED != 0] = np.inf  # those that need leaves
-        planner = Looking(
-            SeesRequests(self.weights), self.parameters, int(rng.integers(1 << 62)), self.leaves
-        )
-        look_around(planner, env, range(first, first + env.num_envs), times)
-        self.count(env.metrics())
-        self.steps += planner.steps
-        return planner
+            times[np.arange(place.count) % DRAINED != 0] = np.inf  # those that need leaves
+        seed = int(rng.integers(1 << 62))
+        planner = Looking(SeesRequests(self.weights), self.parameters, seed, self.leaves)
+        seeds = range(first, first + place.count)
+        return Call(f"looks on {place.label}", look, (place, k, planner, seeds, times))
 
     def kept(self) -> Arrays:
         """Looks, and what values leaves."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +40,11 @@ def dies(marks, number, times):
     return number
 
 
+def interrupted(number):
+    os.kill(os.getpid(), signal.SIGINT)
+    return number
+
+
 def calls_of(numbers, function=square):
     return [Call(f"call {number}", function, (number,)) for number in numbers]
 
@@ -65,6 +71,11 @@ def test_a_call_that_ends_every_process_is_named(tmp_path):
     with started(Workers(jobs=2)) as pool, pytest.raises(DataError, match=r"call 1: .* died 3 times"):
         pool.map(calls)
     assert len(list(tmp_path.glob("1-*"))) == TRIES
+
+
+def test_ctrl_c_is_for_the_process_that_hands_out_calls():
+    with started(Workers(jobs=2)) as pool:
+        assert pool.map(calls_of(range(4), interrupted)) == list(range(4))
 
 
 @pytest.mark.parametrize("pool", [OwnProcess(), Machine(2)])
