@@ -225,7 +225,7 @@ class RunFolder:
                 "cpus": joblib.cpu_count(),
                 "platform": platform.platform(),
             },
-            "versions": versions(),
+            "versions": dict(versions()),  # commands add theirs
             "source": {"digest": source_digest(), **git_state()},
         }
         self.sessions.append(entry)

@@ -98,6 +98,7 @@ def test_a_run_that_loses_its_processes_goes_on_with_others(whole, tmp_path, mon
     assert_the_same_run(folder, expected)
 
 
+@pytest.mark.parametrize("whole", ["expert-iteration"], indirect=True)
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 def test_a_ray_of_two_processes_gives_the_same(whole, tmp_path):
     algorithm, expected = whole
