@@ -160,12 +160,12 @@ class OfNetwork(Learning):
 
     Attributes:
         apart: share of the steps for which weights for all settings are gone on with for each traffic by itself, as
-            rules are tuned for each family; 0: none.
+            rules are tuned for each family; 0: none; 1: all, each from where the training starts.
         horizon_s: simulated seconds of arrivals in an episode; 0: the scenario's own.
     """
 
     horizon_s: _Seconds = 0.0
-    apart: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    apart: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class Evolution(OfNetwork):

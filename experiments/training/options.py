@@ -89,6 +89,8 @@ class Config:
     """Hyper-parameters to replace: gamma=0.9 net_arch=[64,64]"""
     hyperparameters: Annotated[Path | None, words("FILE.toml")] = None
     """Hyper-parameters from another file (default: agents/hyperparameters/ALGORITHM.toml)."""
+    start: Annotated[Path | None, words("FOLDER")] = None
+    """A policy that sees requests, which evolution or expert-iteration goes on from (default: untrained weights)."""
     seed: int = 0
     """Of weights, exploration and training instances."""
     threads: int = 1

@@ -38,7 +38,9 @@ from experiments.training.state_bounds import Arrays, counts_of, number_of, plai
 from papi_env.envs.registration import SERVING_V1
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.kernel import FloatArray
+from papi_env.scenario import Scenario
 from papi_env.simulation.serving import state as layout
+from papi_env.workload.service_presets import traffic_of
 
 
 class Phased(ABC):
@@ -68,12 +70,14 @@ class Phased(ABC):
     def __init__(self, training: Training, record: Record, count: int, pool: Pool | None = None) -> None:
         assert isinstance(training.parameters, OfNetwork)
         self.training, self.record, self.pool = training, record, pool or OwnProcess()
-        self.weights: FloatArray = untrained(training.config.seed)
+        self.weights: FloatArray = self._starts("", training.settings)[-1]
         self.best: FloatArray = self.weights
         self.best_score: float = -np.inf
         self.done: dict[str, FloatArray] = {}
         self.notes: list[dict[str, Any]] = []
         self._phases = phases(training.settings, training.parameters.timesteps, training.parameters.apart)
+        if self._phases[0].traffic:
+            self.done[""] = self.weights
         self.generation: int = 0
         self.steps: int = 0
         self.taken: int = 0
@@ -118,17 +122,29 @@ class Phased(ABC):
         """Change the weights once."""
 
     def finish_phase(self) -> None:
-        """Keep what the phase found, and start the next from it or from untrained weights: from the better."""
+        """Keep what the phase found, and go on to the next."""
         self.done[self.phase.traffic] = self.best
         self._phase += 1
-        if self.over:
-            return
-        self.best_score, self.taken = -np.inf, 0
-        self.begin_phase()
-        for start in (untrained(self.training.config.seed), self.done[""]):
+        if not self.over:
+            self.best_score, self.taken = -np.inf, 0
+            self.begin_phase()
+            self.choose_start()
+
+    def choose_start(self) -> None:
+        """Let a phase of one traffic begin with the best of what it may start from."""
+        settings = [self.training.settings[k] for k in self.phase.settings]
+        for start in (*self._starts(self.phase.traffic, settings), self.done[""]):
             self.weights = start
             self.check()
         self.weights = self.best
+
+    def _starts(self, traffic: str, settings: Sequence[Scenario]) -> list[FloatArray]:
+        """Untrained weights, and those of the policy that is gone on from: for the traffic, or for all."""
+        of = {traffic} if traffic else {traffic_of(setting.serving) or "" for setting in settings}
+        begun = self.training.start
+        own = begun.get(of.pop()) if len(of) == 1 else None
+        found = [begun[""]] if begun else []
+        return [untrained(self.training.config.seed), *found, *([] if own is None else [own])]
 
     @abstractmethod
     def begin_phase(self) -> None:
@@ -256,6 +272,8 @@ class Phased(ABC):
         if counts[4] > len(self._phases):
             raise DataError(f"{path}: phase is {counts[4]}, expected at most {len(self._phases)}")
         over = [phase.traffic for phase in self._phases[: counts[4]]]
+        if self._phases[0].traffic:
+            over.insert(0, "")
         for name in (*self.arrays, *(f"done/{traffic}" for traffic in over)):
             check_array(path, name, arrays.get(name), np.zeros(NUM_WEIGHTS))
             # A policy holds them with 32 bits.
@@ -311,6 +329,9 @@ def train_in_phases(
         run = kind(training, record, pool)
         if folder is not None and (folder / STATE).exists():
             run.take_over(folder / STATE)
+        elif run.phase.traffic:
+            with _kept(run):
+                run.choose_start()
         listener.started(run.steps)
         while not run.over:
             with _kept(run):

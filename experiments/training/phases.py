@@ -1,4 +1,4 @@
-"""What an evolution plays when: all settings together, then those of each traffic by themselves."""
+"""What a training in phases plays when: all settings together, then those of each traffic by themselves."""
 
 from __future__ import annotations
 
@@ -41,7 +41,5 @@ def phases(settings: Sequence[Scenario], timesteps: int, apart: float) -> list[P
         return [Phase("", every, 0, timesteps)]
     bounds = [int(bound) for bound in np.linspace((1 - apart) * timesteps, timesteps, len(of) + 1)]
     found = zip(of.items(), bounds[:-1], bounds[1:], strict=True)
-    return [
-        Phase("", every, 0, bounds[0]),
-        *(Phase(name, tuple(some), begin, stop) for (name, some), begin, stop in found),
-    ]
+    together = [Phase("", every, 0, bounds[0])] if apart < 1 else []
+    return together + [Phase(name, tuple(some), begin, stop) for (name, some), begin, stop in found]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.arena.settings import scenario_settings, trace_digest
 from experiments.common.problems import setting_label, vector_class
-from experiments.common.runner import versions
+from experiments.common.runner import digest, versions
 from experiments.splitting.splits import load_split, trace_records
-from experiments.training.hyperparameters import Learning, OfNetwork, load_hyperparameters
+from experiments.training.hyperparameters import KINDS, Learning, OfNetwork, load_hyperparameters
 from experiments.training.options import ONE_PROCESS, Config, as_plain, command_of
 from papi_env.envs.problem import ELAPSED
 from papi_env.envs.registration import ENV_IDS
 from papi_env.errors import ConfigurationError, lookup
+from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 
 _MAX_SEED = 1 << 20
@@ -29,6 +30,7 @@ class Training:
     Attributes:
         settings, validation: what is trained and validated on.
         splits: hashes of the splits that they are from, if any.
+        start: weights that it goes on from by traffic, those of all under the empty name; none: it starts anew.
     """
 
     config: Config
@@ -36,6 +38,7 @@ class Training:
     settings: tuple[Scenario, ...]
     validation: tuple[Scenario, ...]
     splits: Mapping[str, str]
+    start: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @property
     def every(self) -> int:
@@ -45,13 +48,15 @@ class Training:
     def describe(self) -> dict[str, Any]:
         """Everything as plain data; a run folder goes on only if all of it is the same."""
         scenarios = (*self.settings, *self.validation)
+        start = {name: digest(weights.tobytes()) for name, weights in self.start.items()}
         return {
             "asked": as_plain(self.config),
             "hyperparameters": self.parameters.model_dump(mode="json"),
             "settings": [scenario.model_dump(mode="json") for scenario in self.settings],
             "validation": [scenario.model_dump(mode="json") for scenario in self.validation],
-            "traces": sorted({digest for s in scenarios if (digest := trace_digest(s)) is not None}),
+            "traces": sorted({trace for s in scenarios if (trace := trace_digest(s)) is not None}),
             "splits": dict(self.splits),
+            **({"start": start} if start else {}),  # runs of earlier versions have none on record
         }
 
     def summary(self) -> dict[str, Any]:
@@ -109,6 +114,7 @@ def resolve(config: Config) -> Training:
         what = "--tune" if config.tune else config.algorithm
         found = f"--jobs {config.workers.jobs} --backend {config.workers.backend}"
         raise ConfigurationError(f"{what} takes one process, expected no --jobs or --backend, found {found}")
+    start = {} if config.start is None else _start(config)
     sizes = (config.systems, config.models, config.batch_sizes, config.speculation)
     if config.split:
         if any((config.scenarios, config.validate, *sizes)):
@@ -118,9 +124,30 @@ def resolve(config: Config) -> Training:
             )
         splits = [load_split(config.env, name, config.traces) for name in ("train", "validation")]
         train, held = (tuple(setting.scenario for setting in split.settings) for split in splits)
-        return Training(config, parameters, train, held, {split.name: split.sha256 for split in splits})
+        return Training(config, parameters, train, held, {split.name: split.sha256 for split in splits}, start)
     if config.traces:
         raise ConfigurationError("--trace belongs to --split, which is not given")
     settings = scenario_settings(config.env, config.scenarios, *sizes)
     validation = scenario_settings(config.env, config.validate, *sizes) if config.validate else settings
-    return Training(config, parameters, tuple(settings), tuple(validation), {})
+    return Training(config, parameters, tuple(settings), tuple(validation), {}, start)
+
+
+def _start(config: Config) -> dict[str, FloatArray]:
+    """Weights by traffic of the policy that a training goes on from."""
+    from agents.learned.checkpoint import load_checkpoint
+    from agents.learned.request_network import RequestNetwork
+
+    assert config.start is not None
+    if not issubclass(KINDS[config.algorithm], OfNetwork):
+        kinds = [name for name, kind in KINDS.items() if issubclass(kind, OfNetwork)]
+        raise ConfigurationError(
+            f"--start is of {' and '.join(kinds)}, found --algorithm {config.algorithm}, which starts anew"
+        )
+    checkpoint = load_checkpoint(config.start)
+    network = checkpoint.description.architecture
+    if not isinstance(network, RequestNetwork):
+        raise ConfigurationError(
+            f"--start {config.start}: found a policy of {checkpoint.description.env} that reads observations as a "
+            "whole, expected one that sees requests"
+        )
+    return {name: network.flat(checkpoint.weights, name) for name in ("", *network.traffics)}

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from agents.learned.checkpoint import load_checkpoint
+from agents.learned.request_network import RequestNetwork
+from experiments.common.runner import ROOT
 from experiments.train import main
 from experiments.training.record import BEST, STATE
 from experiments.training.state import read_state, write_state
 
+PRETRAINED = ROOT / "agents" / "pretrained"
 SMALL = ["pairs=2", "sigma=0.1", "settings=1", "episodes=1", "horizon_s=2.0"]
 COMMON = ["--algorithm", "evolution", "--env", "papi_env/Serving-v1", "--scenarios", "chats/llama-65b"]
 COMMON += ["--episodes", "1", "--validations", "2"]
@@ -91,6 +94,31 @@ def test_traffics_are_gone_on_with_and_resumed(tmp_path, monkeypatch):
         np.testing.assert_array_equal(last.weights[name], expected.weights[name])
 
 
+@pytest.mark.parametrize("apart", ["apart=1", "apart=0.5"])
+def test_another_policy_is_gone_on_from(tmp_path, monkeypatch, apart):
+    import experiments.training.phased as phased
+
+    scenarios = ["--scenarios", "chats/llama-65b", "bursts/llama-65b"]
+    small = [*SMALL, apart]
+    assert train(tmp_path / "first", *scenarios, hyper=[*SMALL, "apart=0.5"], timesteps=80_000) == 0
+    kept = tmp_path / "first" / "last"
+    begun, network = load_checkpoint(kept), RequestNetwork(traffics=("chats", "tiers"))
+
+    def near(self, weights, settings, first):  # nothing is better than what was there
+        return -float(np.abs(weights - network.flat(begun.weights, self.phase.traffic)).sum())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(phased.Phased, "score", near)
+        assert train(tmp_path / "on", *scenarios, "--start", str(kept), hyper=small, timesteps=80_000) == 0
+    last = load_checkpoint(tmp_path / "on" / "last")
+    for name in last.weights:
+        np.testing.assert_array_equal(last.weights[name], begun.weights[name])
+    # Another policy in that place is another training.
+    shutil.rmtree(kept)
+    shutil.copytree(PRETRAINED / "serving-v1", kept)
+    assert main(["--resume", str(tmp_path / "on")]) == 2
+
+
 def test_a_damaged_state_is_refused(whole, tmp_path, capsys):
     folder = tmp_path / "damaged"
     assert train(folder) == 0
@@ -108,6 +136,8 @@ def test_a_damaged_state_is_refused(whole, tmp_path, capsys):
         (["--tune", "2"], "--tune"),
         (["--hyper", "pairs=0"], "pairs"),
         (["--hyper", "gamma=0.9"], "gamma"),
+        (["--start", str(PRETRAINED / "decode-v0")], "expected one that sees requests"),
+        (["--start", str(PRETRAINED / "decode-v0"), "--algorithm", "ppo"], "--start is of evolution"),
     ],
 )
 def test_what_it_cannot_do_is_one_message(tmp_path, capsys, arguments, says):
