@@ -27,7 +27,7 @@ from experiments.common.runner import RunFolder, make_folder, write_whole
 from experiments.common.study import json_text
 from experiments.common.workers import BACKENDS
 from experiments.killing.processes import check_system
-from experiments.killing.trials import Case, Tally, Trials
+from experiments.killing.trials import TARGETS, Case, Tally, Trials
 from experiments.killing.victims import INPUTS, VICTIMS
 from papi_env.errors import ConfigurationError, DataError, lookup
 
@@ -130,8 +130,7 @@ def _table(tallies: Sequence[tuple[Case, Tally]]) -> Table:
         table.add_column(name, justify="right")
     for case, tally in tallies:
         counts = (tally.kills, tally.runs, tally.sessions, tally.given_up, len(tally.wrong))
-        what = "all processes" if case.target == "all" else "one worker"
-        table.add_row(case.name, case.backend, what, *map(str, counts))
+        table.add_row(case.name, case.backend, TARGETS[case.target], *map(str, counts))
     return table
 
 

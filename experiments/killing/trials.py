@@ -18,6 +18,8 @@ from experiments.killing.victims import VICTIMS, command, left_behind, results_o
 from papi_env.errors import DataError
 
 Target = Literal["all", "worker"]
+# In words.
+TARGETS: Mapping[Target, str] = {"all": "all processes", "worker": "one worker"}
 # chosen: what the victims' jobs are spread over.
 JOBS = 2
 # Kills in a run, at most. chosen: so that work remains for later ones; one that loses a worker alone goes on.

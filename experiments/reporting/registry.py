@@ -11,7 +11,9 @@ from experiments.reporting.folder import Run
 from experiments.reporting.sections import (
     compare,
     distill,
+    fuzz,
     headroom,
+    kill,
     leaderboard,
     reparameterize,
     reproduce,
@@ -26,7 +28,9 @@ from papi_env.errors import ConfigurationError, DataError, unknown_name
 SECTIONS: Mapping[str, Callable[[Run], Sequence[Part]]] = {
     "compare": compare.parts,
     "distill": distill.parts,
+    "fuzz": fuzz.parts,
     "headroom": headroom.parts,
+    "kill": kill.parts,
     "leaderboard": leaderboard.parts,
     "reparameterize": reparameterize.parts,
     "reproduce": reproduce.parts,

@@ -73,6 +73,29 @@ def tuned(folder):
     return path
 
 
+def killed(folder):
+    """Two cases, one of them with a result that was not the same."""
+    path = recorded(folder / "killed", "kill", {"kills": 9})
+    counts = {"kills": 6, "runs": 2, "sessions": 5, "given_up": 1, "wrong": []}
+    cases = [
+        {"name": "sweep", "backend": "local", "target": "all", **counts},
+        {"name": "compare", "backend": "ray", "target": "worker", **counts, "kills": 3, "wrong": ["a: differs"]},
+    ]
+    (path / "summary.json").write_text(json.dumps({"kills": 9, "wrong": 1, "cases": cases}))
+    return path
+
+
+def fuzzed(folder):
+    """Two readers, one of them with a fault."""
+    path = recorded(folder / "fuzzed", "fuzz", {"seed": 0})
+    row = {"reader": "hub", "inputs": 50, "refused": 30, "accepted": 20, "faults": 0, "kinds": 0}
+    row |= {"slowest_s": 0.25, "peak_mb": 12.5, "wall_s": 3.0}
+    fault = {"error": "KeyError", "where": "a.py:1", "count": 2, "numbers": [3, 4], "message": "'a'"}
+    rows = [row, {**row, "reader": "tree", "refused": 28, "faults": 2, "kinds": 1}]
+    (path / "summary.json").write_text(json.dumps({"rows": rows, "faults": {"hub": [], "tree": [fault]}}))
+    return path
+
+
 def timed(folder):
     """Speeds at two sizes, a ratio that was measured and one that was not."""
     path = recorded(folder / "timed", "throughput", {"parts": ["batch"], "quick": False})

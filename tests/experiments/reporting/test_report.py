@@ -21,6 +21,8 @@ from tests.experiments.reporting.folders import (
     FROZEN,
     explored,
     frozen,
+    fuzzed,
+    killed,
     merged,
     recorded,
     timed,
@@ -246,7 +248,7 @@ def test_cells(column, cell, text, key):
 def others(tmp_path_factory):
     """Runs of the other commands, by name."""
     folder = tmp_path_factory.mktemp("others")
-    made = {one.__name__: one(folder) for one in (tuned, timed, merged, explored)}
+    made = {one.__name__: one(folder) for one in (tuned, timed, merged, explored, killed, fuzzed)}
     return made | {"distilled": frozen(folder, "distill_decode")}
 
 
@@ -258,6 +260,12 @@ def test_runs_of_every_command_that_measures_are_shown(others, tmp_path):
     for row in (
         ("default", "0.51", "hasty", "0.48", "3", "1234", "1"),
         ("bursty", "2.5", "oldest"),
+        ("compare", "ray", "one worker", "3", "2", "5", "1", "1"),
+        ("all", "", "", "9", "4", "10", "2", "1"),
+        ("a: differs",),
+        ("tree", "50", "28", "20", "2", "0.25", "12", "3"),
+        ("all", "100", "58", "40", "2", "–", "–", "–"),
+        ("tree", "KeyError", "a.py:1", "2", "'a'"),
         ("ratio_fork", "Decode-v0 / CartPole's", "–", "0.7", "2", "", "not run"),
         ("net", "edge", "equal", "4", "1.4", "1"),
     ):
