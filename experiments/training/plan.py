@@ -124,7 +124,9 @@ def resolve(config: Config) -> Training:
             )
         splits = [load_split(config.env, name, config.traces) for name in ("train", "validation")]
         train, held = (tuple(setting.scenario for setting in split.settings) for split in splits)
-        return Training(config, parameters, train, held, {split.name: split.sha256 for split in splits}, start)
+        return Training(
+            config, parameters, train, held, {split.name: split.sha256 for split in splits}, start
+        )
     if config.traces:
         raise ConfigurationError("--trace belongs to --split, which is not given")
     settings = scenario_settings(config.env, config.scenarios, *sizes)

@@ -79,7 +79,14 @@ def killed(folder):
     counts = {"kills": 6, "runs": 2, "sessions": 5, "given_up": 1, "wrong": []}
     cases = [
         {"name": "sweep", "backend": "local", "target": "all", **counts},
-        {"name": "compare", "backend": "ray", "target": "worker", **counts, "kills": 3, "wrong": ["a: differs"]},
+        {
+            "name": "compare",
+            "backend": "ray",
+            "target": "worker",
+            **counts,
+            "kills": 3,
+            "wrong": ["a: differs"],
+        },
     ]
     (path / "summary.json").write_text(json.dumps({"kills": 9, "wrong": 1, "cases": cases}))
     return path
