@@ -148,8 +148,10 @@ def parse(text: str, systems: Collection[str] = tuple(SYSTEMS), home: str | None
         )
     if slash and system in systems:
         return Entry.of(policy, system, label)
-    if slash and not Path(named).is_dir():
-        raise _neither(named, system, policy, systems)
+    # A planner from a policy is written PLANNER@FOLDER.
+    folder = named.partition("@")[2] if "@" in system else named
+    if slash and not Path(folder).is_dir():
+        raise _neither(folder, system, policy, systems)
     return Entry.of(named, home, label)
 
 

@@ -66,6 +66,10 @@ def test_an_entry_may_have_a_label_and_no_system(tmp_path):
     # A path may have the sign in it, and what begins with no system may be a folder.
     assert (parse(str(folder)).system, parse(str(folder)).policy) == (None, str(folder))
     assert parse(f"papi/{folder}").policy == str(folder)
+    planner = f"planner-star@{folder}"
+    assert (parse(planner).system, parse(planner).policy) == (None, planner)
+    with pytest.raises(ConfigurationError, match=r"^runs/none: found no such folder"):
+        parse("planner-star@runs/none")
     with pytest.raises(ConfigurationError, match=r"Unknown system 'pap'\. Did you mean 'papi'"):
         parse("pap/threshold")
     with pytest.raises(ConfigurationError, match=r"runs/none: found no such folder"):
