@@ -329,7 +329,7 @@ def train_in_phases(
         run = kind(training, record, pool)
         if folder is not None and (folder / STATE).exists():
             run.take_over(folder / STATE)
-        elif run.phase.traffic:
+        if not run.over and run.phase.traffic and run.best_score == -np.inf:
             with _kept(run):
                 run.choose_start()
         listener.started(run.steps)

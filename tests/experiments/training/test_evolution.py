@@ -104,11 +104,12 @@ def test_another_policy_is_gone_on_from(tmp_path, monkeypatch, apart):
     kept = tmp_path / "first" / "last"
     begun, network = load_checkpoint(kept), RequestNetwork(traffics=("chats", "tiers"))
 
-    def near(self, weights, settings, first):  # nothing is better than what was there
-        return -float(np.abs(weights - network.flat(begun.weights, self.phase.traffic)).sum())
+    def near(self, candidates, settings, first):  # nothing is better than what was there
+        there = network.flat(begun.weights, self.phase.traffic)
+        return [-float(np.abs(weights - there).sum()) for weights in candidates]
 
     with monkeypatch.context() as patched:
-        patched.setattr(phased.Phased, "score", near)
+        patched.setattr(phased.Phased, "scores", near)
         assert train(tmp_path / "on", *scenarios, "--start", str(kept), hyper=small, timesteps=80_000) == 0
     last = load_checkpoint(tmp_path / "on" / "last")
     for name in last.weights:

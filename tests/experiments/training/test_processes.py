@@ -64,7 +64,11 @@ class Losing(OwnProcess):
             yield number, call.run()
 
 
-@pytest.fixture(scope="module", params=list(OPTIONS))
+# Expert iteration and evolution take turns, since processes take seconds to start.
+EXPERT, EVOLUTION = (pytest.mark.parametrize("whole", [name], indirect=True) for name in reversed(OPTIONS))
+
+
+@pytest.fixture(scope="module")
 def whole(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "whole"
     status, _, err = command(*OPTIONS[request.param], "--out", folder)
@@ -72,6 +76,7 @@ def whole(request, tmp_path_factory):
     return request.param, folder
 
 
+@EXPERT
 def test_two_processes_give_the_same_though_one_of_them_dies(whole, tmp_path, monkeypatch):
     algorithm, expected = whole
     pool = Dying(tmp_path / "died")
@@ -80,10 +85,10 @@ def test_two_processes_give_the_same_though_one_of_them_dies(whole, tmp_path, mo
     assert status == 0, err
     assert (tmp_path / "died").exists()
     assert_the_same_run(tmp_path / "run", expected)
-    if algorithm == "expert-iteration":
-        assert (tmp_path / "run" / ROUNDS).read_text() == (expected / ROUNDS).read_text()
+    assert (tmp_path / "run" / ROUNDS).read_text() == (expected / ROUNDS).read_text()
 
 
+@EVOLUTION
 def test_a_run_that_loses_its_processes_goes_on_with_others(whole, tmp_path, monkeypatch):
     algorithm, expected = whole
     folder = tmp_path / "run"
@@ -98,7 +103,8 @@ def test_a_run_that_loses_its_processes_goes_on_with_others(whole, tmp_path, mon
     assert_the_same_run(folder, expected)
 
 
-@pytest.mark.parametrize("whole", ["expert-iteration"], indirect=True)
+@pytest.mark.slow
+@EXPERT
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 def test_a_ray_of_two_processes_gives_the_same(whole, tmp_path):
     algorithm, expected = whole
