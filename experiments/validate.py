@@ -17,7 +17,7 @@ from rich.console import Console
 from experiments.attacc.cycles import RevisionName, validate_cycles
 from experiments.common.command import command_line, say
 from experiments.common.options import Flag, words
-from experiments.common.runner import write_whole
+from experiments.common.runner import RunFolder
 from papi_env.errors import ConfigurationError
 
 
@@ -54,8 +54,8 @@ class Config:
     attacc_compatible: Annotated[bool, Flag] = False
     """Predict --grid by AttAcc's equations instead of papi_env's own model."""
     out: Annotated[Path | None, words("DIR")] = None
-    """Folder for cycles.json, grid.json, gpu_kernels.json, allreduce.json, serving.json, moe.json or published.json
-    (default: none)."""
+    """Run folder, new or to go on in, for cycles.json, grid.json, gpu_kernels.json, allreduce.json, serving.json,
+    moe.json or published.json, which `experiments.report` shows (default: none)."""
 
 
 # Files to compare with, and which of them the other options are about.
@@ -126,28 +126,30 @@ def validate(config: Config, tell: Callable[[str], None] = lambda _: None) -> di
     return validate_allreduce(config.allreduce)
 
 
-def _write(folder: Path, name: str, text: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / name, text)
-    except OSError as error:
-        raise ConfigurationError(f"--out {folder}: cannot be written: {error.strerror}") from None
-
-
 def run(config: Config, command: str, console: Console, progress: Console) -> None:
     """Print the figures, and write them where asked.
 
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
     """
-    with progress.status("comparing"):
-        found = validate(config, lambda text: say(progress, text))
-    text = json.dumps(found, ensure_ascii=False, allow_nan=False)
-    if config.out is not None:
-        name = "published" if config.published else _given(config)[0]
-        _write(config.out, f"{name}.json", text + "\n")
+
+    def compared() -> str:
+        with progress.status("comparing"):
+            found = validate(config, lambda text: say(progress, text))
+        return json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n"
+
+    if config.out is None:
+        text = compared()
+    else:
+        asked = {
+            name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()
+        }
+        folder = RunFolder.open(config.out, "validate", asked | {"out": None})
+        with folder.session(command, 1):
+            text = compared()
+            folder.write(f"{'published' if config.published else _given(config)[0]}.json", text)
     # Not the console's own: a line stays a line.
-    console.file.write(text + "\n")
+    console.file.write(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,6 +22,7 @@ from experiments.reporting.sections import (
     throughput,
     train,
     tune,
+    validate,
 )
 from papi_env.errors import ConfigurationError, DataError, unknown_name
 
@@ -39,6 +40,7 @@ SECTIONS: Mapping[str, Callable[[Run], Sequence[Part]]] = {
     "throughput": throughput.parts,
     "train": train.parts,
     "tune": tune.parts,
+    "validate": validate.parts,
 }
 
 

@@ -142,12 +142,12 @@ def test_what_cannot_be_used_ends_with_status_2(arguments, message, capsys):
     assert message in printed.err
 
 
-def test_a_folder_that_cannot_be_written_ends_with_status_2(write, capsys, tmp_path):
+def test_a_folder_that_is_none_ends_with_status_2(write, capsys, tmp_path):
     (tmp_path / "file").touch()
     assert main(["--cycles", str(write(*REBUILT_ROWS)), "--out", str(tmp_path / "file")]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "cannot be written" in printed.err
+    assert "file: exists and holds no run; choose another folder" in printed.err
 
 
 def test_the_grid_is_another_modules(monkeypatch, capsys):

@@ -103,6 +103,24 @@ def fuzzed(folder):
     return path
 
 
+def replayed(folder):
+    """A server's run as its measured kernels would have it, which is 2 % slower."""
+    path = recorded(folder / "replayed", "validate", {"serving": "a"})
+    pair = {"real": 2.0, "simulated": 2.04, "ratio": 1.02}
+    one = {span: dict.fromkeys(("mean", "p50", "p90", "p99"), pair) for span in ("ttft", "tpot", "latency")}
+    found = {"measured": {**one, "end": pair, "preemptions": 3, "iterations": 7}}
+    (path / "serving.json").write_text(json.dumps(found))
+    return path
+
+
+def checked(folder):
+    """Figures of a comparison, some of them in parts."""
+    path = recorded(folder / "checked", "validate", {"cycles": "a"})
+    found = {"rows": 12, "errors": {"mean": 0.0125, "worst": [0.5, None]}, "revision": "shipped", "fit": True}
+    (path / "cycles.json").write_text(json.dumps(found))
+    return path
+
+
 def timed(folder):
     """Speeds at two sizes, a ratio that was measured and one that was not."""
     path = recorded(folder / "timed", "throughput", {"parts": ["batch"], "quick": False})

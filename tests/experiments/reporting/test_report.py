@@ -16,15 +16,19 @@ from experiments.report import main
 from experiments.reporting import charts
 from experiments.reporting.content import Column, Lines, Section, Table
 from experiments.reporting.markdown import MOST_ROWS, markdown_of
+from experiments.reporting.sections.validate import NAMES
+from experiments.validate import FILES
 from tests.experiments.commands import called
 from tests.experiments.reporting.folders import (
     FROZEN,
+    checked,
     explored,
     frozen,
     fuzzed,
     killed,
     merged,
     recorded,
+    replayed,
     timed,
     trained,
     tuned,
@@ -248,8 +252,15 @@ def test_cells(column, cell, text, key):
 def others(tmp_path_factory):
     """Runs of the other commands, by name."""
     folder = tmp_path_factory.mktemp("others")
-    made = {one.__name__: one(folder) for one in (tuned, timed, merged, explored, killed, fuzzed)}
+    made = {
+        one.__name__: one(folder)
+        for one in (tuned, timed, merged, explored, killed, fuzzed, replayed, checked)
+    }
     return made | {"distilled": frozen(folder, "distill_decode")}
+
+
+def test_every_comparison_has_a_section():
+    assert set(NAMES) == {*FILES, "published"}
 
 
 def test_runs_of_every_command_that_measures_are_shown(others, tmp_path):
@@ -266,6 +277,11 @@ def test_runs_of_every_command_that_measures_are_shown(others, tmp_path):
         ("tree", "50", "28", "20", "2", "0.25", "12", "3"),
         ("all", "100", "58", "40", "2", "–", "–", "–"),
         ("tree", "KeyError", "a.py:1", "2", "'a'"),
+        ("its measured kernels", "1.020", "1.020", "1.020", "1.020", "3"),
+        ("TPOT p90", "its measured kernels", "2", "2.04", "1.020"),
+        ("errors.mean", "0.0125"),
+        ("errors.worst[0]", "0.5"),
+        ("revision", "shipped"),
         ("ratio_fork", "Decode-v0 / CartPole's", "–", "0.7", "2", "", "not run"),
         ("net", "edge", "equal", "4", "1.4", "1"),
     ):
