@@ -13,7 +13,6 @@ as in the simulator: mem_size (GiB) times mem_util of `config.json`, less the we
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -216,12 +215,10 @@ def _requests(path: Path) -> Requests:
 def _number(where: str, request: Mapping[str, Any], name: str, whole: bool = False) -> float:
     value = request.get(name)
     good = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if (
-        not good
-        or value is None
-        or not (1 if whole else 0) <= value < (MAX_TOKENS + 1 if whole else math.inf)
-    ):
-        expected = f"a whole number from 1 to {MAX_TOKENS}" if whole else "seconds of at least 0"
+    # Whole numbers of JSON may be larger than any float.
+    least, most = (1, MAX_TOKENS) if whole else (0, _LARGEST)
+    if not good or value is None or not least <= value <= most:
+        expected = f"a whole number from 1 to {MAX_TOKENS}" if whole else f"seconds from 0 to {_LARGEST:g}"
         raise DataError(f"{where}: field {name!r}: found {shown(value)}, expected {expected}")
     return value
 

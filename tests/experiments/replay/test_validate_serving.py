@@ -277,6 +277,17 @@ def test_what_a_folder_of_llmservingsim_may_lack(tmp_path):
     assert (older.kv_tokens, older.page_tokens, older.prefix_caching) == (41424, 16, True)
 
 
+@pytest.mark.parametrize("moment", ["10" * 200, "1e300", "-1", "true", '"500"', "NaN"])
+def test_a_moment_of_llmservingsim_is_a_number_of_seconds(tmp_path, moment):
+    folder = llmservingsim(tmp_path)
+    requests = folder / "vllm" / "requests.jsonl"
+    requests.write_text(requests.read_text().replace('"queued_ts": 501.0', f'"queued_ts": {moment}'))
+    with pytest.raises(
+        DataError, match=r"requests\.jsonl:2: field 'queued_ts': found .*, expected seconds from 0 to"
+    ):
+        read_run(folder)
+
+
 def test_names_of_hubs_and_drivers(tmp_path):
     path = tmp_path / "meta.json"
     assert registered_gpu(path, "NVIDIA RTX PRO 6000 Blackwell Server Edition") == "rtx-pro-6000"
