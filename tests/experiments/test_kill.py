@@ -66,6 +66,17 @@ def test_runs_that_were_killed_are_compared_with_one_in_peace(tmp_path, counter,
     assert set(descendants(trials.os.getpid())) <= before
 
 
+def test_a_run_that_ends_sooner_than_the_one_in_peace_says_when_to_kill(tmp_path, counter):
+    counter("careful")
+    case, made = Case("train", "local", "all"), Trials(tmp_path, 1)
+    peace = made.peace(case)
+    made._peace["train", "local"] = peace.in_seconds(1e6)
+    tally = made.torn(case, 1, lambda line: None)
+    assert (tally.kills, tally.wrong) == (1, [])
+    assert 2 <= tally.runs < 20
+    assert made.peace(case).ended_s < 1000
+
+
 def test_the_command_kills_and_keeps_what_it_found(tmp_path, counter):
     counter("careful")
     status, out, err = called(kill.main, "--only", "train", "--kills", 1, "--out", tmp_path / "run")
