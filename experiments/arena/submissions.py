@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +56,7 @@ def check(
         seeds: instances of each.
         tell: called with every finding; those that need an earlier one to hold are left out where it does not.
     """
-    try:
-        policy: Any = load_tree(folder) if holds_tree(folder) else load_policy(folder)
-    except (ConfigurationError, DataError) as error:
-        tell(Finding("files load, and nothing in them is executed", str(error)))
-        return False
-    description = policy.checkpoint.description if isinstance(policy, LearnedPolicy) else policy.description
-    findings = [
-        Finding("files load, and nothing in them is executed", said=f"{description.env}"),
-        _recorded(description.training),
-        _trained(description.training, split),
-        _unseen(folder, split),
-    ]
+    policy, findings = found_in_files(folder, split)
     for finding in findings:
         tell(finding)
     if not all(finding.passed for finding in findings):
@@ -76,6 +66,22 @@ def check(
     for finding in last:
         tell(finding)
     return all(finding.passed for finding in last)
+
+
+def found_in_files(folder: str, split: Split) -> tuple[Any, list[Finding]]:
+    """The policy in a folder, None where it cannot be loaded, and what its files say without it being played."""
+    what = "files load, and nothing in them is executed"
+    try:
+        policy: Any = load_tree(folder) if holds_tree(folder) else load_policy(folder)
+    except (ConfigurationError, DataError) as error:
+        return None, [Finding(what, str(error))]
+    description = policy.checkpoint.description if isinstance(policy, LearnedPolicy) else policy.description
+    return policy, [
+        Finding(what, said=f"{description.env}"),
+        _recorded(description.training),
+        _trained(description.training, split),
+        _unseen(folder, split),
+    ]
 
 
 def _recorded(training: Any) -> Finding:
@@ -99,12 +105,17 @@ def _trained(training: Any, split: Split) -> Finding:
     for name, recorded in named.items():
         if name not in ("train", "validation"):
             return Finding(what, f"it was trained or chosen on the {name} split")
-        pinned = load_split(split.env_id, name).sha256
+        pinned = _pinned(split.env_id, name)
         now = pinned.startswith(str(recorded))
         said.append(
             f"{name} {recorded}" + ("" if now else f" (another one than {pinned[:16]}, which is pinned now)")
         )
     return Finding(what, said=", ".join(said))
+
+
+@cache
+def _pinned(env_id: str, name: str) -> str:
+    return load_split(env_id, name).sha256
 
 
 def _unseen(folder: str, split: Split) -> Finding:

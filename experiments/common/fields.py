@@ -13,6 +13,10 @@ from papi_env.workload.traces import csv_rows, csv_text
 
 T = TypeVar("T")
 
+# Numbers other than 0. chosen: products and quotients of three are finite and not 0 (range 1e3-1e100 and what is one
+# over it); no time, energy or size is near them in any unit.
+_LEAST, _MOST = 1e-100, 1e100
+
 
 @dataclass(frozen=True)
 class Header:
@@ -69,9 +73,12 @@ class Fields:
         return value
 
     def number(self, name: str, *, positive: bool = True) -> float:
-        """A finite number, positive or at least 0."""
+        """A finite number, positive or at least 0, with which one can calculate."""
         expected = f"a number {'> 0' if positive else '>= 0'}"
-        return self.parsed(name, expected, float, lambda x: 0 <= x < math.inf and (x > 0 or not positive))
+        value = self.parsed(name, expected, float, lambda x: 0 <= x < math.inf and (x > 0 or not positive))
+        if value and not _LEAST <= value <= _MOST:
+            raise self.error(name, f"a number from {_LEAST:g} to {_MOST:g}")
+        return value
 
     def integer(self, name: str, least: int, most: int) -> int:
         """A whole number from `least` to `most`."""

@@ -70,10 +70,15 @@ def part_of(
         content = io.BytesIO()
         kept.write_parquet(content)
         data = content.getvalue()
-        folder.write(f"{PARTS}/{number:06d}-{key}-{digest(data)[:_LENGTH]}.parquet", data)
+        folder.write(f"{PARTS}/{signed_name(number, key, data)}", data)
     for job in jobs:
         folder.job_path(job).unlink(missing_ok=True)
     return kept, reused
+
+
+def signed_name(number: int, key: str, data: bytes) -> str:
+    """The name of a part's file, which has a digest of its content in it."""
+    return f"{number:06d}-{key}-{digest(data)[:_LENGTH]}.parquet"
 
 
 def _read(path: Path, key: str, schema: Mapping[str, type[DataType]]) -> pl.DataFrame | None:
@@ -103,5 +108,13 @@ def finish(folder: RunFolder, count: int) -> None:
 
 
 def scan(folder: Path) -> pl.LazyFrame:
-    """All rows of a run folder, read as they are needed."""
-    return pl.scan_parquet(sorted((folder / PARTS).glob(_NAMES)))
+    """All rows of a run folder, read as they are needed.
+
+    Raises:
+        DataError: a file of them cannot be read, or is not what was written.
+    """
+    paths = sorted((folder / PARTS).glob(_NAMES))
+    for path in paths:
+        if digest(read_bounded(path, JSON_BYTES))[:_LENGTH] != path.stem.rpartition("-")[2]:
+            raise DataError(f"{path}: cut off, or changed since it was written (its digest is another)")
+    return pl.scan_parquet(paths, glob=False)

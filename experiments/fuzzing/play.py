@@ -19,7 +19,8 @@ from types import FrameType
 from experiments.common.runner import ROOT
 from experiments.fuzzing.hostile import BOMBS, HOSTILE, Placed
 from experiments.fuzzing.mutations import mutated
-from experiments.fuzzing.readers import READERS, Files, Reader
+from experiments.fuzzing.reader import Files, Reader
+from experiments.fuzzing.readers import READERS
 from experiments.fuzzing.tally import Tally
 from papi_env.errors import ConfigurationError, DataError
 
@@ -44,6 +45,11 @@ def hostile_for(reader: Reader) -> list[Placed]:
     return [*HOSTILE.values(), *(BOMBS.values() if reader.unpacks else ())]
 
 
+def first_random(reader: Reader) -> int:
+    """How many inputs are hostile: each kind in the place of each file that is changed."""
+    return len(hostile_for(reader)) * (1 + len(reader.others))
+
+
 def prepare(reader: Reader, folder: Path) -> None:
     """Make the folder in which a reader finds its files."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,21 +57,36 @@ def prepare(reader: Reader, folder: Path) -> None:
         (folder / name).write_bytes(content)
 
 
-def place(reader: Reader, folder: Path, seed: int, number: int) -> None:
-    """Put the input of a number where the reader looks for its file: the first are hostile, all others random."""
-    path = folder / reader.file
-    files = valid_files(reader.name)
+def _clear(path: Path) -> None:
     with suppress(FileNotFoundError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
-    hostile = hostile_for(reader)
-    if number < len(hostile):
-        hostile[number](path, files.contents[0])
-        return
+
+
+def place(reader: Reader, folder: Path, seed: int, number: int) -> None:
+    """Put the input of a number where the reader looks for its file: the first are hostile, all others random."""
+    files = valid_files(reader.name)
+    hostile, names = hostile_for(reader), [reader.file, *reader.others]
+    for name in names:
+        _clear(folder / name)
+    # All but one are valid.
+    valid = {reader.file: files.contents, **{name: (files.beside[name],) for name in reader.others}}
     rng = Random(f"{seed}/{reader.name}/{number}")
-    data = mutated(files.contents, reader.form, rng)
+    random = number >= first_random(reader)
+    if reader.others:
+        changed = rng.choice(names) if random else names[number // len(hostile)]
+        for name in names:
+            if name != changed:
+                (folder / name).write_bytes(valid[name][0])
+    else:
+        changed = reader.file
+    path = folder / changed
+    if not random:
+        hostile[number % len(hostile)](path, valid[changed][0])
+        return
+    data = mutated(valid[changed], {reader.file: reader.form, **reader.others}[changed], rng)
     if reader.stamp is not None and rng.random() < 0.8:
         data = reader.stamp(folder, data)
     path.write_bytes(data)
@@ -95,7 +116,7 @@ def play(
     """
     tally = Tally(done=numbers.start)
     _forget_peak()
-    base, hostile = _peak(), len(hostile_for(reader))
+    base, hostile = _peak(), first_random(reader)
     for number in numbers:
         if number not in skip:
             place(reader, folder, seed, number)

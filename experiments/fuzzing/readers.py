@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,18 +16,17 @@ from optuna.distributions import FloatDistribution
 from agents.learned.checkpoint import DESCRIPTION, WEIGHTS, document_digest, load_checkpoint
 from agents.learned.distilled import TREE, load_tree
 from agents.learned.policy import load_policy
-from experiments.attacc.cycles import read_cycles
 from experiments.common.runner import ROOT, checked, digest, read_record
-from experiments.fuzzing import runs, seeds
+from experiments.fuzzing import reports, runs, seeds
 from experiments.fuzzing.decoder import served
-from experiments.gpus.kernels import read_kernels
-from experiments.replay.validate_serving import read_run as read_server_run
-from experiments.splitting.splits import PINS, read_pins
+from experiments.fuzzing.measured import MEASURED
+from experiments.fuzzing.reader import Files, Reader, beside, documents, of, reading
+from experiments.splitting.splits import PINS, Split, load_split, read_pins
 from experiments.sweeping.definition import load_sweep
 from experiments.training.hyperparameters import FOLDER, load_hyperparameters
+from papi_env.envs.registration import DECODE
+from papi_env.errors import DataError
 from papi_env.files import JSON_BYTES, read_bounded, read_json
-from papi_env.hardware.measured import load_measured
-from papi_env.hardware.server_tables import load_server_tables
 from papi_env.scenario import load_scenario, parse_scenario
 from papi_env.workload.decoder import Transformer
 from papi_env.workload.presets import MEASUREMENTS, load_measurements
@@ -36,54 +35,7 @@ from papi_env.workload.service_presets import CAPACITIES, load_capacities
 from papi_env.workload.traces import read_trace
 from papi_env.workload.vision.network import load_repmlpnet
 
-Content = bytes | str
-# Makes the digests of a changed file right again, so that what they guard is reached: the folder and the content in,
-# the content out; it may rewrite the files beside it.
-Stamp = Callable[[Path, bytes], bytes]
 PRETRAINED = ROOT / "agents" / "pretrained"
-
-
-@dataclass(frozen=True)
-class Files:
-    """Valid contents of the file that is changed, and of those beside it that are not."""
-
-    contents: tuple[bytes, ...]
-    beside: Mapping[str, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A reader of files.
-
-    Attributes:
-        name: in tables, and in the names of kept faults.
-        file: that is changed, within a folder.
-        form: of `mutations.FORMS`.
-        valid: its valid files; called once.
-        read: takes the folder; does with what is read what shows that it can be used.
-        stamp: see `Stamp`; None where no digest guards the file.
-        unpacks: it reads packed files, which may be bombs.
-    """
-
-    name: str
-    file: str
-    form: str
-    valid: Callable[[], Files]
-    read: Callable[[Path], object]
-    stamp: Stamp | None = None
-    unpacks: bool = False
-
-
-def _of(*contents: Content, **beside: Content) -> Callable[[], Files]:
-    def coded(content: Content) -> bytes:
-        return content.encode() if isinstance(content, str) else content
-
-    others = {name.replace("__", "."): coded(content) for name, content in beside.items()}
-    return lambda: Files(tuple(map(coded, contents)), others)
-
-
-def _documents(documents: Sequence[Any]) -> Callable[[], Files]:
-    return _of(*map(seeds.as_json, documents))
 
 
 def _in_folder(folder: Path, file: str) -> Callable[[], Files]:
@@ -143,6 +95,32 @@ def _decide(folder: Path) -> object:
     return policy.predict(np.zeros((2, len(policy.description.observation.names)), dtype=np.float32))
 
 
+def _submission() -> Files:
+    """A policy that says how it was trained."""
+    files = _in_folder(PRETRAINED / "decode-v0", DESCRIPTION)()
+    recorded = {"command": "a", "seed": 0, "versions": {"numpy": "2.0"}, "splits": {"train": "ab"}}
+    document = json.loads(files.contents[0])
+    whole = json.loads((PRETRAINED / "decode-v0" / DESCRIPTION).read_bytes())
+    document["scenarios"] = whole["scenarios"][:1]
+    document["training"] |= {**recorded, "teacher": recorded}
+    return Files((_stamp_document(Path(), seeds.as_json(document)),), files.beside)
+
+
+def _submitted(folder: Path) -> object:
+    from experiments.arena.submissions import found_in_files
+
+    _, findings = found_in_files(str(folder), _test_split())
+    for finding in findings:
+        if not finding.passed:
+            raise DataError(f"{finding.what}: {finding.wrong}")
+    return findings
+
+
+@cache
+def _test_split() -> Split:
+    return load_split(DECODE, "test")
+
+
 def _stamp_document(folder: Path, data: bytes) -> bytes:
     """The digest that a policy's or a tree's description has of itself."""
     try:
@@ -194,14 +172,6 @@ def _training_run() -> dict[str, bytes]:
     return {"run.json": seeds.as_json(record), "evaluations.csv": seeds.EVALUATIONS.encode()}
 
 
-def _training_files(file: str) -> Callable[[], Files]:
-    def valid() -> Files:
-        files = _training_run()
-        return Files((files.pop(file),), files)
-
-    return valid
-
-
 def _decoded(name: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
         with served():
@@ -219,31 +189,6 @@ def _tuned(folder: Path) -> object:
     from agents.serving.tuned import tuned_parameters
 
     return tuned_parameters(folder / "heuristic.json", Parameters)
-
-
-def _server_files(file: str) -> Callable[[], Files]:
-    """A server's run of our own form with its measured tables."""
-
-    def valid() -> Files:
-        files: dict[str, bytes] = {name: text.encode() for name, text in seeds.server_tables().items()}
-        files |= {"run.json": seeds.as_json(seeds.RUN), "requests.csv": seeds.RUN_REQUESTS.encode()}
-        return Files((files.pop(file),), files)
-
-    return valid
-
-
-def _simulator_files(file: str) -> Callable[[], Files]:
-    """A folder of LLMServingSim."""
-
-    def valid() -> Files:
-        files = {
-            "meta.json": seeds.as_json(seeds.META),
-            "config.json": seeds.as_json(seeds.CLUSTER),
-            "requests.jsonl": seeds.as_lines(seeds.META_REQUESTS),
-        }
-        return Files((files.pop(file),), files)
-
-    return valid
 
 
 def _network() -> Any:
@@ -295,9 +240,9 @@ def _searched(folder: Path) -> object:
 
 
 def _readers() -> list[Reader]:
-    hub = _documents(seeds.HUB)
-    tables, documents = _of(*seeds.TRACE_TABLES), _documents(seeds.TRACE_DOCUMENTS)
-    lines = _of(*map(seeds.as_lines, seeds.TRACE_LINES))
+    hub = documents(seeds.HUB)
+    tables, chats = of(*seeds.TRACE_TABLES), documents(seeds.TRACE_DOCUMENTS)
+    lines = of(*map(seeds.as_lines, seeds.TRACE_LINES))
     packed: Callable[[], Files] = lambda: Files(seeds.gzipped())  # noqa: E731 - made when it is asked for
     typed: Callable[[], Files] = lambda: Files((seeds.parquet(),))  # noqa: E731
 
@@ -312,8 +257,8 @@ def _readers() -> list[Reader]:
             "scenario",
             "scenario.toml",
             "toml",
-            _of(*seeds.SCENARIO_TOML),
-            _file(load_scenario, "scenario.toml"),
+            of(*seeds.SCENARIO_TOML),
+            reading(load_scenario, "scenario.toml"),
         ),
         Reader(
             "scenario-json",
@@ -327,18 +272,18 @@ def _readers() -> list[Reader]:
         ),
         Reader("weights-pth", "net.pth", "zip", _weights("net.pth"), _load("net.pth"), unpacks=True),
         Reader("journal", "a.journal", "json-lines", _journal, _searched),
-        Reader("sweep", "sweep.toml", "toml", _of(seeds.SWEEP), _file(load_sweep, "sweep.toml")),
-        Reader("network", "net.toml", "toml", _of(*seeds.REPMLPNET), _file(load_repmlpnet, "net.toml")),
+        Reader("sweep", "sweep.toml", "toml", of(seeds.SWEEP), reading(load_sweep, "sweep.toml")),
+        Reader("network", "net.toml", "toml", of(*seeds.REPMLPNET), reading(load_repmlpnet, "net.toml")),
         Reader(
-            "hyperparameters", "ppo.toml", "toml", _of((FOLDER / "ppo.toml").read_bytes()), _hyperparameters
+            "hyperparameters", "ppo.toml", "toml", of((FOLDER / "ppo.toml").read_bytes()), _hyperparameters
         ),
-        Reader("hub", "config.json", "json", hub, _file(Transformer.from_hf, "config.json")),
+        Reader("hub", "config.json", "json", hub, reading(Transformer.from_hf, "config.json")),
         Reader("trace-csv", "trace.csv", "text", tables, trace("trace.csv"), unpacks=True),
-        Reader("trace-json", "trace.json", "json", documents, chatted),
+        Reader("trace-json", "trace.json", "json", chats, chatted),
         Reader("trace-lines", "trace.jsonl", "json-lines", lines, trace("trace.jsonl")),
         Reader("trace-gzip", "trace.gz", "gzip", packed, trace("trace.gz"), unpacks=True),
         Reader("trace-parquet", "trace.parquet", "parquet", typed, _decoded("trace.parquet"), unpacks=True),
-        Reader("requests", "requests.csv", "text", _of(*seeds.REQUESTS), _requests),
+        Reader("requests", "requests.csv", "text", of(*seeds.REQUESTS), _requests),
         Reader(
             "checkpoint-json",
             DESCRIPTION,
@@ -375,25 +320,11 @@ def _readers() -> list[Reader]:
             "tree", TREE, "json", _in_folder(PRETRAINED / "serving-v0-tree", TREE), _decide, _stamp_document
         ),
         Reader("pretrained", "training.json", "json", _in_folder(PRETRAINED, "training.json"), _pretrained),
-        Reader("splits", "splits.json", "json", _pins, _file(read_pins, "splits.json")),
-        Reader("measured-kernels", "k.csv", "text", _of(seeds.MEASURED), _file(load_measured, "k.csv")),
-        Reader("server-tables", "dense.csv", "text", _server_files("dense.csv"), load_server_tables),
-        Reader("server-run", "run.json", "json", _server_files("run.json"), read_server_run),
-        Reader("server-requests", "requests.csv", "text", _server_files("requests.csv"), read_server_run),
-        Reader("simulator-meta", "meta.json", "json", _simulator_files("meta.json"), read_server_run),
-        Reader("simulator-config", "config.json", "json", _simulator_files("config.json"), read_server_run),
-        Reader(
-            "simulator-requests",
-            "requests.jsonl",
-            "json-lines",
-            _simulator_files("requests.jsonl"),
-            read_server_run,
-        ),
-        Reader("cycles", "cycles.csv", "text", _of(seeds.CYCLES), _file(read_cycles, "cycles.csv")),
-        Reader("gpu-kernels", "mlp.csv", "text", _of(seeds.KERNELS), _file(read_kernels, "mlp.csv")),
-        Reader("run-record", "run.json", "json", _training_files("run.json"), _trained),
-        Reader("curve-record", "run.json", "json", _training_files("run.json"), _curve),
-        Reader("curve", "evaluations.csv", "text", _training_files("evaluations.csv"), _curve),
+        Reader("splits", "splits.json", "json", _pins, reading(read_pins, "splits.json")),
+        *MEASURED,
+        Reader("run-record", "run.json", "json", beside("run.json", _training_run), _trained),
+        Reader("curve-record", "run.json", "json", beside("run.json", _training_run), _curve),
+        Reader("curve", "evaluations.csv", "text", beside("evaluations.csv", _training_run), _curve),
         Reader(
             "evolution-state",
             runs.STATE,
@@ -410,8 +341,17 @@ def _readers() -> list[Reader]:
             runs.go_on_with_training,
             runs.stamp_state,
         ),
+        Reader(
+            "expert-state",
+            runs.STATE,
+            "state",
+            lambda: Files((runs.expert_state(),)),
+            runs.go_on_with_experts,
+            runs.stamp_state,
+        ),
+        Reader("jobs", runs.JOBS, "json", lambda: Files((runs.jobs(),)), runs.go_on_with_jobs),
         Reader("sweep-part", runs.PART, "parquet", lambda: Files((runs.part(),)), runs.go_on_with_sweep),
-        Reader("result", "job.csv", "text", _of(_result()), _file(_result_of, "job.csv"), _stamp_result),
+        Reader("result", "job.csv", "text", of(_result()), reading(_result_of, "job.csv"), _stamp_result),
         Reader(
             "tuned",
             "heuristic.json",
@@ -424,16 +364,41 @@ def _readers() -> list[Reader]:
             CAPACITIES.name,
             "json",
             _first(CAPACITIES, "measured"),
-            _file(load_capacities, CAPACITIES.name),
+            reading(load_capacities, CAPACITIES.name),
         ),
         Reader(
             "measurements",
             MEASUREMENTS.name,
             "json",
-            _of(MEASUREMENTS.read_bytes()),
-            _file(load_measurements, MEASUREMENTS.name),
+            of(MEASUREMENTS.read_bytes()),
+            reading(load_measurements, MEASUREMENTS.name),
+        ),
+        *map(_report, reports.RUNS),
+        Reader("report-page", "page.md", "text", of(reports.PAGE), reports.filled_page),
+        Reader(
+            "submission",
+            DESCRIPTION,
+            "json",
+            _submission,
+            _submitted,
+            _stamp_document,
         ),
     ]
+
+
+def _report(name: str) -> Reader:
+    """The page of a run folder, of which one file is changed."""
+    made, changed = reports.RUNS[name]
+    others = reports.forms_of(changed)
+    return Reader(
+        f"report-{name}",
+        "run.json",
+        "json",
+        beside("run.json", made),
+        reports.shown_sweep if name == "sweep" else reports.shown,
+        unpacks="parquet" in others.values(),
+        others=others,
+    )
 
 
 def _result() -> bytes:
@@ -442,10 +407,6 @@ def _result() -> bytes:
 
 def _result_of(path: Path) -> bytes:
     return checked(path, read_bounded(path, JSON_BYTES))
-
-
-def _file(read: Callable[[Path], object], name: str) -> Callable[[Path], object]:
-    return lambda folder: read(folder / name)
 
 
 READERS: Mapping[str, Reader] = {reader.name: reader for reader in _readers()}

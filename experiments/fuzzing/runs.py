@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,14 +21,16 @@ from experiments.common.runner import Columns, Job, RunFolder, canonical, digest
 from papi_env.envs.registration import DECODE, SERVING_V1
 from papi_env.errors import DataError
 from papi_env.files import JSON_BYTES, read_bounded
+from papi_env.simulation.serving.state import OBSERVATION_NAMES_V1
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
-    from experiments.training.evolution import Evolved
+    from experiments.training.phased import Phased
 
 STATE = "state.safetensors"
 PART = "part.parquet"
+JOBS = "jobs.json"
 _ROW = {"steps": 100, "simulated_s": 1.5, "wall_s": 0.25, "score": -3.0, "return: a": -3.0}
 
 
@@ -38,30 +41,37 @@ class _Quiet:
         return lambda *_: None
 
 
+# Of small trainings of networks that see requests.
+_SMALL: Mapping[str, tuple[str, ...]] = {
+    "evolution": ("pairs=2", "settings=1", "episodes=1", "horizon_s=2.0", "apart=0.5"),
+    "expert-iteration": ("futures=2", "looks=8", "checks=2", "horizon_s=2.0", "apart=0.5"),
+}
+
+
 @cache
-def _evolved() -> Evolved:
-    """A small training by evolution."""
+def _begun(algorithm: str) -> Phased:
+    """A small training by evolution, or by expert iteration."""
     from experiments.training.evaluation import Validator
     from experiments.training.evolution import Evolved
+    from experiments.training.expert.rounds import Expert
     from experiments.training.options import Config
     from experiments.training.plan import resolve
     from experiments.training.record import Record
 
     config = Config(
-        algorithm="evolution",
+        algorithm=algorithm,
         env=SERVING_V1,
         scenarios=("chats/llama-65b", "bursts/llama-65b"),
         episodes=1,
         timesteps=40_000,
-        hyper=("pairs=2", "settings=1", "episodes=1", "horizon_s=2.0", "apart=0.5"),
+        hyper=_SMALL[algorithm],
     )
     training = resolve(config)
-    return Evolved(training, Record(None, Validator(config.env, training.validation, 1), _Quiet()))
+    record = Record(None, Validator(config.env, training.validation, 1), _Quiet())
+    return (Evolved if algorithm == "evolution" else Expert)(training, record)
 
 
-def evolution_state() -> bytes:
-    """A state in the middle of a training by evolution."""
-    run = _evolved()
+def _kept(run: Phased) -> bytes:
     with TemporaryDirectory() as folder:
         run.record.folder, run.record.rows = Path(folder), [dict(_ROW)]
         run._phase, run.done = 1, {"": run.weights}
@@ -70,9 +80,39 @@ def evolution_state() -> bytes:
         return (Path(folder) / STATE).read_bytes()
 
 
+def evolution_state() -> bytes:
+    """A state in the middle of a training by evolution."""
+    return _kept(_begun("evolution"))
+
+
 def go_on_with_evolution(folder: Path) -> object:
     """Take over a state, and write the policy that it holds."""
-    run = _evolved()
+    return _go_on("evolution", folder)
+
+
+def expert_state() -> bytes:
+    """One of a training by expert iteration, with looks and with values of leaves."""
+    from experiments.training.expert.leaves import Leaves
+    from experiments.training.expert.looks import Looks
+    from experiments.training.expert.rounds import NOTED
+
+    run: Any = _begun("expert-iteration")
+    features = len(OBSERVATION_NAMES_V1)
+    empty = Looks.empty(features)
+    run.looks = Looks._make(np.zeros((2, *array.shape[1:]), dtype=array.dtype) for array in empty)
+    run.stopped = np.zeros((3, features), dtype=np.float32), np.zeros(3)
+    run.leaves = Leaves(**Leaves.shapes(features))
+    run.notes = [dict.fromkeys(NOTED, 1)]
+    return _kept(run)
+
+
+def go_on_with_experts(folder: Path) -> object:
+    """Take over a state, and write the policy that it holds."""
+    return _go_on("expert-iteration", folder)
+
+
+def _go_on(algorithm: str, folder: Path) -> object:
+    run = _begun(algorithm)
     run.take_over(folder / STATE)
     return run.checkpoint()
 
@@ -171,3 +211,24 @@ def go_on_with_sweep(folder: Path) -> object:
     if not reused:
         raise DataError(f"{folder / PART}: its rows were played again")
     return rows.select(pl.col("axis").mean(), pl.col("note").str.len_bytes().max()).rows()
+
+
+_DONE = Job("designs 0 to 1", {}, _rows, ())
+
+
+def jobs() -> bytes:
+    """Results of the jobs of a finished run, in one file."""
+    with TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder), "compare", {})
+        run.keep(_DONE, b"design,axis\n0,1.5\n1,2.0\n")
+        run.pack([_DONE])
+        return (Path(folder) / JOBS).read_bytes()
+
+
+def go_on_with_jobs(folder: Path) -> object:
+    """Take a job's result over as a run does that goes on; what is damaged is said, and run again."""
+    run = RunFolder(folder, "compare", {})
+    found = run.result(_DONE) if run.has(_DONE) else None
+    if found is None or run.damaged:
+        raise DataError(f"{folder / JOBS}: its job is run again {run.damaged}")
+    return pl.read_csv(found)

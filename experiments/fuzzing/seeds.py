@@ -159,6 +159,16 @@ KERNELS = (
     "gpu,n,tp,heads,kv_heads,hidden,feed_forward,qkv_us,projection_us,up_us,down_us\n"
     "a100,1,1,32,8,4096,14336,20,15,80,45\na100,8,2,32,8,4096,14336,21,16,81,46\n"
 )
+# Of one all-reduce and its element-wise kernels: sizes, and as many as are interpolated between.
+ALLREDUCE = "gpu,gpus,bytes,min_us,median_us\na100,4,1,20,30\na100,4,1000000000,20,30\nh100,8,1000000,30,32\n"
+ELEMENT_WISE = (
+    "gpu,tp,n,heads,kv_heads,hidden,feed_forward,activation_us,norm1_us,norm2_us,rope_us,add_us\n"
+    + "".join(
+        f"a100,{tp},{n},{hidden // 128},8,{hidden},28672,10,4,4,6,1\n"
+        for tp, hidden, n in product((1, 4), (4096, 8192), (1, 4096))
+    )
+)
+EXPERTS = "tokens,activated_experts,time_us\n1,8,40\n64,100,300\n"
 EVALUATIONS = (
     "steps,simulated_s,wall_s,score,regret,return: a setting\n"
     "0,0.0,0.0,-9.0,0.09,-9.0\n100,50.0,10.0,-5.0,0.05,-5\n"
@@ -249,6 +259,32 @@ def scenario_documents() -> tuple[dict[str, Any], ...]:
     """Whole definitions of registered scenarios of each kind, as a run folder or a policy records them."""
     names = ("creative-writing/llama-65b", "saturated/llama-65b", "vision-stream", "two-classes/llama-65b")
     return tuple(SCENARIOS[name].model_dump(mode="json") for name in names)
+
+
+def grid() -> str:
+    """AttAcc's output for a machine with PIM and one without, in its columns."""
+    common = {
+        "model": "GPT-175B",
+        "dtype": "W16A16",
+        "xpu": "GPU",
+        "sys_opb": 93.07875894988067,
+        "cores": 8,
+        "Lin": 128,
+    }
+    common |= {
+        "Lout": 128,
+        "bs": 4,
+        "s_time": 42.5,
+        "g_time (ms)": 27.5,
+        "g_energy (nJ)": 1e10,
+        "fits_cap": True,
+    }
+    common |= {"ffopt": False, "pipeopt": True, "g_matmul": 0.4, "g_attn_mem_energy": 2e7}
+    rows = (
+        common | {"system": "dgx", "hw": "NONE", "bw": 1.0, "cap": 640, "power constraint": False},
+        common | {"system": "dgx-attacc", "hw": "BA", "bw": 9.0, "cap": 1280, "power constraint": True},
+    )
+    return "".join(",".join(map(str, line)) + "\n" for line in (rows[0], *(row.values() for row in rows)))
 
 
 def as_json(document: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,6 +133,29 @@ class Lines:
 
 
 Part = Table | Picture | Lines
+
+
+def checked(parts: Sequence[Part]) -> Sequence[Part]:
+    """The parts, once all of them can be written on a page.
+
+    Raises:
+        TypeError, ValueError, OverflowError, RecursionError: a cell or a figure holds what no page can show, as where a
+            file of a run has a list or NaN in place of a number.
+    """
+    for part in parts:
+        texts: list[Any] = [part.title, part.note]
+        if isinstance(part, Picture):
+            json.dumps(part.figure, allow_nan=False)
+        elif isinstance(part, Table):
+            texts += [column.name for column in part.columns]
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"found a title that is {type(text).__name__}, expected text")
+        if isinstance(part, Table):
+            for row in part.rows:
+                for column, cell in zip(part.columns, row, strict=True):
+                    column.text(cell)
+    return parts
 
 
 @dataclass(frozen=True)

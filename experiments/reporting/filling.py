@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -26,7 +25,8 @@ from pydantic import Field
 from experiments.reporting.content import Cell, Column, Lines, Part, Picture, Section, Table
 from experiments.reporting.markdown import fenced, part_lines, plain
 from papi_env.definition import Definition
-from papi_env.errors import ConfigurationError, nearest, unknown_name
+from papi_env.errors import ConfigurationError, nearest, shown, unknown_name
+from papi_env.files import parse_toml
 
 _BLOCK = re.compile(
     r"^<!-- from a run\n(?P<asked>.*?)^-->\n(?P<shown>.*?)^<!-- end of the run -->$", re.M | re.S
@@ -78,8 +78,15 @@ class Block(Definition):
 
 
 def essence(command: str) -> str:
-    """A command without what does not change its results; options keep their order."""
-    words = shlex.split(command)
+    """A command without what does not change its results; options keep their order.
+
+    Raises:
+        ConfigurationError: a quotation in it does not end.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ConfigurationError(f"found the command {shown(command)}: {error}") from None
     words = words[next((k for k, word in enumerate(words) if word.startswith("experiments.")), 0) :]
     kept, left = [], iter(words)
     for word in left:
@@ -138,8 +145,8 @@ def _found(page: str, where: str) -> list[tuple[Block, re.Match[str]]]:
         if stray := _MARK.search(match["shown"]):
             raise ConfigurationError(f"{line}: a block begins within another: {stray[0]!r}")
         try:
-            asked = tomllib.loads(match["asked"])
-        except tomllib.TOMLDecodeError as error:
+            asked = parse_toml(match["asked"])
+        except ValueError as error:
             raise ConfigurationError(f"{line}: not TOML: {error}") from None
         found.append((Block.define(asked, line), match))
     if stray := _MARK.search(_BLOCK.sub("", page)):

@@ -14,6 +14,7 @@ import polars as pl
 from experiments.common.runner import read_record
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.files import JSON_BYTES, read_bounded, read_text
+from papi_env.workload.traces.parquet import PANIC
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,9 @@ class Run:
         path = self._finished(name)
         try:
             return pl.read_csv(io.BytesIO(read_bounded(path, JSON_BYTES)), infer_schema_length=None)
-        except pl.exceptions.PolarsError as error:
-            raise DataError(f"{path}: not a table, or cut off: {str(error).splitlines()[0]}") from None
+        except (pl.exceptions.PolarsError, PANIC) as error:
+            reason = next(iter(str(error).splitlines()), "no reason")
+            raise DataError(f"{path}: not a table, or cut off: {reason}") from None
 
     def text(self, name: str) -> str:
         """The text of a file of the folder.

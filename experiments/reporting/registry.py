@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.reporting.content import Part, Section
+from experiments.reporting.content import Part, Section, checked
 from experiments.reporting.folder import Run
 from experiments.reporting.sections import (
     compare,
@@ -25,6 +25,7 @@ from experiments.reporting.sections import (
     validate,
 )
 from papi_env.errors import ConfigurationError, DataError, unknown_name
+from papi_env.workload.traces.parquet import PANIC
 
 SECTIONS: Mapping[str, Callable[[Run], Sequence[Part]]] = {
     "compare": compare.parts,
@@ -69,11 +70,11 @@ def _section(run: Run) -> Section:
     if run.experiment not in SECTIONS:
         raise ConfigurationError(f"{run.path}: {unknown_name('command', run.experiment, SECTIONS)}")
     try:
-        parts = SECTIONS[run.experiment](run)
+        parts = checked(SECTIONS[run.experiment](run))
         facts = facts_of(run)
     except (ConfigurationError, DataError):
         raise
-    except Exception as error:  # a file of another shape fails in as many ways as there are look-ups
+    except (Exception, PANIC) as error:  # a file of another shape fails in as many ways as there are look-ups
         where = f"{type(error).__name__}: {error}"
         raise DataError(
             f"{run.path}: its files are not as experiments.{run.experiment} of this version writes them ({where}); "

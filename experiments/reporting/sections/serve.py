@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -18,7 +19,10 @@ from experiments.reporting.sections.compare import quantiles
 from experiments.reporting.sections.gantt import gantt, requests_over_time
 from papi_env.errors import DataError
 from papi_env.files import JSON_BYTES, read_bounded
+from papi_env.workload.traces import parquet
 
+# chosen: ten thousand episodes of a thousand requests, a GB of memory (range 1e6-1e8).
+MOST_REQUESTS = 10_000_000
 _LATENCIES = (
     ("ttft_s", "TTFT", "s", 1.0),
     ("tpot_s", "TPOT", "ms", 1e3),
@@ -69,20 +73,32 @@ def _requests(run: Run) -> pl.DataFrame | None:
     for path in sorted(
         path for path in run.path.iterdir() if path.suffix in SUFFIXES and path.name != "results.csv"
     ):
-        data = io.BytesIO(read_bounded(path, JSON_BYTES))
-        try:
-            frame = (
-                pl.read_parquet(data)
-                if path.suffix == ".parquet"
-                else pl.read_csv(data, infer_schema_length=None)
-            )
-        except pl.exceptions.PolarsError as error:
-            raise DataError(f"{path}: not a table, or cut off: {str(error).splitlines()[0]}") from None
+        frame = _parquet(path) if path.suffix == ".parquet" else run.table(path.name)
         if set(COLUMNS) <= set(frame.columns):
             found.append((path, frame))
     if len(found) > 1:
         raise DataError(f"{found[1][0]}: a second table of requests beside {found[0][0].name}, expected one")
     return found[0][1] if found else None
+
+
+def _parquet(path: Path) -> pl.DataFrame:
+    """The rows of a Parquet file.
+
+    Raises:
+        DataError: it cannot be read, or is too large.
+    """
+    data = io.BytesIO(read_bounded(path, JSON_BYTES))
+    # Packed rows may be a million times the file, and a damaged size ends the process that decodes it.
+    if (status := parquet.decode_apart(path)) not in (0, 1):
+        raise DataError(f"{path}: reading it ends the process, status {status}; expected a whole table")
+    try:
+        count = pl.scan_parquet(data).select(pl.len()).collect().item()
+        if count > MOST_REQUESTS:
+            raise DataError(f"{path}: found {count} rows, expected at most {MOST_REQUESTS}")
+        return pl.read_parquet(data)
+    except (pl.exceptions.PolarsError, parquet.PANIC) as error:
+        reason = next(iter(str(error).splitlines()), "no reason")
+        raise DataError(f"{path}: not a table, or cut off: {reason}") from None
 
 
 def _distributions(requests: pl.DataFrame, hollow: Sequence[str]) -> list[Table | Picture]:

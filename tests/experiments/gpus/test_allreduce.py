@@ -62,6 +62,7 @@ def test_the_command_prints_one_line_of_json(write, tmp_path, capsys):
         ("a100,1,2048,10,10", "field 'gpus': found '1', expected a whole number from 2"),
         ("a100,2,0,10,10", "field 'bytes': found '0', expected a whole number from 1"),
         ("a100,2,2048,0,10", "field 'min_us': found '0', expected a number > 0"),
+        ("a100,2,2048,1e-320,10", "field 'min_us': found '1e-320', expected a number from 1e-100"),
         ("a100,2,2048,10,-1", "field 'median_us': found '-1', expected a number > 0"),
         ("a100,2,2048,10", "field 'median_us': found 4 fields, expected 5"),
     ],

@@ -76,6 +76,7 @@ def test_the_formula_by_hand():
         ([(64, 129, 50)], r"found '129', expected a whole number from 8 to 128"),
         ([(0, 8, 50)], r"field 'tokens': found '0', expected a whole number from 1"),
         ([(1, 8, 0)], r"field 'time_us': found '0', expected a number > 0"),
+        ([(1, 8, "1e-320")], r"field 'time_us': found '1e-320', expected a number from 1e-100 to 1e\+100"),
         ([(1, 8, "nan")], r"field 'time_us': found 'nan', expected a number > 0"),
         ([(1, 8)], r":2: field 'time_us': found 2 fields, expected 3"),
         ([], r"found a header and no rows"),

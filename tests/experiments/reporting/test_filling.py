@@ -93,11 +93,25 @@ def test_what_changes_no_result_is_no_part_of_a_command(command, same):
         ),
         (PAGE.format('{ titel = "Long" }'), [], "line 3.*titel.*title"),
         (PAGE.format("{"), [], "line 3: not TOML"),
+        (PAGE.format("{ title = " + "7" * 5000 + " }"), [], "line 3: not TOML"),
+        (PAGE.format("[" * 60 + "]" * 60), [], "line 3: not TOML: found values nested"),
+        (PAGE.format(TURNED).replace("--seeds 2", "--seeds '2"), [section()], "found the command .*closing"),
         (PAGE.replace("<!-- end of the run -->", ""), [], "belongs to no block"),
         (PAGE.format(TURNED), [section("experiments.compare --seed 2")], "no block shows .* did you mean"),
         (PAGE.format(TURNED), [section(), section()], "two runs of"),
     ],
-    ids=["table", "column", "field", "toml", "open", "another command", "twice"],
+    ids=[
+        "table",
+        "column",
+        "field",
+        "toml",
+        "digits",
+        "deep",
+        "quotation",
+        "open",
+        "another command",
+        "twice",
+    ],
 )
 def test_what_cannot_be_filled_is_said(page, runs, said):
     with pytest.raises(ConfigurationError, match=said):

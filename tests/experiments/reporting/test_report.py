@@ -378,6 +378,36 @@ def test_damage_is_named(tmp_path, file, content, said):
     assert kept.read_text() == "as before"
 
 
+@pytest.mark.parametrize("ending", ["html", "md"])
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("compare_decode", lambda d: d["entries"][0].update(tokens_per_s=float("nan")), "not JSON compliant"),
+        ("compare_decode", lambda d: d["entries"][0].update(invalid_actions=[1]), "TypeError"),
+        ("compare_decode", lambda d: d["entries"][0].update(invalid_actions=10**400), "OverflowError"),
+        ("leaderboard_serving", lambda d: d["claims"].update(grouped_by=1.5), "found a title that is float"),
+    ],
+    ids=["NaN", "a list", "a huge number", "a title"],
+)
+def test_what_no_page_can_show_is_a_damaged_file(tmp_path, name, change, said, ending):
+    path = frozen(tmp_path, name)
+    summary = json.loads((path / "summary.json").read_text())
+    change(summary)
+    (path / "summary.json").write_text(json.dumps(summary))
+    status, _, err = called(main, path, "--out", tmp_path / f"page.{ending}")
+    assert status == 2
+    assert err.startswith(f"error: {path}: its files are not as")
+    assert said in err
+
+
+def test_a_table_of_requests_that_is_none_is_named(tmp_path):
+    path = frozen(tmp_path, "serve")
+    (path / "requests.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    status, _, err = called(main, path, "--out", tmp_path / "page.md")
+    assert status == 2
+    assert err.startswith(f"error: {path / 'requests.parquet'}: not a table, or cut off")
+
+
 @pytest.mark.parametrize("name", ["plotly.offline", "jinja2"])
 def test_without_the_extra_it_says_what_to_install(tmp_path, runs, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from experiments.sweep import main, resolve
 from experiments.sweeping.definition import load_sweep
 from experiments.sweeping.fronts import front, undominated
 from experiments.sweeping.search import batches
+from papi_env.errors import DataError
 from tests.experiments.commands import called
 
 FPUS, BANKS = "system.fc_pim.fpus_per_bank", "system.fc_pim.stack.banks_per_die"
@@ -81,6 +83,17 @@ def test_a_report_shows_all_designs_that_fit(played):
         assert len(found[f"Pareto front: {name}"].rows) == len(one["front"])
         assert len(found[f"All designs: {name}"].rows) == one["designs"]
     assert len(found["Designs"].figure["data"][0]["x"]) > 0
+
+
+def test_a_report_refuses_a_part_that_has_changed(played, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(played[0], folder)
+    first = min((folder / "parts").iterdir())
+    data = bytearray(first.read_bytes())
+    data[len(data) // 2] ^= 1
+    first.write_bytes(data)
+    with pytest.raises(DataError, match=f"{first}: cut off, or changed since it was written"):
+        sections_of([folder])
 
 
 def parts(folder):
