@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -40,10 +41,12 @@ def conduct(
             say(progress, line)
         with folder.session(command, pool.size) as session:
             together, alone = study.jobs(), study.jobs_alone()
+            start = time.perf_counter()
             with can_go_on(progress, f"the same command with --out {folder.path}"):
                 reused = run_jobs(folder, together, pool, progress)
                 # Alone on the machine, as far as that is in our hands.
                 reused += run_jobs(folder, alone, OwnProcess(), progress)
+            session["jobs_s"] = round(time.perf_counter() - start, 3)
             session["jobs"], session["jobs_reused"] = len(together) + len(alone), reused
             with progress.status("intervals and figures"):
                 results = study.write(folder)

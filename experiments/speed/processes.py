@@ -40,22 +40,24 @@ def measure_processes(
     Raises:
         DataError: one of them failed.
     """
-    paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
-    environment = (
-        os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)} | dict(variables)
-    )
     summaries: list[dict[str, Any]] = []
     for k in range(count):
         say(f"process {k + 1} of {count}")
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
             command = [sys.executable, "-m", "experiments.throughput", *options, "--json", "--out", str(out)]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            done = subprocess.run(command, env=environment(variables), capture_output=True, text=True)
             if done.returncode != 0:
                 last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
                 raise DataError(f"process {k + 1} of {count} ended with {done.returncode}, and said: {last}")
             summaries.append(json.loads((out / "summary.json").read_text(encoding="utf-8")))
     return combined(summaries), summaries
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """This process's variables and others, with the project where Python looks for modules."""
+    paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)} | dict(variables)
 
 
 def combined(summaries: Sequence[Mapping[str, Any]]) -> Findings:
