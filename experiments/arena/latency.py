@@ -11,13 +11,12 @@ from gymnasium.vector import AutoresetMode
 
 from agents.learned.distilled import Tree, walk
 from agents.policy import Policy
+from experiments.arena.measures import BATCH
 from experiments.arena.play import pick
 from experiments.common.problems import vector_class
 from experiments.common.runner import Columns
 from papi_env.scenario import Scenario
 
-# chosen: as many as a batched evaluation has; a call's fixed cost is spread thin (range 64-4096).
-BATCH = 256
 # chosen: medians of so many calls differ by a few per cent from run to run; the first ones compile and fill caches.
 _CALLS, _FIRST = 60, 10
 # Other work on the machine only adds, and can do so for a second on end (threads of BLAS that wait for a busy core):

@@ -18,6 +18,9 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.measures import MEASURES as SERVING_MEASURES
 from papi_env.simulation.serving.measures import SERVICE_MEASURES
 
+# Decisions at once whose time is measured. chosen: as many as a batched evaluation has; a call's fixed cost is spread
+# thin (range 64-4096).
+BATCH = 256
 # What becomes of a request that is never served, beside being cut off by the end of the episode.
 REJECTED = ("rejected_context", "rejected_kv")
 # Measures of which every episode has a whole number.

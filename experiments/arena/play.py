@@ -35,6 +35,7 @@ from experiments.arena.entries import (
     policy_digest,
 )
 from experiments.arena.measures import EXPERT_NAMES, REJECTED, measures
+from experiments.arena.requests import Watch
 from experiments.arena.settings import trace_digest
 from experiments.common.problems import SERVED, vector_class
 from experiments.common.progress import Score
@@ -51,7 +52,6 @@ from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.rollout import roll
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
-Watch = Callable[[ProblemVectorEnv], None]
 # What is best of its kind is chosen on seeds of its own. chosen: four; they rank 72 actions of which the best
 # differ by per cents.
 SELECTION_SEEDS = tuple(range(2**61, 2**61 + 4))

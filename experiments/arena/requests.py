@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from experiments.arena.play import Watch
 from experiments.common.runner import write_whole
 from papi_env.envs.vector import ProblemVectorEnv
 from papi_env.errors import ConfigurationError
@@ -17,6 +16,7 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.measures import latencies
 
+Watch = Callable[[ProblemVectorEnv], None]
 SUFFIXES = (".parquet", ".csv")
 # Columns and what they hold; moments are seconds from the first arrival of the episode, empty where they never come.
 COLUMNS = {

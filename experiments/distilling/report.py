@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.arena.estimators.seeds import position_estimate
-from experiments.arena.latency import BATCH
+from experiments.arena.measures import BATCH
 from experiments.common.command import say
 from experiments.common.statistics import Estimate
 from experiments.distilling.rules import PAPI_RULES

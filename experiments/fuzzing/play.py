@@ -20,7 +20,6 @@ from experiments.common.runner import ROOT
 from experiments.fuzzing.hostile import BOMBS, HOSTILE, Placed
 from experiments.fuzzing.mutations import mutated
 from experiments.fuzzing.reader import Files, Reader
-from experiments.fuzzing.readers import READERS
 from experiments.fuzzing.tally import Tally
 from papi_env.errors import ConfigurationError, DataError
 
@@ -34,10 +33,14 @@ class TooLong(BaseException):
     """An input took longer than it may; no reader catches it."""
 
 
-@cache
-def valid_files(name: str) -> Files:
+def valid_files(reader: Reader) -> Files:
     """The valid files of a reader."""
-    return READERS[name].valid()
+    return _made(reader.valid)
+
+
+@cache
+def _made(valid: Callable[[], Files]) -> Files:
+    return valid()
 
 
 def hostile_for(reader: Reader) -> list[Placed]:
@@ -53,7 +56,7 @@ def first_random(reader: Reader) -> int:
 def prepare(reader: Reader, folder: Path) -> None:
     """Make the folder in which a reader finds its files."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in valid_files(reader.name).beside.items():
+    for name, content in valid_files(reader).beside.items():
         (folder / name).write_bytes(content)
 
 
@@ -67,7 +70,7 @@ def _clear(path: Path) -> None:
 
 def place(reader: Reader, folder: Path, seed: int, number: int) -> None:
     """Put the input of a number where the reader looks for its file: the first are hostile, all others random."""
-    files = valid_files(reader.name)
+    files = valid_files(reader)
     hostile, names = hostile_for(reader), [reader.file, *reader.others]
     for name in names:
         _clear(folder / name)

@@ -157,6 +157,13 @@ def _timed() -> dict[str, bytes]:
     return {"run.json": record("throughput"), "summary.json": seeds.as_json(found)}
 
 
+def _scaled() -> dict[str, bytes]:
+    row = {"backend": "ray", "processes": 2, "jobs_s": 16.0, "jobs_over_one": 1.9}
+    row |= {"command_s": 25.0, "command_over_one": 1.6}
+    found = {"command": "experiments.compare", "processor": "a", "repeats": 3, "rows": [row, row]}
+    return {"run.json": record("scaling"), "summary.json": seeds.as_json(found)}
+
+
 def _merged() -> dict[str, bytes]:
     """A network that was trained and merged."""
     summary = {
@@ -250,6 +257,7 @@ RUNS: Mapping[str, tuple[Callable[[], dict[str, bytes]], tuple[str, ...]]] = {
     "leaderboard": (_kept("leaderboard_serving", *_ROWS), _ROWS),
     "reparameterize": (_merged, ("summary.json", "training.csv", "stages.csv", "kernels.csv")),
     "reproduce": (_reproduced, _FIGURES),
+    "scaling": (_scaled, ("summary.json",)),
     "serve": (_served, (*_ROWS, "trace.json", "requests.parquet")),
     "sweep": (_swept, ("summary.json", PART)),
     "throughput": (_timed, ("summary.json",)),

@@ -19,6 +19,9 @@ from papi_env.quantities import Count, Number, Truth, Whole
 
 # Values of all paths, in the order of the axes.
 Design = tuple[Any, ...]
+# Why a row has no measures: no such machine (area, power, counts), too small, beyond a limit of the file, or not for
+# this policy.
+REFUSALS = ("machine", "capacity", "limit", "policy")
 # chosen: a week of a laptop's cores (range 1e5-1e8).
 MOST_DESIGNS = 1_000_000
 # chosen: a table that a person writes has fewer (range 1e2-1e5).

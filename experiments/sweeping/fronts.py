@@ -11,8 +11,7 @@ import polars as pl
 
 from experiments.arena.entries import is_privileged
 from experiments.common.progress import Score
-from experiments.sweeping.definition import Question, Scheduler, Sweep
-from experiments.sweeping.play import REFUSALS
+from experiments.sweeping.definition import REFUSALS, Question, Scheduler, Sweep
 
 
 def scored(rows: pl.LazyFrame, sweep: Sweep, scheduler: Scheduler) -> pl.DataFrame:

@@ -25,9 +25,6 @@ from papi_env.scenario import Scenario
 
 # Of static batches, as `experiments.compare` has them; serving measures its own.
 RATES = ("tokens_per_s", "j_per_token")
-# Why a row has no measures: no such machine (area, power, counts), too small, beyond a limit of the file, or not for
-# this policy.
-REFUSALS = ("machine", "capacity", "limit", "policy")
 
 
 @dataclass(frozen=True)

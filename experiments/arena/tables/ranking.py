@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.arena.latency import BATCH
+from experiments.arena.measures import BATCH
 from experiments.arena.tables.text import interval_text, scaled, table_of
 
 

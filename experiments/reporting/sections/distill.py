@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.arena.latency import BATCH
+from experiments.arena.measures import BATCH
 from experiments.common.statistics import Estimate
 from experiments.distilling.files import RULE
 from experiments.distilling.rules import PAPI_RULES

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.arena.estimators.runs import BEHIND
-from experiments.arena.latency import BATCH
+from experiments.arena.measures import BATCH
 from experiments.arena.tables.claims import figures_of, labels_of, name_of
 from experiments.reporting import charts
 from experiments.reporting.content import Cell, Column, Picture, Table, estimate

@@ -32,7 +32,7 @@ RANDOM = 40
 def test_only_documented_errors_come_out(name, tmp_path):
     reader = READERS[name]
     prepare(reader, tmp_path)
-    for content in valid_files(name).contents:
+    for content in valid_files(reader).contents:
         (tmp_path / reader.file).write_bytes(content)
         reader.read(tmp_path)  # what is changed is valid
     first, kinds = first_random(reader), len(hostile_for(reader))
@@ -107,9 +107,9 @@ def test_inputs_follow_their_numbers_and_are_changed(name, tmp_path):
 @pytest.mark.parametrize("form", ["json", "toml", "json-lines"])
 def test_most_changes_leave_a_document_of_the_same_form(form):
     seeds = {
-        "json": valid_files("hub"),
-        "toml": valid_files("scenario"),
-        "json-lines": valid_files("trace-lines"),
+        "json": valid_files(READERS["hub"]),
+        "toml": valid_files(READERS["scenario"]),
+        "json-lines": valid_files(READERS["trace-lines"]),
     }[form].contents
     assert form in FORMS
     parse = {
