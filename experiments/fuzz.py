@@ -2,7 +2,8 @@
 
 Each reader meets inputs by number, made from a seed: first what is no honest file (devices, bombs, depths), then valid
 files changed at random. Only the documented errors may come out, within limits of time and memory. A reader runs in a
-process of its own, which may die.
+process of its own, which may die. With `--engine atheris` inputs are not numbered but found: libFuzzer goes on from
+those that reach lines of the readers that no earlier one did, and inputs that meet a fault are kept as they are.
 
 Written to the run folder: run.json, fuzz.csv (a row per reader), summary.json, and for each kind of fault up to three
 inputs under faults/, which `--replay FILE` reads again.
@@ -10,6 +11,8 @@ inputs under faults/, which `--replay FILE` reads again.
 
 from __future__ import annotations
 
+import base64
+import importlib.util
 import io
 import json
 import shutil
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import polars as pl
+import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -29,10 +33,10 @@ from experiments.common.options import ALL_CORES, OnWorkers, Out, Seed, words
 from experiments.common.runner import Job, RunFolder, write_whole
 from experiments.common.study import json_text
 from experiments.common.workers import started
-from experiments.fuzzing.play import place, play, prepare
+from experiments.fuzzing.play import meet, place, play, prepare, valid_files
 from experiments.fuzzing.readers import READERS
 from experiments.fuzzing.tally import Tally
-from experiments.fuzzing.watch import Limits, fuzz
+from experiments.fuzzing.watch import ENGINES, Limits, fuzz
 from papi_env.errors import ConfigurationError, DataError, lookup
 from papi_env.files import read_json
 
@@ -55,6 +59,9 @@ class Config:
     """Of the processor that an input may take."""
     memory_mb: int = 2000
     """That an input may take, beside what the process has without it."""
+    engine: Annotated[str, tyro.conf.arg(metavar="random|atheris")] = "random"
+    """What makes the inputs: numbers alone, or atheris too, led by which lines inputs reach (pip install
+    'papi-env[fuzz]'; Linux), without hostile ones."""
     replay: Annotated[Path | None, words("FILE")] = None
     """A kept fault, FAULT.json of a run folder, to be read again."""
     seed: Seed = 0
@@ -79,6 +86,11 @@ def run(config: Config, command: str, results: Console, progress: Console) -> No
             f"--inputs is {config.inputs}, --seconds {config.seconds}, --memory-mb {config.memory_mb}, expected "
             "numbers above 0, and at most an hour"
         )
+    lookup("engine", config.engine, ENGINES)
+    if config.engine == "atheris" and importlib.util.find_spec("atheris") is None:
+        raise ConfigurationError(
+            "--engine atheris: atheris is not installed; pip install 'papi-env[fuzz]' brings it"
+        )
     limits = Limits(config.seconds, config.memory_mb * 1_000_000)
     asked = {
         "readers": list(names),
@@ -87,9 +99,11 @@ def run(config: Config, command: str, results: Console, progress: Console) -> No
         "seconds": config.seconds,
         "memory_mb": config.memory_mb,
     }
+    if config.engine != "random":
+        asked["engine"] = config.engine
     folder = RunFolder.open(config.out, "fuzz", asked)
     jobs = [
-        Job(name, {**asked, "readers": name}, fuzz, (name, config.inputs, config.seed, limits))
+        Job(name, {**asked, "readers": name}, fuzz, (name, config.inputs, config.seed, limits, config.engine))
         for name in names
     ]
     with started(config.workers) as pool, folder.session(command, pool.size):
@@ -128,9 +142,15 @@ def keep(folder: Path, name: str, seed: int, faults: Sequence[dict[str, Any]]) -
     for k, fault in enumerate(faults):
         for number in fault["numbers"]:
             home = folder / FAULTS / f"{name}-{k}-{number}"
-            prepare(reader, home)
-            place(reader, home, seed, number)
             about = {"reader": name, "seed": seed, "number": number, **fault}
+            prepare(reader, home)
+            contents = about.pop("contents", {})
+            if (given := contents.get(str(number))) is not None:
+                (home / reader.file).write_bytes(valid_files(reader).contents[0])
+                about["file"] = given[0]
+                (home / given[0]).write_bytes(base64.b64decode(given[1]))
+            elif not contents:
+                place(reader, home, seed, number)
             path = home.with_suffix(".json")
             write_whole(path, json_text(about))
             out.append(path)
@@ -152,8 +172,12 @@ def replay(path: Path, seconds: float, results: Console) -> None:
         raise DataError(f"{path}: expected reader, seed and number of a fault")
     reader = lookup("reader", name, READERS)
     home = path.with_suffix("")
-    prepare(reader, home)
-    tally: Tally = play(reader, range(number, number + 1), seed, home, seconds)
+    if about.get("file") is None:
+        prepare(reader, home)
+        tally = play(reader, range(number, number + 1), seed, home, seconds)
+    else:  # as it was kept
+        tally = Tally()
+        meet(reader, home, number, seconds, tally)
     for key, fault in tally.faults.items():
         say(results, f"{name}, input {number}: {key}: {fault.message}")
     if tally.faults:

@@ -118,29 +118,29 @@ def play(
         after, before: called for each number.
     """
     tally = Tally(done=numbers.start)
-    _forget_peak()
-    base, hostile = _peak(), first_random(reader)
+    forget_peak()
+    base, hostile = peak(), first_random(reader)
     for number in numbers:
         if number not in skip:
             place(reader, folder, seed, number)
             if number <= hostile:
-                _forget_peak()  # of what made it
-                base = _peak()
+                forget_peak()  # of what made it
+                base = peak()
             before(number)
             start = process_time()
-            _read(reader, folder, number, seconds, tally)
+            meet(reader, folder, number, seconds, tally)
             took = process_time() - start
             if took > tally.slowest_s:
                 tally.slowest_s, tally.slowest = took, number
         tally.done = number + 1
         if number < hostile or tally.done % 100 == 0:
-            tally.peak_bytes = max(tally.peak_bytes, _peak() - base)
+            tally.peak_bytes = max(tally.peak_bytes, peak() - base)
         after(number, tally)
     return tally
 
 
-def _peak() -> int:
-    """The most memory that this process has had, in bytes, since the last `_forget_peak` where systems know it."""
+def peak() -> int:
+    """The most memory that this process has had, in bytes, since the last `forget_peak` where systems know it."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
@@ -148,12 +148,14 @@ def _peak() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
+    """Begin to measure `peak` anew, where the system can."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def _read(reader: Reader, folder: Path, number: int, seconds: float, tally: Tally) -> None:
+def meet(reader: Reader, folder: Path, number: int, seconds: float, tally: Tally) -> None:
+    """Let a reader read what lies in its folder, and count what comes of it."""
     try:
         with _at_most(seconds), warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)

@@ -164,6 +164,20 @@ def _scaled() -> dict[str, bytes]:
     return {"run.json": record("scaling"), "summary.json": seeds.as_json(found)}
 
 
+def _killed() -> dict[str, bytes]:
+    case = {"name": "compare", "backend": "ray", "target": "worker", "kills": 2, "runs": 1, "sessions": 3}
+    found = {"cases": [{**case, "given_up": 0, "wrong": ["results.csv"]}]}
+    return {"run.json": record("kill"), "summary.json": seeds.as_json(found)}
+
+
+def _fuzzed() -> dict[str, bytes]:
+    row = {"reader": "hub", "inputs": 9, "refused": 8, "accepted": 0, "faults": 1, "kinds": 1}
+    row |= {"slowest_s": 0.1, "peak_mb": 20.5, "wall_s": 1.5}
+    fault = {"error": "KeyError", "where": "x.py:1", "count": 1, "numbers": [5], "message": "'a'"}
+    found = {"rows": [row], "faults": {"hub": [fault]}}
+    return {"run.json": record("fuzz"), "summary.json": seeds.as_json(found)}
+
+
 def _merged() -> dict[str, bytes]:
     """A network that was trained and merged."""
     summary = {
@@ -253,7 +267,9 @@ RUNS: Mapping[str, tuple[Callable[[], dict[str, bytes]], tuple[str, ...]]] = {
     "compare": (_kept("compare_decode", *_ROWS), _ROWS),
     "compare-serving": (_kept("compare_serving", *_ROWS), _ROWS),
     "distill": (_kept("distill_decode", "summary.json", "rule.txt"), ("summary.json", "rule.txt")),
+    "fuzz": (_fuzzed, ("summary.json",)),
     "headroom": (_kept("headroom", *_ROWS), _ROWS),
+    "kill": (_killed, ("summary.json",)),
     "leaderboard": (_kept("leaderboard_serving", *_ROWS), _ROWS),
     "reparameterize": (_merged, ("summary.json", "training.csv", "stages.csv", "kernels.csv")),
     "reproduce": (_reproduced, _FIGURES),

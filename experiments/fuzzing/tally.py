@@ -13,13 +13,17 @@ KEPT = 3
 
 @dataclass
 class Fault:
-    """A kind of fault: what was raised and where; how often, and the first inputs that met it."""
+    """A kind of fault: what was raised and where; how often, and the first inputs that met it.
+
+    Of inputs that cannot be made again from their numbers, `contents` has the file's name and its content in base 64.
+    """
 
     error: str
     where: str
     count: int = 0
     numbers: list[int] = field(default_factory=list)
     message: str = ""
+    contents: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass

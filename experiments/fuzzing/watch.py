@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from experiments.common.runner import Columns
-from experiments.fuzzing.tally import AT, TALLY, Fault, Tally
+from experiments.fuzzing.tally import AT, KEPT, TALLY, Fault, Tally
 
 # How many times the seconds of an input a process may show no progress, as where it waits for what never comes, or the
 # limit on its own seconds is not looked at; chosen: a machine may have ten times as much to do (range 3-30).
@@ -33,7 +35,14 @@ class Limits:
     memory: int
 
 
-def fuzz(name: str, inputs: int, seed: int, limits: Limits) -> Columns:
+# By what makes the inputs, the module of the process that reads them.
+ENGINES: Mapping[str, str] = {
+    "random": "experiments.fuzzing.child",
+    "atheris": "experiments.fuzzing.guided",
+}
+
+
+def fuzz(name: str, inputs: int, seed: int, limits: Limits, engine: str = "random") -> Columns:
     """The inputs 0 to `inputs` of a reader, each once; a table of one row, faults as JSON in it."""
     begun = time.perf_counter()
     whole = Tally()
@@ -52,14 +61,19 @@ def fuzz(name: str, inputs: int, seed: int, limits: Limits) -> Columns:
                 "memory": limits.memory,
                 "skip": skip,
             }
-            died = _run(asked, folder, limits)
+            before = whole.done
+            died = _run(asked, ENGINES[engine], folder, limits)
             _take(whole, folder)
+            if died is None and whole.done == before:
+                raise RuntimeError(f"{name}: the process ended before its inputs did")
             if died is not None:
                 number, how = died
                 if number in skip:
                     raise RuntimeError(f"{name}: the process ends {how} without an input; last {number}")
                 skip.append(number)
                 whole.add(number, how, "the process")
+                if engine != "random":
+                    _keep_last(whole, number, folder / "files")
     return {
         "reader": [name],
         "inputs": [whole.done],
@@ -75,14 +89,26 @@ def fuzz(name: str, inputs: int, seed: int, limits: Limits) -> Columns:
     }
 
 
-def _run(asked: dict[str, Any], folder: Path, limits: Limits) -> tuple[int, str] | None:
+def _keep_last(whole: Tally, number: int, files: Path) -> None:
+    """Keep the input that ended its process: the file that was written last."""
+    for fault in whole.faults.values():
+        if number in fault.numbers:
+            last = max(
+                (path for path in files.iterdir() if path.is_file()), key=lambda path: path.stat().st_ctime_ns
+            )
+            fault.contents[str(number)] = [last.name, base64.b64encode(last.read_bytes()).decode()]
+
+
+def _run(asked: dict[str, Any], module: str, folder: Path, limits: Limits) -> tuple[int, str] | None:
     """Let a process read; the input at which it died and how, None where it came to the end."""
     for file in (AT, TALLY):
         (folder / file).unlink(missing_ok=True)
     environment = os.environ | {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-    command = [sys.executable, "-m", "experiments.fuzzing.child", json.dumps(asked)]
+    command = [sys.executable, "-m", module, json.dumps(asked)]
     with (folder / "errors").open("w") as errors:
-        process = subprocess.Popen(command, env=environment, stderr=errors, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=errors, stdin=subprocess.DEVNULL
+        )
         try:
             hung = _wait(process, folder / AT, limits)
         finally:
@@ -133,4 +159,5 @@ def _take(whole: Tally, folder: Path) -> None:
         for key, fault in part.faults.items():
             known = whole.faults.setdefault(key, Fault(fault.error, fault.where, message=fault.message))
             known.count += fault.count
-            known.numbers = (known.numbers + fault.numbers)[:3]
+            known.numbers = (known.numbers + fault.numbers)[:KEPT]
+            known.contents |= fault.contents

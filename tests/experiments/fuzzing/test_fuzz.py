@@ -1,9 +1,13 @@
 """Readers meet broken and hostile files: only the documented errors come out. What finds their faults finds them."""
 
+import base64
 import json
+from importlib.util import find_spec
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from experiments import fuzz
 from experiments.fuzzing.hostile import HOSTILE
@@ -12,6 +16,7 @@ from experiments.fuzzing.play import (
     LONGEST_MESSAGE,
     first_random,
     hostile_for,
+    meet,
     place,
     play,
     prepare,
@@ -19,6 +24,7 @@ from experiments.fuzzing.play import (
 )
 from experiments.fuzzing.reader import Reader
 from experiments.fuzzing.readers import READERS
+from experiments.fuzzing.tally import Tally
 from papi_env.errors import DataError
 from papi_env.files import parse_toml
 from tests.experiments.commands import called
@@ -168,3 +174,64 @@ def test_a_fault_that_is_none_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"reader": "hub", "seed": "x"}')
     with pytest.raises(DataError, match="expected reader, seed and number"):
         fuzz.replay(tmp_path / "a.json", 1.0, None)
+
+
+# Texts, in which a piece at a time is put in place of another; hypothesis finds the shortest that fails.
+TEXTS = (
+    "scenario",
+    "scenario-json",
+    "hub",
+    "hyperparameters",
+    "sweep",
+    "trace-csv",
+    "requests",
+    "report-compare",
+)
+
+
+@pytest.mark.parametrize("name", [*TEXTS, "report-page", "grid", "experts", "jobs"])
+def test_a_piece_in_place_of_another_raises_nothing_else(name, tmp_path):
+    reader = READERS[name]
+    prepare(reader, tmp_path)
+    valid = valid_files(reader).contents[0]
+    tally = Tally()
+
+    @settings(max_examples=60, deadline=None, database=None)
+    @given(st.integers(0, len(valid)), st.integers(0, 40), st.binary(max_size=8) | st.text(max_size=8))
+    def put(at, length, piece):
+        data = piece if isinstance(piece, bytes) else piece.encode("utf-8", "replace")
+        (tmp_path / reader.file).write_bytes(valid[:at] + data + valid[at + length :])
+        meet(reader, tmp_path, 0, 20.0, tally)
+        assert not tally.faults
+
+    put()
+    assert tally.refused + tally.accepted >= 60
+
+
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
+def test_guided_inputs_are_counted_and_faults_kept_as_they_are(tmp_path):
+    out = tmp_path / "run"
+    options = ("--engine", "atheris", "--inputs", 600, "--jobs", 1, "--out", out)
+    status, text, err = called(fuzz.main, "--readers", "hub", *options)
+    assert status == 0, err
+    assert "600 inputs, 0 faults" in text
+
+
+def test_a_fault_of_no_number_is_kept_and_replayed_as_it_was(tmp_path, monkeypatch):
+    fault = {"error": "KeyError", "where": "x.py:1", "count": 1, "numbers": [7], "message": "'a'"}
+    content = base64.b64encode(b"{").decode()
+    (kept,) = fuzz.keep(tmp_path, "hub", 0, [{**fault, "contents": {"7": ["config.json", content]}}])
+    assert (kept.with_suffix("") / "config.json").read_bytes() == b"{"
+    status, text, _ = called(fuzz.main, "--replay", kept)
+    assert (status, text) == (0, "hub, input 7: refused as documented\n")
+    monkeypatch.setitem(fuzz.READERS, "hub", _reader(_key))
+    status, text, _ = called(fuzz.main, "--replay", kept)
+    assert status == 2
+    assert "hub, input 7: KeyError at " in text
+
+
+def test_an_engine_that_is_not_there_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(fuzz.importlib.util, "find_spec", lambda name: None)
+    status, _, err = called(fuzz.main, "--engine", "atheris", "--out", tmp_path / "run")
+    assert status == 2
+    assert "pip install 'papi-env[fuzz]'" in err
