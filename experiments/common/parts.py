@@ -21,7 +21,7 @@ from experiments.common.pools import Pool
 from experiments.common.runner import Job, RunFolder, canonical, digest
 from papi_env.errors import DataError
 from papi_env.files import JSON_BYTES, read_bounded
-from papi_env.workload.traces.parquet import PANIC
+from papi_env.workload.traces import parquet
 
 PARTS = "parts"
 _NAMES = "[0-9]" * 6 + "-*-*.parquet"
@@ -90,11 +90,12 @@ def _read(path: Path, key: str, schema: Mapping[str, type[DataType]]) -> pl.Data
         data = read_bounded(path, JSON_BYTES)
     except DataError:
         return None
-    if digest(data)[:_LENGTH] != names[2]:
+    # What has the right digest may have been made to end the process that decodes it.
+    if digest(data)[:_LENGTH] != names[2] or parquet.decode_apart(path) != 0:
         return None
     try:
         rows = pl.read_parquet(io.BytesIO(data))
-    except (pl.exceptions.PolarsError, PANIC, OSError):
+    except (pl.exceptions.PolarsError, parquet.PANIC, OSError):
         return None
     return rows if dict(rows.schema) == dict(schema) else None
 
@@ -107,8 +108,8 @@ def finish(folder: RunFolder, count: int) -> None:
     shutil.rmtree(folder.path / "jobs", ignore_errors=True)
 
 
-def scan(folder: Path) -> pl.LazyFrame:
-    """All rows of a run folder, read as they are needed.
+def scan(folder: Path, foreign: bool = False) -> pl.LazyFrame:
+    """All rows of a run folder, read as they are needed; of a `foreign` one, which others may have written.
 
     Raises:
         DataError: a file of them cannot be read, or is not what was written.
@@ -117,4 +118,8 @@ def scan(folder: Path) -> pl.LazyFrame:
     for path in paths:
         if digest(read_bounded(path, JSON_BYTES))[:_LENGTH] != path.stem.rpartition("-")[2]:
             raise DataError(f"{path}: cut off, or changed since it was written (its digest is another)")
+        if foreign and (status := parquet.decode_apart(path)) not in (0, 1):
+            raise DataError(
+                f"{path}: reading it ends the process, status {status}; expected a part of a sweep"
+            )
     return pl.scan_parquet(paths, glob=False)

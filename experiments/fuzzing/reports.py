@@ -260,6 +260,18 @@ def _reproduced() -> dict[str, bytes]:
     }
 
 
+def _replayed() -> dict[str, bytes]:
+    pair = {"real": 2.0, "simulated": 2.04, "ratio": 1.02}
+    one = {span: dict.fromkeys(("mean", "p50", "p90", "p99"), pair) for span in ("ttft", "tpot", "latency")}
+    found = {"measured": {**one, "end": pair, "preemptions": 3}}
+    return {"run.json": record("validate"), "serving.json": seeds.as_json(found)}
+
+
+def _compared() -> dict[str, bytes]:
+    found = {"rows": 12, "errors": {"mean": 0.0125, "worst": [0.5, None]}, "revision": "shipped"}
+    return {"run.json": record("validate"), "cycles.json": seeds.as_json(found)}
+
+
 # By the command, what makes its folder and the files of it that are changed besides run.json.
 _ROWS = ("summary.json", "results.csv")
 _FIGURES = ("reproduction.json", "readings.json", "figures.json")
@@ -279,6 +291,8 @@ RUNS: Mapping[str, tuple[Callable[[], dict[str, bytes]], tuple[str, ...]]] = {
     "throughput": (_timed, ("summary.json",)),
     "train": (_trained, ("evaluations.csv",)),
     "tune": (_tuned, ("parameters.json", "trials.csv")),
+    "validate": (_compared, ("cycles.json",)),
+    "validate-serving": (_replayed, ("serving.json",)),
 }
 _FORMS = {".json": "json", ".csv": "text", ".txt": "text", ".parquet": "parquet"}
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from experiments.common.parts import PARTS, part_of
 from experiments.common.pools import OwnProcess
 from experiments.common.runner import Columns, Job, RunFolder, canonical, digest
+from experiments.fuzzing.decoder import served
 from papi_env.envs.registration import DECODE, SERVING_V1
 from papi_env.errors import DataError
 from papi_env.files import JSON_BYTES, read_bounded
@@ -207,7 +208,8 @@ def go_on_with_sweep(folder: Path) -> object:
         earlier.unlink()
     key, data = digest(canonical([job.key]))[:16], read_bounded(folder / PART, JSON_BYTES)
     (place / f"000000-{key}-{digest(data)[:16]}.parquet").write_bytes(data)
-    rows, reused = part_of(run, 0, [job], _SCHEMA, OwnProcess(), Console(quiet=True))
+    with served():
+        rows, reused = part_of(run, 0, [job], _SCHEMA, OwnProcess(), Console(quiet=True))
     if not reused:
         raise DataError(f"{folder / PART}: its rows were played again")
     return rows.select(pl.col("axis").mean(), pl.col("note").str.len_bytes().max()).rows()

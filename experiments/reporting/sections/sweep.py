@@ -19,7 +19,7 @@ def parts(run: Run) -> list[Table | Picture]:
     """Tables and pictures of a sweep."""
     kept = run.json("summary.json")
     sweep = Sweep.model_validate(run.configuration["sweep"])
-    summary, designs = summarize(scan(run.path), sweep)
+    summary, designs = summarize(scan(run.path, foreign=True), sweep)
     found: list[Table | Picture] = [_picture(sweep, designs, summary["schedulers"])]
     found += [_front(sweep, name, rows) for name, rows in kept["schedulers"].items()]
     if any(one["answer"] for one in kept["schedulers"].values()):

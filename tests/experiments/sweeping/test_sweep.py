@@ -18,6 +18,7 @@ from experiments.sweeping.definition import load_sweep
 from experiments.sweeping.fronts import front, undominated
 from experiments.sweeping.search import batches
 from papi_env.errors import DataError
+from papi_env.workload.traces import parquet
 from tests.experiments.commands import called
 
 FPUS, BANKS = "system.fc_pim.fpus_per_bank", "system.fc_pim.stack.banks_per_die"
@@ -94,6 +95,26 @@ def test_a_report_refuses_a_part_that_has_changed(played, tmp_path):
     first.write_bytes(data)
     with pytest.raises(DataError, match=f"{first}: cut off, or changed since it was written"):
         sections_of([folder])
+
+
+def test_what_would_end_the_process_that_decodes_it_is_not_decoded(played, tmp_path, write, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(played[0], folder)
+    tried = []
+
+    def dies(path):
+        tried.append(path.name)
+        return -6
+
+    monkeypatch.setattr(parquet, "decode_apart", dies)
+    with pytest.raises(DataError, match="reading it ends the process, status -6"):
+        sections_of([folder])
+    whole, tried[:] = parts(folder), []
+    # The command plays it again instead.
+    path = write()
+    assert called(main, path, "--jobs", 1, "--out", folder)[0] == 0
+    assert tried == sorted(whole)
+    assert parts(folder) == whole
 
 
 def parts(folder):
