@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 # Numbers other than 0. chosen: products and quotients of three are finite and not 0 (range 1e3-1e100 and what is one
 # over it); no time, energy or size is near them in any unit.
-_LEAST, _MOST = 1e-100, 1e100
+LEAST, MOST = 1e-100, 1e100
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Fields:
         """A finite number, positive or at least 0, with which one can calculate."""
         expected = f"a number {'> 0' if positive else '>= 0'}"
         value = self.parsed(name, expected, float, lambda x: 0 <= x < math.inf and (x > 0 or not positive))
-        if value and not _LEAST <= value <= _MOST:
-            raise self.error(name, f"a number from {_LEAST:g} to {_MOST:g}")
+        if value and not LEAST <= value <= MOST:
+            raise self.error(name, f"a number from {LEAST:g} to {MOST:g}")
         return value
 
     def integer(self, name: str, least: int, most: int) -> int:

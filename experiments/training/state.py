@@ -30,14 +30,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from agents.environments import problems_of
 from agents.learned.advised import AdvisedVecEnv
 from experiments.common.runner import write_whole
 from experiments.training.rewards import TrainingReward
 from experiments.training.scaling import NormalizeBySetting
-from experiments.training.state_bounds import Arrays, check_counters, counts_of, number_of, widened
+from experiments.training.state_bounds import (
+    Arrays,
+    check_counters,
+    check_size,
+    counts_of,
+    number_of,
+    widened,
+)
 from papi_env.errors import DataError
 from papi_env.files import check_regular
 from papi_env.sb3 import BatchVecEnv
@@ -120,13 +127,16 @@ def load_state(path: Path, model: BaseAlgorithm) -> Any:
     envs = model.get_env()
     assert envs is not None
     envs.reset()  # so that the environments count as started
-    expected = _engines_arrays(model) | _reward_arrays(model)
+    remembered = _reward_arrays(model) | _normalized_arrays(model)
+    expected = _engines_arrays(model) | remembered
     expected |= {f"policy.{name}": tensor.numpy() for name, tensor in model.policy.state_dict().items()}
     engines = {f"env.{i}.engine": problems_of(part)[0].engine for i, part in enumerate(_parts(model))}
     for where, engine in engines.items():
         found = widened(where, engine, found, expected)
     for name, array in expected.items():
         check_array(path, name, found.get(name), array)
+    for name in remembered:
+        check_size(path, name, found[name])
     for where, engine in engines.items():
         check_counters(path, where, engine, found)
     counts = [name for name in _NUMBERS[:4] if hasattr(model, name)]
@@ -175,12 +185,7 @@ def _state_of(model: BaseAlgorithm) -> tuple[Arrays, dict[str, Any]]:
     _add_optimizer(model, arrays, plain)
     _add_generators(model, arrays, plain)
     arrays |= _engines_arrays(model)
-    normalized = model.get_vec_normalize_env()
-    if normalized is not None:
-        arrays["normalize.returns"] = normalized.returns
-        # As 64-bit numbers, not as text.
-        arrays["normalize.running"] = np.array(_running(normalized))
-    arrays |= _reward_arrays(model)
+    arrays |= _normalized_arrays(model) | _reward_arrays(model)
     replay = getattr(model, "replay_buffer", None)
     if replay is not None:
         plain["replay"] = {"pos": replay.pos, "full": replay.full}
@@ -285,9 +290,14 @@ def _lstm_states(model: BaseAlgorithm) -> list[npt.NDArray[Any]]:
     return [] if states is None else [tensor.numpy() for pair in states for tensor in pair]
 
 
-def _running(normalized: VecNormalize) -> list[float]:
+def _normalized_arrays(model: BaseAlgorithm) -> Arrays:
+    """What rewards are divided by, as 64-bit numbers; nothing where they are not."""
+    normalized = model.get_vec_normalize_env()
+    if normalized is None:
+        return {}
     rms = normalized.ret_rms
-    return [float(rms.mean), float(rms.var), float(rms.count)]
+    running = np.array([float(rms.mean), float(rms.var), float(rms.count)])
+    return {"normalize.returns": normalized.returns, "normalize.running": running}
 
 
 def _add_optimizer(model: BaseAlgorithm, arrays: Arrays, plain: dict[str, Any]) -> None:

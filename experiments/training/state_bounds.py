@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from experiments.common.fields import MOST
 from papi_env.errors import DataError, shown
 from papi_env.scenario import MAX_SPECULATION
 from papi_env.simulation.batch import state as batch
@@ -47,6 +48,12 @@ def counts_of(path: Path, numbers: Any, names: Sequence[str]) -> list[int]:
             raise DataError(f"{path}: {name} is {shown(value)}, expected a count")
         found.append(value)
     return found
+
+
+def check_size(path: Path, name: str, found: npt.NDArray[Any]) -> None:
+    """Raise DataError where an array of what was earned holds numbers that no training comes to."""
+    if found.dtype.kind == "f" and not (np.abs(found) <= MOST).all():
+        raise DataError(f"{path}: {name} holds numbers that are not finite, or beyond {MOST:g}")
 
 
 def number_of(path: Path, name: str, value: Any) -> float:

@@ -192,6 +192,10 @@ def edited(name, change):
             edited(EVALUATIONS, lambda t: t.replace("-5.0", "nan", 1)),
             "line 3: score is 'nan', expected a fin",
         ),
+        (
+            edited(EVALUATIONS, lambda t: t.replace("-5.0", "1.7e308", 1)),
+            "score is '1.7e308', expected a finite number of at most 1e",
+        ),
         (edited(EVALUATIONS, lambda t: t + "50,1,20,1,1,1\n"), "steps go back"),
         (edited(EVALUATIONS, lambda t: t + "200,1,1,1,1,1\n"), "wall_s go back"),
         (edited(EVALUATIONS, lambda t: t.splitlines()[0]), "holds no validation"),

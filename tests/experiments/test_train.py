@@ -380,6 +380,22 @@ def test_a_state_that_is_damaged_or_of_another_run_is_refused(tmp_path):
         load_state(path, model_of())
 
 
+@pytest.mark.parametrize("number", [1e308, -np.inf, np.nan])
+def test_what_was_earned_is_of_a_size_that_trainings_come_to(tmp_path, number):
+    model = model_of()
+    normalized = model.get_vec_normalize_env()
+    for name, where, field, wrong in (
+        ("returns", normalized, "returns", np.full_like(normalized.returns, number)),
+        ("running", normalized.ret_rms, "mean", number),
+    ):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(where, field, wrong)
+            save_state(tmp_path / STATE, model, {"rows": []})
+        said = rf"normalize\.{name} holds numbers that are not finite, or beyond 1e"
+        with pytest.raises(DataError, match=said):
+            load_state(tmp_path / STATE, model)
+
+
 @pytest.mark.parametrize(
     ("column", "value"), [(at.RLP, 10**9), (at.TLP, 9), (at.RLP, -1), (at.LAST_FC, 7), (at.STAGE, 10**9)]
 )

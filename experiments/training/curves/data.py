@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from agents.learned.checkpoint import load_checkpoint
 from experiments.arena.trained import read_run
+from experiments.common.fields import MOST
 from experiments.common.problems import vector_class
 from experiments.common.runner import differences
 from papi_env.errors import ConfigurationError, DataError, describe_validation
@@ -183,8 +184,8 @@ def _finite(text: str | None, where: str) -> float:
         value = float(text or "")
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{where} is {text!r}, expected a finite number")
+    if not -MOST <= value <= MOST:
+        raise DataError(f"{where} is {text!r}, expected a finite number of at most {MOST:g}")
     return value
 
 
