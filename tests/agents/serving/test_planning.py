@@ -83,13 +83,13 @@ def underway(seconds, seed=0):
 
 
 def test_knowing_the_future_is_never_worse_than_the_base_rule():
-    seeds = (0, 1)
+    seeds = (0,)
     env = environment(len(seeds), horizon_s=1.5, arrivals={"process": "poisson", "rate_per_s": 100.0})
     expected = base_returns(env, seeds)
     planner = PlannerStar(0.5, 1, base())
     planner.bind(env)
     observations, _ = env.reset(seed=list(seeds))
-    state, start, returns = None, np.ones(2, dtype=np.bool_), np.zeros(2)
+    state, start, returns = None, np.ones(1, dtype=np.bool_), np.zeros(1)
     while not (env.engine.counters[:, at.DONE] == 1).all():
         actions, state = planner.predict(observations, state, start)
         start[:] = False
