@@ -16,6 +16,10 @@ from papi_env.errors import ConfigurationError, DataError
 from papi_env.files import JSON_BYTES, read_bounded, read_text
 from papi_env.workload.traces.parquet import PANIC
 
+# chosen: ten times the names of the widest table, of each request's classes (range 1e4-1e6): millions of columns take
+# minutes to read.
+MOST_HEADER = 1 << 16
+
 
 @dataclass(frozen=True)
 class Run:
@@ -76,8 +80,13 @@ class Run:
             DataError: it is not there, or is no table.
         """
         path = self._finished(name)
+        data = read_bounded(path, JSON_BYTES)
+        if data.find(b"\n", 0, MOST_HEADER) < 0 and len(data) > MOST_HEADER:
+            raise DataError(
+                f"{path}: not a table, or cut off: its first line has more than {MOST_HEADER} bytes"
+            )
         try:
-            return pl.read_csv(io.BytesIO(read_bounded(path, JSON_BYTES)), infer_schema_length=None)
+            return pl.read_csv(io.BytesIO(data), infer_schema_length=None)
         except (pl.exceptions.PolarsError, PANIC) as error:
             reason = next(iter(str(error).splitlines()), "no reason")
             raise DataError(f"{path}: not a table, or cut off: {reason}") from None

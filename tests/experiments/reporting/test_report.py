@@ -16,8 +16,10 @@ from experiments.report import main
 from experiments.reporting import charts
 from experiments.reporting.content import Column, Lines, Section, Table
 from experiments.reporting.markdown import MOST_ROWS, markdown_of
+from experiments.reporting.registry import sections_of
 from experiments.reporting.sections.validate import NAMES
 from experiments.validate import FILES
+from papi_env.errors import DataError
 from tests.experiments.commands import called
 from tests.experiments.reporting.folders import (
     FROZEN,
@@ -257,6 +259,16 @@ def others(tmp_path_factory):
         for one in (tuned, timed, merged, explored, killed, fuzzed, replayed, checked)
     }
     return made | {"distilled": frozen(folder, "distill_decode")}
+
+
+def test_a_table_of_millions_of_columns_is_refused_at_once(tmp_path):
+    folder = recorded(tmp_path / "run", "compare", {})
+    (folder / "summary.json").write_text("{}")
+    (folder / "results.csv").write_text("1," * 40_000)
+    with pytest.raises(
+        DataError, match=r"results\.csv: not a table, or cut off: its first line has more than"
+    ):
+        sections_of([folder])
 
 
 def test_every_comparison_has_a_section():
