@@ -1,11 +1,11 @@
 """One page from run folders: `python -m experiments.report --help`.
 
-Takes folders of compare, distill, headroom, leaderboard, reparameterize, reproduce, scaling, serve, sweep, throughput,
-train and tune, and writes one file of HTML that needs no network and no other file: tables to sort and filter, figures
-to zoom, and where every run comes from. It needs the extra `report` (Plotly). Where the file's name ends with .md it is
-a page of results in Markdown: the command, processor and versions of each run, its tables, and its pictures. With
-`--page` the tables go into the blocks of a page that is otherwise written by hand, such as RESULTS.md. The same folders
-give the same file.
+Takes folders of compare, distill, fuzz, headroom, kill, leaderboard, reparameterize, reproduce, scaling, serve, sweep,
+throughput, train, tune and validate, and writes one file of HTML that needs no network and no other file: tables to
+sort and filter, figures to zoom, and where every run comes from. It needs the extra `report` (Plotly). Where the file's
+name ends with .md it is a page of results in Markdown: the command, processor and versions of each run, its tables, and
+its pictures. With `--page` the tables go into the blocks of a page that is otherwise written by hand, such as
+RESULTS.md. The same folders give the same file.
 """
 
 from __future__ import annotations

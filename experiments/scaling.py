@@ -41,7 +41,7 @@ class Config:
     backends: Annotated[tuple[str, ...], tyro.conf.arg(metavar="local|ray ...")] = ("local", "ray")
     """Where the processes are."""
     seeds: Annotated[int, tyro.conf.arg(metavar="INT")] = SEEDS
-    """Of each setting of the comparison, as many as take some thirty seconds of a core."""
+    """Of each setting of the comparison, as many as take some twenty seconds of a core."""
     repeats: Annotated[int, tyro.conf.arg(metavar="INT")] = 3
     """Runs of each kind, of which the medians are shown."""
     out: Out = None

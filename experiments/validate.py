@@ -132,21 +132,16 @@ def run(config: Config, command: str, console: Console, progress: Console) -> No
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
     """
-
-    def compared() -> str:
-        with progress.status("comparing"):
-            found = validate(config, lambda text: say(progress, text))
-        return json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n"
-
-    if config.out is None:
-        text = compared()
-    else:
+    with progress.status("comparing"):
+        found = validate(config, lambda text: say(progress, text))
+    text = json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n"
+    if config.out is not None:
+        # Only now, so that what cannot be compared leaves no folder that refuses the corrected command.
         asked = {
             name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()
         }
         folder = RunFolder.open(config.out, "validate", asked | {"out": None})
         with folder.session(command, 1):
-            text = compared()
             folder.write(f"{'published' if config.published else _given(config)[0]}.json", text)
     # Not the console's own: a line stays a line.
     console.file.write(text)

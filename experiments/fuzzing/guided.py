@@ -20,32 +20,30 @@ from experiments.common.runner import write_whole
 from experiments.fuzzing.tally import AT, TALLY, Tally
 
 # Modules whose lines lead: those that read, none of which is compiled.
-LED = (
-    *(
-        "papi_env.files",
-        "papi_env.definition",
-        "papi_env.quantities",
-        "papi_env.scenario",
-        "papi_env.workload",
-    ),
-    *("papi_env.hardware.measured", "papi_env.hardware.server_tables", "papi_env.hardware.definition"),
-    *("agents.learned.checkpoint", "agents.learned.networks", "agents.serving.tuned"),
-    *("experiments.common.fields", "experiments.common.runner", "experiments.attacc", "experiments.gpus"),
-    *("experiments.replay", "experiments.reporting", "experiments.sweeping", "experiments.splitting.splits"),
-    *("experiments.training.hyperparameters", "experiments.training.curves", "experiments.training.state"),
-    *("experiments.training.state_bounds", "experiments.arena.trained", "experiments.tuning.journal"),
-)
-# Inputs from one writing of what came of them to the next; of inputs, those made by the form, not by bytes; of faults,
-# bytes of an input that is kept.
-EVERY, BY_FORM, KEPT_BYTES = 500, 0.7, 1 << 20
-LONGEST = 1 << 17
+LED = """
+    papi_env.files papi_env.definition papi_env.quantities papi_env.scenario papi_env.workload
+    papi_env.hardware.measured papi_env.hardware.server_tables papi_env.hardware.definition
+    agents.learned.checkpoint agents.learned.networks agents.serving.tuned experiments.common.fields
+    experiments.common.runner experiments.attacc experiments.gpus experiments.replay
+    experiments.reporting experiments.sweeping experiments.splitting.splits
+    experiments.training.hyperparameters experiments.training.curves experiments.training.state
+    experiments.training.state_bounds experiments.arena.trained experiments.tuning.journal
+""".split()
+# Inputs from one writing of what came of them to the next. chosen: some seconds of work (range 100-5000).
+EVERY = 500
+# Share of inputs that are changed as their form has it, the others byte by byte. chosen: most bytes that change make
+# no document any more (range 0.3-0.95).
+BY_FORM = 0.7
+# Bytes of an input that met a fault, to be kept, and of any input. chosen: valid files have some thousands (range
+# 1e5-1e7, and 1e4-1e6).
+KEPT_BYTES, LONGEST = 1 << 20, 1 << 17
 
 
 def main() -> None:
     """Read the inputs that the JSON in the first argument asks for; atheris ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=list(LED)):
+    with atheris.instrument_imports(include=LED):
         from experiments.fuzzing.mutations import FORMS
         from experiments.fuzzing.play import forget_peak, meet, peak, prepare, valid_files
         from experiments.fuzzing.readers import READERS
@@ -108,14 +106,9 @@ def main() -> None:
 
     # Of a process that follows one that died other inputs.
     seed = 1 + asked["seed"] + 7919 * len(asked["skip"]) + asked["first"]
-    options = [
-        f"-seed={seed % 2**31}",
-        "-runs=-1",
-        f"-max_len={LONGEST}",
-        "-rss_limit_mb=0",
-        "-timeout=1000000",
-    ]
-    options += ["-mutate_depth=2"]
+    options = [f"-seed={seed % 2**31}", "-runs=-1", f"-max_len={LONGEST}", "-mutate_depth=2"]
+    # Memory, time and signals are this harness's own to judge.
+    options += ["-rss_limit_mb=0", "-timeout=1000000"]
     options += [
         f"-handle_{signal}=0" for signal in ("segv", "abrt", "bus", "fpe", "ill", "int", "term", "xfsz")
     ]

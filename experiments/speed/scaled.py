@@ -19,8 +19,8 @@ from experiments.common.runner import ROOT, file_digest, read_record
 from experiments.speed.processes import environment
 from papi_env.errors import DataError
 
-# Whose jobs are played. chosen: some thirty seconds of a core with SEEDS, by the time of the processor for 4 and for 64
-# (range 10-300): processes start in a few.
+# Whose jobs are played. chosen: with SEEDS some twenty seconds of a core, as experiments/RESULTS.md has it (range
+# 10-300): processes start in a few.
 COMPARE = (
     "--scenarios creative-writing/llama-65b general-qa/llama-65b --batch-sizes 16 64 --speculation 1 2 4"
 )

@@ -139,7 +139,10 @@ class Phased(ABC):
         self.weights = self.best
 
     def _starts(self, traffic: str, settings: Sequence[Scenario]) -> list[FloatArray]:
-        """Untrained weights, and those of the policy that is gone on from: for the traffic, or for all."""
+        """Untrained weights, those of the policy that is gone on from for all traffics, then those for this one.
+
+        `settings` say which one where `traffic` does not, if all are of the same.
+        """
         of = {traffic} if traffic else {traffic_of(setting.serving) or "" for setting in settings}
         begun = self.training.start
         own = begun.get(of.pop()) if len(of) == 1 else None

@@ -54,6 +54,9 @@ def check_size(path: Path, name: str, found: npt.NDArray[Any]) -> None:
     """Raise DataError where an array of what was earned holds numbers that no training comes to."""
     if found.dtype.kind == "f" and not (np.abs(found) <= MOST).all():
         raise DataError(f"{path}: {name} holds numbers that are not finite, or beyond {MOST:g}")
+    # Mean, variance and count, of all or by setting.
+    if name.endswith(".running") and (found[1:] < 0).any():
+        raise DataError(f"{path}: {name} holds a variance or a count below 0")
 
 
 def number_of(path: Path, name: str, value: Any) -> float:

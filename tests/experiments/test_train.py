@@ -380,6 +380,14 @@ def test_a_state_that_is_damaged_or_of_another_run_is_refused(tmp_path):
         load_state(path, model_of())
 
 
+def test_a_variance_of_what_was_earned_is_not_below_0(tmp_path):
+    model = model_of()
+    model.get_vec_normalize_env().ret_rms.var = -1.0
+    save_state(tmp_path / STATE, model, {"rows": []})
+    with pytest.raises(DataError, match=r"normalize\.running holds a variance or a count below 0"):
+        load_state(tmp_path / STATE, model)
+
+
 @pytest.mark.parametrize("number", [1e308, -np.inf, np.nan])
 def test_what_was_earned_is_of_a_size_that_trainings_come_to(tmp_path, number):
     model = model_of()

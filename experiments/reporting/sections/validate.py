@@ -71,7 +71,4 @@ def _leaves(found: Any, name: str) -> Iterator[tuple[str, float | int | str]]:
         for number, value in enumerate(found):
             yield from _leaves(value, f"{name}[{number}]")
     elif found is not None:
-        yield (
-            name,
-            found if isinstance(found, (float, int, str)) and not isinstance(found, bool) else str(found),
-        )
+        yield name, str(found) if isinstance(found, bool) else found

@@ -142,6 +142,13 @@ def test_what_cannot_be_used_ends_with_status_2(arguments, message, capsys):
     assert message in printed.err
 
 
+def test_what_cannot_be_compared_leaves_no_folder(write, capsys, tmp_path):
+    out = tmp_path / "out"
+    assert main(["--cycles", str(tmp_path / "no-such-file"), "--out", str(out)]) == 2
+    assert not out.exists()
+    assert main(["--cycles", str(write(*SHIPPED_ROWS)), "--out", str(out)]) == 0
+
+
 def test_a_folder_that_is_none_ends_with_status_2(write, capsys, tmp_path):
     (tmp_path / "file").touch()
     assert main(["--cycles", str(write(*REBUILT_ROWS)), "--out", str(tmp_path / "file")]) == 2
