@@ -20,15 +20,33 @@ from experiments.common.runner import write_whole
 from experiments.fuzzing.tally import AT, TALLY, Tally
 
 # Modules whose lines lead: those that read, none of which is compiled.
-LED = """
-    papi_env.files papi_env.definition papi_env.quantities papi_env.scenario papi_env.workload
-    papi_env.hardware.measured papi_env.hardware.server_tables papi_env.hardware.definition
-    agents.learned.checkpoint agents.learned.networks agents.serving.tuned experiments.common.fields
-    experiments.common.runner experiments.attacc experiments.gpus experiments.replay
-    experiments.reporting experiments.sweeping experiments.splitting.splits
-    experiments.training.hyperparameters experiments.training.curves experiments.training.state
-    experiments.training.state_bounds experiments.arena.trained experiments.tuning.journal
-""".split()
+LED = [
+    "papi_env.files",
+    "papi_env.definition",
+    "papi_env.quantities",
+    "papi_env.scenario",
+    "papi_env.workload",
+    "papi_env.hardware.measured",
+    "papi_env.hardware.server_tables",
+    "papi_env.hardware.definition",
+    "agents.learned.checkpoint",
+    "agents.learned.networks",
+    "agents.serving.tuned",
+    "experiments.common.fields",
+    "experiments.common.runner",
+    "experiments.attacc",
+    "experiments.gpus",
+    "experiments.replay",
+    "experiments.reporting",
+    "experiments.sweeping",
+    "experiments.splitting.splits",
+    "experiments.training.hyperparameters",
+    "experiments.training.curves",
+    "experiments.training.state",
+    "experiments.training.state_bounds",
+    "experiments.arena.trained",
+    "experiments.tuning.journal",
+]
 # Inputs from one writing of what came of them to the next. chosen: some seconds of work (range 100-5000).
 EVERY = 500
 # Share of inputs that are changed as their form has it, the others byte by byte. chosen: most bytes that change make
