@@ -184,8 +184,32 @@ def _announce(compiled: Any, compiling: Compiling) -> None:
     compiled._compiler.compile = compile_or_end
 
 
-def _decorator(folder: Path | None, **options: Any) -> Decorator:
-    """Compiles with options of numba's, into the folder; None where nothing is to be kept."""
+def _close(compiled: Any) -> None:
+    """Refuse calls by Python, which has no entrance to the function: numba would jump to address 0."""
+    name = compiled.py_func.__qualname__
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise TypeError(
+            f"{name} is for compiled code alone; where Python calls it too, decorate it with `lean` or `exposed`"
+        )
+
+    def known_to_compiled_code(found: Any) -> None:
+        compiled.overloads[tuple(found.signature.args)] = found
+
+    compiled._compile_for_args, compiled.add_overload = refuse, known_to_compiled_code
+
+
+def _decorator(folder: Path | None, closed: bool = False, **options: Any) -> Decorator:
+    """Compiles with options of numba's, into the folder; None where nothing is to be kept.
+
+    Args:
+        folder: of the cache.
+        closed: compiled code alone calls the function. What takes Python's arguments apart, two dozen arrays of some,
+            is more code than many a helper, and a third of what is compiled.
+        options: of numba's.
+    """
+    if closed:
+        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
     def decorate(function: Callable[..., Any]) -> Any:
         # numba chooses the place of a cache when a function is decorated.
@@ -196,6 +220,8 @@ def _decorator(folder: Path | None, **options: Any) -> Decorator:
             if _config.DISABLE_JIT:
                 # Python's own numbers of numpy warn where products wrap around, which hashes are meant to.
                 return np.errstate(over="ignore")(function)
+            if closed:
+                _close(compiled)
             if folder is not None:
                 compiled._cache = Cache(function)
                 _announce(compiled, _compiling(folder))
@@ -225,12 +251,16 @@ njit = _compile()
 # loop that hands a dozen arrays to its helpers, took three times as long as the loop itself. What is compiled this
 # way cannot create an array, nor assign one to a part of another.
 lean = _compile(_nrt=False)
+# For those that compiled code alone calls.
+inner = _compile(closed=True, _nrt=False)
 # For helpers of a hot loop: a call passes each array as seven words, more work than the helper does.
-inlined = _compile(_nrt=False, forceinline=True)
+inlined = _compile(closed=True, _nrt=False, forceinline=True)
+# For those helpers that Python calls too.
+exposed = _compile(_nrt=False, forceinline=True)
 # For steps that Python's own threads share: they run without the interpreter's lock.
 unlocked = _compile(_nrt=False, nogil=True)
 # For helpers that are made around compiled functions: they have no name under which a cache would find them in another
 # process, so what is compiled is kept with the function that calls them.
-woven = _decorator(None, _nrt=False)
+woven = _decorator(None, closed=True, _nrt=False)
 # For loops over `numba.prange`.
 parallel = _compile(parallel=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.compiled import exposed, inlined, lean
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -66,7 +66,7 @@ def accepted_prefix(key, position, drafted, kind, thresholds):
     return accepted
 
 
-@inlined
+@exposed
 def draw_gains(drafted, keys, contexts, threshold, gains):
     """Tokens that `state.DRAWN` requests gain: one each, and its accepted prefix of `drafted` tokens.
 

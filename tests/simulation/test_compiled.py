@@ -96,6 +96,35 @@ def test_a_place_that_cannot_be_written_is_passed_over(tmp_path):
     assert cache_folder([], "0" * 16) is None
 
 
+def test_python_is_refused_where_a_function_has_no_entrance_for_it(tmp_path):
+    """Also of what another process compiled, and with types that no compiled code has asked for."""
+    (tmp_path / "halves.py").write_text(
+        "from papi_env.simulation.compiled import inlined, inner, lean\n"
+        "@inlined\ndef half(x):\n    return x / 2\n"
+        "@inner\ndef quarter(x):\n    return half(half(x))\n"
+        "@lean\ndef eighth(x):\n    return half(quarter(x))\n"
+        "print(eighth(4.0))\n"
+        "for closed in (half, quarter):\n"
+        "    for x in (4.0, 4):\n"
+        "        try:\n            print(closed(x))\n"
+        "        except TypeError as error:\n            print(error)\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(PACKAGE.parent)}
+    for _ in range(2):
+        result = subprocess.run(
+            [sys.executable, "halves.py"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        first, *refused = result.stdout.splitlines()
+        assert first == "0.5"
+        assert [line.split(" is for")[0] for line in refused] == ["half", "half", "quarter", "quarter"]
+        assert all("decorate it with `lean` or `exposed`" in line for line in refused)
+
+
 def test_without_a_place_code_is_compiled_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(compiled, "_FOLDER", None)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agents.serving.inside.compiled import inlined, unlocked
+from agents.serving.inside.compiled import exposed, inlined, unlocked
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.seen import see, seen_acceptance
 
@@ -91,14 +91,14 @@ def remember(e, seen, admitting, memory):
     memory[e, BACKLOG] = seen.backlog
 
 
-@inlined
+@exposed
 def coming_chunk(seen, admitting, prompt, scalars):
     """Prompt tokens to expect in the coming iteration, if those who wait have prompts of `prompt` tokens."""
     waiting = seen.queued * prompt if admitting else 0.0
     return np.int64(min(seen.backlog + waiting, chunk_tokens(scalars)))
 
 
-@inlined
+@exposed
 def expected_gain(acceptance, length):
     """Tokens that an iteration gains a request on average, verifying `length` with drafts passing by `acceptance`."""
     gained = 1.0

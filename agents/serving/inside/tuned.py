@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from agents.serving.inside.compiled import inlined, lean, unlocked
+from agents.serving.inside.compiled import inlined, inner, unlocked
 from agents.serving.inside.memory import coming_chunk, expected_gain
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.iteration import apart_from_units, halved, placed
@@ -48,7 +48,7 @@ def useful_rate(e, cost, gained, credit, seen, p, scalars):
     return (seen.rlp * gained + credit) / max(worth, 1e-12)
 
 
-@lean
+@inner
 def greedy(e, admitting, seen, known, policy, look, actions, busy):
     """Unit, speculation and overlap of the most useful tokens per profiled cost; all are admitted, or none.
 

@@ -17,7 +17,7 @@ from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
 from papi_env.hardware.units import FC_PIM, PU
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.routed import CAUSES, HOT, JOULES, PIM_BUSY_S, PU_BUSY_S, SECONDS
-from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.compiled import exposed, inlined, inner, lean
 from papi_env.simulation.draws import draw_gains, mix, request_key, request_row
 
 # What a slot holds, in the width that a vector register takes 16 of; numba would widen it to int64.
@@ -125,7 +125,7 @@ def ahead_of(counters):
     return Ahead(counters[at.RLP], counters[at.TLP], whole, near, counters[at.LAST_FC])
 
 
-@inlined
+@exposed
 def drawn_routing(counters, experts):
     """Which of the routings drawn in advance the next iteration of an environment has; 0 without experts."""
     if experts is None:
@@ -135,7 +135,7 @@ def drawn_routing(counters, experts):
     return np.int64((high * np.uint64(experts[0].shape[2])) >> _32)
 
 
-@inlined
+@exposed
 def crossings_with_experts(last_fc, units, scalars):
     """Crossings between PUs and FC-PIM in an iteration of a model with experts.
 
@@ -192,7 +192,7 @@ def of_layers(whole, near, scalars):
     return whole + scalars[at.WINDOW_SHARE] * (near - whole)
 
 
-@inlined
+@exposed
 def iteration_cost(ahead, units, lookups, scalars, experts, routing):
     """Cost of one iteration, `IterationCost`.
 
@@ -302,7 +302,7 @@ def survey(e, counters, contexts, scalars):
     survey_windows(counters[e], contexts[e], scalars)
 
 
-@lean
+@inner
 def survey_windows(counters, contexts, scalars):
     """Sum up what is inside the windows of an environment's requests in the next iteration, if layers have any.
 
@@ -331,7 +331,7 @@ def survey_windows(counters, contexts, scalars):
     counters[at.NEAR_KEY_ROW_MAX] = key_rows_of(group_max, group_columns)
 
 
-@lean
+@inner
 def reset_env(e, state, instances):
     """Draw the instance of (seed, episode) for environment e and prefill it; `state` is of all environments."""
     counters, clocks, slots, keys = state
@@ -485,7 +485,7 @@ def decode_tokens(counters, slots, keys, gains, schedule, scalars):
     counters[at.LAST_DECODED] = decoded
 
 
-@lean
+@inner
 def close_up(rlp, slots, keys):
     """Move the requests that go on to the first slots, and empty the others. Returns the tokens that they hold."""
     width = keys.shape[0]

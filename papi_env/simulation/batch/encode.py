@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.compiled import inlined, inner, lean
 from papi_env.simulation.draws import mix, request_key
 
 _IMAGES = np.uint64(0x2545F4914F6CDD1D)
@@ -26,7 +26,7 @@ def drawn_images(seed, episode, encode, batches):
     return batches[np.int64((high * np.uint64(batches.shape[0])) >> _32)]
 
 
-@lean
+@inner
 def start_encode(counters, batches):
     """Let the next encode of an environment wait with its first stage."""
     counters[at.STAGE] = 0
@@ -125,7 +125,7 @@ def charge_stage_causes(stage, images, global_unit, fc3, ffn, moved_j, clocks, s
     clocks[at.CAUSE_J + at.LINK] += moved_j
 
 
-@lean
+@inner
 def encode_env(global_unit, fc3, ffn, counters, clocks, lookups, scalars):
     """Run the coming stage of an environment on the given units; `lookups.ImageLookups`. Returns the reward."""
     stages, batches = lookups.stages, lookups.batches
@@ -205,7 +205,7 @@ def charge(kernel_class, unit, seconds, counters, clocks):
     counters[at.LAST_UNIT + kernel_class] = unit
 
 
-@lean
+@inner
 def forget_stage(counters, clocks):
     """After the last encode an iteration is the last step: no stage's times are."""
     counters[at.LAST_STAGE] = -1
@@ -213,7 +213,7 @@ def forget_stage(counters, clocks):
         clocks[at.LAST_CLASS_S + k] = 0.0
 
 
-@lean
+@inner
 def observe_stage(counters, clocks, features, scalars, observations):
     """Write the features that Kernels-v0 appends (`state.STAGE_STATE_FEATURES`); descriptors are there."""
     stage, images = counters[at.STAGE], counters[at.IMAGES]

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from papi_env.simulation.compiled import lean
+from papi_env.simulation.compiled import inner, lean
 from papi_env.simulation.draws import mix, request_key
 from papi_env.workload.arrivals import GAMMA, TOGETHER, TRACE
 
@@ -87,7 +87,7 @@ def first_gap(stream, kind, shape):
     return exponential(stream, 1)  # without memory
 
 
-@lean
+@inner
 def after(values, x):
     """How many of the ascending values are at most x."""
     low = 0
@@ -101,7 +101,7 @@ def after(values, x):
     return low
 
 
-@lean
+@inner
 def operational_time(within_s, knots_s, operational_s, stretch):
     """Operational seconds that have passed `within_s` seconds after a period's start; less than a period."""
     segment = after(knots_s, within_s) - 1
@@ -110,7 +110,7 @@ def operational_time(within_s, knots_s, operational_s, stretch):
     return operational_s[segment] + (within_s - knots_s[segment]) / stretch[segment]
 
 
-@lean
+@inner
 def real_time(operational, period_s, knots_s, operational_s, stretch):
     """The time at which `operational` seconds of operational time have passed since a period's start."""
     periods = math.floor(operational / period_s)
@@ -121,7 +121,7 @@ def real_time(operational, period_s, knots_s, operational_s, stretch):
     return periods * period_s + knots_s[segment] + (within - operational_s[segment]) * stretch[segment]
 
 
-@lean
+@inner
 def phase(seed, episode, tables):
     """Seconds after the start of a profile's period at which an episode starts."""
     if not tables.random_phase:
@@ -129,7 +129,7 @@ def phase(seed, episode, tables):
     return tables.period_s * uniform(arrival_stream(seed, episode, _NO_REQUEST), 1)
 
 
-@lean
+@inner
 def first_operational(seed, episode, tables):
     """The operational time at which an episode starts."""
     if not tables.random_phase:
@@ -138,7 +138,7 @@ def first_operational(seed, episode, tables):
     return operational_time(phase_s, tables.knots_s, tables.operational_s, tables.stretch)
 
 
-@lean
+@inner
 def next_renewal(seed, episode, i, operational, before, tables):
     """Request i of a Poisson or gamma process: its seconds since the episode's start, and its operational time.
 
@@ -154,7 +154,7 @@ def next_renewal(seed, episode, i, operational, before, tables):
     return max(time, before), operational  # rounding at the knots must not reorder
 
 
-@lean
+@inner
 def draw_renewal(seed, episode, tables, limit, times, rows):
     """`draw_arrivals` of a Poisson or gamma process, at most `limit` requests."""
     operational = first_operational(seed, episode, tables)
@@ -168,7 +168,7 @@ def draw_renewal(seed, episode, tables, limit, times, rows):
     return limit
 
 
-@lean
+@inner
 def window_start(seed, episode, tables):
     """Where the window of a trace begins: seconds, and the first of its rows."""
     rows_s = tables.rows_s
@@ -185,7 +185,7 @@ def window_start(seed, episode, tables):
     return start_s, first
 
 
-@lean
+@inner
 def draw_window(seed, episode, tables, limit, times, rows):
     """`draw_arrivals` of a trace: the rows of a window that starts at a drawn time or row."""
     rows_s, horizon_s, first_row = tables.rows_s, tables.horizon_s, tables.first_row
@@ -220,7 +220,7 @@ def draw_arrivals(seed, episode, tables, times, rows):
     return draw_renewal(seed, episode, tables, limit, times, rows)
 
 
-@lean
+@inner
 def next_arrival(seed, episode, i, operational, before, tables):
     """Request i of an episode, drawn one by one: its time, infinite where there is none; its row; operational time.
 

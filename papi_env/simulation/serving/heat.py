@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.compiled import inlined, inner, lean
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.parts import attended_sums, decode_rows, drafting_contexts
 
@@ -78,7 +78,7 @@ def hot_factor(e, node, clocks, scalars):
     return factor
 
 
-@lean
+@inner
 def stack_joules(decoding, chunk, ran, causes, scalars):
     """Joules that an iteration leaves in all stacks with weights, and in all that attend."""
     rows, terms = causes.heat_rows, causes.heat_terms
@@ -106,7 +106,7 @@ def stack_joules(decoding, chunk, ran, causes, scalars):
     return weights, keys
 
 
-@lean
+@inner
 def warm_stacks(e, decoding, chunk, cost, causes, clocks, scalars):
     """An iteration that was run warms the stacks of environment e.
 

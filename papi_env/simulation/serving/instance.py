@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
-from papi_env.simulation.compiled import lean, njit
+from papi_env.simulation.compiled import inner, njit
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.draws import next_arrival
 from papi_env.simulation.serving.sessions import (
@@ -87,7 +87,7 @@ def _nothing(requests: int) -> tuple[npt.NDArray[Any], ...]:
     return tuple(np.zeros(requests, dtype=dtype) for dtype in types)
 
 
-@lean
+@inner
 def _write_turn(
     e: Any,
     i: Any,

@@ -29,7 +29,7 @@ from __future__ import annotations
 import numpy as np
 
 from papi_env.simulation.batch import state as layout
-from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.compiled import exposed, inlined, inner, lean
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.measured import measured_attention
 from papi_env.simulation.serving.parts import (
@@ -63,7 +63,7 @@ from papi_env.simulation.serving.terms import (
 # --- the parts of an iteration ------------------------------------------------------------------------------
 
 
-@inlined
+@exposed
 def shared_seconds(pu_rows, pim_rows, pu_factor, pim_factor, fc_s, bank_s, scalars):
     """Seconds of FC kernels whose rows are divided between PUs and FC-PIM, kernel by kernel.
 
@@ -80,7 +80,7 @@ def shared_seconds(pu_rows, pim_rows, pu_factor, pim_factor, fc_s, bank_s, scala
     return max(pu, pim + bank_s[pu_rows] * pu_factor + switching)
 
 
-@inlined
+@exposed
 def split_rows(decode_rows, prompt_rows, fc_s, bank_s, scalars):
     """How many of the decode rows the offline profile sends to FC-PIM when a kernel is split.
 
@@ -421,7 +421,7 @@ def placed(decoding, chunk, apart, halves, placement, slow, look, busy):
 # --- what was run -------------------------------------------------------------------------------------------
 
 
-@lean
+@inner
 def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
     """Charge environment e, whose clocks have columns for them, with the joules of an iteration by cause.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.compiled import inlined, inner
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.service_tables import FIRST_OCTAVE, GRID, STEPS_PER_OCTAVE
 from papi_env.simulation.serving.sessions import NOBODY, class_of, release_kept
@@ -58,7 +58,7 @@ def true_return(e, place, state):
     return returns
 
 
-@lean
+@inner
 def evict(e, spared, state, served):
     """Give up what a conversation other than `spared` keeps, or an unused prefix. Returns pages, 0 if none."""
     counters, places = state.counters, state.places
@@ -90,7 +90,7 @@ def evict(e, spared, state, served):
     return np.int64(0)
 
 
-@lean
+@inner
 def use_kept(e, request, state, served, scalars):
     """A request is admitted: it takes over what its conversation kept, or uses its class's prefix, made if need be.
 
@@ -117,7 +117,7 @@ def use_kept(e, request, state, served, scalars):
     return found
 
 
-@lean
+@inner
 def lose_pages(e, request, state, served):
     """A request is preempted and loses its pages. A prefix that it was just making is lost with them."""
     kind = state.facts[e, request, at.CLASS]

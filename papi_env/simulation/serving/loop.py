@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from papi_env.kernel import FloatArray
-from papi_env.simulation.compiled import inlined, lean, njit, unlocked
+from papi_env.simulation.compiled import inlined, inner, njit, unlocked
 from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.budget import schedule
@@ -136,7 +136,7 @@ def fitted(e, tlp, state, served, scalars):
     return decoding, pages
 
 
-@lean
+@inner
 def chunk_of_prompts(e, state, scalars):
     """The `PromptChunk` of this iteration, first come first served."""
     counters, facts = state.counters, state.facts
@@ -362,7 +362,7 @@ def ends(e, max_steps, counters, clocks, scalars, outcome):
     return terminated or late
 
 
-@lean
+@inner
 def keep_final(e, state, final, observations, final_observations):
     """Copy what an episode that ends and restarts in one step leaves behind."""
     for k in range(state.counters.shape[1]):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from papi_env.hardware.dram import GROUP_TOKENS
-from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.compiled import inlined, inner
 from papi_env.simulation.serving import state as at
 
 NUM_AXES = 4
@@ -33,7 +33,7 @@ def bracket(grid, start, length, x):
     return low, max((x - first) / (grid[start + low + 1] - first), 0.0)
 
 
-@lean
+@inner
 def grid_seconds(grid, prompt, behind, decoding, context):
     """Seconds of attention of all layers."""
     n0 = np.int64(grid[0])
@@ -65,7 +65,7 @@ def grid_seconds(grid, prompt, behind, decoding, context):
     return seconds
 
 
-@lean
+@inner
 def measured_attention(decoding, chunk, look):
     """Seconds of attention of the decoding requests and a chunk of prompts, `PromptChunk`, in one kernel.
 

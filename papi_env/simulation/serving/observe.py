@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from papi_env.hardware.dram import GROUP_TOKENS
-from papi_env.simulation.compiled import inlined
+from papi_env.simulation.compiled import exposed, inlined
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.state import COLUMN, SERVICE_COLUMN
 from papi_env.workload.serving import SPECULATION_LENGTHS
@@ -26,7 +26,7 @@ def signed_squash(x):
     return 0.5 + 0.5 * x / (1.0 + abs(x))
 
 
-@inlined
+@exposed
 def observe_env(e, counters, clocks, scalars, observations):
     """Write the observation of environment e, all of `serving.state.STATE_FEATURES`; descriptors stay."""
     rlp = counters[e, at.RLP]

@@ -7,13 +7,13 @@ import numpy as np
 from papi_env.hardware.dram import GROUP_TOKENS
 from papi_env.simulation.attention import Share, Work, attention_time
 from papi_env.simulation.batch import state as layout
-from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.compiled import exposed, inlined, inner
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.measured import measured_attention
 from papi_env.simulation.serving.terms import Attended, Decoding, PromptChunk, PromptCost
 
 
-@inlined
+@exposed
 def of_layers(whole, near, scalars):
     """The mean of a quantity over layers that attend to everything and those with windows."""
     return whole + scalars[at.WINDOW_SHARE] * (near - whole)
@@ -72,7 +72,7 @@ def drafters_of(first, decoding):
     return drafters - (drafters // 2 if first < decoding.rlp else 0)
 
 
-@inlined
+@exposed
 def outside_windows(done, upto, scalars):
     """What the tokens of a prompt after `done` do not meet, the mean over layers: (query, key) pairs, and tokens read.
 
@@ -200,7 +200,7 @@ def unevenness(decoding, scalars):
     return 1.0 + scalars[at.UNEVEN] * max(longest * decoding.rlp / decoding.context_sum - 1.0, 0.0)
 
 
-@lean
+@inner
 def near_attention(requests, decoding, look):
     """Profiled seconds of decode attention of so many of the decoding requests, if all layers had windows."""
     near = inside_windows(decoding)
@@ -211,7 +211,7 @@ def near_attention(requests, decoding, look):
     return seconds
 
 
-@lean
+@inner
 def mixed_attention(requests, decoding, look):
     """Profiled seconds of decode attention of so many of the decoding requests where some verify a single token.
 

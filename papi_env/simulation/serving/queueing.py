@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.compiled import lean
+from papi_env.simulation.compiled import inner
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.keeping import found_tokens
 from papi_env.simulation.serving.scoring import density, first_due, hopeless, score, work_left
 from papi_env.simulation.serving.sessions import NOBODY, class_of, give_up, waiting
 
 
-@lean
+@inner
 def rank(e, request, order, state, served, scalars):
     """Who has the least is admitted first; who came first among equals."""
     if order == at.BY_DEADLINE:
@@ -26,7 +26,7 @@ def rank(e, request, order, state, served, scalars):
     return -density(e, request, state, served, scalars)
 
 
-@lean
+@inner
 def next_in_queue(e, order, state, served, scalars):
     """Where in the queue the request stands that an order admits next; -1 if nobody waits, or by score all are held."""
     count = waiting(e, state.counters)
@@ -50,14 +50,14 @@ def next_in_queue(e, order, state, served, scalars):
     return best
 
 
-@lean
+@inner
 def close_queue(e, position, count, state):
     """Those behind a position of a queue of `count` move up."""
     for k in range(position, count - 1):
         state.queue[e, k] = state.queue[e, k + 1]
 
 
-@lean
+@inner
 def abandon(e, state, served, scalars):
     """Senders whose patience is over leave."""
     clocks, queue = state.clocks, state.queue
@@ -78,7 +78,7 @@ def abandon(e, state, served, scalars):
     clocks[e, at.NEXT_LEAVE_S] = soonest
 
 
-@lean
+@inner
 def lightest_class(e, state, served, scalars):
     """The class whose waiting requests have the least weight per work on average, -1 unless two classes wait."""
     lightest = np.int64(NOBODY)
@@ -100,7 +100,7 @@ def lightest_class(e, state, served, scalars):
     return lightest if classes > 1 else np.int64(NOBODY)
 
 
-@lean
+@inner
 def shed(e, choice, state, served, scalars):
     """Drop who waits and cannot be served in time any more, or besides the class that is worth the least."""
     counters, queue = state.counters, state.queue
@@ -122,7 +122,7 @@ def shed(e, choice, state, served, scalars):
             kept += 1
 
 
-@lean
+@inner
 def survey_queue(e, state, served, scalars):
     """Note of each class the slack and the prompt of the request whose first token is due first.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.simulation.compiled import inlined, lean, njit
+from papi_env.simulation.compiled import inlined, inner, lean, njit
 from papi_env.simulation.draws import request_key, request_row
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.counting import groups_of as groups_of
@@ -153,7 +153,7 @@ def survey(e, tlp, state, scalars):
 # --- requests come, are admitted, begin to decode, and leave -------------------------------------------
 
 
-@lean
+@inner
 def arrive(e, state, served, scalars):
     """Move requests whose arrival has passed into the queue; refused ones are counted as they come."""
     if scalars[at.SERVICE] > 0.0:
@@ -162,7 +162,7 @@ def arrive(e, state, served, scalars):
         arrive_drawn(e, state)
 
 
-@lean
+@inner
 def arrive_drawn(e, state):
     """`arrive` where all requests of an episode were drawn at its start."""
     counters, clocks, moments, facts = state.counters, state.clocks, state.moments, state.facts
@@ -210,7 +210,7 @@ def tpot_of(kind, served, scalars):
     return served.kinds[kind, at.KIND_TPOT_S] if scalars[at.SERVICE] > 0.0 else scalars[at.TPOT_S]
 
 
-@lean
+@inner
 def finish(e, request, state, served, scalars):
     """A request has all its tokens: judge it by its objectives."""
     counters, moments, facts = state.counters, state.moments, state.facts
@@ -232,7 +232,7 @@ def finish(e, request, state, served, scalars):
         conclude(e, request, attained, state, served, scalars)
 
 
-@lean
+@inner
 def first_deadline(e, request, state, served, scalars):
     """Note the first token; when it was due: now if in time, else the request is lost."""
     now = state.clocks[e, at.TIME_S]
@@ -252,7 +252,7 @@ def acceptance_key(e, request, state, scalars):
     return request_key(counters[e, at.SEED], counters[e, at.EPISODE], request)
 
 
-@lean
+@inner
 def begin_decode(e, request, context, generated, state, served, scalars):
     """Put a request that holds `context` tokens and has produced `generated` into a slot."""
     counters = state.counters
@@ -297,7 +297,7 @@ def be_admitted(e, request, state):
         state.moments[e, request, at.ADMITTED_S] = state.clocks[e, at.TIME_S]
 
 
-@lean
+@inner
 def leave_queue(e, request, state):
     """`next_waiting` waits no more."""
     counters, facts = state.counters, state.facts
@@ -317,7 +317,7 @@ def prompt_tokens(e, request, state):
     return state.facts[e, request, at.INPUT] + state.facts[e, request, at.GENERATED]
 
 
-@lean
+@inner
 def begin(e, request, found, state, served, scalars):
     """An admitted request has its prompt processed, but for the tokens found; or decodes if prompts come processed."""
     counters = state.counters
@@ -337,7 +337,7 @@ def begin(e, request, found, state, served, scalars):
         begin_decode(e, request, tokens, state.facts[e, request, at.GENERATED], state, served, scalars)
 
 
-@lean
+@inner
 def admit(e, most, state, served, scalars):
     """Admit up to `most` requests, preempted ones first, then in order of arrival, while slots and pages last."""
     counters = state.counters
@@ -359,7 +359,7 @@ def admit(e, most, state, served, scalars):
     return admitted
 
 
-@lean
+@inner
 def makes_room(e, request, running, state, served, scalars):
     """Whether there are pages for a waiting request, once kept ones have been evicted for it as far as need be."""
     kind = state.facts[e, request, at.CLASS]
@@ -381,7 +381,7 @@ def makes_room(e, request, running, state, served, scalars):
     return True
 
 
-@lean
+@inner
 def admit_chosen(e, most, order, state, served, scalars):
     """`admit` in a chosen order, preempted requests first; kept pages make room.
 
@@ -423,7 +423,7 @@ def admit_chosen(e, most, order, state, served, scalars):
     return admitted
 
 
-@lean
+@inner
 def take_back(e, victim, state, served, scalars):
     """Take the KV pages of a decoding request, or of the last in prefill (-1); it will be computed again, and first."""
     counters, facts = state.counters, state.facts
@@ -458,7 +458,7 @@ def take_back(e, victim, state, served, scalars):
     counters[e, at.PREEMPTIONS] += 1
 
 
-@lean
+@inner
 def latest(e, state):
     """Whom to preempt if it is the request admitted last: a slot, or -1 for the last in prefill."""
     if state.counters[e, at.PREFILLING] > 0:
@@ -481,7 +481,7 @@ def reluctance(e, request, left, deadline, choice, state):
     return -np.inf if deadline == MISSED else state.clocks[e, at.TIME_S] - deadline
 
 
-@lean
+@inner
 def chosen_victim(e, choice, state, served, scalars):
     """Whom to preempt by a rule: a slot, or -1 for the last in prefill."""
     counters = state.counters
@@ -509,7 +509,7 @@ def chosen_victim(e, choice, state, served, scalars):
     return victim
 
 
-@lean
+@inner
 def preempt(e, state, served, scalars):
     """Preempt one request: that admitted last, or with classes the one that was chosen."""
     if scalars[at.SERVICE] > 0.0:
@@ -539,7 +539,7 @@ def leave_slot(e, i, state):
     state.counters[e, at.RLP] = last
 
 
-@lean
+@inner
 def close_gaps(e, state):
     """Empty the slots of decoding requests that have all their tokens; the others keep their order."""
     kept = 0
@@ -595,7 +595,7 @@ def reset_env(e, state, tables):
         survey_queue(e, state, served, scalars)
 
 
-@lean
+@inner
 def draw_requests(e, state, tables):
     """Draw all requests of an episode: arrivals, lengths, classes."""
     counters, moments, facts = state.counters, state.moments, state.facts
@@ -623,7 +623,7 @@ def draw_requests(e, state, tables):
     counters[e, at.REQUESTS] = count
 
 
-@lean
+@inner
 def wait(e, state, served, scalars):
     """While nothing runs and nothing waits, time passes to the next arrival, or to the end of the episode."""
     counters, clocks = state.counters, state.clocks

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.compiled import inlined, inner
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.counting import pages_of
 from papi_env.simulation.serving.keeping import found_tokens
@@ -48,7 +48,7 @@ def hopeless(e, request, backlog, state, served, scalars):
     return state.clocks[e, at.TIME_S] + fastest > first_due(e, request, state, served)
 
 
-@lean
+@inner
 def score(e, request, state, served, scalars):
     """How much a request is wanted by the query of its class. Traits are in -1 to 1, most of them x / (1 + x) of x:
 

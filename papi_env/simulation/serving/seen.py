@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from papi_env.simulation.compiled import inlined, unlocked
+from papi_env.simulation.compiled import exposed, inlined, unlocked
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.state import COLUMN
 from papi_env.workload.serving import SPECULATION_LENGTHS
@@ -85,7 +85,7 @@ def _whole(x):
     return np.int64(np.rint(x))
 
 
-@inlined
+@exposed
 def see(e, observations, scalars):
     """The `Seen` of row e."""
     speculation = 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.compiled import inlined, inner, lean
 from papi_env.simulation.draws import mix, request_key, request_row
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.counting import pages_of
@@ -73,7 +73,7 @@ def talks(kind, served):
     return served.kinds[kind, at.MOST_TURNS] > 1.0
 
 
-@lean
+@inner
 def turn_lengths(key, kind, turn, row, served):
     """New prompt tokens of a turn, and its output tokens; `row` of a trace, or -1."""
     if turn == 0 and row >= 0 and served.trace_lengths.shape[0] > 0:
@@ -86,13 +86,13 @@ def turn_lengths(key, kind, turn, row, served):
     return fresh, np.int64(served.lengths[drawn, 1])
 
 
-@lean
+@inner
 def fits(tokens, output, scalars):
     """Whether the memory could hold a request of so many prompt and output tokens."""
     return pages_of(tokens + output + SPECULATION_LENGTHS[-1], scalars) <= scalars[at.TOTAL_PAGES]
 
 
-@lean
+@inner
 def turns_of(e, session, kind, row, counters, served, scalars):
     """Turns of a session, and what all of them are worth.
 
@@ -118,7 +118,7 @@ def turns_of(e, session, kind, row, counters, served, scalars):
     return turns, worth
 
 
-@lean
+@inner
 def worth_between(e, session, kind, first, turns, counters, served, scalars):
     """What turns `first` to the last of `turns`, none of them a session's first, are worth."""
     worth = 0.0
@@ -152,7 +152,7 @@ def patience_of(key, kind, served):
 # --- places and records -------------------------------------------------------------------------------------
 
 
-@lean
+@inner
 def start_lists(e, state):
     """All records and places are free."""
     counters, facts, places = state.counters, state.facts, state.places
@@ -177,7 +177,7 @@ def reuses_records(state):
     return state.facts.shape[1] == state.requests.shape[1] + state.queue.shape[1] + 1
 
 
-@lean
+@inner
 def free_record(e, request, state):
     """A request is over."""
     if reuses_records(state):
@@ -185,7 +185,7 @@ def free_record(e, request, state):
         state.counters[e, at.FREE_RECORD] = request
 
 
-@lean
+@inner
 def free_place(e, place, state):
     """A conversation is over, and keeps nothing."""
     state.places[e, place, at.NUMBER] = NOBODY
@@ -195,7 +195,7 @@ def free_place(e, place, state):
     state.counters[e, at.OPEN] -= 1
 
 
-@lean
+@inner
 def release_kept(e, place, state, served):
     """Give the pages back that a conversation keeps. Returns how many."""
     counters, places = state.counters, state.places
@@ -217,7 +217,7 @@ def leave_prefix(e, kind, state, served):
         state.prefixes[e, class_of(kind, served), at.USERS] -= 1
 
 
-@lean
+@inner
 def take_place(e, state, served):
     """A free place for a conversation, or -1.
 
@@ -257,7 +257,7 @@ def waiting(e, counters):
     return counters[e, at.QUEUED] - counters[e, at.PREEMPTED]
 
 
-@lean
+@inner
 def record(e, arrival_s, kind, prompt, output, place, session, state):
     """Write the record of a request that comes, and return it; -1 where refused ones leave none."""
     counters, facts, more = state.counters, state.facts, state.more
@@ -280,7 +280,7 @@ def record(e, arrival_s, kind, prompt, output, place, session, state):
     return request
 
 
-@lean
+@inner
 def join_queue(e, request, key, state, served):
     """A request waits from its arrival on, as long as its sender does."""
     counters, clocks = state.counters, state.clocks
@@ -293,7 +293,7 @@ def join_queue(e, request, key, state, served):
     counters[e, at.CLASS_QUEUED + class_of(kind, served)] += 1
 
 
-@lean
+@inner
 def lose(e, kind, output, session, turn, turns, state, served, scalars):
     """A turn is not served in time, if `output` is not negative, and those after it up to `turns` never come."""
     counters, clocks = state.counters, state.clocks
@@ -309,7 +309,7 @@ def lose(e, kind, output, session, turn, turns, state, served, scalars):
         counters[e, at.CUT] += turns - turn - 1
 
 
-@lean
+@inner
 def refuse(e, arrival_s, kind, prompt, output, place, turn, turns, session, state, served, scalars):
     """A request is sent away as it comes, and with it its conversation."""
     state.counters[e, at.REJECTED] += 1
@@ -321,7 +321,7 @@ def refuse(e, arrival_s, kind, prompt, output, place, turn, turns, session, stat
         end_conversation(e, place, state, served)
 
 
-@lean
+@inner
 def end_conversation(e, place, state, served):
     """Nothing of a conversation comes any more; what it kept is given back."""
     state.places[e, place, at.NEXT_TURN] = state.places[e, place, at.TURNS]
@@ -331,7 +331,7 @@ def end_conversation(e, place, state, served):
         free_place(e, place, state)
 
 
-@lean
+@inner
 def draw_session(e, state, served):
     """Note when the next session comes. Its row of the trace is drawn again as it does."""
     counters, clocks = state.counters, state.clocks
@@ -347,7 +347,7 @@ def draw_session(e, state, served):
     clocks[e, at.OPERATIONAL_S] = operational
 
 
-@lean
+@inner
 def trace_row(e, session, counters, served):
     """The row of the trace of a session, or -1."""
     _, row, _ = next_arrival(
@@ -356,7 +356,7 @@ def trace_row(e, session, counters, served):
     return row
 
 
-@lean
+@inner
 def begin_session(e, state, served, scalars):
     """The next session comes: its first turn waits, or is refused."""
     counters, clocks, places = state.counters, state.clocks, state.places
@@ -397,7 +397,7 @@ def begin_session(e, state, served, scalars):
     draw_session(e, state, served)
 
 
-@lean
+@inner
 def find_return(e, state):
     """Note when the next conversation goes on; returns its place, or -1."""
     first = np.int64(NOBODY)
@@ -410,7 +410,7 @@ def find_return(e, state):
     return first
 
 
-@lean
+@inner
 def go_on(e, state, served, scalars):
     """The conversation that is due goes on: its next turn waits, or is refused."""
     counters, places = state.counters, state.places
@@ -433,7 +433,7 @@ def go_on(e, state, served, scalars):
     find_return(e, state)
 
 
-@lean
+@inner
 def arrive_sessions(e, state, served, scalars):
     """All sessions and turns that are due join the queue, in the order of their arrival."""
     clocks = state.clocks
@@ -449,7 +449,7 @@ def arrive_sessions(e, state, served, scalars):
 # --- requests are over ------------------------------------------------------------------------------------------
 
 
-@lean
+@inner
 def give_up(e, request, status, state, served, scalars):
     """A request that waits is not served: its sender left, or it is dropped; and with it its conversation."""
     counters, places = state.counters, state.places
@@ -469,7 +469,7 @@ def give_up(e, request, status, state, served, scalars):
     free_record(e, request, state)
 
 
-@lean
+@inner
 def conclude(e, request, attained, state, served, scalars):
     """A request has all its tokens: its worth is served or lost, and its conversation may go on and keep its pages."""
     counters, clocks = state.counters, state.clocks
@@ -492,7 +492,7 @@ def conclude(e, request, attained, state, served, scalars):
     free_record(e, request, state)
 
 
-@lean
+@inner
 def rest(e, place, request, keeps, state, served, scalars):
     """A conversation's turn is done; note when the next one comes, if one does, and what is kept until then."""
     counters, clocks, places = state.counters, state.clocks, state.places

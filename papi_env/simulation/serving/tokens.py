@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.compiled import inlined, inner, lean
 from papi_env.simulation.draws import draft_draw
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.drafting import drafts_kind
@@ -217,7 +217,7 @@ def decode_tokens(e, decoding, state, thresholds, served, scalars, scratch):
         average_in(e, at.SEEN_TOKENS, 1.0, clocks)
 
 
-@lean
+@inner
 def prefill_tokens(e, rows, state, served, scalars):
     """Process `rows` prompt tokens of the ring; a request whose last one is done has produced a token."""
     counters, facts = state.counters, state.facts
