@@ -88,6 +88,15 @@ def _unreadable(path: str | os.PathLike[str], error: Exception) -> DataError:
     return DataError(f"{shown}: cannot be read: {reason}")
 
 
+# gzip, zlib at each of its levels, and zstd.
+_PACKED = (b"\x1f\x8b", b"x\x01", b"x^", b"x\x9c", b"x\xda", b"(\xb5/\xfd")
+
+
+def is_packed(data: bytes) -> bool:
+    """Whether Polars would unpack this before it reads a table from it: a megabyte may become a thousand of them."""
+    return data.startswith(_PACKED)
+
+
 def read_text(path: str | os.PathLike[str], limit: int) -> str:
     """The text of a regular file of at most `limit` bytes.
 

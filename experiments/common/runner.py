@@ -31,7 +31,7 @@ import joblib
 
 import papi_env
 from papi_env.errors import ConfigurationError, DataError
-from papi_env.files import JSON_BYTES, read_bounded, read_json
+from papi_env.files import JSON_BYTES, is_packed, read_bounded, read_json
 from papi_env.simulation.processor import instructions, processor
 
 try:
@@ -288,11 +288,13 @@ def checked(path: Path, data: bytes) -> bytes:
     """The CSV text in the content of a job's file, checked against the digest in its last line.
 
     Raises:
-        DataError: the content is cut off, or has changed since it was written.
+        DataError: the content is cut off, has changed since it was written, or is packed.
     """
     text, mark, found = data.rpartition(_DIGEST)
     if not mark or found != digest(text).encode() + b"\n":
         raise DataError(f"{path}: cut off, or changed since it was written (its digest is another)")
+    if is_packed(text):
+        raise DataError(f"{path}: found packed data, expected a table as text")
     return text
 
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from experiments.common.runner import read_record
 from papi_env.errors import ConfigurationError, DataError
-from papi_env.files import JSON_BYTES, read_bounded, read_text
+from papi_env.files import JSON_BYTES, is_packed, read_bounded, read_text
 from papi_env.workload.traces.parquet import PANIC
 
 # chosen: ten times the names of the widest table, of each request's classes (range 1e4-1e6): millions of columns take
@@ -81,6 +81,8 @@ class Run:
         """
         path = self._finished(name)
         data = read_bounded(path, JSON_BYTES)
+        if is_packed(data):
+            raise DataError(f"{path}: found packed data, expected a table as text")
         if data.find(b"\n", 0, MOST_HEADER) < 0 and len(data) > MOST_HEADER:
             raise DataError(
                 f"{path}: not a table, or cut off: its first line has more than {MOST_HEADER} bytes"

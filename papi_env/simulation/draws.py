@@ -42,12 +42,27 @@ def request_row(key, rows):
 
 
 @inlined
-def draft_draw(key, token):
-    """The 53-bit draw of the token at position `token`: its draft is accepted where this is below a threshold.
+def token_seed(key, token):
+    """What the draw of the token at position `token` is made from; of the n-th after it, `token_step(n)` more."""
+    return key + token_step(token)
 
-    It belongs to the token, so it is the same whatever was drafted before.
-    """
-    return mix(key + np.uint64(token) * _GOLDEN) >> _11
+
+@inlined
+def token_step(tokens):
+    """By how much the seeds of two draws differ whose tokens are so many positions apart; wraps around."""
+    return np.uint64(tokens) * _GOLDEN
+
+
+@inlined
+def seeded_draw(seed):
+    """The 53-bit draw of a `token_seed`: the token's draft is accepted where this is below a threshold."""
+    return mix(seed) >> _11
+
+
+@inlined
+def draft_draw(key, token):
+    """The draw of the token at position `token`. It belongs to the token, whatever was drafted before it."""
+    return seeded_draw(token_seed(key, token))
 
 
 @lean

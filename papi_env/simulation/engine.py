@@ -174,19 +174,13 @@ class Engine(ABC, Generic[State]):
     def ended(self, envs: npt.NDArray[np.int64]) -> State:
         """The last states of the episodes that ended in the last step in environments `envs`, with SAME_STEP."""
 
+    @abstractmethod
     def hand(self, counters: Sequence[int], clocks: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The columns of counters and clocks that `advance_into` gives: those named, or more."""
-        self._handed = tuple(counters), tuple(clocks)
-        return self._handed
+        """The columns of counters and clocks that `advance_into` gives from now on: those named, or more."""
 
+    @abstractmethod
     def advance_into(self, given: Handed) -> None:
-        """`advance`, with what it gives copied to arrays of the caller's own, of the columns that `hand` named."""
-        self.advance()
-        np.copyto(given.observations, self.observations)
-        for to, source, columns in zip(given[-2:], (self.counters, self.clocks), self._handed, strict=True):
-            for k, column in enumerate(columns):
-                np.copyto(to[:, k], source[:, column])
-        self._hand_ends(given)
+        """`advance`, with what it gives written to arrays of the caller's own too, in the same pass."""
 
     def _hand_ends(self, given: Handed) -> None:
         """Copy rewards, and whose episodes ended."""

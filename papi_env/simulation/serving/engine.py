@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import Scenario
-from papi_env.simulation.engine import DISABLED, SAME_STEP, Engine, Metrics
+from papi_env.simulation.engine import DISABLED, SAME_STEP, Engine, Handed, Metrics
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.loop import reset_batch, step_range
 from papi_env.simulation.serving.measures import reuses, serving_metrics
@@ -97,7 +97,8 @@ class ServingEngine(Engine[ServingState]):
         # Scratch of a step.
         self._busy = np.zeros((self.threads, at.NUM_RESOURCES))
         self._gains = np.zeros((self.threads, slots), dtype=np.int64)
-        self._limits = np.zeros((self.threads, slots), dtype=np.uint64)
+        self._limits, self._seeds = (np.zeros((self.threads, slots), dtype=np.uint64) for _ in range(2))
+        self.hand((), ())
 
     def _bind(self) -> None:
         freeze(self.tables)
@@ -109,22 +110,48 @@ class ServingEngine(Engine[ServingState]):
 
     def advance(self) -> None:
         """Advance every environment by one iteration with `self.actions`, already checked."""
-        self._advance(1)
+        self._advance(1, self._nobody)
+
+    def hand(self, counters: Sequence[int], clocks: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The columns of counters and clocks that `advance_into` gives: those named."""
+        self._columns = np.array(counters, dtype=np.int64), np.array(clocks, dtype=np.int64)
+        shapes = (self.observations.shape[1], len(counters), len(clocks))
+        nothing = (
+            np.empty((0, n), dtype=t) for n, t in zip(shapes, (np.float32, np.int64, np.float64), strict=True)
+        )
+        self._nobody = (*nothing, *self._columns)
+        return tuple(counters), tuple(clocks)
+
+    def advance_into(self, given: Handed) -> None:
+        """`advance`, with what it gives written to arrays of the caller's own too, in the same pass."""
+        self._advance(1, (given.observations, given.counters, given.clocks, *self._columns))
+        self._hand_ends(given)
 
     def run(self, iterations: int = 1 << 40) -> None:
         """Advance every environment with the same `self.actions`, by so many iterations or to its episode's end.
 
         As many calls of `step`, at a fraction of their time. Rewards are the sums.
         """
-        self._advance(iterations)
+        self._advance(iterations, self._nobody)
 
-    def _advance(self, iterations: int) -> None:
+    def _advance(self, iterations: int, given: tuple[npt.NDArray[Any], ...]) -> None:
         actions, max_steps, state, tables, outcome = self.parts()
         final = self.final[:]
         autoreset = self.autoreset
         self.share(
             lambda start, stop, scratch: step_range(
-                start, stop, iterations, actions, autoreset, max_steps, state, tables, outcome, final, scratch
+                start,
+                stop,
+                iterations,
+                actions,
+                autoreset,
+                max_steps,
+                state,
+                tables,
+                outcome,
+                final,
+                scratch,
+                given,
             )
         )
 
@@ -141,7 +168,7 @@ class ServingEngine(Engine[ServingState]):
     def share(self, advance: Callable[[int, int, tuple[Any, ...]], None]) -> None:
         """Call a compiled loop as `advance(start, stop, scratch)` on shares of the environments, one a thread."""
         threads = len(self._busy)
-        scratch = list(zip(self._busy, self._gains, self._limits, strict=True))
+        scratch = list(zip(self._busy, self._gains, self._limits, self._seeds, strict=True))
         bounds = [self.num_envs * k // threads for k in range(threads + 1)]
         if threads == 1:
             advance(0, self.num_envs, scratch[0])

@@ -74,12 +74,29 @@ class Scratch(NamedTuple):
 
     Attributes:
         busy: float64 [NUM_RESOURCES], seconds of the iteration in which each resource is busy.
-        gains: int64 [S], tokens that each decoding request gains; limits: uint64 [S], of its draw.
+        gains: int64 [S], tokens that each decoding request gains; limits: uint64 [S], of its draw; seeds: uint64 [S],
+            of the draw of its latest token.
     """
 
     busy: FloatArray
     gains: npt.NDArray[np.int64]
     limits: npt.NDArray[np.uint64]
+    seeds: npt.NDArray[np.uint64]
+
+
+class Given(NamedTuple):
+    """Copies of what a step gives, for a caller who keeps it; arrays without rows where nobody does.
+
+    Attributes:
+        observations: float32 [E, features]; counters: int64 [E, columns]; clocks: float64 [E, columns].
+        counter_columns, clock_columns: int64, which columns of the state those are.
+    """
+
+    observations: npt.NDArray[np.float32]
+    counters: npt.NDArray[np.int64]
+    clocks: FloatArray
+    counter_columns: npt.NDArray[np.int64]
+    clock_columns: npt.NDArray[np.int64]
 
 
 # --- before the iteration -------------------------------------------------------------------------------
@@ -381,6 +398,55 @@ def keep_final(e, state, final, observations, final_observations):
         final_observations[e, k] = observations[e, k]
 
 
+@inlined
+def show(e, state, tables, observations):
+    """Write the observation of environment e."""
+    observe_env(e, state.counters, state.clocks, tables.scalars, observations)
+    if tables.scalars[at.SERVICE] > 0.0:
+        observe_service(e, state, tables.kinds, tables.scalars, observations)
+
+
+@inlined
+def hand_over(e, state, observations, given):
+    """Copy what a step gives of environment e, while its rows are in the nearest cache."""
+    for k in range(observations.shape[1]):
+        given.observations[e, k] = observations[e, k]
+    for k in range(given.counter_columns.shape[0]):
+        given.counters[e, k] = state.counters[e, np.uint64(given.counter_columns[k])]
+    for k in range(given.clock_columns.shape[0]):
+        given.clocks[e, k] = state.clocks[e, np.uint64(given.clock_columns[k])]
+
+
+@inlined
+def step_env(
+    e, iterations, actions, autoreset, max_steps, state, tables, look, causes, served, outcome, final, scratch
+):
+    """`step_range` of one environment."""
+    counters = state.counters
+    outcome.rewards[e] = 0.0
+    resets = autoreset == NEXT_STEP and counters[e, at.DONE] == 1
+    if resets:
+        outcome.terminated[e] = False
+        outcome.truncated[e] = False
+    elif counters[e, at.DONE] == 1:
+        return
+    else:
+        for _ in range(iterations):
+            outcome.rewards[e] += advance_env(
+                e, actions, state, look, causes, served, tables.acceptance, scratch
+            )
+            if ends(e, max_steps, counters, state.clocks, tables.scalars, outcome):
+                break
+        if counters[e, at.DONE] == 1 and autoreset == SAME_STEP:
+            show(e, state, tables, outcome.observations)
+            keep_final(e, state, final, outcome.observations, outcome.final_observations)
+            resets = True
+    if resets:
+        counters[e, at.EPISODE] += 1
+        reset_env(e, state, tables)
+    show(e, state, tables, outcome.observations)
+
+
 # --- the loops over environments -------------------------------------------------------------------------
 
 
@@ -390,9 +456,7 @@ def reset_batch(mask, state, tables, observations):
     for e in range(state.counters.shape[0]):
         if mask[e]:
             reset_env(e, state, tables)
-            observe_env(e, state.counters, state.clocks, tables.scalars, observations)
-            if tables.scalars[at.SERVICE] > 0.0:
-                observe_service(e, state, tables.kinds, tables.scalars, observations)
+            show(e, state, tables, observations)
 
 
 @unlocked
@@ -408,6 +472,7 @@ def step_range(
     outcome_parts,
     final_parts,
     scratch_parts,
+    given_parts,
 ):
     """Advance environments `start` to `stop` by so many iterations, or to the end of their episode.
 
@@ -415,7 +480,7 @@ def step_range(
     and the last is observed.
 
     An episode by requests terminates when each has finished or was refused; one by time is truncated at its
-    horizon. `final_parts` takes the last state of environments that reset in the same step.
+    horizon. `final_parts` takes the last state of environments that reset in the same step; `given_parts` are `Given`.
 
     Tuples have their names in here alone: numba tells the types of plain ones apart in C, of named ones in Python,
     which took half of a single step. `table_parts` are the plain tuples of the
@@ -458,32 +523,22 @@ def step_range(
         tables.trace_refused,
         tables.arrivals,
     )
-    scalars, thresholds = tables.scalars, tables.acceptance
-    counters, clocks = state.counters, state.clocks
-    observations, rewards = outcome.observations, outcome.rewards
-    terminated, truncated = outcome.terminated, outcome.truncated
+    given = Given(*given_parts)
     for e in range(start, stop):
-        rewards[e] = 0.0
-        resets = autoreset == NEXT_STEP and counters[e, at.DONE] == 1
-        if resets:
-            terminated[e] = False
-            truncated[e] = False
-        elif counters[e, at.DONE] == 1:
-            continue
-        else:
-            for _ in range(iterations):
-                rewards[e] += advance_env(e, actions, state, look, causes, served, thresholds, scratch)
-                if ends(e, max_steps, counters, clocks, scalars, outcome):
-                    break
-            if counters[e, at.DONE] == 1 and autoreset == SAME_STEP:
-                observe_env(e, counters, clocks, scalars, observations)
-                if scalars[at.SERVICE] > 0.0:
-                    observe_service(e, state, tables.kinds, scalars, observations)
-                keep_final(e, state, final, observations, outcome.final_observations)
-                resets = True
-        if resets:
-            counters[e, at.EPISODE] += 1
-            reset_env(e, state, tables)
-        observe_env(e, counters, clocks, scalars, observations)
-        if scalars[at.SERVICE] > 0.0:
-            observe_service(e, state, tables.kinds, scalars, observations)
+        step_env(
+            e,
+            iterations,
+            actions,
+            autoreset,
+            max_steps,
+            state,
+            tables,
+            look,
+            causes,
+            served,
+            outcome,
+            final,
+            scratch,
+        )
+        if given.observations.shape[0] > 0:
+            hand_over(e, state, outcome.observations, given)

@@ -53,8 +53,10 @@ def next_in_queue(e, order, state, served, scalars):
 @inner
 def close_queue(e, position, count, state):
     """Those behind a position of a queue of `count` move up."""
-    for k in range(position, count - 1):
-        state.queue[e, k] = state.queue[e, k + 1]
+    # Counted from 0, places are known not to be negative: that makes vectors of them.
+    behind = state.queue[e, position:count]
+    for k in range(behind.shape[0] - 1):
+        behind[k] = behind[k + 1]
 
 
 @inner

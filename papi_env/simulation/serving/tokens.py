@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from papi_env.simulation.compiled import inlined, inner, lean
-from papi_env.simulation.draws import draft_draw
+from papi_env.simulation.draws import seeded_draw, token_seed, token_step
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.drafting import drafts_kind
 from papi_env.simulation.serving.pages import NOBODY, give_back
@@ -29,29 +29,43 @@ NEWEST = 1.0 / 16.0
 
 
 @inlined
-def accept_drafts(e, rlp, drafted, state, thresholds, gains, limits):
+def accept_drafts(e, rlp, drafted, state, thresholds, scratch):
     """Tokens that each of the first `rlp` slots gains, into `gains`: one, and its drafts up to the first refused.
 
     Requests of kinds in UNDRAFTED have no drafts. Returns the drafts accepted.
     """
     contexts, classes, keys = state.contexts, state.classes, state.keys
+    gains, limits, seeds = scratch.gains, scratch.limits, scratch.seeds
     undrafted = state.counters[e, at.UNDRAFTED]
-    accepted = 0
     for i in range(rlp):
         gains[i] = 1
+    if drafted == 0:
+        return 0
+    others = 0
+    kind = np.uint64(classes[e, 0])  # as an index, without a look whether it is negative
+    for i in range(rlp):
+        seeds[i] = token_seed(keys[e, i], contexts[e, i])
+        others |= classes[e, i] ^ classes[e, 0]
     # All draws, slot by slot within a draft position: a vector of them costs less than finding out which count.
     for draft in range(1, drafted + 1):
+        further = token_step(draft)
+        if others == 0:
+            limit = thresholds[kind, draft - 1] * np.uint64(drafts_kind(kind, undrafted))
+            for i in range(rlp):
+                passed = seeded_draw(seeds[i] + further) < limit
+                gains[i] += np.int64(passed and gains[i] == draft)
+            continue
         for i in range(rlp):
-            limits[i] = thresholds[classes[e, i], draft - 1]
+            limits[i] = thresholds[np.uint64(classes[e, i]), draft - 1]
         if undrafted != 0:
             for i in range(rlp):
                 limits[i] *= np.uint64(drafts_kind(classes[e, i], undrafted))
         for i in range(rlp):
-            passed = draft_draw(keys[e, i], contexts[e, i] + draft) < limits[i]
+            passed = seeded_draw(seeds[i] + further) < limits[i]
             gains[i] += np.int64(passed and gains[i] == draft)
-    if drafted > 0:
-        for i in range(rlp):
-            accepted += gains[i] - 1
+    accepted = 0
+    for i in range(rlp):
+        accepted += gains[i] - 1
     return accepted
 
 
@@ -180,7 +194,7 @@ def decode_tokens(e, decoding, state, thresholds, served, scalars, scratch):
     rlp, tlp, single = decoding.rlp, decoding.tlp, decoding.single
     drafters = rlp - single
     drafted = tlp - 1
-    accepted = accept_drafts(e, rlp, drafted, state, thresholds, gains, scratch.limits)
+    accepted = accept_drafts(e, rlp, drafted, state, thresholds, scratch)
     if drafted > 0 and scalars[at.SERVICE] > 0.0:
         note_accepted(e, drafted, state, gains, served.kinds, scalars)
     decoded, leaving = gain_tokens(e, rlp, state, gains)

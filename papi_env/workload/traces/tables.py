@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from papi_env.errors import DataError
-from papi_env.files import TABLE_BYTES, read_bounded
+from papi_env.files import TABLE_BYTES, is_packed, read_bounded
 from papi_env.workload.traces.batches import Batch
 from papi_env.workload.traces.files import TextFile, lines_of
 
@@ -140,7 +140,7 @@ class Table:
         rows = len(ends) - (before == 0)
         body = text[ends[0] + 1 :] if before == 0 else text
         width = len(self.header)
-        if body.count(self.delimiter.encode()) != rows * (width - 1):
+        if body.count(self.delimiter.encode()) != rows * (width - 1) or is_packed(body):
             return None
         if not rows:
             return pl.DataFrame({name: pl.Series(dtype=pl.String) for name in at})

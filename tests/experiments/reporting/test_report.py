@@ -1,9 +1,11 @@
 """The page of run folders: every row is in it, nothing comes from elsewhere, names stay names, damage is named."""
 
 import csv
+import gzip
 import json
 import re
 import sys
+import zlib
 from html import unescape
 from html.parser import HTMLParser
 from itertools import product
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.common.runner import checked as checked_job
+from experiments.common.runner import signed
 from experiments.common.statistics import Estimate
 from experiments.report import main
 from experiments.reporting import charts
@@ -269,6 +273,20 @@ def test_a_table_of_millions_of_columns_is_refused_at_once(tmp_path):
         DataError, match=r"results\.csv: not a table, or cut off: its first line has more than"
     ):
         sections_of([folder])
+
+
+@pytest.mark.parametrize(
+    "packed", [gzip.compress(b"a,b\n1,2\n"), *(zlib.compress(b"a,b\n1,2\n", level) for level in (1, 6, 9))]
+)
+def test_packed_tables_are_refused_before_anything_is_unpacked(packed, tmp_path):
+    """Polars unpacks what it finds packed: a megabyte of zeros took 1.4 GB (found by fuzzing)."""
+    folder = recorded(tmp_path / "run", "compare", {})
+    (folder / "summary.json").write_text("{}")
+    (folder / "results.csv").write_bytes(packed)
+    with pytest.raises(DataError, match=r"results\.csv: found packed data, expected a table as text"):
+        sections_of([folder])
+    with pytest.raises(DataError, match=r"job\.csv: found packed data, expected a table as text"):
+        checked_job(tmp_path / "job.csv", signed(packed))
 
 
 def test_every_comparison_has_a_section():
