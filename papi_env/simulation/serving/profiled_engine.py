@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.simulation.engine import SAME_STEP
+from papi_env.simulation.engine import SAME_STEP, Handed
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.profiled import PROFILE_NAMES, PROFILED, write_profiles
 from papi_env.simulation.serving.terms import Lookups
@@ -35,6 +35,12 @@ class ProfiledEngine(ServingEngine):
         self._profile(self.observations)
         if self.autoreset == SAME_STEP and (self.terminated | self.truncated).any():
             self._profile(self.final_observations)
+
+    def advance_into(self, given: Handed) -> None:
+        """See `Engine`; the profile, written after the step, is copied after it."""
+        super().advance_into(given)
+        profile = slice(-len(PROFILE_NAMES), None)
+        given.observations[:, profile] = self.observations[:, profile]
 
     def _profile(self, observations: npt.NDArray[np.float32]) -> None:
         look = tuple(Lookups.of(self.tables))
