@@ -136,14 +136,13 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
         Raises:
             ConfigurationError: it is none of the space.
         """
-        found = action
-        if not self.action_space.contains(action):
-            found = np.asarray(action)
-            if found.dtype.kind in "iu" and found.ndim <= 1 and found.size == len(self._sizes):
-                found = found.astype(np.int64) if len(self._sizes) > 1 else found.item()
-        if not self.action_space.contains(found):
-            raise ConfigurationError(f"Action {action!r} is outside {self.action_space}")
-        return found
+        found = np.asarray(action)
+        # Spaces of gymnasium 1.1 take 1.0 for 1.
+        if found.dtype.kind in "biu" and found.ndim <= 1 and found.size == len(self._sizes):
+            plain = found.astype(np.int64) if len(self._sizes) > 1 else found.item()
+            if self.action_space.contains(plain):
+                return plain
+        raise ConfigurationError(f"Action {action!r} is outside {self.action_space}")
 
     def _info(self) -> dict[str, Any]:
         values = self._clock_values(self._clocks.tolist()) + self._counter_values(self._counters.tolist())

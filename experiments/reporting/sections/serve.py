@@ -92,7 +92,7 @@ def _parquet(path: Path) -> pl.DataFrame:
     if (status := parquet.decode_apart(path)) not in (0, 1):
         raise DataError(f"{path}: reading it ends the process, status {status}; expected a whole table")
     try:
-        count = pl.scan_parquet(data).select(pl.len()).collect().item()
+        count = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
         if count > MOST_REQUESTS:
             raise DataError(f"{path}: found {count} rows, expected at most {MOST_REQUESTS}")
         return pl.read_parquet(data)
