@@ -15,9 +15,8 @@ from agents.registry import make_policy
 from agents.serving.inside.memory import NUM_MEMORY
 from agents.serving.inside.play import play_range
 from agents.serving.rules import CompiledRule, compiled_rule
-from experiments.speed.measure import SERVING, Rates, full_machine
+from experiments.speed.measure import SERVING, SERVING_V1, Rates, full_machine
 from experiments.speed.parts import Effort, Findings, Ratio, Say
-from papi_env.envs.registration import SERVING_V1
 from papi_env.envs.serving import ServingVectorEnv
 from papi_env.envs.serving_v1 import ServingV1VectorEnv
 from papi_env.simulation.serving import state as at

@@ -27,6 +27,7 @@ from gymnasium.envs.registration import load_env_creator
 from papi_env.envs.registration import DECODE as DECODE
 from papi_env.envs.registration import KERNELS as KERNELS
 from papi_env.envs.registration import SERVING as SERVING
+from papi_env.envs.registration import SERVING_V1 as SERVING_V1
 from papi_env.kernel import FloatArray
 from papi_env.scenario import DEFAULT_SCENARIO, Scenario, get_scenario, parse_scenario
 from papi_env.workload.requests import Lengths
@@ -183,15 +184,20 @@ class SingleLoop:
 
 
 class BatchLoop:
-    """A vector environment through `gymnasium.make_vec`, with random valid actions drawn beforehand."""
+    """A vector environment through `gymnasium.make_vec`, with random valid actions drawn beforehand.
 
-    def __init__(self, env_id: str, num_envs: int, **kwargs: Any) -> None:
+    Of an action so many `choices` are random (None: all), and the others 0, the honest default.
+    """
+
+    def __init__(self, env_id: str, num_envs: int, *, choices: int | None = None, **kwargs: Any) -> None:
         # gymnasium's own would be run one by one otherwise; ours have no other version.
         self.env = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="vector_entry_point", **kwargs)
         self.env.reset(seed=0)
         self.num_envs = num_envs
         self.info: Mapping[str, Any] = {}
         self.actions = draw_actions(self.env, ACTION_SETS)
+        for actions in self.actions if choices is not None else ():
+            actions[:, choices:] = 0
         self._at = 0
 
     def __call__(self) -> None:

@@ -16,6 +16,7 @@ from experiments.speed.measure import (
     DECODE,
     KERNELS,
     SERVING,
+    SERVING_V1,
     BatchLoop,
     Rates,
     SingleLoop,
@@ -28,6 +29,7 @@ from experiments.speed.measure import (
     sampled_batch,
 )
 from papi_env.kernel import FloatArray
+from papi_env.simulation.serving import state as at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +218,9 @@ def _batches(num_envs: int, effort: Effort) -> Any:
     if num_envs in effort.sizes or num_envs == effort.serving_envs:
         scenario = full_machine(effort.concurrent, effort.serving_requests)
         about = {"variant": "full machine", "requests": effort.concurrent}
-        yield SERVING, BatchLoop(SERVING, num_envs, scenario=scenario).fill(), about
+        # Who is served is left alone: where waiters are dropped at random, no machine stays full.
+        for name in (SERVING, SERVING_V1):
+            yield name, BatchLoop(name, num_envs, choices=len(at.NVEC), scenario=scenario).fill(), about
 
 
 # The batch ratios by (id, environments as `Effort` names them, variant, TLP).
@@ -225,7 +229,8 @@ _NAMED = {
     (DECODE, "large", "", 4): "ratio_decode_batch_tlp4",
     (DECODE, "large", "all decode", 1): "ratio_decode_batch_full",
     (KERNELS, "large", "", 1): "ratio_kernels_batch",
-    (SERVING, "serving_envs", "full machine", None): "ratio_serving_batch",
+    (SERVING, "serving_envs", "full machine", None): "ratio_serving_v0_batch",
+    (SERVING_V1, "serving_envs", "full machine", None): "ratio_serving_batch",
 }
 
 

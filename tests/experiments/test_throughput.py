@@ -26,6 +26,7 @@ from experiments.speed.measure import (
     DECODE,
     KERNELS,
     SERVING,
+    SERVING_V1,
     BatchLoop,
     Spread,
     Timed,
@@ -172,8 +173,10 @@ def test_all_requests_of_a_full_batch_always_decode():
     loop.close()
 
 
-def test_a_full_machine_fills_and_stays_full():
-    loop = BatchLoop(SERVING, 2, scenario=full_machine(16, 256)).fill()
+@pytest.mark.parametrize("env_id", [SERVING, SERVING_V1])
+def test_a_full_machine_fills_and_stays_full(env_id):
+    loop = BatchLoop(env_id, 2, choices=4, scenario=full_machine(16, 256)).fill()
+    assert all((actions[:, 4:] == 0).all() and actions.any() for actions in loop.actions)
     for _ in range(50):
         loop()
         assert (loop.info["rlp"] + loop.info["prefilling"]).mean() >= 14
@@ -354,7 +357,8 @@ def test_named_ratios_are_those_of_their_rows(finished):
         "ratio_decode_batch_tlp4_view": {"name": DECODE, "tlp": 4, "envs": 16, "variant": "copy=False"},
         "ratio_decode_batch_full": {"name": DECODE, "envs": 16, "variant": "all decode, copying"},
         "ratio_kernels_batch": {"name": KERNELS, "envs": 16, "variant": "copying"},
-        "ratio_serving_batch": {"name": SERVING, "envs": 4, "variant": "full machine, copying"},
+        "ratio_serving_v0_batch": {"name": SERVING, "envs": 4, "variant": "full machine, copying"},
+        "ratio_serving_batch": {"name": SERVING_V1, "envs": 4, "variant": "full machine, copying"},
     }.items():
         assert ratios[name]["value"] == ratio(**batch, **wanted)
     assert ratios["ratio_ppo_same"]["value"] == ratio(

@@ -32,7 +32,7 @@ NEWEST = 1.0 / 16.0
 def accept_drafts(e, rlp, drafted, state, thresholds, scratch):
     """Tokens that each of the first `rlp` slots gains, into `gains`: one, and its drafts up to the first refused.
 
-    Requests of kinds in UNDRAFTED have no drafts. Returns the drafts accepted.
+    Requests of kinds in UNDRAFTED have no drafts. Returns the drafts accepted, and whether all requests are of one kind.
     """
     contexts, classes, keys = state.contexts, state.classes, state.keys
     gains, limits, seeds = scratch.gains, scratch.limits, scratch.seeds
@@ -40,7 +40,7 @@ def accept_drafts(e, rlp, drafted, state, thresholds, scratch):
     for i in range(rlp):
         gains[i] = 1
     if drafted == 0:
-        return 0
+        return 0, False
     others = 0
     kind = np.uint64(classes[e, 0])  # as an index, without a look whether it is negative
     for i in range(rlp):
@@ -66,7 +66,7 @@ def accept_drafts(e, rlp, drafted, state, thresholds, scratch):
     accepted = 0
     for i in range(rlp):
         accepted += gains[i] - 1
-    return accepted
+    return accepted, others == 0
 
 
 @inlined
@@ -194,8 +194,11 @@ def decode_tokens(e, decoding, state, thresholds, served, scalars, scratch):
     rlp, tlp, single = decoding.rlp, decoding.tlp, decoding.single
     drafters = rlp - single
     drafted = tlp - 1
-    accepted = accept_drafts(e, rlp, drafted, state, thresholds, scratch)
-    if drafted > 0 and scalars[at.SERVICE] > 0.0:
+    accepted, alike = accept_drafts(e, rlp, drafted, state, thresholds, scratch)
+    if alike and drafters > 0 and scalars[at.SERVICE] > 0.0:
+        number = np.int64(served.kinds[state.classes[e, 0], at.OF_CLASS])
+        average_in(e, at.CLASS_ACCEPTED + number, accepted / (drafted * drafters), clocks)
+    elif drafted > 0 and scalars[at.SERVICE] > 0.0:
         note_accepted(e, drafted, state, gains, served.kinds, scalars)
     decoded, leaving = gain_tokens(e, rlp, state, gains)
     on_time = keep_pace(e, rlp, state, gains, served, scalars)
