@@ -231,7 +231,7 @@ def test_ppo_comes_within_one_percent_of_the_oracle(tmp_path):
     )
     assert status == 0, err
     env = DecodeVectorEnv(num_envs=8, autoreset_mode=AutoresetMode.DISABLED)
-    found = evaluate(load_policy(tmp_path / "run" / LAST), env, range(8))["return"].mean()
+    found = evaluate(load_policy(tmp_path / "run" / BEST), env, range(8))["return"].mean()
     oracle = evaluate(make_policy("oracle"), env, range(8))["return"].mean()
     assert oracle * 1.01 <= found <= oracle * (1 - 1e-9)
 
