@@ -4,7 +4,7 @@ Written once, for one environment of a batch; Decode-v0 and Kernels-v0 differ on
 names the units. No fast-math and no shared writes: environment i of a batch follows, bit for bit,
 the path of a single environment with its seed.
 
-What is done for speed, and what did not help, is in README.md beside this file.
+What is done for speed, and what did not help, is in README.md of the folder above.
 """
 
 from __future__ import annotations
