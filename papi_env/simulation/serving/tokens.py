@@ -32,7 +32,7 @@ NEWEST = 1.0 / 16.0
 def accept_drafts(e, rlp, drafted, state, thresholds, scratch):
     """Tokens that each of the first `rlp` slots gains, into `gains`: one, and its drafts up to the first refused.
 
-    Requests of kinds in UNDRAFTED have no drafts. Returns the drafts accepted, and whether all requests are of one kind.
+    Requests of kinds in UNDRAFTED have no drafts. Returns the drafts accepted, and whether all are of one kind.
     """
     contexts, classes, keys = state.contexts, state.classes, state.keys
     gains, limits, seeds = scratch.gains, scratch.limits, scratch.seeds
