@@ -418,10 +418,9 @@ def hand_over(e, state, observations, given):
 
 
 @inlined
-def step_env(
-    e, iterations, actions, autoreset, max_steps, state, tables, look, causes, served, outcome, final, scratch
-):
-    """`step_range` of one environment."""
+def step_env(e, iterations, actions, endings, state, tables, look, causes, served, outcome, final, scratch):
+    """`step_range` of one environment; `endings` are its autoreset and most steps."""
+    autoreset, max_steps = endings
     counters = state.counters
     outcome.rewards[e] = 0.0
     resets = autoreset == NEXT_STEP and counters[e, at.DONE] == 1
@@ -523,22 +522,10 @@ def step_range(
         tables.trace_refused,
         tables.arrivals,
     )
-    given = Given(*given_parts)
+    given, endings = Given(*given_parts), (autoreset, max_steps)
     for e in range(start, stop):
         step_env(
-            e,
-            iterations,
-            actions,
-            autoreset,
-            max_steps,
-            state,
-            tables,
-            look,
-            causes,
-            served,
-            outcome,
-            final,
-            scratch,
+            e, iterations, actions, endings, state, tables, look, causes, served, outcome, final, scratch
         )
         if given.observations.shape[0] > 0:
             hand_over(e, state, outcome.observations, given)
