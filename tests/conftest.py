@@ -17,6 +17,11 @@ settings.register_profile("search", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: a process that waits for what another one compiles leaves its own idle."""
+    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _logs_of_learners_are_kept_with_the_tests(tmp_path_factory):
     """Stable-Baselines3 makes a folder for the logs of a model without a logger, elsewhere in /tmp."""
