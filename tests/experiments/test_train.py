@@ -227,11 +227,11 @@ def test_every_algorithm_trains_on_every_environment(tmp_path, algorithm, env_id
 def test_ppo_comes_within_one_percent_of_the_oracle(tmp_path):
     """The anchor: on Decode-v0 learning can match a calibrated threshold; on seeds that it never met."""
     status, _, err = command(
-        "--timesteps", "100000", "--validations", "10", "--no-tensorboard", "--out", tmp_path / "run"
+        "--timesteps", "100000", "--validations", "2", "--no-tensorboard", "--out", tmp_path / "run"
     )
     assert status == 0, err
     env = DecodeVectorEnv(num_envs=8, autoreset_mode=AutoresetMode.DISABLED)
-    found = evaluate(load_policy(tmp_path / "run" / BEST), env, range(8))["return"].mean()
+    found = evaluate(load_policy(tmp_path / "run" / LAST), env, range(8))["return"].mean()
     oracle = evaluate(make_policy("oracle"), env, range(8))["return"].mean()
     assert oracle * 1.01 <= found <= oracle * (1 - 1e-9)
 

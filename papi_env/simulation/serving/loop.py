@@ -411,6 +411,7 @@ def hand_over(e, state, observations, given):
     """Copy what a step gives of environment e, while its rows are in the nearest cache."""
     for k in range(observations.shape[1]):
         given.observations[e, k] = observations[e, k]
+    # Columns as unsigned numbers: numba asks of others whether they count from the end.
     for k in range(given.counter_columns.shape[0]):
         given.counters[e, k] = state.counters[e, np.uint64(given.counter_columns[k])]
     for k in range(given.clock_columns.shape[0]):
