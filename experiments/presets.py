@@ -3,8 +3,9 @@
 For each traffic and model of `papi_env.workload.presets`: how many requests PAPI's machine serves in a second under
 PAPI's scheduler as published, and how fast one is alone. `experiments.capacity.measure` says how. With
 `--env papi_env/Serving-v1` for each of `papi_env.workload.service_presets`: the largest load of which the best tuned
-rule serves 95 % of the worth within its objectives; `experiments.capacity.service` says how. Nothing depends on the
-date or on the machine that this runs on; `--check` measures again and compares.
+rule serves 95 % of the worth within its objectives; `experiments.capacity.service` says how. With the published traces
+in `--trace` besides: how many times as fast each may be played there instead; `experiments.capacity.time_scales` says
+how. Nothing depends on the date or on the machine that this runs on; `--check` measures again and compares.
 """
 
 from __future__ import annotations
@@ -18,21 +19,30 @@ from typing import Annotated
 
 from rich.console import Console
 
-from experiments.capacity import service
+from experiments.capacity import service, time_scales
 from experiments.capacity.measure import check_file, document, measure
-from experiments.capacity.report import capacities_table, measurements_table, presets_table, service_table
+from experiments.capacity.report import (
+    capacities_table,
+    measurements_table,
+    presets_table,
+    service_table,
+    time_scales_table,
+)
 from experiments.common.command import command_line, say
-from experiments.common.options import ALL_CORES, Flag, OnWorkers, Spelling, words
+from experiments.common.options import ALL_CORES, Flag, OnWorkers, Spelling, Traces, words
 from experiments.common.pools import Call, Pool
 from experiments.common.progress import JobsView
 from experiments.common.runner import write_whole
 from experiments.common.study import json_text
 from experiments.common.workers import started
+from experiments.splitting.definition import TRACES
+from experiments.splitting.splits import recognised
 from papi_env.envs.registration import SERVING, SERVING_V1
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.files import JSON_BYTES, read_json
 from papi_env.workload.presets import MEASUREMENTS, MODELS, TRAFFIC
-from papi_env.workload.service_presets import CAPACITIES
+from papi_env.workload.service_presets import CAPACITIES, Capacity
+from papi_env.workload.service_traces import TIME_SCALES
 
 SPELLINGS = (Spelling("--out", "--file"),)
 
@@ -46,6 +56,8 @@ class Config:
     of the best tuned rule for Serving-v1."""
     only: Annotated[tuple[str, ...], words("TRAFFIC[/MODEL] ...")] = ()
     """Of Serving-v1 these alone; what the file says of others stays (default: all)."""
+    trace: Traces = ()
+    """Of Serving-v1 the time scales of the published traces instead: all of them."""
     file: Annotated[Path | None, words("FILE")] = None
     """What to write (default: the file that the presets are read from)."""
     check: Annotated[bool, Flag] = False
@@ -63,8 +75,16 @@ def run(config: Config, command: str, console: Console, progress: Console) -> No
     lookup("problem with serving", config.env, dict.fromkeys((SERVING, SERVING_V1)))
     if config.only and config.env != SERVING_V1:
         raise ConfigurationError(f"--only belongs to {SERVING_V1}; all of {SERVING} is measured together")
+    if config.trace and (config.env != SERVING_V1 or config.only):
+        other = "--only excludes it" if config.only else f"{SERVING} has its time scales by hand"
+        raise ConfigurationError(
+            f"--trace belongs to {SERVING_V1}, whose traces are measured together; {other}"
+        )
     with started(config.workers) as pool:
-        (_service if config.env == SERVING_V1 else _serving)(config, pool, console, progress)
+        if config.trace:
+            _time_scales(config, pool, console, progress)
+        else:
+            (_service if config.env == SERVING_V1 else _serving)(config, pool, console, progress)
 
 
 def _serving(config: Config, pool: Pool, console: Console, progress: Console) -> None:
@@ -91,7 +111,7 @@ def _service(config: Config, pool: Pool, console: Console, progress: Console) ->
     """Measure for Serving-v1; the file is written after every traffic and model, so that little is lost."""
     file = CAPACITIES if config.file is None else config.file
     pairs = service.pairs(config.only)
-    found: dict[tuple[str, str], service.Measured] = {}
+    found: dict[tuple[str, str], service.Measured[Capacity]] = {}
     calls = [Call("/".join(pair), _measure_and_tell, pair) for pair in pairs]
     with progress.status(f"{len(pairs)} traffics on models"):
         for number, (one, lines) in pool.run(calls):
@@ -109,7 +129,38 @@ def _service(config: Config, pool: Pool, console: Console, progress: Console) ->
     console.print(service_table({key: one.capacity for key, one in measured.items()}))
 
 
-def _measure_and_tell(traffic: str, model: str) -> tuple[service.Measured, list[str]]:
+def _time_scales(config: Config, pool: Pool, console: Console, progress: Console) -> None:
+    """Measure the time scales of traces for Serving-v1; all are written together."""
+    file = TIME_SCALES if config.file is None else config.file
+    files = recognised(config.trace)
+    missing = [name for name in TRACES if name not in files]
+    if missing:
+        raise ConfigurationError(
+            f"--trace: found no {TRACES[missing[0]].published}, expected all traces, which are measured together"
+        )
+    pairs = time_scales.pairs()
+    found: dict[tuple[str, str], service.Measured[float]] = {}
+    calls = [Call("/".join(pair), _scale_and_tell, (pair[0], str(files[pair[0]]), pair[1])) for pair in pairs]
+    with progress.status(f"{len(pairs)} traces on models"):
+        for number, (one, lines) in pool.run(calls):
+            found[pairs[number]] = one
+            for line in lines:
+                say(progress, line)
+    measured = {pair: found[pair] for pair in pairs}
+    if config.check:
+        time_scales.check_file(file, measured)
+    else:
+        write_whole(file, json_text(time_scales.document(measured)))
+    console.print(time_scales_table(measured))
+
+
+def _scale_and_tell(trace: str, path: str, model: str) -> tuple[service.Measured[float], list[str]]:
+    """What was measured, and what was said of it meanwhile, wherever that was."""
+    lines: list[str] = []
+    return time_scales.measure(trace, path, model, say=lines.append), lines
+
+
+def _measure_and_tell(traffic: str, model: str) -> tuple[service.Measured[Capacity], list[str]]:
     """What was measured, and what was said of it meanwhile, wherever that was."""
     lines: list[str] = []
     start = time.perf_counter()

@@ -8,6 +8,7 @@ design document), which Perfetto (ui.perfetto.dev) and chrome://tracing open.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ _LEVELS = {"queued": "#D55E00", "decoding": "#000000", "in prefill": "#0072B2"}
 _BANDS = ("#f7f7f7", "#ebebeb")  # of iterations, in turn
 _US = 1e6  # the format counts microseconds
 _POINTS_PER_INCH = 72.0
+_CAPTION_WIDTH = 150  # characters of a line below the picture
 _REQUESTS_HEIGHT = 2.2  # of the panel of requests; that of levels has 1
 
 
@@ -269,7 +271,7 @@ def gantt_figure(recorders: Sequence[Recorder], caption: str = "") -> bytes:
         for panel in levels:
             panel.set_ylim(0, top)
         panels[-1].set_xlim(start, end)
-        panels[-1].set_xlabel("simulated time (s)" + (f"   {caption}" if caption else ""))
+        panels[-1].set_xlabel(textwrap.fill(f"simulated time (s)   {caption}".rstrip(), _CAPTION_WIDTH))
         handles = [
             Patch(facecolor=colour, label=label)
             for label, colour in ServingTimeline.colours.items()

@@ -17,6 +17,7 @@ _ENDS = {
     at.LATE: ("x", "late"),
     at.DROPPED: ("|", "dropped"),
     at.LEFT: ("3", "given up"),
+    at.REFUSED: (".", "refused"),
 }
 _WAITING, _SERVED = 0.35, 0.8  # widths of lines, as shares of a request's room
 _ROOM = 150.0  # points that all of them have

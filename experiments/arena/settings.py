@@ -22,6 +22,7 @@ from papi_env.workload.arrivals import file_window
 from papi_env.workload.lengths import ContextPolicy
 from papi_env.workload.presets import serving_presets as papi_presets
 from papi_env.workload.requests import Lengths
+from papi_env.workload.service_traces import without_lengths
 from papi_env.workload.transformer import get_transformer
 
 T = TypeVar("T")
@@ -190,7 +191,8 @@ def replay_scenario(
 ) -> Scenario:
     """`scenario` with the requests of a trace, until all of them are served.
 
-    Of a window at a given start no more than the window is read, and lengths are drawn from it alone.
+    Classes of requests stay, but for the lengths of their own: lone requests and first turns are the trace's. Of a
+    window at a given start no more than the window is read, and lengths are drawn from it alone.
 
     Args:
         scenario: with a serving part.
@@ -209,6 +211,7 @@ def replay_scenario(
         part = file_window(start_s, window_s, time_scale)
         part["window_s"] = min(part["window_s"], LONGEST_S)
     said = dict(reading or {})
+    service = None if scenario.serving is None else scenario.serving.service
     replaced = scenario.replace(
         serving={
             "arrivals": {
@@ -220,6 +223,7 @@ def replay_scenario(
                 "window_s": window_s,
             },
             "lengths": {**said, **part, "trace": str(trace)},
+            "service": None if service is None else without_lengths(service).model_dump(),
             "requests": 1,
         }
     )

@@ -48,7 +48,7 @@ def measurements_table(measured: Mapping[tuple[str, str], Measurement]) -> Table
     return table
 
 
-def capacities_table(measured: Mapping[tuple[str, str], Measured]) -> Table:
+def capacities_table(measured: Mapping[tuple[str, str], Measured[Capacity]]) -> Table:
     """Capacities of machines that serve classes of requests, and under which rule."""
     title = f"Most load of which the best tuned rule serves {ENOUGH:.0%} in time"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -67,6 +67,20 @@ def capacities_table(measured: Mapping[tuple[str, str], Measured]) -> Table:
             str(one.requests),
             one.rule,
         )
+    return table
+
+
+def time_scales_table(measured: Mapping[tuple[str, str], Measured[float]]) -> Table:
+    """How many times as fast traces may be played, and under which rule."""
+    title = f"Most times as fast that the best tuned rule serves {ENOUGH:.0%} of what fits in time"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("trace/model", no_wrap=True)
+    for name in ("time scale", "G", "tried", "requests"):
+        table.add_column(name, justify="right")
+    table.add_column("rule")
+    for key, one in measured.items():
+        scale, tried, requests = f"{one.capacity:g}", str(one.tried), str(one.requests)
+        table.add_row("/".join(key), scale, f"{one.g:.3f}", tried, requests, one.rule)
     return table
 
 

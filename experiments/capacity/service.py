@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,8 @@ from papi_env.workload.service_presets import (
     load_capacities,
     traffic_serving,
 )
+
+T = TypeVar("T")
 
 COMMAND = "python -m experiments.presets --env papi_env/Serving-v1"
 # The issue of what a machine can carry: nearly all of what is asked, in time. chosen: 95 %, range 90-99 %.
@@ -60,16 +62,16 @@ TOLERANCE = 1e-4
 
 
 @dataclass
-class Measured:
-    """What was found of one traffic on one model.
+class Measured(Generic[T]):
+    """What was found of one traffic or trace on one model.
 
     Attributes:
-        capacity: see `service_presets.Capacity`.
+        capacity: see `service_presets.Capacity`; of a trace the time scale.
         rule: the tuned one at capacity; g: what it has there, `beyond` at the next rate that was too much.
         rates: tried, with the best rule's G at each; tried, requests: of all searches.
     """
 
-    capacity: Capacity
+    capacity: T
     rule: str
     g: float
     beyond: dict[str, Any]
@@ -81,7 +83,7 @@ class Measured:
         """What the file says besides the capacity."""
         return {
             "rule": self.rule,
-            "g": _rounded(self.g),
+            "g": rounded_digits(self.g),
             "beyond": self.beyond,
             "rates": self.rates,
             "combinations": self.tried,
@@ -126,6 +128,104 @@ def bisect(
     return low, high
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is asked at every rate of arrivals: whether the best tuned rule serves enough there.
+
+    Attributes:
+        name: of what is measured; unit: of rates, in words.
+        scenario: that is played at a rate.
+        served: from a scenario and the metrics of its episodes, the share that was served in time.
+        measure: whose mean over episodes tuning maximises.
+        seeds, tuning_seeds: of the episodes that judge a rule, and on which rules are searched.
+    """
+
+    name: str
+    unit: str
+    scenario: Callable[[float], Scenario]
+    served: Callable[[Scenario, Mapping[str, Any]], float]
+    measure: str
+    seeds: Sequence[int]
+    tuning_seeds: Sequence[int]
+
+
+@dataclass
+class Answer:
+    """The largest rate with enough, and all that was tried.
+
+    Attributes:
+        low, high: that rate, and the smallest found without; apart by the resolution.
+        found: at each rate the best rule, the share that it serves, and the metrics of its episodes.
+        tried, requests: of all searches.
+    """
+
+    low: float
+    high: float
+    found: dict[float, tuple[Combination, float, Mapping[str, Any]]]
+    tried: int
+    requests: int
+
+    def measured(self, capacity: T, rate: str) -> Measured[T]:
+        """The same as a file has it, where rates are called `rate`."""
+        rule, g, _ = self.found[self.low]
+        above, beyond, _ = self.found[self.high]
+        return Measured(
+            capacity,
+            rule.label,
+            g,
+            {rate: self.high, "rule": above.label, "g": rounded_digits(beyond)},
+            [[tried, rounded_digits(one[1])] for tried, one in sorted(self.found.items())],
+            self.tried,
+            self.requests,
+        )
+
+
+def largest(
+    question: Question,
+    first: float = FIRST_RATE,
+    resolution: float = RESOLUTION,
+    say: Callable[[str], None] = lambda line: None,
+) -> Answer:
+    """Find the largest rate at which the best tuned rule serves enough; see the module's docstring.
+
+    Args:
+        question: what is played, and what counts as served.
+        first, resolution: see `bisect`.
+        say: is told of every rate that was tried.
+
+    Raises:
+        DataError: see `bisect`.
+    """
+    rules = greedies(stored=False)
+    answer = Answer(0.0, 0.0, {}, 0, 0)
+    known = [Combination(next(iter(rules)))]
+
+    def judged(scenario: Scenario, rule: Combination) -> tuple[float, Mapping[str, Any]]:
+        (metrics,) = played(scenario, [rule], rules, question.seeds)
+        answer.tried += 1
+        answer.requests += int(metrics["requests"].sum())
+        return question.served(scenario, metrics), metrics
+
+    def enough(rate: float) -> bool:
+        scenario = question.scenario(rate)
+        best = (known[-1], *judged(scenario, known[-1]))
+        if best[1] < ENOUGH:
+            search = Search(scenario, rules, question.tuning_seeds, question.measure)
+            tuned = search.run(known[1:][-2:], ROUNDS)
+            answer.tried += tuned.tried
+            answer.requests += tuned.requests
+            g, metrics = best[1:] if tuned.best == best[0] else judged(scenario, tuned.best)
+            if g > best[1]:
+                best = (tuned.best, g, metrics)
+                known.append(tuned.best)
+        answer.found[rate] = best
+        say(f"{question.name}: G {best[1]:.4f} at {rate:g} {question.unit} under {best[0].label}")
+        return best[1] >= ENOUGH
+
+    answer.low, answer.high = bisect(enough, first, resolution)
+    return answer
+
+
 def measure(
     traffic: str,
     model: str,
@@ -136,7 +236,7 @@ def measure(
     first: float = FIRST_RATE,
     resolution: float = RESOLUTION,
     say: Callable[[str], None] = lambda line: None,
-) -> Measured:
+) -> Measured[Capacity]:
     """Find the capacity of a traffic on a model; see the module's docstring.
 
     Args:
@@ -144,55 +244,29 @@ def measure(
         seeds, tuning_seeds, horizon_s, first, resolution: otherwise than for presets, for tests.
         say: is told of every rate that was tried.
     """
-    rules = greedies(stored=False)
-    # At each rate: the rule, its G, and its metrics.
-    found: dict[float, tuple[Combination, float, Mapping[str, Any]]] = {}
-    known = [Combination(next(iter(rules)))]
-    total = {"tried": 0, "requests": 0}
-
-    def judged(scenario: Scenario, rule: Combination) -> tuple[float, Mapping[str, Any]]:
-        (metrics,) = played(scenario, [rule], rules, seeds)
-        total["tried"] += 1
-        total["requests"] += int(metrics["requests"].sum())
-        return float(metrics["g"].mean()), metrics
-
-    def enough(rate: float) -> bool:
-        scenario = scenario_at(traffic, model, rate, horizon_s)
-        best = (known[-1], *judged(scenario, known[-1]))
-        if best[1] < ENOUGH:
-            tuned = Search(scenario, rules, tuning_seeds, "g").run(known[1:][-2:], ROUNDS)
-            total["tried"] += tuned.tried
-            total["requests"] += tuned.requests
-            g, metrics = best[1:] if tuned.best == best[0] else judged(scenario, tuned.best)
-            if g > best[1]:
-                best = (tuned.best, g, metrics)
-                known.append(tuned.best)
-        found[rate] = best
-        say(f"{traffic}/{model}: G {best[1]:.4f} at {rate:g} sessions/s under {best[0].label}")
-        return best[1] >= ENOUGH
-
-    low, high = bisect(enough, first, resolution)
-    rule, g, metrics = found[low]
+    question = Question(
+        f"{traffic}/{model}",
+        "sessions/s",
+        lambda rate: scenario_at(traffic, model, rate, horizon_s),
+        lambda scenario, metrics: float(metrics["g"].mean()),
+        "g",
+        seeds,
+        tuning_seeds,
+    )
+    answer = largest(question, first, resolution, say)
+    _, _, metrics = answer.found[answer.low]
     sessions = float(metrics["sessions"].sum())
     values = (
-        low,
+        answer.low,
         float(metrics["offered"].sum()) / sessions,
         float(metrics["dynamic_j"].sum()) / sessions,
-        scenario_at(traffic, model, low).system.static_power_w,
+        question.scenario(answer.low).system.static_power_w,
     )
-    above, beyond, _ = found[high]
-    return Measured(
-        Capacity(*map(_rounded, values)),
-        rule.label,
-        g,
-        {"sessions_per_s": high, "rule": above.label, "g": _rounded(beyond)},
-        [[rate, _rounded(one[1])] for rate, one in sorted(found.items())],
-        total["tried"],
-        total["requests"],
-    )
+    return answer.measured(Capacity(*map(rounded_digits, values)), "sessions_per_s")
 
 
-def _rounded(value: float) -> float:
+def rounded_digits(value: float) -> float:
+    """To the digits that files have."""
     return float(f"{value:.{WRITTEN_DIGITS}g}")
 
 
@@ -213,7 +287,7 @@ def pairs(only: Sequence[str] = ()) -> list[tuple[str, str]]:
 
 
 def document(
-    measured: Mapping[tuple[str, str], Measured], kept: Mapping[str, Any] | None = None
+    measured: Mapping[tuple[str, str], Measured[Capacity]], kept: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """What the file holds: the capacities, how they were found, and with what.
 
@@ -247,7 +321,7 @@ def document(
     }
 
 
-def check_file(path: Path, measured: Mapping[tuple[str, str], Measured]) -> None:
+def check_file(path: Path, measured: Mapping[tuple[str, str], Measured[Capacity]]) -> None:
     """Raise DataError where the file at `path` says something else of what was measured just now."""
     load_capacities(path)
     there = json.loads(path.read_text(encoding="utf-8"))

@@ -16,8 +16,8 @@ from typing import Literal
 from experiments.splitting.varied import varied
 from papi_env.envs.registration import DECODE, KERNELS, SERVING, SERVING_V1
 from papi_env.errors import unknown_name
-from papi_env.scenario import Scenario, get_scenario
-from papi_env.workload import service_presets
+from papi_env.scenario import Scenario, class_scenario, get_scenario
+from papi_env.workload import service_presets, service_traces
 from papi_env.workload.presets import preset_name
 
 SplitName = Literal["train", "validation", "test"]
@@ -71,9 +71,9 @@ class PublishedTrace:
 
     Attributes:
         published: the file's name where it is published.
-        time_scale: how many times as fast its requests arrive here.
-        horizon_s: of an episode, which is a window of the trace, in simulated seconds.
-        windows: "split" by time into a training and a test part, or "test": all of it is test-only.
+        time_scale: how many times as fast its requests arrive in Serving-v0.
+        horizon_s: of an episode there, which is a window of the trace, in simulated seconds.
+        windows: "split" by time there into a training and a test part, or "test": all of it is test-only.
     """
 
     published: str
@@ -237,6 +237,16 @@ def _window(
     return Setting(name, scenario.model_copy(update={"name": name}), shift, trace)
 
 
+def _class_windows(traces: Mapping[str, str]) -> Iterator[Setting]:
+    """Windows of whole traces with classes of requests, at the capacity of each model's machine and beyond."""
+    scales = service_traces.load_time_scales()
+    for name, family in service_presets.TRACE_FAMILIES.items():
+        for model in service_traces.MODELS:
+            serving = service_traces.family_serving(name, traces[family.trace], model, scales)
+            scenario = class_scenario(preset_name(name, model), family.traffic, model, serving)
+            yield Setting(scenario.name, scenario, "trace", family.trace)
+
+
 def _serving(traces: Mapping[str, str]) -> dict[SplitName, list[Setting]]:
     known = ("llama-65b", "gpt3-175b")
     families = ("light", "saturated", "bursty", "energy-priced", "tight-objectives", "drifting")
@@ -266,10 +276,12 @@ def _serving(traces: Mapping[str, str]) -> dict[SplitName, list[Setting]]:
 
 
 def _service(traces: Mapping[str, str]) -> dict[SplitName, list[Setting]]:
-    """Families and models as `service_presets` holds them out; three tiers at capacity validate.
+    """Families and models as `service_presets` holds them out, and two whole traces; three tiers at capacity validate.
 
     Documents beside requests that cannot wait are trained on, and validate by other instances, as agents do: there
-    deciding over time is worth most. Test has other instances of them too; what no training meets are other families.
+    deciding over time is worth most. Test has other instances of them too; what no training meets are other families,
+    and the requests of both traces. What their documents say in short is known to training: the burstiness of the code
+    service, and how long the conversations are.
     """
     families, known = service_presets.FAMILIES, service_presets.TRAINING_MODELS
     validating = "overload-1"
@@ -293,5 +305,6 @@ def _service(traces: Mapping[str, str]) -> dict[SplitName, list[Setting]]:
             *train,
             *presets("family", held_out, known),
             *presets("model", tuple(families), [m for m in service_presets.MODELS if m not in known]),
+            *_class_windows(traces),
         ],
     }

@@ -139,7 +139,7 @@ def load_split(env_id: str, name: str, traces: Sequence[str | Path] = (), pins: 
     lookup("split", name, dict.fromkeys(SPLIT_NAMES))
     document = read_pins(pins)
     contents = {trace: str(pin["sha256"]) for trace, pin in document["traces"].items()}
-    files = _recognised(traces, contents)
+    files = recognised(traces, pins)
     defined = define(env_id)
     _check(document["problems"].get(env_id, {}), _problem(defined, contents), f"{pins}: {env_id}")
     settings = define(env_id, files)[name]  # type: ignore[index]
@@ -266,8 +266,14 @@ def _held_out(
     return held_out
 
 
-def _recognised(paths: Sequence[str | Path], contents: Mapping[str, str]) -> dict[str, Path]:
-    """Files by the name of the trace that each is."""
+def recognised(paths: Sequence[str | Path], pins: str | Path = PINS) -> dict[str, Path]:
+    """Files by the name of the trace that each is.
+
+    Raises:
+        ConfigurationError: one is no pinned trace, or two are the same.
+        DataError: a file cannot be read.
+    """
+    contents = {name: str(pin["sha256"]) for name, pin in read_pins(pins)["traces"].items()}
     by_content = {sha256: name for name, sha256 in contents.items()}
     found: dict[str, Path] = {}
     for path in paths:

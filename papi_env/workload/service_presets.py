@@ -276,6 +276,29 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class TraceFamily:
+    """A published trace at some load: times and lengths of requests are its own, who wants them when is a traffic's.
+
+    Attributes:
+        trace: its name, as of `arrivals.ARRIVALS`.
+        traffic: a name in TRAFFIC; a request of the trace is of one of its classes by their shares.
+        load: time scale over the largest one that the machine can carry (see `service_traces`).
+    """
+
+    trace: str
+    traffic: str
+    load: float
+
+
+# chosen: three tiers, the senders whom most families have; at capacity, and as much beyond it as `overload`.
+TRACE_FAMILIES: Mapping[str, TraceFamily] = {
+    f"{trace}-{load:g}": TraceFamily(trace=trace, traffic="tiers", load=load)
+    for trace in ("azure-conversation", "azure-code")
+    for load in (1.0, 1.3)
+}
+
+
 class Capacity(NamedTuple):
     """What the machine does with one traffic on one model; see `experiments.presets` for how it is measured.
 
@@ -395,10 +418,13 @@ def traffic_of(serving: Serving | None) -> str | None:
 
 
 def nearest_family(name: str, among: Collection[str]) -> str | None:
-    """Which of some families has the same senders as another one, and the nearest load; None where none has."""
-    if name not in FAMILIES:
+    """Which of some families has the same senders as another one, and the nearest load; None where none has.
+
+    The other one may be that of a trace.
+    """
+    family: Family | TraceFamily | None = FAMILIES.get(name) or TRACE_FAMILIES.get(name)
+    if family is None:
         return None
-    family = FAMILIES[name]
     senders = set(TRAFFIC[family.traffic].shares)
     alike = [
         other
@@ -421,14 +447,8 @@ def load_capacities(path: str | Path = CAPACITIES) -> dict[tuple[str, str], Capa
         DataError: the file is not what `experiments.presets` writes; it says which entry is wrong.
     """
     path = Path(path)
-    try:
-        entries = json.loads(read_bounded(path, JSON_BYTES))["measured"].items()
-    except DataError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: found no table 'measured' in JSON, expected one ({error!r})") from None
     found = {}
-    for key, values in entries:
+    for key, values in measured_entries(path).items():
         where = f"{path}: measured.{key}"
         traffic, _, model = key.partition("/")
         if traffic not in TRAFFIC or model not in TRAFFIC[traffic].models:
@@ -440,3 +460,17 @@ def load_capacities(path: str | Path = CAPACITIES) -> dict[tuple[str, str], Capa
                 raise DataError(f"{where}.{name}: found {shown(value)}, expected a number above 0")
         found[traffic, model] = Capacity(**values)
     return found
+
+
+def measured_entries(path: Path) -> dict[str, Any]:
+    """The table of what `experiments.presets` measured, as plain data; what is in an entry is not looked at.
+
+    Raises:
+        DataError: the file cannot be read, or has no such table.
+    """
+    try:
+        return dict(json.loads(read_bounded(path, JSON_BYTES))["measured"].items())
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: found no table 'measured' in JSON, expected one ({error!r})") from None

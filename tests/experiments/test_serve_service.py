@@ -8,10 +8,13 @@ import pytest
 
 from experiments.arena.gantt_requests import bars_between
 from experiments.arena.requests import COLUMNS, SERVICE_COLUMNS
+from experiments.arena.settings import replay_scenario
 from experiments.reporting.registry import sections_of
 from experiments.serve import main
 from papi_env.envs.serving_v1 import ServingV1VectorEnv
+from papi_env.scenario import get_scenario
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.tables import build_serving_tables
 from tests.experiments.commands import called
 
 command = partial(called, main)
@@ -97,3 +100,21 @@ def test_bars_are_the_requests_of_a_window_by_class(classes_file):
     assert 0 < len(some.number) < len(every.number)
     assert (some.arrival_s < 0.6).all()
     assert (some.end_s > 0.4).all()
+
+
+def test_classes_keep_everything_but_their_lengths_where_a_trace_is_replayed(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(f"{k}.0,40,{5 + k % 3}\n" for k in range(30))
+    )
+    preset = get_scenario("agents/llama-65b")
+    replayed = replay_scenario(preset, path)
+    for name, entry in replayed.serving.service.classes.items():
+        own = preset.serving.service.classes[name]
+        assert entry == own.model_copy(update={"lengths": None})
+        assert entry.conversation == own.conversation  # later turns are not the trace's
+    assert replayed.serving.lengths.trace == str(path)
+    assert replayed.serving.requests == 30
+    # Of lone requests it is then true what a scheduler is told of them.
+    lone = replay_scenario(get_scenario("overload/llama-65b"), path)
+    assert np.allclose(build_serving_tables(lone).kinds[:, at.MEAN_OUTPUT], 6.0)

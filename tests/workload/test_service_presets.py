@@ -259,6 +259,9 @@ def test_a_scenario_is_of_the_traffic_whose_senders_are_its_classes():
         ("experts", ("chats", "overload"), "overload"),
         ("storms", ("chats",), None),
         ("saturated", ("overload",), None),
+        ("azure-code-1.3", ("bursts", "chats", "overload"), "overload"),
+        ("azure-conversation-1", ("chat-bursts", "overload", "bursts"), "bursts"),
+        ("azure-code-1.3", ("chats",), None),
     ],
 )
 def test_the_nearest_family_has_the_same_senders_and_the_nearest_load(family, among, nearest):

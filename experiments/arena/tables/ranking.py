@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from agents.registry import plans
 from experiments.arena.measures import BATCH
 from experiments.arena.tables.text import interval_text, scaled, table_of
 
@@ -79,6 +80,11 @@ def _notes(console: Console, summary: Mapping[str, Any], rows: Sequence[Mapping[
         for row in rows
         if row["instances"] < summary["instances"]
     ]
+    if any(row["latency_s"]["single_s"] is not None and plans(row["policies"][0] or "") for row in rows):
+        notes.append(
+            "decision times of planners: means with their looks ahead, which they take for one environment after the "
+            "other, so that one of a batch costs as much as one alone"
+        )
     notes += [f"short: {text}" for text in summary["shortages"]]
     notes += [f"left out: {name} needs the trace {trace}" for name, trace in summary["left_out"].items()]
     notes += [f"no way from floor to ceiling, left out of positions: {name}" for name in summary["no_way"]]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agents.learned.checkpoint import ActionLayout, Description, ObservationLayout
 from agents.learned.networks import Architecture
+from agents.serving.combined import ServingTuned
 from experiments.splits import main
 from experiments.splitting import definition as splits_definition
 from experiments.splitting.definition import (
@@ -40,6 +41,7 @@ from experiments.training.options import Config
 from experiments.training.plan import resolve
 from experiments.training.settings import training_seed
 from papi_env.envs.registration import SERVING_V1
+from papi_env.envs.serving_v1 import ServingV1VectorEnv
 from papi_env.errors import ConfigurationError, DataError
 from papi_env.scenario import get_scenario
 from papi_env.workload.transformer import get_transformer
@@ -111,6 +113,7 @@ def test_whole_models_and_a_whole_trace_are_test_only(loaded):
     assert all("llama2-70b" in kinds[env]["model"] for env in (DECODE, KERNELS, SERVING))
     assert kinds[SERVING_V1]["model"] == {"gpt3-175b", "qwen3-30b-a3b"}
     assert kinds[SERVING]["trace"] == {"azure-code"}
+    assert kinds[SERVING_V1]["trace"] == {"azure-code", "azure-conversation"}
     assert "azure-code" in kinds[DECODE]["lengths"]
     assert kinds[KERNELS]["network"] == {"repmlpnet-d256", "repmlpnet-l256"}
     assert kinds[DECODE]["system"] == kinds[KERNELS]["system"] == {"papi-h100"}
@@ -211,6 +214,36 @@ def test_a_trace_is_known_by_its_content_and_its_settings_are_played(traced, tmp
     assert {setting.scenario.serving.arrivals.trace for setting in played} == {str(renamed)}
     assert split.traces == {str(renamed): trace_content(renamed)[0]}
     assert split.sha256 == without.sha256  # which files are at hand is not part of a split
+
+
+def test_whole_traces_with_classes_are_played_at_capacity_and_beyond(traced):
+    pins, files = traced
+    without = load_split(SERVING_V1, "test", (), pins)
+    assert set(without.skipped.values()) == set(TRACES)
+    split = load_split(SERVING_V1, "test", list(files.values()), pins)
+    found = [setting for setting in split.settings if setting.shift == "trace"]
+    assert sorted(setting.name for setting in found) == sorted(without.skipped)
+    for setting in found:
+        serving = setting.scenario.serving
+        assert serving.arrivals.trace == serving.lengths.trace == str(files[setting.trace])
+        assert serving.arrivals.split == "all"
+    # Neither in training nor in validation, of which a file changes nothing.
+    for name in ("train", "validation"):
+        other = load_split(SERVING_V1, name, list(files.values()), pins)
+        assert not other.skipped
+        assert other == replace(load_split(SERVING_V1, name, (), pins), traces=other.traces)
+
+
+def test_rules_play_a_trace_as_the_family_of_the_same_senders_with_the_nearest_load(traced):
+    pins, files = traced
+    split = load_split(SERVING_V1, "test", list(files.values()), pins)
+    stored = ServingTuned.stored(v1=True)
+    for setting in split.settings:
+        if setting.shift == "trace":
+            rule = ServingTuned()
+            rule.bind(ServingV1VectorEnv(setting.scenario.replace(serving={"horizon_s": 20.0})))
+            nearest = "overload" if setting.name.partition("/")[0].endswith("-1.3") else "bursts"
+            assert rule.parameters == stored[nearest]
 
 
 def test_a_trace_that_is_not_pinned_or_given_twice_is_refused(traced, tmp_path):
