@@ -434,6 +434,13 @@ def nearest_family(name: str, among: Collection[str]) -> str | None:
     return min(alike, key=lambda other: abs(FAMILIES[other].load - family.load), default=None)
 
 
+def load_of(name: str) -> float | None:
+    """How much is offered in a preset, such as "bursts/llama-65b", over what can be carried; None: no preset."""
+    name = name.partition("/")[0]
+    family: Family | TraceFamily | None = FAMILIES.get(name) or TRACE_FAMILIES.get(name)
+    return None if family is None else family.load
+
+
 def held_out(name: str) -> bool:
     """Whether a preset, such as "bursts/llama-65b", is for evaluation alone: by its family or its model."""
     family, _, model = name.partition("/")

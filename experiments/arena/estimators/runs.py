@@ -18,6 +18,7 @@ too narrow, and those of relative differences are the ones to quote.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -186,6 +187,13 @@ def mean_over(
     """
     kept = resampled if settings is None else resampled[:, settings]
     return estimate(_mean(kept), instances)
+
+
+def mean_of_groups(
+    resampled: FloatArray, instances: int, groups: Sequence[npt.NDArray[np.bool_]]
+) -> Estimate:
+    """As `mean_over`, of one group or more of settings, which weigh the same, however many settings each has."""
+    return estimate(np.mean([_mean(resampled[:, settings]) for settings in groups], axis=0), instances)
 
 
 def paired_difference(positions: FloatArray, baseline: FloatArray, instances: int) -> Estimate:

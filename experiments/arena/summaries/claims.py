@@ -19,16 +19,20 @@ import polars as pl
 
 from experiments.arena.contestants import Claims
 from experiments.arena.entries import FLOOR, Entry
-from experiments.arena.estimators.runs import BEHIND, mean_over, resampled_relative
+from experiments.arena.estimators.runs import BEHIND, mean_of_groups, mean_over, resampled_relative
 from experiments.arena.estimators.seeds import number, plain
 from experiments.arena.summaries.ranking import returns_of
 from experiments.common.problems import SERVED
 from experiments.splitting.definition import SHIFTS, Setting
+from papi_env.envs.registration import SERVING_V1
 from papi_env.kernel import FloatArray
+from papi_env.workload.service_presets import load_of
 
 # Groups of Serving-v0 by what is new in a setting; the others are grouped by family of preset.
 SERVING_GROUPS = {"model": "unseen model", "window": "trace window", "trace": "unseen trace"}
 VISION_STREAM = "vision-stream"
+# From this share of what the best tuned rule can carry on, who is served has to be chosen.
+FULL_LOAD = 1.0
 
 
 def groups_of(env_id: str, settings: Sequence[Setting]) -> dict[str, list[str]]:
@@ -51,6 +55,15 @@ def groups_of(env_id: str, settings: Sequence[Setting]) -> dict[str, list[str]]:
     return {group: groups[group] for group in (*SHIFTS, VISION_STREAM) if group in groups}
 
 
+def at_full_load(groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Of the groups of Serving-v1 the presets at capacity and above; groups without one are left out."""
+    loaded = {
+        group: [name for name in members if (load_of(name) or 0.0) >= FULL_LOAD]
+        for group, members in groups.items()
+    }
+    return {group: members for group, members in loaded.items() if members}
+
+
 def summarize(
     frame: pl.DataFrame,
     claims: Claims,
@@ -70,6 +83,7 @@ def summarize(
         env_id: the problem.
     """
     groups = groups_of(env_id, settings) if claims.challengers else {}
+    loaded = at_full_load(groups) if env_id == SERVING_V1 else {}
     floor = returns_of(frame, FLOOR, settings, instances)[0]
 
     def returns(label: str) -> tuple[FloatArray, list[int]]:
@@ -91,7 +105,7 @@ def summarize(
             theirs[:, out] = np.nan
             common = min(ours.shape[2], theirs.shape[2])
             relative = resampled_relative(ours[..., :common], theirs[..., :common])
-            row = _comparison(relative, entry, common, settings, groups)
+            row = _comparison(relative, entry, common, settings, groups, loaded)
             comparisons.append({"entry": other, "marks": claims.marks[other], **row})
         challengers.append(
             {
@@ -106,6 +120,7 @@ def summarize(
         "instances": instances,
         "grouped_by": "group" if env_id in SERVED else "what is new",
         "groups": groups,
+        "at_full_load": loaded,
         "challengers": challengers,
     }
 
@@ -116,6 +131,7 @@ def _comparison(
     instances: int,
     settings: Sequence[Setting],
     groups: Mapping[str, Sequence[str]],
+    loaded: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     """Of one challenger and one comparator, from `resampled_relative`."""
     names = np.array([setting.name for setting in settings])
@@ -123,6 +139,7 @@ def _comparison(
     def mean(kept: Sequence[str]) -> dict[str, float | None]:
         return plain(mean_over(relative, instances, np.isin(names, kept)))
 
+    masks = [np.isin(names, members) for members in loaded.values()]
     by_setting = {name: mean([name]) for name in names.tolist()}
     known = {name: figure for name, figure in by_setting.items() if figure["value"] is not None}
     worst = min(known, key=lambda name: float(known[name]["value"] or 0), default=None)
@@ -148,6 +165,7 @@ def _comparison(
         "instances": instances,
         "all": plain(mean_over(relative, instances)),
         "groups": {group: mean(members) for group, members in groups.items()},
+        "at_full_load": plain(mean_of_groups(relative, instances, masks)) if loaded else None,
         "worst": None if worst is None else {"setting": worst, **known[worst]},
         "runs": {"best": runs[0], "worst": runs[-1]} if runs else None,
         "worst_of_one_run": unlucky,

@@ -63,15 +63,19 @@ def name_of(row: Mapping[str, Any]) -> str:
 
 
 def labels_of(summary: Mapping[str, Any]) -> list[str]:
-    """Groups with how many settings they have, and all settings."""
+    """Groups with how many settings they have, those at full load where loads are known, and all settings."""
     counts = {group: len(members) for group, members in summary["groups"].items()}
-    counts["all settings"] = sum(counts.values())
-    return [f"{group} ({count})" for group, count in counts.items()]
+    labels = [f"{group} ({count})" for group, count in counts.items()]
+    loaded = summary.get("at_full_load")  # not in folders of earlier versions
+    if loaded:
+        labels.append(f"{len(loaded)} groups at load 1 and above")
+    return [*labels, f"all settings ({sum(counts.values())})"]
 
 
 def figures_of(other: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Relative differences from a comparator, in the order of `_labels`."""
-    return [*other["groups"].values(), other["all"]]
+    """Relative differences from a comparator, in the order of `labels_of`."""
+    loaded = other.get("at_full_load")
+    return [*other["groups"].values(), *([loaded] if loaded else []), other["all"]]
 
 
 def _run(runs: Mapping[str, Any] | None, which: str) -> str:
@@ -108,6 +112,8 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
     ]
     if any(row["training_runs"] > 1 for row in summary["challengers"]):
         notes.append("behind: of all pairs of a training run and a setting, by the mean over instances")
+    if summary.get("at_full_load"):
+        notes.append("at load 1 and above: each group weighs the same, by its settings there")
     for row in summary["challengers"]:
         for other in row["against"]:
             pair = f"{row['entry']} against {other['entry']}"

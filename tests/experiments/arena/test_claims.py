@@ -11,10 +11,18 @@ from hypothesis import strategies as st
 
 from agents.registry import is_slow
 from experiments import leaderboard
-from experiments.arena.estimators.runs import mean_over, resampled_relative
+from experiments.arena.estimators.runs import mean_of_groups, mean_over, resampled_relative
 from experiments.arena.figures import ranking
-from experiments.arena.summaries.claims import groups_of
-from experiments.splitting.definition import DECODE, KERNELS, PROBLEM_IDS, SERVING, TEST_SEED, Setting
+from experiments.arena.summaries.claims import at_full_load, groups_of
+from experiments.splitting.definition import (
+    DECODE,
+    KERNELS,
+    PROBLEM_IDS,
+    SERVING,
+    SERVING_V1,
+    TEST_SEED,
+    Setting,
+)
 from experiments.splitting.splits import load_split
 from papi_env.scenario import get_scenario
 from tests.experiments.test_leaderboard import TRAINED_ON, command, network, small, split, training_run  # noqa: F401, fixtures
@@ -51,6 +59,15 @@ def test_the_same_lead_on_every_instance_is_the_difference_without_doubt(seed, l
     other = random_returns(seed, 1, sign)
     relative = resampled_relative(other + lead * np.abs(other), other)
     assert ends(mean_over(relative, INSTANCES)) == pytest.approx((lead,) * 3, abs=1e-9)
+
+
+def test_groups_weigh_the_same_however_many_settings_they_have():
+    leads = np.array([0.1, 0.2, 0.6, -1.0])[:, None]
+    other = random_returns(1, 1)
+    relative = resampled_relative(other + leads * np.abs(other), other)
+    groups = [np.array([True, True, False, False]), np.array([False, False, True, False])]
+    found = mean_of_groups(relative, INSTANCES, groups)
+    assert ends(found) == pytest.approx(((0.15 + 0.6) / 2,) * 3, abs=1e-9)
 
 
 @settings(max_examples=25)
@@ -168,6 +185,16 @@ class Stumbling:
     def predict(self, observation, state=None, episode_start=None, deterministic=True):
         """Raise."""
         raise RuntimeError("cannot play")
+
+
+def test_groups_at_full_load_hold_presets_at_capacity_and_above():
+    groups = groups_of(SERVING_V1, load_split(SERVING_V1, "test").settings)
+    loaded = at_full_load(groups)
+    assert set(groups) - set(loaded) == {"overload-0.7", "priced"}
+    assert loaded["overload"] == groups["overload"]
+    assert not any(name.startswith("overload-0.7/") for name in loaded["unseen model"])
+    assert {"overload-1/gpt3-175b", "overload/gpt3-175b"} < set(loaded["unseen model"])
+    assert at_full_load({"none": ["batch 64"]}) == {}
 
 
 @pytest.fixture(autouse=True)
