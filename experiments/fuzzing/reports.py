@@ -115,7 +115,8 @@ def _swept() -> dict[str, bytes]:
 
 
 def _trained() -> dict[str, bytes]:
-    return {"run.json": record("train"), "evaluations.csv": seeds.EVALUATIONS.encode()}
+    asked = {"algorithm": "ppo", "scenarios": ["a"], "hyper": ["gamma=0.9"], "seed": 0}
+    return {"run.json": record("train", {"asked": asked}), "evaluations.csv": seeds.EVALUATIONS.encode()}
 
 
 def _tuned() -> dict[str, bytes]:
@@ -309,6 +310,12 @@ tables = [
     { title = "Validations", columns = ["steps", "mean return"] },
     { title = "Validations", pivot = { rows = "steps", columns = "regret", value = "mean return" } },
 ]
+-->
+<!-- end of the run -->
+<!-- from a run
+command = "experiments.train --algorithm $a --seed $s --out runs/$a-$s"
+each = { a = "ppo a2c", s = "0 1 2" }
+tables = [{ title = "Trainings", group = ["algorithm"] }]
 -->
 <!-- end of the run -->
 <!-- from a run

@@ -44,9 +44,10 @@ def recorded(path, experiment, configuration):
     return path
 
 
-def trained(folder, name, settings=("calm", "busy")):
+def trained(folder, name, settings=("calm", "busy"), **asked):
     """A training run with three validations."""
-    path = recorded(folder / name, "train", {"asked": {"seed": 3}})
+    asked = {"algorithm": "ppo", "scenarios": ["tiny"], "hyper": ["gamma=0.9"], "seed": 3} | asked
+    path = recorded(folder / name, "train", {"asked": asked})
     heads = ["steps", "simulated_s", "wall_s", "score", "regret", *(f"return: {one}" for one in settings)]
     rows = [
         [100 * k, 2.0 * k, 0.5 * k, k - 5.0, 0.3 / (k + 1), *(k - 4.0 for _ in settings)] for k in range(3)

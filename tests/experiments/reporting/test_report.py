@@ -116,6 +116,31 @@ def test_every_row_of_every_run_is_in_a_table(parsed):
     assert any(row[:2] == ("200", "4") for rows in texts for row in rows)
 
 
+def test_trainings_stand_together_with_means_over_seeds(tmp_path):
+    """Seconds of the processor are those of all sessions, and of no run where one session does not say them."""
+    runs = []
+    for seed, spent in enumerate(([1.5], [2.5, 4.0], [3.0, None])):
+        run = trained(tmp_path, f"run-{seed}", seed=seed, split=True, hyper=["a=1", "b=2"] if seed < 2 else [])
+        record = json.loads((run / "run.json").read_text())
+        record["sessions"] = [record["sessions"][0] | {"processor_s": seconds} for seconds in spent]
+        (run / "run.json").write_text(json.dumps(record))
+        text = (run / "evaluations.csv").read_text()
+        (run / "evaluations.csv").write_text(text.replace("200,4.0,1.0,-3.0", f"200,4.0,{1 + seed}.0,-7.0"))
+        runs.append(run)
+    assert called(main, *runs, "--out", tmp_path / "page.html")[0] == 0
+    tables = Page((tmp_path / "page.html").read_text(encoding="utf-8")).tables
+    both = {tuple(row) for table in tables[:2] for row in table}
+    split = "the training split"
+    assert {
+        ("ppo", split, "a=1 b=2", "0", "200", "-5", "-4", "100", "-7", "10.000", "1", "2"),
+        ("ppo", split, "a=1 b=2", "1", "200", "-5", "-4", "100", "-7", "10.000", "2", "6"),
+        ("ppo", split, "", "2", "200", "-5", "-4", "100", "-7", "10.000", "3", "–"),
+    } <= both
+    (mean,) = [row for row in both if row[2:4] == ("a=1 b=2", "2")]
+    assert mean[4] == "0, 1"
+    assert mean[-2:] == ("2 [1, 2]", "4 [2, 6]")
+
+
 def test_claims_are_tables_with_their_intervals_and_worst_cases(tmp_path):
     path = tmp_path / "claims.md"
     assert called(main, frozen(tmp_path, "leaderboard_serving"), "--out", path)[0] == 0
