@@ -11,11 +11,13 @@ from experiments.reporting.content import Part, Section, checked
 from experiments.reporting.folder import Run
 from experiments.reporting.sections import (
     compare,
+    curves,
     distill,
     fuzz,
     headroom,
     kill,
     leaderboard,
+    presets,
     reparameterize,
     reproduce,
     scaling,
@@ -31,11 +33,13 @@ from papi_env.workload.traces.parquet import PANIC
 
 SECTIONS: Mapping[str, Callable[[Run], Sequence[Part]]] = {
     "compare": compare.parts,
+    "curves": curves.parts,
     "distill": distill.parts,
     "fuzz": fuzz.parts,
     "headroom": headroom.parts,
     "kill": kill.parts,
     "leaderboard": leaderboard.parts,
+    "presets": presets.parts,
     "reparameterize": reparameterize.parts,
     "reproduce": reproduce.parts,
     "scaling": scaling.parts,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import presets
 from experiments.common.runner import checked as checked_job
 from experiments.common.runner import signed
 from experiments.common.statistics import Estimate
@@ -24,10 +25,13 @@ from experiments.reporting.registry import sections_of
 from experiments.reporting.sections.validate import NAMES
 from experiments.validate import FILES
 from papi_env.errors import DataError
+from papi_env.workload.presets import MEASUREMENTS
+from papi_env.workload.service_presets import CAPACITIES
 from tests.experiments.commands import called
 from tests.experiments.reporting.folders import (
     FROZEN,
     checked,
+    drawn,
     explored,
     frozen,
     fuzzed,
@@ -120,7 +124,9 @@ def test_trainings_stand_together_with_means_over_seeds(tmp_path):
     """Seconds of the processor are those of all sessions, and of no run where one session does not say them."""
     runs = []
     for seed, spent in enumerate(([1.5], [2.5, 4.0], [3.0, None])):
-        run = trained(tmp_path, f"run-{seed}", seed=seed, split=True, hyper=["a=1", "b=2"] if seed < 2 else [])
+        run = trained(
+            tmp_path, f"run-{seed}", seed=seed, split=True, hyper=["a=1", "b=2"] if seed < 2 else []
+        )
         record = json.loads((run / "run.json").read_text())
         record["sessions"] = [record["sessions"][0] | {"processor_s": seconds} for seconds in spent]
         (run / "run.json").write_text(json.dumps(record))
@@ -285,7 +291,7 @@ def others(tmp_path_factory):
     folder = tmp_path_factory.mktemp("others")
     made = {
         one.__name__: one(folder)
-        for one in (tuned, timed, merged, explored, killed, fuzzed, replayed, checked)
+        for one in (tuned, timed, drawn, merged, explored, killed, fuzzed, replayed, checked)
     }
     return made | {"distilled": frozen(folder, "distill_decode")}
 
@@ -343,9 +349,14 @@ def test_runs_of_every_command_that_measures_are_shown(others, tmp_path):
         ("revision", "shipped"),
         ("ratio_fork", "Decode-v0 / CartPole's", "–", "0.7", "2", "", "not run"),
         ("net", "edge", "equal", "4", "1.4", "1"),
+        ("threshold", "0.125"),
     ):
         assert row in rows
     assert any(row[0] == "tree" and "[100.0, 100.1]" in row[3] for row in rows if len(row) == 5)
+    (group,) = [row for row in rows if row[:4] == ("PPO", "2", "0, 4", "200")]
+    ends = ("7.000 [7.000, 7.000]", "1.500 [1.000, 2.000]", "2.500 [2.000, 3.000]", "4")
+    assert group[4:8] == ends
+    assert "interrupted" in group[8]
     assert any(row[0] == "papi-1gpu-near/oracle*" for row in rows)  # of the stream beside the networks
     figures = json.loads(found.scripts[0])
     assert all(trace["x"] for figure in figures for trace in figure["data"])
@@ -356,6 +367,29 @@ def test_runs_of_every_command_that_measures_are_shown(others, tmp_path):
     rule = (others["distilled"] / "rule.txt").read_text().splitlines()
     assert found.tags.count("pre") == 2
     assert all(line.strip() in unescape(page.read_text(encoding="utf-8")) for line in rule)
+
+
+def test_capacities_are_shown_with_the_loads_that_were_tried(tmp_path):
+    """Of both problems, as they are stored with the package."""
+    for env, folder in (("papi_env/Serving-v0", "v0"), ("papi_env/Serving-v1", "v1")):
+        assert called(presets.main, "--env", env, "--stored", "--out", tmp_path / folder)[0] == 0
+    assert called(main, tmp_path / "v0", tmp_path / "v1", "--out", tmp_path / "page.html")[0] == 0
+    rows = {tuple(row) for table in Page((tmp_path / "page.html").read_text()).tables for row in table}
+    stored = json.loads(CAPACITIES.read_text())
+    for name, capacity in stored["measured"].items():
+        how = stored["found"][name]
+        (shown,) = [row for row in rows if row[:2] == tuple(name.split("/")) and len(row) == 12]
+        assert float(shown[2]) == pytest.approx(capacity["sessions_per_s"], rel=1e-3)
+        assert [float(shown[3]), float(shown[5])] == [
+            round(100 * g, 2) for g in (how["g"], how["beyond"]["g"])
+        ]
+        assert shown[-1] == how["rule"]
+        tried = [row for row in rows if row[:2] == tuple(name.split("/")) and len(row) == 4]
+        assert {float(row[3]) for row in tried} == {round(100 * g, 2) for _, g in how["rates"]}
+    (short,) = [row for row in rows if row[:2] == ("short", "llama-65b")]
+    measured = json.loads(MEASUREMENTS.read_text())["measured"]["short/llama-65b"]
+    assert float(short[2]) == pytest.approx(measured["capacity_rps"], rel=1e-3)
+    assert float(short[-1]) == pytest.approx(1e3 * measured["tpot_s"], rel=1e-3)
 
 
 def test_a_page_of_results_has_commands_processors_versions_tables_and_pictures(
