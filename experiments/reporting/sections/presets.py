@@ -38,9 +38,9 @@ def _capacities(found: Mapping[str, Any]) -> list[Part]:
     columns = [
         *_PAIR,
         Column("capacity", "sessions/s"),
-        Column("G there", "%", 100, 2),
+        Column("G there", "%", 100, 3),
         Column("next load tried", "sessions/s"),
-        Column("G beyond", "%", 100, 2),
+        Column("G beyond", "%", 100, 3),
         Column("worth of a session"),
         Column("dynamic energy", "J/session"),
         Column("loads tried"),
