@@ -119,7 +119,11 @@ def _swept() -> dict[str, bytes]:
 
 def _trained() -> dict[str, bytes]:
     asked = {"algorithm": "ppo", "scenarios": ["a"], "hyper": ["gamma=0.9"], "seed": 0}
-    return {"run.json": record("train", {"asked": asked}), "evaluations.csv": seeds.EVALUATIONS.encode()}
+    return {
+        "run.json": record("train", {"asked": asked}),
+        "evaluations.csv": seeds.EVALUATIONS.encode(),
+        "rounds.csv": b"round,looks,explained,moved,steps\n0,96,0.25,stay,100\n",
+    }
 
 
 def _tuned() -> dict[str, bytes]:
@@ -324,7 +328,7 @@ RUNS: Mapping[str, tuple[Callable[[], dict[str, bytes]], tuple[str, ...]]] = {
     "serve": (_served, (*_ROWS, "trace.json", "requests.parquet")),
     "sweep": (_swept, ("summary.json", PART)),
     "throughput": (_timed, ("summary.json",)),
-    "train": (_trained, ("evaluations.csv",)),
+    "train": (_trained, ("evaluations.csv", "rounds.csv")),
     "tune": (_tuned, ("parameters.json", "trials.csv")),
     "validate": (_compared, ("cycles.json",)),
     "validate-serving": (_replayed, ("serving.json",)),

@@ -13,12 +13,21 @@ from experiments.reporting.folder import Run
 from experiments.reporting.instances import whole
 from experiments.reporting.tables import grouped, stacked
 
-_EVALUATIONS, _TRIALS = "evaluations.csv", "trials.csv"
+_EVALUATIONS, _TRIALS, _ROUNDS = "evaluations.csv", "trials.csv", "rounds.csv"
 _KNOWN = {
     "simulated_s": Column("simulated time", "s"),
     "wall_s": Column("training time", "s"),
     "score": Column("mean return"),
 }
+_OF_ROUNDS = {
+    "explained": Column("explained", "%", 100, 1),
+    "leaves explained": Column("leaves explained", "%", 100, 1),
+    "score": Column("score"),
+}
+_ABOUT_ROUNDS = (
+    "A row for each round of expert iteration, as in rounds.csv: looks ahead, the share of what they found that a fit "
+    "explains of looks that it was not fitted to, and by how much of it the network moved."
+)
 # A row for each training; `tables.grouped` takes them together.
 _COLUMNS = (
     Column("algorithm"),
@@ -50,6 +59,7 @@ def parts(run: Run) -> list[Table | Picture]:
     if len(settings) > 1:
         named = {one: frame.select("steps", pl.col(f"return: {one}").alias("score")) for one in settings}
         pictures.append(_curves(named, "score", "return by setting"))
+    rounds = run.table(_ROUNDS) if run.has(_ROUNDS) else None
     return [
         _training(run, frame),
         *(one for one in pictures if one is not None),
@@ -59,6 +69,7 @@ def parts(run: Run) -> list[Table | Picture]:
             "A row for each validation, as in evaluations.csv. Regret: percent of the oracle's cost.",
             _KNOWN | {name: Column(name, "%", 100, 3) for name in frame.columns if name.startswith("regret")},
         ),
+        *([] if rounds is None else [whole(rounds, "Rounds", _ABOUT_ROUNDS, _OF_ROUNDS)]),
     ]
 
 

@@ -133,6 +133,7 @@ def test_trainings_stand_together_with_means_over_seeds(tmp_path):
         text = (run / "evaluations.csv").read_text()
         (run / "evaluations.csv").write_text(text.replace("200,4.0,1.0,-3.0", f"200,4.0,{1 + seed}.0,-7.0"))
         runs.append(run)
+    (runs[2] / "rounds.csv").write_text("round,looks,explained,moved\n0,96,0.25,stay\n")
     assert called(main, *runs, "--out", tmp_path / "page.html")[0] == 0
     tables = Page((tmp_path / "page.html").read_text(encoding="utf-8")).tables
     both = {tuple(row) for table in tables[:2] for row in table}
@@ -145,6 +146,7 @@ def test_trainings_stand_together_with_means_over_seeds(tmp_path):
     (mean,) = [row for row in both if row[2:4] == ("a=1 b=2", "2")]
     assert mean[4] == "0, 1"
     assert mean[-2:] == ("2 [1, 2]", "4 [2, 6]")
+    assert ["0", "96", "25.0", "stay"] in [row for table in tables for row in table]
 
 
 def test_claims_are_tables_with_their_intervals_and_worst_cases(tmp_path):
@@ -381,7 +383,7 @@ def test_capacities_are_shown_with_the_loads_that_were_tried(tmp_path):
         (shown,) = [row for row in rows if row[:2] == tuple(name.split("/")) and len(row) == 12]
         assert float(shown[2]) == pytest.approx(capacity["sessions_per_s"], rel=1e-3)
         assert [float(shown[3]), float(shown[5])] == [
-            round(100 * g, 2) for g in (how["g"], how["beyond"]["g"])
+            round(100 * g, 3) for g in (how["g"], how["beyond"]["g"])
         ]
         assert shown[-1] == how["rule"]
         tried = [row for row in rows if row[:2] == tuple(name.split("/")) and len(row) == 4]
