@@ -228,8 +228,8 @@ def test_every_algorithm_trains_on_every_environment(tmp_path, algorithm, env_id
 def test_ppo_comes_within_half_a_percent_of_the_oracle(tmp_path):
     """The anchor: on Decode-v0 learning can match a calibrated threshold; on seeds that it never met.
 
-    It does so between 40,000 and 110,000 steps, by seed and version of torch; after 200,000 ten trainings (seeds 0 to 4,
-    torch 2.6 and 2.13) were 0.004 to 0.26 % from the oracle.
+    It does so between 40,000 and 110,000 steps, by seed and version of torch; after 200,000 ten trainings (seeds 0
+    to 4, torch 2.6 and 2.13) were 0.004 to 0.26 % from the oracle.
     """
     status, _, err = command(
         "--timesteps", "200000", "--validations", "2", "--no-tensorboard", "--out", tmp_path / "run"

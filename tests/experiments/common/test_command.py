@@ -1,10 +1,12 @@
 """How commands end: with a line and a status, never with a traceback."""
 
+import ctypes
 import errno
 import io
 import os
 import signal
 import sys
+import time
 
 import pytest
 
@@ -29,6 +31,39 @@ def test_a_request_to_end_is_an_interruption_with_a_status_of_its_own():
     with pytest.raises(Terminated), terminable():
         os.kill(os.getpid(), signal.SIGTERM)
     assert issubclass(Terminated, KeyboardInterrupt)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_request_to_end_is_not_lost_in_a_callback(number, status):
+    """A compiler's callback prints what is raised in it and goes on: a command lived on for minutes after SIGTERM."""
+
+    @ctypes.CFUNCTYPE(None)
+    def callback():
+        signal.raise_signal(number)
+        time.sleep(0)  # where the handler runs at the latest
+
+    after = []
+
+    def run():
+        callback()
+        after.append("the callback")
+        time.sleep(10)
+        after.append("everything")
+
+    assert exit_status(run) == status
+    assert after == ["the callback"]
+
+
+def test_what_else_goes_no_further_is_told_as_before(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+
+    @ctypes.CFUNCTYPE(None)
+    def callback():
+        raise ValueError("of a callback")
+
+    assert exit_status(callback) == 0
+    assert [what.exc_type for what in told] == [ValueError]
 
 
 def test_an_encoding_without_the_signs_of_a_table_does_not_end_a_command(monkeypatch):
