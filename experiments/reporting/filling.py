@@ -48,8 +48,11 @@ _MARK = re.compile(r"^<!-- (?:from a run|end of the run)\b.*$", re.M)
 _ASIDE = {"--out": True, "--jobs": True, "--backend": True, "--address": True, "--watch": False}
 # With it a training goes on as its first command said.
 _GOES_ON = "--resume"
-# Of a block. chosen: ten times what a leaderboard asks of an entry, for each of ten algorithms (range 1e2-1e4).
-MOST_RUNS = 1000
+# Of a block, and of all blocks of a page. chosen: what a leaderboard asks of an entry, for each of ten algorithms
+# (range 50-1e3), and for a hundred such blocks.
+MOST_RUNS, MOST_OF_PAGE = 100, 10_000
+# Of a command that stands for several, and of the words that do (range 1e3-1e5). chosen: four times the longest.
+MOST_SIGNS = 4096
 
 
 class Pivot(Definition):
@@ -105,6 +108,8 @@ class Block(Definition):
         count = prod(map(len, choices))
         if not 0 < count <= MOST_RUNS:
             raise ConfigurationError(f"each: found {count} runs, expected from 1 to {MOST_RUNS}")
+        if (signs := max(len(self.command), *map(len, self.each.values()))) > MOST_SIGNS:
+            raise ConfigurationError(f"each: found a text of {signs} signs, expected at most {MOST_SIGNS}")
         words = [Template(word) for word in _words(self.command)]
         try:
             found = [
@@ -214,7 +219,7 @@ def _command(section: Section) -> str:
 
 def _found(page: str, where: str) -> list[tuple[Block, tuple[str, ...], re.Match[str]]]:
     """Each block with the commands of its runs and where it stands."""
-    found = []
+    found, count = [], 0
     for match in _BLOCK.finditer(page):
         line = f"{where}, line {page.count(chr(10), 0, match.start()) + 1}"
         if stray := _MARK.search(match["shown"]):
@@ -228,6 +233,8 @@ def _found(page: str, where: str) -> list[tuple[Block, tuple[str, ...], re.Match
             found.append((block, block.asked(), match))
         except ConfigurationError as error:
             raise ConfigurationError(f"{line}: {error}") from None
+        if (count := count + len(found[-1][1])) > MOST_OF_PAGE:
+            raise ConfigurationError(f"{line}: found more than {MOST_OF_PAGE} runs on one page")
     if stray := _MARK.search(_BLOCK.sub("", page)):
         raise ConfigurationError(
             f"{where}: {stray[0]!r} belongs to no block, expected '<!-- from a run', TOML, '-->' and "

@@ -226,15 +226,23 @@ def test_a_text_and_other_columns_do_not_stand_below_each_other():
         ("$s --out", "$ --out", "line 1: found the command .*Invalid placeholder"),
         ("--seed $s", "--seed 1", "found 4 runs of 2 commands, expected another command for each"),
         ('"0 1"', '"0 0"', "found 4 runs of 2 commands"),
-        ('"0 1"', '" "', "each: found 0 runs, expected from 1 to 1000"),
-        ('"0 1"', '"' + "1 " * 10**5 + '"', "each: found 200000 runs, expected from 1 to 1000"),
+        ('"0 1"', '" "', "each: found 0 runs, expected from 1 to 100"),
+        ('"0 1"', '"' + "1 " * 10**5 + '"', "each: found 200000 runs, expected from 1 to 100"),
+        ('"0 1"', '"' + "1" * 5000 + '"', "each: found a text of 5000 signs, expected at most 4096"),
         ('"0 1"', "[0, 1]", "line 1: each.s"),
     ],
-    ids=["unknown", "placeholder", "unused", "twice", "none", "many", "list"],
+    ids=["unknown", "placeholder", "unused", "twice", "none", "many", "long", "list"],
 )
 def test_a_loop_that_cannot_be_run_is_said(old, new, said):
     with pytest.raises(ConfigurationError, match=said):
         filled(LOOP.replace(old, new), [], "page.md")
+
+
+def test_a_page_has_so_many_runs_at_most():
+    block = LOOP.replace('"0 1"', f'"{" ".join(map(str, range(50)))}"')
+    assert len(blocks_of(block * 100, "page.md")) == 100
+    with pytest.raises(ConfigurationError, match="found more than 10000 runs on one page"):
+        blocks_of(block * 101, "page.md")
 
 
 def test_a_page_that_is_no_text_is_said_in_one_line(tmp_path, capsys):
