@@ -5,21 +5,25 @@ PAPI's scheduler as published, and how fast one is alone. `experiments.capacity.
 `--env papi_env/Serving-v1` for each of `papi_env.workload.service_presets`: the largest load of which the best tuned
 rule serves 95 % of the worth within its objectives; `experiments.capacity.service` says how. With the published traces
 in `--trace` besides: how many times as fast each may be played there instead; `experiments.capacity.time_scales` says
-how. Nothing depends on the date or on the machine that this runs on; `--check` measures again and compares.
+how. Nothing depends on the date or on the machine that this runs on; `--check` measures again and compares, `--stored`
+measures nothing. With `--out DIR` what was found, and every load that was tried, stands in a run folder for
+`experiments.report`.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from rich.console import Console
 
 from experiments.capacity import service, time_scales
+from experiments.capacity.files import PRESETS
 from experiments.capacity.measure import check_file, document, measure
 from experiments.capacity.report import (
     capacities_table,
@@ -32,7 +36,7 @@ from experiments.common.command import command_line, say
 from experiments.common.options import ALL_CORES, Flag, OnWorkers, Spelling, Traces, words
 from experiments.common.pools import Call, Pool
 from experiments.common.progress import JobsView
-from experiments.common.runner import write_whole
+from experiments.common.runner import RunFolder, write_whole
 from experiments.common.study import json_text
 from experiments.common.workers import started
 from experiments.splitting.definition import TRACES
@@ -40,11 +44,11 @@ from experiments.splitting.splits import recognised
 from papi_env.envs.registration import SERVING, SERVING_V1
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.files import JSON_BYTES, read_json
-from papi_env.workload.presets import MEASUREMENTS, MODELS, TRAFFIC
-from papi_env.workload.service_presets import CAPACITIES, Capacity
+from papi_env.workload.presets import MEASUREMENTS, MODELS, TRAFFIC, load_measurements
+from papi_env.workload.service_presets import CAPACITIES, Capacity, load_capacities
 from papi_env.workload.service_traces import TIME_SCALES
 
-SPELLINGS = (Spelling("--out", "--file"),)
+SPELLINGS = (Spelling("--traces", "--trace"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +65,26 @@ class Config:
     file: Annotated[Path | None, words("FILE")] = None
     """What to write (default: the file that the presets are read from)."""
     check: Annotated[bool, Flag] = False
-    """Write nothing; measure, and fail where the file says something else."""
+    """Do not write the file; measure, and fail where it says something else."""
+    stored: Annotated[bool, Flag] = False
+    """Measure nothing; show what the file says."""
     workers: OnWorkers = ALL_CORES
+    out: Annotated[Path | None, words("DIR")] = None
+    """Run folder, new or to go on in, for what was found (default: none). A name that ends with .json is that of
+    --file, which earlier versions called --out."""
 
 
 def run(config: Config, command: str, console: Console, progress: Console) -> None:
     """Measure, then write or compare, then print.
 
     Raises:
-        ConfigurationError: an unknown problem, traffic or model.
+        ConfigurationError: an unknown problem, traffic or model, or options that do not go together.
         DataError: with `check`, a file that says something else or that cannot be read.
     """
+    if config.out is not None and config.out.suffix == ".json":
+        if config.file is not None:
+            raise ConfigurationError(f"--out is {config.out} beside --file, expected a run folder")
+        config = replace(config, file=config.out, out=None)
     lookup("problem with serving", config.env, dict.fromkeys((SERVING, SERVING_V1)))
     if config.only and config.env != SERVING_V1:
         raise ConfigurationError(f"--only belongs to {SERVING_V1}; all of {SERVING} is measured together")
@@ -80,36 +93,82 @@ def run(config: Config, command: str, console: Console, progress: Console) -> No
         raise ConfigurationError(
             f"--trace belongs to {SERVING_V1}, whose traces are measured together; {other}"
         )
-    with started(config.workers) as pool:
+    if config.trace and (config.stored or config.out is not None):
+        other = "--stored" if config.stored else "--out"
+        raise ConfigurationError(f"--trace measures time scales, for which there is no {other}")
+    if config.stored and (config.check or config.only):
+        other = "--check" if config.check else "--only"
+        raise ConfigurationError(f"--stored measures nothing, so that there is no {other}")
+    with ExitStack() as stack:
+        pool = None if config.stored else stack.enter_context(started(config.workers))
         if config.trace:
+            assert pool is not None
             _time_scales(config, pool, console, progress)
-        else:
-            (_service if config.env == SERVING_V1 else _serving)(config, pool, console, progress)
+            return
+        folder = None
+        if config.out is not None:
+            asked = {
+                "env": config.env,
+                "only": list(config.only),
+                "check": config.check,
+                "stored": config.stored,
+            }
+            file = None if config.file is None else str(config.file)
+            folder = RunFolder.open(config.out, "presets", asked | {"file": file})
+            stack.enter_context(folder.session(command, 1 if pool is None else pool.size))
+        found = (_service if config.env == SERVING_V1 else _serving)(config, pool, console, progress)
+        if folder is not None:
+            folder.write(PRESETS, json_text(found))
 
 
-def _serving(config: Config, pool: Pool, console: Console, progress: Console) -> None:
-    """Measure for Serving-v0; all is written together."""
+def _serving(config: Config, pool: Pool | None, console: Console, progress: Console) -> Mapping[str, Any]:
+    """Measure for Serving-v0; all is written together. Returns what the file holds, or would."""
     file = MEASUREMENTS if config.file is None else config.file
-    pairs = [(traffic, model) for traffic in TRAFFIC for model in MODELS]
-    calls = [Call("/".join(pair), measure, pair) for pair in pairs]
-    found = {}
-    with JobsView(progress, len(pairs), 0) as view:
-        for number, one in pool.run(calls):
-            found[number] = one
-            view.ended(calls[number].label)
-    measured = {pair: found[number] for number, pair in enumerate(pairs)}
-    if config.check:
-        check_file(file, document(measured))
+    if pool is None:
+        measured = load_measurements(file)
+        found = read_json(file, JSON_BYTES)
     else:
-        write_whole(file, json_text(document(measured)))
+        pairs = [(traffic, model) for traffic in TRAFFIC for model in MODELS]
+        calls = [Call("/".join(pair), measure, pair) for pair in pairs]
+        results = {}
+        with JobsView(progress, len(pairs), 0) as view:
+            for number, one in pool.run(calls):
+                results[number] = one
+                view.ended(calls[number].label)
+        measured = {pair: results[number] for number, pair in enumerate(pairs)}
+        found = document(measured)
+        if config.check:
+            check_file(file, found)
+        else:
+            write_whole(file, json_text(found))
     console.print(measurements_table(measured))
     console.print()
     console.print(presets_table(measured))
+    return found
 
 
-def _service(config: Config, pool: Pool, console: Console, progress: Console) -> None:
-    """Measure for Serving-v1; the file is written after every traffic and model, so that little is lost."""
+def _service(config: Config, pool: Pool | None, console: Console, progress: Console) -> Mapping[str, Any]:
+    """Measure for Serving-v1; the file is written after every traffic and model, so that little is lost.
+
+    Returns what the file holds of them, or would.
+    """
     file = CAPACITIES if config.file is None else config.file
+    if pool is None:
+        capacities, found = load_capacities(file), service.read_document(file)
+    else:
+        measured = _measured(config, file, pool, progress)
+        capacities = {pair: one.capacity for pair, one in measured.items()}
+        found = service.document(measured)
+    console.print(capacities_table(found))
+    console.print()
+    console.print(service_table(capacities))
+    return found
+
+
+def _measured(
+    config: Config, file: Path, pool: Pool, progress: Console
+) -> Mapping[tuple[str, str], service.Measured[Capacity]]:
+    """What is asked, measured, and written or compared."""
     pairs = service.pairs(config.only)
     found: dict[tuple[str, str], service.Measured[Capacity]] = {}
     calls = [Call("/".join(pair), _measure_and_tell, pair) for pair in pairs]
@@ -124,9 +183,7 @@ def _service(config: Config, pool: Pool, console: Console, progress: Console) ->
     measured = {pair: found[pair] for pair in pairs}
     if config.check:
         service.check_file(file, measured)
-    console.print(capacities_table(measured))
-    console.print()
-    console.print(service_table({key: one.capacity for key, one in measured.items()}))
+    return measured
 
 
 def _time_scales(config: Config, pool: Pool, console: Console, progress: Console) -> None:
@@ -170,7 +227,7 @@ def _measure_and_tell(traffic: str, model: str) -> tuple[service.Measured[Capaci
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 2 for a file that is not as measured, 130 if interrupted."""
-    return command_line("presets", Config, run, arguments, SPELLINGS, watched=True)
+    return command_line("presets", Config, run, arguments, watched=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """One page from run folders: `python -m experiments.report --help`.
 
-Takes folders of compare, distill, fuzz, headroom, kill, leaderboard, reparameterize, reproduce, scaling, serve, sweep,
-throughput, train, tune and validate, and writes one file of HTML that needs no network and no other file: tables to
-sort and filter, figures to zoom, and where every run comes from. It needs the extra `report` (Plotly). Where the file's
-name ends with .md it is a page of results in Markdown: the command, processor and versions of each run, its tables, and
-its pictures. With `--page` the tables go into the blocks of a page that is otherwise written by hand, such as
-RESULTS.md. The same folders give the same file.
+Takes folders of compare, curves, distill, fuzz, headroom, kill, leaderboard, presets, reparameterize, reproduce,
+scaling, serve, sweep, throughput, train, tune and validate, and writes one file of HTML that needs no network and no
+other file: tables to sort and filter, figures to zoom, and where every run comes from. Several trainings stand together
+first, with means over their seeds. It needs the extra `report` (Plotly). Where the file's name ends with .md it is a
+page of results in Markdown: the command, processor and versions of each run, its tables, and its pictures. With
+`--page` the tables go into the blocks of a page that is otherwise written by hand, such as RESULTS.md; a block may
+hold one run or a loop of them. The same folders give the same file.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Config:
     page: Annotated[
         Path | None,
         words(
-            "FILE.md", "Fill the blocks of this page of Markdown instead, each from the run of its command."
+            "FILE.md", "Fill the blocks of this page of Markdown instead, each from the runs of its command."
         ),
     ] = None
     title: Annotated[str, words("TEXT", "Of the page (default: Report of runs).")] = "Report of runs"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from rich.table import Table
 
 from experiments.capacity.measure import POLICY, SYSTEM
-from experiments.capacity.service import ENOUGH, Measured
+from experiments.capacity.service import ENOUGH
 from papi_env.workload.presets import Measurement, serving_presets
 from papi_env.workload.service_presets import Capacity, held_out, service_presets
 
@@ -48,24 +49,25 @@ def measurements_table(measured: Mapping[tuple[str, str], Measurement]) -> Table
     return table
 
 
-def capacities_table(measured: Mapping[tuple[str, str], Measured[Capacity]]) -> Table:
-    """Capacities of machines that serve classes of requests, and under which rule."""
+def capacities_table(found: Mapping[str, Any]) -> Table:
+    """Capacities of machines that serve classes of requests, and under which rule, of a `service.document`."""
     title = f"Most load of which the best tuned rule serves {ENOUGH:.0%} in time"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("traffic/model", no_wrap=True)
     for name in ("sessions/s", "G", "worth", "dynamic J", "tried", "requests"):
         table.add_column(name, justify="right")
     table.add_column("rule")
-    for key, one in measured.items():
+    for key, capacity in found["measured"].items():
+        how = found["found"][key]
         table.add_row(
-            "/".join(key),
-            f"{one.capacity.sessions_per_s:g}",
-            f"{one.g:.3f}",
-            f"{one.capacity.worth:.4g}",
-            f"{one.capacity.dynamic_j:.4g}",
-            str(one.tried),
-            str(one.requests),
-            one.rule,
+            key,
+            f"{capacity['sessions_per_s']:g}",
+            f"{how['g']:.3f}",
+            f"{capacity['worth']:.4g}",
+            f"{capacity['dynamic_j']:.4g}",
+            str(how["combinations"]),
+            str(how["simulated_requests"]),
+            how["rule"],
         )
     return table
 

@@ -25,11 +25,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 import papi_env
 from experiments.common.runner import differences, listed
 from experiments.tuning.combinations import Combination, Search, greedies, played
-from papi_env.errors import DataError, lookup
+from papi_env.errors import DataError, describe_validation, lookup
+from papi_env.files import JSON_BYTES, read_json
 from papi_env.scenario import Scenario, class_scenario
 from papi_env.workload.arrivals import Arrivals
 from papi_env.workload.service_presets import (
@@ -319,6 +321,49 @@ def document(
         "measured": {key: capacities[key] for key in order if key in capacities},
         "found": {key: how[key] for key in order if key in how},
     }
+
+
+class _Beyond(BaseModel):
+    """The smallest rate that was too much."""
+
+    sessions_per_s: float
+    rule: str
+    g: float
+
+
+class _Found(BaseModel):
+    """How a capacity was found, see `Measured.provenance`."""
+
+    rule: str
+    g: float
+    beyond: _Beyond
+    rates: list[tuple[float, float]]
+    combinations: int
+    simulated_requests: int
+
+
+class _Document(BaseModel):
+    """What `document` writes besides the capacities; there is more."""
+
+    found: dict[str, _Found]
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The file at `path` as `document` writes it.
+
+    Raises:
+        DataError: it cannot be read, or does not say of every capacity how it was found.
+    """
+    capacities = load_capacities(path)
+    there = read_json(path, JSON_BYTES)
+    try:
+        known = _Document.model_validate(there).found
+    except ValidationError as error:
+        raise DataError(str(describe_validation(str(path), error))) from None
+    for pair in capacities:
+        if "/".join(pair) not in known:
+            raise DataError(f"{path}: found no found.{'/'.join(pair)}, expected how each capacity was found")
+    return there
 
 
 def check_file(path: Path, measured: Mapping[tuple[str, str], Measured[Capacity]]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from experiments.arena.requests import COLUMNS
+from experiments.capacity.files import PRESETS
 from experiments.common.parts import PARTS, signed_name
 from experiments.common.runner import ROOT
 from experiments.fuzzing import seeds
@@ -25,8 +26,10 @@ from experiments.reporting.markdown import markdown_of
 from experiments.reporting.registry import section_of
 from experiments.sweeping.definition import Sweep
 from experiments.sweeping.fronts import summarize
+from papi_env.envs.registration import SERVING, SERVING_V1
 from papi_env.errors import DataError
 from papi_env.files import JSON_BYTES, parse_toml, read_bounded, read_text
+from papi_env.workload.presets import MEASUREMENTS
 
 # What commands write and print, kept for tests: small runs that are the same as those of today.
 _KEPT = ROOT / "tests" / "data" / "frozen_results"
@@ -115,7 +118,12 @@ def _swept() -> dict[str, bytes]:
 
 
 def _trained() -> dict[str, bytes]:
-    return {"run.json": record("train"), "evaluations.csv": seeds.EVALUATIONS.encode()}
+    asked = {"algorithm": "ppo", "scenarios": ["a"], "hyper": ["gamma=0.9"], "seed": 0}
+    return {
+        "run.json": record("train", {"asked": asked}),
+        "evaluations.csv": seeds.EVALUATIONS.encode(),
+        "rounds.csv": b"round,looks,explained,moved,steps\n0,96,0.25,stay,100\n",
+    }
 
 
 def _tuned() -> dict[str, bytes]:
@@ -272,24 +280,55 @@ def _compared() -> dict[str, bytes]:
     return {"run.json": record("validate"), "cycles.json": seeds.as_json(found)}
 
 
+def _capacities() -> dict[str, bytes]:
+    """Loads of one traffic on one model."""
+    name, rule = "tiers/llama-65b", "profile-greedy"
+    how = {"rule": rule, "g": 0.951, "combinations": 9, "simulated_requests": 100}
+    how |= {"beyond": {"sessions_per_s": 4.1, "rule": rule, "g": 0.94}, "rates": [[2.0, 1.0], [4.0, 0.951]]}
+    capacity = {"sessions_per_s": 4.0, "worth": 200.0, "dynamic_j": 70.0, "static_w": 840.0}
+    found = {"g": 0.95, "resolution": 0.04, "measured": {name: capacity}, "found": {name: how}}
+    return {"run.json": record("presets", {"env": SERVING_V1}), PRESETS: seeds.as_json(found)}
+
+
+def _measurements() -> dict[str, bytes]:
+    """What a machine does with two kinds of requests."""
+    found = json.loads(MEASUREMENTS.read_bytes())
+    found["measured"] = dict(list(found["measured"].items())[:2])
+    return {"run.json": record("presets", {"env": SERVING}), PRESETS: seeds.as_json(found)}
+
+
+def _curves() -> dict[str, bytes]:
+    """Two runs of an algorithm beside a rule."""
+    ends = {"iqm": 0.7, "low": 0.6, "high": 0.8}
+    lines = {"x": [0.0, 100.0], "iqm": [0.5, 0.7], "low": [0.4, 0.6], "high": [0.6, 0.8]}
+    group = {"group": "PPO", "runs": 2, "seeds": [0, 1], "steps": 100.0, "wall_s": 5.0, "notes": ["a"]}
+    group |= {"first": ends, "best": ends, "last": ends, "curve": lines}
+    found = {"x": "steps", "y": "return", "settings": 1, "episodes": 8, "groups": [group]}
+    found |= {"references": {"threshold": 0.5}}
+    return {"run.json": record("curves"), "summary.json": seeds.as_json(found)}
+
+
 # By the command, what makes its folder and the files of it that are changed besides run.json.
 _ROWS = ("summary.json", "results.csv")
 _FIGURES = ("reproduction.json", "readings.json", "figures.json")
 RUNS: Mapping[str, tuple[Callable[[], dict[str, bytes]], tuple[str, ...]]] = {
     "compare": (_kept("compare_decode", *_ROWS), _ROWS),
     "compare-serving": (_kept("compare_serving", *_ROWS), _ROWS),
+    "curves": (_curves, ("summary.json",)),
     "distill": (_kept("distill_decode", "summary.json", "rule.txt"), ("summary.json", "rule.txt")),
     "fuzz": (_fuzzed, ("summary.json",)),
     "headroom": (_kept("headroom", *_ROWS), _ROWS),
     "kill": (_killed, ("summary.json",)),
     "leaderboard": (_kept("leaderboard_serving", *_ROWS), _ROWS),
+    "presets": (_measurements, (PRESETS,)),
+    "presets-service": (_capacities, (PRESETS,)),
     "reparameterize": (_merged, ("summary.json", "training.csv", "stages.csv", "kernels.csv")),
     "reproduce": (_reproduced, _FIGURES),
     "scaling": (_scaled, ("summary.json",)),
     "serve": (_served, (*_ROWS, "trace.json", "requests.parquet")),
     "sweep": (_swept, ("summary.json", PART)),
     "throughput": (_timed, ("summary.json",)),
-    "train": (_trained, ("evaluations.csv",)),
+    "train": (_trained, ("evaluations.csv", "rounds.csv")),
     "tune": (_tuned, ("parameters.json", "trials.csv")),
     "validate": (_compared, ("cycles.json",)),
     "validate-serving": (_replayed, ("serving.json",)),
@@ -309,6 +348,12 @@ tables = [
     { title = "Validations", columns = ["steps", "mean return"] },
     { title = "Validations", pivot = { rows = "steps", columns = "regret", value = "mean return" } },
 ]
+-->
+<!-- end of the run -->
+<!-- from a run
+command = "experiments.train --algorithm $a --seed $s --out runs/$a-$s"
+each = { a = "ppo a2c", s = "0 1 2" }
+tables = [{ title = "Trainings", group = ["algorithm"] }]
 -->
 <!-- end of the run -->
 <!-- from a run

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from experiments.reporting.content import Part, Section, checked
 from experiments.reporting.folder import Run
 from experiments.reporting.sections import (
     compare,
+    curves,
     distill,
     fuzz,
     headroom,
     kill,
     leaderboard,
+    presets,
     reparameterize,
     reproduce,
     scaling,
@@ -30,11 +33,13 @@ from papi_env.workload.traces.parquet import PANIC
 
 SECTIONS: Mapping[str, Callable[[Run], Sequence[Part]]] = {
     "compare": compare.parts,
+    "curves": curves.parts,
     "distill": distill.parts,
     "fuzz": fuzz.parts,
     "headroom": headroom.parts,
     "kill": kill.parts,
     "leaderboard": leaderboard.parts,
+    "presets": presets.parts,
     "reparameterize": reparameterize.parts,
     "reproduce": reproduce.parts,
     "scaling": scaling.parts,
@@ -58,8 +63,9 @@ def sections_of(paths: Sequence[Path]) -> list[Section]:
     sections = [_section(run) for run in runs]
     trainings = [run for run in runs if run.experiment == "train"]
     if len(trainings) > 1:
-        about = f"{len(trainings)} training runs on the same axes."
-        sections.insert(0, Section("Trainings together", about, train.together(trainings)))
+        with _as_written(", ".join(str(run.path) for run in trainings), "train"):
+            parts = checked(train.together(trainings))
+        sections.insert(0, Section("Trainings together", f"{len(trainings)} training runs.", parts))
     return sections
 
 
@@ -71,21 +77,33 @@ def section_of(path: Path) -> Section:
 def _section(run: Run) -> Section:
     if run.experiment not in SECTIONS:
         raise ConfigurationError(f"{run.path}: {unknown_name('command', run.experiment, SECTIONS)}")
-    try:
+    with _as_written(str(run.path), run.experiment):
         parts = checked(SECTIONS[run.experiment](run))
         facts = facts_of(run)
-    except (ConfigurationError, DataError):
-        raise
-    except (Exception, PANIC) as error:  # a file of another shape fails in as many ways as there are look-ups
-        where = f"{type(error).__name__}: {error}"
-        raise DataError(
-            f"{run.path}: its files are not as experiments.{run.experiment} of this version writes them ({where}); "
-            "repeat its command in another folder"
-        ) from None
     last = run.sessions[-1] if run.sessions else {}
     about = f"experiments.{run.experiment}, {last.get('status', 'not begun')}; run folder {run.path}"
     images = sorted(run.path.glob("*.png"))
     return Section(f"{run.experiment}: {run.path.name or run.path}", about, parts, facts, images)
+
+
+@contextmanager
+def _as_written(where: str, experiment: str) -> Iterator[None]:
+    """Say of whatever fails inside that files are not as a command writes them.
+
+    Raises:
+        ConfigurationError, DataError: those of inside.
+        DataError: anything else failed.
+    """
+    try:
+        yield
+    except (ConfigurationError, DataError):
+        raise
+    except (Exception, PANIC) as error:  # a file of another shape fails in as many ways as there are look-ups
+        found = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{where}: its files are not as experiments.{experiment} of this version writes them ({found}); "
+            "repeat its command in another folder"
+        ) from None
 
 
 def facts_of(run: Run) -> list[tuple[str, str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
         cores = max(config.threads, pool.size)
         with folder.session(command, cores) as session, Interruption().listening() as interruption:
             session["versions"] |= learning_versions()
-            with can_go_on(progress, f"{shlex.join(PROGRAM)} --resume {folder.path}"):
+            go_on = f"{shlex.join(PROGRAM)} --resume {folder.path}"
+            with can_go_on(progress, go_on), _processor_time(pool, session):
                 if config.tune:
                     from experiments.training.trials import tune  # needs Optuna
 
@@ -70,6 +72,17 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
                 else:
                     _train_in(training, folder, interruption, pool, session, console, progress)
     return folder.path
+
+
+@contextmanager
+def _processor_time(pool: Pool, session: dict[str, Any]) -> Iterator[None]:
+    """Note the seconds of the processor in the session; not where other processes play, for theirs are unknown."""
+    start = time.process_time()
+    try:
+        yield
+    finally:
+        if pool.size == 1:
+            session["processor_s"] = round(time.process_time() - start, 2)
 
 
 def _train_in(

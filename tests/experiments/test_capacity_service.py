@@ -9,10 +9,17 @@ from hypothesis import strategies as st
 
 from experiments import presets
 from experiments.capacity import service
+from experiments.capacity.files import PRESETS
 from experiments.capacity.service import Measured, bisect, check_file, document, measure, pairs
 from experiments.common.study import json_text
 from papi_env.errors import ConfigurationError, DataError
-from papi_env.workload.service_presets import TRAFFIC, Capacity, load_capacities, service_presets
+from papi_env.workload.service_presets import (
+    CAPACITIES,
+    TRAFFIC,
+    Capacity,
+    load_capacities,
+    service_presets,
+)
 from tests.experiments.commands import called
 
 
@@ -21,7 +28,7 @@ def found(rate=4.0):
         Capacity(rate, 900.0, 120.0, 5e3),
         "profile-greedy (guess)+late",
         0.953,
-        {"g": 0.94},
+        {"sessions_per_s": 1.04 * rate, "rule": "profile-greedy (guess)", "g": 0.94},
         [[rate, 0.953]],
         9,
         100,
@@ -121,3 +128,64 @@ def test_the_command_measures_what_is_asked_and_checks_it(tmp_path, monkeypatch)
     status, _, err = called(presets.main, "--only", "tiers")
     assert status == 2
     assert "--only belongs to papi_env/Serving-v1" in err
+
+
+V1 = ("--env", "papi_env/Serving-v1")
+
+
+def test_what_is_stored_is_shown_without_measuring(tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "measure", None)
+    folder = tmp_path / "run"
+    status, out, err = called(presets.main, *V1, "--stored", "--out", folder)
+    assert status == 0, err
+    assert "overload-1.6/llama-65b" in out
+    assert json.loads((folder / PRESETS).read_text()) == json.loads(CAPACITIES.read_text())
+    (session,) = json.loads((folder / "run.json").read_text())["sessions"]
+    assert session["status"] == "finished"
+    assert session["command"].startswith("python -m experiments.presets --env papi_env/Serving-v1 --stored")
+
+
+def test_what_is_measured_stands_in_the_run_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "measure", lambda traffic, model, say: found())
+    file, folder = tmp_path / "capacities.json", tmp_path / "run"
+    asked = (*V1, "--only", "tiers/llama-65b", "--jobs", 1, "--file", file)
+    assert called(presets.main, *asked)[0] == 0
+    assert called(presets.main, *asked, "--check", "--out", folder)[0] == 0
+    assert json.loads((folder / PRESETS).read_text()) == json.loads(file.read_text())
+    status, _, err = called(presets.main, *asked, "--out", folder)
+    assert status == 2
+    assert "check: True there, False asked" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--stored", "--check"), "--stored measures nothing, so that there is no --check"),
+        (("--stored", "--only", "tiers"), "--stored measures nothing, so that there is no --only"),
+        (("--file", "a.json", "--out", "b.json"), "--out is b.json beside --file, expected a run folder"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, said):
+    status, _, err = called(presets.main, *V1, *options)
+    assert status == 2
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d.pop("found"), "capacities.json: found"),
+        (lambda d: d["found"].pop("tiers/llama-65b"), "found no found.tiers/llama-65b, expected how each"),
+        (lambda d: d["found"]["tiers/llama-65b"].update(g="a"), "found.tiers/llama-65b.g"),
+    ],
+    ids=["nothing", "not of one", "a text"],
+)
+def test_a_file_that_does_not_say_how_is_not_shown(tmp_path, change, said):
+    path = tmp_path / "capacities.json"
+    there = document({("tiers", "llama-65b"): found()})
+    change(there)
+    path.write_text(json.dumps(there))
+    status, _, err = called(presets.main, *V1, "--stored", "--file", path)
+    assert status == 2
+    assert said in err
+    assert err.count("\n") == 1

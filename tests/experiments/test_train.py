@@ -103,6 +103,7 @@ def test_the_folder_holds_what_ran_and_what_came_out(trained):
     assert session["command"].startswith("python -m experiments.train --algorithm maskable-ppo")
     assert {"torch", "stable-baselines3", "sb3-contrib", "numpy"} <= session["versions"].keys()
     assert session["steps"] == 640
+    assert session["processor_s"] > 0
     rows = evaluations(folder)
     # A boundary every 64 steps; a validation at the first one from every 160 on.
     assert [int(row["steps"]) for row in rows] == [0, 192, 320, 512, 640]

@@ -4,9 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
+from experiments.training.curves.data import Curve, Validation
+from experiments.training.curves.report import summarize
 from experiments.vision.data import find_system, kernel_rows, network_row, rule_row, stage_rows, tabulate
+from papi_env.scenario import get_scenario
 
 FROZEN = Path(__file__).resolve().parents[2] / "data" / "frozen_results"
 # Returns and paces that a search tried.
@@ -44,9 +48,10 @@ def recorded(path, experiment, configuration):
     return path
 
 
-def trained(folder, name, settings=("calm", "busy")):
+def trained(folder, name, settings=("calm", "busy"), **asked):
     """A training run with three validations."""
-    path = recorded(folder / name, "train", {"asked": {"seed": 3}})
+    asked = {"algorithm": "ppo", "scenarios": ["tiny"], "hyper": ["gamma=0.9"], "seed": 3} | asked
+    path = recorded(folder / name, "train", {"asked": asked})
     heads = ["steps", "simulated_s", "wall_s", "score", "regret", *(f"return: {one}" for one in settings)]
     rows = [
         [100 * k, 2.0 * k, 0.5 * k, k - 5.0, 0.3 / (k + 1), *(k - 4.0 for _ in settings)] for k in range(3)
@@ -133,6 +138,23 @@ def timed(folder):
         "ratio_fork": known | {"value": None, "low": None, "high": None, "reached": None, "note": "not run"},
     }
     found = {"quick": False, "processor": "A processor", "ratios": ratios, "rows": rows}
+    (path / "summary.json").write_text(json.dumps(found))
+    return path
+
+
+def drawn(folder):
+    """Curves of two trainings beside a rule, of which one was interrupted."""
+    path = recorded(folder / "drawn", "curves", {"x": "steps", "y": "regret"})
+    steps = np.array([0.0, 100.0, 200.0])
+    runs = [
+        Curve(Path("a"), seed, status, frozenset(), steps, steps, steps / 50, regret - 9.0, 8.0 - regret)
+        for seed, status, regret in (
+            (0, "", np.array([1.0, 7.0, 6.0])),
+            (4, "interrupted", np.array([1.0, 6.0, 5.0])),
+        )
+    ]
+    validation = Validation("papi_env/Decode-v0", (get_scenario("creative-writing/llama-65b"),), 2)
+    found = summarize({"PPO": runs}, validation, {"threshold": 0.125}, "steps", "regret", "range")
     (path / "summary.json").write_text(json.dumps(found))
     return path
 

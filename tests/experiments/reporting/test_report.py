@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import presets
 from experiments.common.runner import checked as checked_job
 from experiments.common.runner import signed
 from experiments.common.statistics import Estimate
@@ -24,10 +25,13 @@ from experiments.reporting.registry import sections_of
 from experiments.reporting.sections.validate import NAMES
 from experiments.validate import FILES
 from papi_env.errors import DataError
+from papi_env.workload.presets import MEASUREMENTS
+from papi_env.workload.service_presets import CAPACITIES
 from tests.experiments.commands import called
 from tests.experiments.reporting.folders import (
     FROZEN,
     checked,
+    drawn,
     explored,
     frozen,
     fuzzed,
@@ -114,6 +118,35 @@ def test_every_row_of_every_run_is_in_a_table(parsed):
         assert found, f"no table of {name} has its {len(rows)} rows"
     # Of a training as it stands there.
     assert any(row[:2] == ("200", "4") for rows in texts for row in rows)
+
+
+def test_trainings_stand_together_with_means_over_seeds(tmp_path):
+    """Seconds of the processor are those of all sessions, and of no run where one session does not say them."""
+    runs = []
+    for seed, spent in enumerate(([1.5], [2.5, 4.0], [3.0, None])):
+        run = trained(
+            tmp_path, f"run-{seed}", seed=seed, split=True, hyper=["a=1", "b=2"] if seed < 2 else []
+        )
+        record = json.loads((run / "run.json").read_text())
+        record["sessions"] = [record["sessions"][0] | {"processor_s": seconds} for seconds in spent]
+        (run / "run.json").write_text(json.dumps(record))
+        text = (run / "evaluations.csv").read_text()
+        (run / "evaluations.csv").write_text(text.replace("200,4.0,1.0,-3.0", f"200,4.0,{1 + seed}.0,-7.0"))
+        runs.append(run)
+    (runs[2] / "rounds.csv").write_text("round,looks,explained,moved\n0,96,0.25,stay\n")
+    assert called(main, *runs, "--out", tmp_path / "page.html")[0] == 0
+    tables = Page((tmp_path / "page.html").read_text(encoding="utf-8")).tables
+    both = {tuple(row) for table in tables[:2] for row in table}
+    split = "the training split"
+    assert {
+        ("ppo", split, "a=1 b=2", "0", "200", "-5", "-4", "100", "-7", "10.000", "1", "2"),
+        ("ppo", split, "a=1 b=2", "1", "200", "-5", "-4", "100", "-7", "10.000", "2", "6"),
+        ("ppo", split, "", "2", "200", "-5", "-4", "100", "-7", "10.000", "3", "–"),
+    } <= both
+    (mean,) = [row for row in both if row[2:4] == ("a=1 b=2", "2")]
+    assert mean[4] == "0, 1"
+    assert mean[-2:] == ("2 [1, 2]", "4 [2, 6]")
+    assert ["0", "96", "25.0", "stay"] in [row for table in tables for row in table]
 
 
 def test_claims_are_tables_with_their_intervals_and_worst_cases(tmp_path):
@@ -260,7 +293,7 @@ def others(tmp_path_factory):
     folder = tmp_path_factory.mktemp("others")
     made = {
         one.__name__: one(folder)
-        for one in (tuned, timed, merged, explored, killed, fuzzed, replayed, checked)
+        for one in (tuned, timed, drawn, merged, explored, killed, fuzzed, replayed, checked)
     }
     return made | {"distilled": frozen(folder, "distill_decode")}
 
@@ -318,9 +351,14 @@ def test_runs_of_every_command_that_measures_are_shown(others, tmp_path):
         ("revision", "shipped"),
         ("ratio_fork", "Decode-v0 / CartPole's", "–", "0.7", "2", "", "not run"),
         ("net", "edge", "equal", "4", "1.4", "1"),
+        ("threshold", "0.125"),
     ):
         assert row in rows
     assert any(row[0] == "tree" and "[100.0, 100.1]" in row[3] for row in rows if len(row) == 5)
+    (group,) = [row for row in rows if row[:4] == ("PPO", "2", "0, 4", "200")]
+    ends = ("7.000 [7.000, 7.000]", "1.500 [1.000, 2.000]", "2.500 [2.000, 3.000]", "4")
+    assert group[4:8] == ends
+    assert "interrupted" in group[8]
     assert any(row[0] == "papi-1gpu-near/oracle*" for row in rows)  # of the stream beside the networks
     figures = json.loads(found.scripts[0])
     assert all(trace["x"] for figure in figures for trace in figure["data"])
@@ -331,6 +369,29 @@ def test_runs_of_every_command_that_measures_are_shown(others, tmp_path):
     rule = (others["distilled"] / "rule.txt").read_text().splitlines()
     assert found.tags.count("pre") == 2
     assert all(line.strip() in unescape(page.read_text(encoding="utf-8")) for line in rule)
+
+
+def test_capacities_are_shown_with_the_loads_that_were_tried(tmp_path):
+    """Of both problems, as they are stored with the package."""
+    for env, folder in (("papi_env/Serving-v0", "v0"), ("papi_env/Serving-v1", "v1")):
+        assert called(presets.main, "--env", env, "--stored", "--out", tmp_path / folder)[0] == 0
+    assert called(main, tmp_path / "v0", tmp_path / "v1", "--out", tmp_path / "page.html")[0] == 0
+    rows = {tuple(row) for table in Page((tmp_path / "page.html").read_text()).tables for row in table}
+    stored = json.loads(CAPACITIES.read_text())
+    for name, capacity in stored["measured"].items():
+        how = stored["found"][name]
+        (shown,) = [row for row in rows if row[:2] == tuple(name.split("/")) and len(row) == 12]
+        assert float(shown[2]) == pytest.approx(capacity["sessions_per_s"], rel=1e-3)
+        assert [float(shown[3]), float(shown[5])] == [
+            round(100 * g, 3) for g in (how["g"], how["beyond"]["g"])
+        ]
+        assert shown[-1] == how["rule"]
+        tried = [row for row in rows if row[:2] == tuple(name.split("/")) and len(row) == 4]
+        assert {float(row[3]) for row in tried} == {round(100 * g, 2) for _, g in how["rates"]}
+    (short,) = [row for row in rows if row[:2] == ("short", "llama-65b")]
+    measured = json.loads(MEASUREMENTS.read_text())["measured"]["short/llama-65b"]
+    assert float(short[2]) == pytest.approx(measured["capacity_rps"], rel=1e-3)
+    assert float(short[-1]) == pytest.approx(1e3 * measured["tpot_s"], rel=1e-3)
 
 
 def test_a_page_of_results_has_commands_processors_versions_tables_and_pictures(

@@ -1,6 +1,7 @@
 """Trainings in phases on several processes: the bits of one, whoever dies, and wherever one goes on."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -102,6 +103,9 @@ def test_a_run_that_loses_its_processes_goes_on_with_others(whole, tmp_path, mon
     status, _, err = command("--resume", folder, "--jobs", 2)
     assert status == 0, err
     assert_the_same_run(folder, expected)
+    # What other processes took is not known.
+    sessions = json.loads((folder / "run.json").read_text())["sessions"]
+    assert ["processor_s" in session for session in sessions] == [True, False]
 
 
 @pytest.mark.slow

@@ -1,0 +1,3 @@
+"""What the file in the run folder of `experiments.presets` is called."""
+
+PRESETS = "presets.json"
