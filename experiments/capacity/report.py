@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from experiments.capacity.measure import POLICY, SYSTEM
-from experiments.capacity.service import ENOUGH
+from experiments.capacity.service import ENOUGH, Measured
 from papi_env.workload.presets import Measurement, serving_presets
 from papi_env.workload.service_presets import Capacity, held_out, service_presets
 

@@ -161,7 +161,8 @@ def _text(
 def _machines() -> Iterator[System]:
     """The machines of MACHINES; a GPU may draw more by as much as its peak is higher."""
     papi = get_system("papi")
-    assert papi.pu is not None and papi.fc_pim is not None
+    assert papi.pu is not None
+    assert papi.fc_pim is not None
     for name, (peak, units) in MACHINES.items():
         rates = {
             "peak_flops": peak * papi.pu.peak_flops,
