@@ -253,10 +253,11 @@ def _engine_arrays(part: BatchVecEnv) -> Arrays:
     """Every array that a step changes: of the engine, and the adapter's returns and lengths of episodes."""
     (problem,) = problems_of(part)
     arrays: Arrays = {"returns": part._returns, "lengths": part._lengths}
-    for name, value in vars(problem.engine).items():
-        # What is made from the scenario never changes.
-        if name in problem.engine.shared:
+    for name in vars(problem.engine):
+        # What is made from the scenario never changes; what is made of other arrays is none of the state.
+        if name in problem.engine.shared | problem.engine.bound:
             continue
+        value = getattr(problem.engine, name)
         if isinstance(value, np.ndarray):
             arrays[f"engine.{name}"] = value
         elif isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -82,18 +82,30 @@ def accepted_prefix(key, position, drafted, kind, thresholds):
 
 
 @exposed
-def draw_gains(drafted, keys, contexts, threshold, gains):
-    """Tokens that `state.DRAWN` requests gain: one each, and its accepted prefix of `drafted` tokens.
+def draw_ahead(key, position, threshold):
+    """Which drafts of a request are accepted, uint32: bit k is that of the token at `position` + 1 + k.
 
-    As `accepted_prefix`, for a vector of requests: draws that are not needed cost less than finding out.
-
-    Args:
-        keys: uint64 [DRAWN]; contexts: int32 [DRAWN], tokens so far.
-        gains: int64 [DRAWN], written; as wide as the draws, since a vector is read back as it was written.
+    Draws that belong to one request are a vector, and each is made once: what an iteration rejects, a later one drafts
+    again, and finds the same.
     """
+    found = np.uint32(0)
+    first = token_seed(key, position + 1)
     for k in range(at.DRAWN):
-        gains[k] = 1
-    for d in range(1, drafted + 1):
-        for k in range(at.DRAWN):
-            passed = draft_draw(keys[k], contexts[k] + d) < threshold
-            gains[k] += np.int64(passed and gains[k] == d)
+        accepted = np.uint32(seeded_draw(first + token_step(k)) < threshold)
+        found = np.uint32(found | np.uint32(accepted << np.uint32(k)))
+    return found
+
+
+@exposed
+def accepted_ahead(found, drafted):
+    """Accepted drafts up to the first that is not, by bits that begin with the first draft.
+
+    `drafted`, uint32, has ones in the places of the drafts that there are, 7 at most.
+    """
+    # Ones below the lowest zero, as far as there are drafts; then how many, by pairs, fours and eights of bits.
+    ones = np.uint32(np.uint32(found & ~np.uint32(found + np.uint32(1))) & drafted)
+    ones = np.uint32(ones - np.uint32(np.uint32(ones >> np.uint32(1)) & np.uint32(0x55)))
+    ones = np.uint32(
+        np.uint32(ones & np.uint32(0x33)) + np.uint32(np.uint32(ones >> np.uint32(2)) & np.uint32(0x33))
+    )
+    return np.uint32(np.uint32(ones + np.uint32(ones >> np.uint32(4))) & np.uint32(0xF))

@@ -5,7 +5,14 @@ import pytest
 
 from papi_env.simulation.batch.state import DRAWN
 from papi_env.simulation.compiled import njit
-from papi_env.simulation.draws import accepted_prefix, draw_gains, mix, request_key, request_row
+from papi_env.simulation.draws import (
+    accepted_ahead,
+    accepted_prefix,
+    draw_ahead,
+    mix,
+    request_key,
+    request_row,
+)
 
 
 def keys(seed, episode, count=2000):
@@ -61,13 +68,16 @@ def test_a_draw_belongs_to_its_token_whatever_was_verified_before():
 
 
 @pytest.mark.parametrize("drafted", [1, 3, 7])
-def test_a_vector_of_requests_draws_what_each_draws_alone(drafted):
+def test_what_is_drawn_ahead_is_what_is_drawn_draft_by_draft(drafted):
     rng = np.random.default_rng(drafted)
     keys, contexts = rng.integers(0, 2**63, 16).astype(np.uint64), rng.integers(0, 4096, 16).astype(np.int32)
     thresholds = np.full((1, 7), 0.7 * 2.0**53, dtype=np.uint64)
-    gains = np.zeros(16, dtype=np.int64)
-    for k in range(0, 16, DRAWN):
-        draw_gains(drafted, keys[k:], contexts[k:], thresholds[0, 0], gains[k:])
-    alone = [1 + accepted_prefix(k, c, drafted, 0, thresholds) for k, c in zip(keys, contexts, strict=True)]
-    assert gains.tolist() == alone
-    assert len(set(alone)) > 1
+    ones, seen = np.uint32(2**drafted - 1), set()
+    for key, context in zip(keys, contexts, strict=True):
+        found = np.uint32(draw_ahead(key, context, thresholds[0, 0]))
+        for position in range(DRAWN - drafted + 1):
+            coming = np.uint32(found >> np.uint32(position))
+            alone = accepted_prefix(key, context + position, drafted, 0, thresholds)
+            assert accepted_ahead(coming, ones) == alone
+            seen.add(alone)
+    assert seen == set(range(drafted + 1))

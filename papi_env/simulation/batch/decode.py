@@ -18,13 +18,15 @@ from papi_env.hardware.units import FC_PIM, PU
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.routed import CAUSES, HOT, JOULES, PIM_BUSY_S, PU_BUSY_S, SECONDS
 from papi_env.simulation.compiled import exposed, inlined, inner, lean
-from papi_env.simulation.draws import draw_gains, mix, request_key, request_row
+from papi_env.simulation.draws import accepted_ahead, draw_ahead, mix, request_key, request_row
+from papi_env.simulation.vectors import finder
 
 # What a slot holds, in the width that a vector register takes 16 of; numba would widen it to int64.
 _GROUP_TOKENS, _COLUMNS_PER_ROW = np.int32(GROUP_TOKENS), np.int32(COLUMNS_PER_ROW)
 # Requests of an environment and their DRAM rows share a sum: the requests, 128 at most, take its lower 8 bits.
 _PACKED_BITS = 8
 _PACKED = np.int32(2**_PACKED_BITS)
+find_left = finder(at.SLOTS)
 _ROUTINGS, _32 = np.uint64(0x9FB21C651E98DF25), np.uint64(32)
 
 
@@ -83,12 +85,12 @@ def resolve(e, actions, units, experts):
     """
     if actions.ndim == 1:
         unit = actions[e]
-        chosen = units[at.QKV, unit]
+        chosen = units[at.QKV, np.uint64(unit)]
         return Units(chosen, units[at.ATTENTION, at.NUM_UNITS], chosen, chosen, chosen), int(chosen != unit)
-    qkv = units[at.QKV, actions[e, at.QKV]]
-    attention = units[at.ATTENTION, actions[e, at.ATTENTION]]
-    projection = units[at.PROJECTION, actions[e, at.PROJECTION]]
-    feed_forward = units[at.FEED_FORWARD, actions[e, at.FEED_FORWARD]]
+    qkv = units[at.QKV, np.uint64(actions[e, at.QKV])]
+    attention = units[at.ATTENTION, np.uint64(actions[e, at.ATTENTION])]
+    projection = units[at.PROJECTION, np.uint64(actions[e, at.PROJECTION])]
+    feed_forward = units[at.FEED_FORWARD, np.uint64(actions[e, at.FEED_FORWARD])]
     invalid = (
         int(qkv != actions[e, at.QKV])
         + int(attention != actions[e, at.ATTENTION])
@@ -97,7 +99,7 @@ def resolve(e, actions, units, experts):
     )
     option = -1
     if experts is not None:
-        option = units[at.EXPERTS, actions[e, at.EXPERTS]]
+        option = units[at.EXPERTS, np.uint64(actions[e, at.EXPERTS])]
         invalid += int(option != actions[e, at.EXPERTS])
     return Units(qkv, attention, projection, feed_forward, option), invalid
 
@@ -167,22 +169,22 @@ def crossings_with_experts(last_fc, units, scalars):
 
 
 @inlined
-def attention_time(attended, rlp, tlp, unit, other):
-    """Seconds of attention if all layers attend to this.
+def attention_time(attended, row):
+    """Seconds of attention if all layers attend to this; `row` is that of `Lookups.other`.
 
     The same formulas as `hardware.costs.busiest_channel` and `AttentionCoefficients.clocks`, tabulated.
     """
     busiest_groups = max(
-        other[unit, tlp, rlp, at.GROUPS_S] * attended.group_sum,
-        other[unit, tlp, rlp, at.LONGEST_GROUPS_S] * attended.group_max,
+        row[at.GROUPS_S] * attended.group_sum,
+        row[at.LONGEST_GROUPS_S] * attended.group_max,
     )
     busiest_key_rows = max(
-        other[unit, tlp, rlp, at.KEY_ROWS_S] * attended.key_row_sum,
-        other[unit, tlp, rlp, at.LONGEST_KEY_ROWS_S] * attended.key_row_max,
+        row[at.KEY_ROWS_S] * attended.key_row_sum,
+        row[at.LONGEST_KEY_ROWS_S] * attended.key_row_max,
     )
     return max(
-        busiest_groups + busiest_key_rows + other[unit, tlp, rlp, at.FIXED_S],
-        other[unit, tlp, rlp, at.TOKENS_S] * attended.context_sum,
+        busiest_groups + busiest_key_rows + row[at.FIXED_S],
+        row[at.TOKENS_S] * attended.context_sum,
     )
 
 
@@ -202,26 +204,27 @@ def iteration_cost(ahead, units, lookups, scalars, experts, routing):
     rlp, tlp, whole, near, last_fc = ahead
     qkv, attention, projection, feed_forward, option = units
     fc, other = lookups
-    n = rlp * tlp
-    qkv_s = fc[qkv, n, at.QKV_S]
-    projection_s = fc[projection, n, at.PROJECTION_S]
-    feed_forward_s = fc[feed_forward, n, at.FEED_FORWARD_S]
-    fc_j = fc[qkv, n, at.QKV_J] + fc[projection, n, at.PROJECTION_J] + fc[feed_forward, n, at.FEED_FORWARD_J]
+    # Unsigned: of other numbers numba asks whether they count from the end.
+    n = np.uint64(rlp * tlp)
+    of_qkv, of_projection = fc[np.uint64(qkv), n], fc[np.uint64(projection), n]
+    of_feed_forward = fc[np.uint64(feed_forward), n]
+    row = other[np.uint64(attention), np.uint64(tlp), np.uint64(rlp)]
+    qkv_s = of_qkv[at.QKV_S]
+    projection_s = of_projection[at.PROJECTION_S]
+    feed_forward_s = of_feed_forward[at.FEED_FORWARD_S]
+    fc_j = of_qkv[at.QKV_J] + of_projection[at.PROJECTION_J] + of_feed_forward[at.FEED_FORWARD_J]
 
-    attention_s = attention_time(whole, rlp, tlp, attention, other)
+    attention_s = attention_time(whole, row)
     if scalars[at.WINDOW] > 0.0:
-        attention_s = of_layers(attention_s, attention_time(near, rlp, tlp, attention, other), scalars)
+        attention_s = of_layers(attention_s, attention_time(near, row), scalars)
     context_sum = of_layers(whole.context_sum, near.context_sum, scalars)
     group_sum = of_layers(whole.group_sum, near.group_sum, scalars)
-    attention_j = (
-        other[attention, tlp, rlp, at.GROUPS_J] * group_sum
-        + other[attention, tlp, rlp, at.TOKENS_J] * context_sum
-    )
+    attention_j = row[at.GROUPS_J] * group_sum + row[at.TOKENS_J] * context_sum
 
     # KV caches read over the link stream behind the computation; what exceeds it is communication.
-    link_s = max(other[attention, tlp, rlp, at.LINK_TOKENS_S] * context_sum - attention_s, 0.0)
-    communication_s = link_s + other[attention, tlp, rlp, at.MOVES_S]
-    joules = fc_j + attention_j + other[attention, tlp, rlp, at.MOVES_J]
+    link_s = max(row[at.LINK_TOKENS_S] * context_sum - attention_s, 0.0)
+    communication_s = link_s + row[at.MOVES_S]
+    joules = fc_j + attention_j + row[at.MOVES_J]
 
     # Crossings between PUs and FC-PIM: within each layer, from layer to layer, from the last iteration.
     if experts is None:
@@ -231,18 +234,18 @@ def iteration_cost(ahead, units, lookups, scalars, experts, routing):
         crossings += int(last_fc >= 0 and last_fc != qkv)
     else:
         crossings, _ = crossings_with_experts(last_fc, units, scalars)
-        joules += experts[0][option, n, routing, JOULES]
+        joules += experts[0][np.uint64(option), n, np.uint64(routing), JOULES]
     switching_s = 0.0
     if scalars[at.SWITCH_S] > 0.0:
         switching_s = crossings * scalars[at.SWITCH_S]
-        communication_s += crossings * other[attention, tlp, rlp, at.CROSS_S]
-        joules += crossings * other[attention, tlp, rlp, at.CROSS_J]
+        communication_s += crossings * row[at.CROSS_S]
+        joules += crossings * row[at.CROSS_J]
 
     seconds = (communication_s + switching_s) + (qkv_s + projection_s + feed_forward_s)
     seconds += attention_s + scalars[at.OVERHEAD_S]
     experts_s = 0.0
     if experts is not None:
-        experts_s = experts[0][option, n, routing, SECONDS]
+        experts_s = experts[0][np.uint64(option), n, np.uint64(routing), SECONDS]
         seconds += experts_s
     return IterationCost(
         seconds,
@@ -334,13 +337,14 @@ def survey_windows(counters, contexts, scalars):
 @inner
 def reset_env(e, state, instances):
     """Draw the instance of (seed, episode) for environment e and prefill it; `state` is of all environments."""
-    counters, clocks, slots, keys = state
+    counters, clocks, slots, keys, drafts = state
     population, schedule, scalars = instances
     seed = counters[e, at.SEED]
     episode = counters[e, at.EPISODE]
     counters[e, at.EPISODE + 1 :] = 0
     clocks[e, :] = 0.0
     slots[e, :] = 0
+    drafts[e, :] = at.NOTHING_DRAWN
     width = keys.shape[1]
     batch = int(scalars[at.BATCH])
     image_tokens = int(scalars[at.IMAGE_TOKENS])
@@ -374,29 +378,19 @@ def reset_env(e, state, instances):
 
 
 @inlined
-def advance_slot(
-    gain,
-    k,
-    contexts,
-    remaining,
-    ahead,
-    group_columns,
-    held,
-    packed,
-    group_sum,
-    group_max,
-):
-    """Give the request in slot k its tokens, and add up what the next iteration attends to.
+def advance_slot(gain, slot, lacking, slots, ahead, group_columns, held, packed, group_sum, group_max):
+    """Give the request in a slot its tokens, and add up what the next iteration attends to.
 
     Args:
+        slot, lacking: where in `slots` stands what the request holds, and what it lacks.
         ahead: tokens verified in the next iteration.
         held, packed, group_sum, group_max: int32, so far: tokens of all requests, finished ones too; of those that
             go on, DRAM rows and number (see `_PACKED`), 16-token groups, and the most of those.
     """
-    left = np.int32(remaining[k] - gain)
-    context = np.int32(contexts[k] + gain)
-    remaining[k] = left
-    contexts[k] = context
+    left = np.int32(slots[lacking] - gain)
+    context = np.int32(slots[slot] + gain)
+    slots[lacking] = left
+    slots[slot] = context
     held = np.int32(held + context)
     goes_on = left > 0
     context = np.int32(context + ahead) if goes_on else np.int32(0)
@@ -408,59 +402,46 @@ def advance_slot(
 
 
 @inlined
-def decode_tokens(counters, slots, keys, gains, schedule, scalars):
+def decode_tokens(counters, slots, keys, drafts, schedule, scalars):
     """Advance every active request of an environment by one iteration; finished ones leave, the others close up.
 
     Args:
-        counters, slots, keys: of the environment.
-        gains: scratch, int64 [SLOTS].
+        counters, slots, keys, drafts: of the environment.
     """
     rlp, tlp = counters[at.RLP], counters[at.TLP]
-    acceptance = scalars[at.ACCEPTANCE]
-    drawn = tlp > 1 and acceptance < 2.0**53
     iteration = counters[at.ITERATION] + 1
     next_tlp = scheduled_tlp(iteration, schedule)
     verified, ahead = np.int32(tlp), np.int32(next_tlp)
+    drawn = drafts.shape[0] > 0 and tlp > 1
+    # Ones in the places of the drafts; by how many tokens a context may be behind what is drawn of it.
+    drafted, within = np.uint32((1 << (tlp - 1)) - 1), np.uint32(at.DRAWN - (tlp - 1))
     group_columns = np.int32(scalars[at.GROUP_COLUMNS])
-    width = keys.shape[0]
+    width = np.uint64(keys.shape[0])
     held = np.int32(0)
     packed = np.int32(0)
     group_sum = np.int32(0)
     group_max = np.int32(0)
-    for first in range(0, rlp, at.SLOTS):
-        contexts, remaining = slots[first:], slots[width + first :]
+    for begin in range(0, rlp, at.SLOTS):
+        first = np.uint64(begin)
         if drawn:
-            # Slots behind the last request lack no token: whatever stands in their gains, they gain nothing.
-            for k in range(0, min(rlp - first, at.SLOTS), at.DRAWN):
-                draw_gains(tlp - 1, keys[first + k :], contexts[k:], np.uint64(acceptance), gains[k:])
+            keep_drawn(rlp - begin, first, slots, keys, drafts, within, scalars)
             for k in range(at.SLOTS):
-                gain = min(np.int32(gains[k]), remaining[k])
+                slot = first + np.uint64(k)
+                lacking = width + slot
+                # Below 32 where a request decodes, which tells LLVM that 32 bits suffice.
+                behind = np.uint32(np.uint32(slots[slot]) - drafts[slot]) & np.uint32(at.DRAWN - 1)
+                coming = np.uint32(drafts[lacking] >> np.uint32(behind))
+                gain = min(np.int32(1 + accepted_ahead(coming, drafted)), slots[lacking])
                 held, packed, group_sum, group_max = advance_slot(
-                    gain,
-                    k,
-                    contexts,
-                    remaining,
-                    ahead,
-                    group_columns,
-                    held,
-                    packed,
-                    group_sum,
-                    group_max,
+                    gain, slot, lacking, slots, ahead, group_columns, held, packed, group_sum, group_max
                 )
         else:
             for k in range(at.SLOTS):
-                gain = min(verified, remaining[k])
+                slot = first + np.uint64(k)
+                lacking = width + slot
+                gain = min(verified, slots[lacking])
                 held, packed, group_sum, group_max = advance_slot(
-                    gain,
-                    k,
-                    contexts,
-                    remaining,
-                    ahead,
-                    group_columns,
-                    held,
-                    packed,
-                    group_sum,
-                    group_max,
+                    gain, slot, lacking, slots, ahead, group_columns, held, packed, group_sum, group_max
                 )
     active, key_row_sum = (
         np.int64(packed & (_PACKED - 1)),
@@ -469,7 +450,7 @@ def decode_tokens(counters, slots, keys, gains, schedule, scalars):
     decoded = held - (counters[at.CONTEXT_SUM] - rlp * tlp)
     context_sum = held + active * next_tlp
     if active < rlp:
-        context_sum = close_up(rlp, slots, keys) + active * next_tlp
+        context_sum = close_up(rlp, slots, keys, drafts) + active * next_tlp
     counters[at.RLP] = active
     counters[at.TLP] = next_tlp
     counters[at.ITERATION] = iteration
@@ -485,22 +466,47 @@ def decode_tokens(counters, slots, keys, gains, schedule, scalars):
     counters[at.LAST_DECODED] = decoded
 
 
+@inlined
+def keep_drawn(requests, first, slots, keys, drafts, within, scalars):
+    """Draw for those of 16 slots whose contexts have left, or soon leave, the drafts that are drawn.
+
+    Args:
+        requests: of these slots, so many decode.
+        first: the first of them, uint64.
+        slots, keys, drafts: of the environment; for the last, which are written, see `DecodeEngine._no_drafts`.
+        within: tokens that a context may be ahead of where its drafts begin.
+    """
+    left = find_left(slots, first, drafts, first, within) & ((1 << min(requests, at.SLOTS)) - 1)
+    if left > 0:
+        threshold = np.uint64(scalars[at.ACCEPTANCE])
+        for k in range(min(requests, at.SLOTS)):
+            if left & (1 << k):
+                slot = first + np.uint64(k)
+                drafts[slot] = np.uint32(slots[slot])
+                drafts[np.uint64(keys.shape[0]) + slot] = draw_ahead(keys[slot], slots[slot], threshold)
+
+
 @inner
-def close_up(rlp, slots, keys):
+def close_up(rlp, slots, keys, drafts):
     """Move the requests that go on to the first slots, and empty the others. Returns the tokens that they hold."""
-    width = keys.shape[0]
-    to = 0
+    width = np.uint64(keys.shape[0])
+    to = np.uint64(0)
     held = 0
     for i in range(rlp):
-        context, left, key = slots[i], slots[width + i], keys[i]
-        slots[i] = 0
-        slots[width + i] = 0
+        slot = np.uint64(i)
+        context, left = slots[slot], slots[width + slot]
+        slots[slot] = 0
+        slots[width + slot] = 0
         if left > 0:
             slots[to] = context
             slots[width + to] = left
-            keys[to] = key
+            # Where nothing is drawn, nobody reads the keys.
+            if drafts.shape[0] > 0:
+                keys[to] = keys[slot]
+                drafts[to] = drafts[slot]
+                drafts[width + to] = drafts[width + slot]
             held += context
-            to += 1
+            to += np.uint64(1)
     return held
 
 
@@ -617,13 +623,14 @@ def charge_iteration(units, counters, clocks, lookups, scalars, experts, per_ref
     counters[at.LAST_UNIT + at.ATTENTION] = attention
     counters[at.LAST_UNIT + at.PROJECTION] = projection
     counters[at.LAST_UNIT + at.FEED_FORWARD] = feed_forward
-    alike = qkv == projection and projection == feed_forward
+    # Without a branch, which would be guessed wrong where units are tried out.
+    alike = (qkv == projection) & (projection == feed_forward)
     fc_s = qkv_s + projection_s + feed_forward_s
     if experts is not None:
         charge_experts(units, rlp * tlp, routing, counters, clocks, scalars, experts)
-        alike = alike and option == qkv
+        alike = alike & (option == qkv)
         fc_s += experts_s
-    if alike:
-        clocks[at.SEEN_FC_S + qkv] = fc_s
-        counters[at.SEEN_N + qkv] = rlp * tlp
+    seen_s, seen_n = np.uint64(at.SEEN_FC_S + qkv), np.uint64(at.SEEN_N + qkv)
+    clocks[seen_s] = fc_s if alike else clocks[seen_s]
+    counters[seen_n] = rlp * tlp if alike else counters[seen_n]
     return reward

@@ -23,6 +23,7 @@ from papi_env.simulation.batch.lookups import (
 )
 from papi_env.simulation.batch.measures import EXPERT_MEASURES, MEASURES, Episodes
 from papi_env.simulation.batch.measures import METRIC_NAMES as METRIC_NAMES
+from papi_env.simulation.batch.observe import write_templates
 from papi_env.simulation.batch.tables import EngineTables, build_profiled_tables
 from papi_env.simulation.engine import DISABLED, Counters, Engine, Handed, Metrics, aligned_zeros
 from papi_env.simulation.measures import evaluate
@@ -60,7 +61,7 @@ class DecodeState(NamedTuple):
         counters: int64 [num_envs, NUM_COUNTERS], or NUM_WINDOW_COUNTERS columns where layers have windows.
         clocks: float64 [num_envs, NUM_CLOCKS], or CAUSE_J columns where joules by cause are not kept.
         slots: int32 [num_envs, 2 x width], tokens that each request holds, then those that it lacks.
-        keys: uint64 [num_envs, width], of the requests' draws.
+        keys: uint64 [num_envs, width], of the requests' draws; where nothing is drawn, as they were at the reset.
     """
 
     counters: Counters
@@ -70,8 +71,12 @@ class DecodeState(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What a step gives, arrays [num_envs, ...]; the last three are of ended episodes, with SAME_STEP."""
+    """What a step gives, arrays [num_envs, ...]; the last three are of ended episodes, with SAME_STEP.
 
+    What observations begin as goes with them, `templates`: [TLP, RLP, features], see `observe.write_templates`.
+    """
+
+    templates: npt.NDArray[np.float32]
     observations: npt.NDArray[np.float32]
     rewards: FloatArray
     terminated: npt.NDArray[np.bool_]
@@ -101,8 +106,8 @@ class DecodeEngine(Engine[DecodeState]):
         profile: what an offline sweep gives a scheduler.
     """
 
-    shared = Engine.shared | {"profile", "prefill", "_lookups", "_units", "_images", "_experts"}
-    bound: ClassVar[frozenset[str]] = frozenset(("_advance", "_for_reset", "_for_step"))
+    shared = Engine.shared | {"profile", "prefill", "_lookups", "_units", "_images", "_experts", "_templates"}
+    bound: ClassVar[frozenset[str]] = frozenset(("_advance", "_for_reset", "_for_step", "_numbers"))
     tables: EngineTables
 
     def __init__(
@@ -123,6 +128,8 @@ class DecodeEngine(Engine[DecodeState]):
             at.NUM_CHOICES: len(at.KERNELS_FEATURES),
             at.NUM_EXPERT_CHOICES: len(at.EXPERT_KERNELS_FEATURES),
         }
+        # Whether the last step wrote observations to its caller's arrays alone, and how many episodes it left ended.
+        self._behind, self._ends = False, 0
         super().__init__(
             scenario,
             num_envs,
@@ -157,26 +164,37 @@ class DecodeEngine(Engine[DecodeState]):
         self.final = self.state._replace(
             counters=np.zeros_like(self.counters), clocks=np.zeros_like(self.clocks)
         )
-        self._gains = np.zeros((self.threads, at.SLOTS), dtype=np.int64)
         self._lookups = join_lookups(self.tables, causes)
         self._units = resolved_units(self.tables)
         self._images = None if scenario.images is None else ImageLookups.of(self.tables)
         self._experts = ExpertLookups.of(self.tables)
-        self.observations[:, at.NUM_STATE_FEATURES : observed] = self.tables.descriptors
+        self._templates = self._written_templates(choices)
+        self._bind()
+
+    def _written_templates(self, choices: int) -> npt.NDArray[np.float32]:
+        """What observations begin as, by TLP and RLP; see `observe.write_templates`."""
+        observed = len(at.OBSERVATION_NAMES)
+        fixed = np.zeros(self.observations.shape[1], dtype=np.float32)
+        fixed[at.NUM_STATE_FEATURES : observed] = self.tables.descriptors
         if choices > 1:
             stages = slice(at.STAGE_DESCRIPTOR_FEATURE, len(at.KERNELS_FEATURES))
-            self.observations[:, stages] = self.tables.stage_descriptors
+            fixed[stages] = self.tables.stage_descriptors
         if choices == at.NUM_EXPERT_CHOICES:
-            self.observations[:, at.EXPERT_DESCRIPTOR_FEATURE :] = self.tables.expert_descriptors
-        self._bind()
+            fixed[at.EXPERT_DESCRIPTOR_FEATURE :] = self.tables.expert_descriptors
+        shape = at.MAX_SPECULATION + 1, self._requests + 1, len(fixed)
+        templates = aligned_zeros(shape, np.float32)
+        experts = None if self._experts is None else self._experts[:]
+        write_templates(fixed, self.tables.scalars, experts, templates)
+        return templates
 
     def _bind(self) -> None:
         """Gather what compiled code takes, once: a step of one environment must cost little beside its call."""
-        state, instances = self.state[:], Instances.of(self.tables)[:]
+        state, instances = (*self.state, self._no_drafts()), Instances.of(self.tables)[:]
         images = None if self._images is None else self._images[:]
         experts = None if self._experts is None else self._experts[:]
         results = Results(
-            self.observations,
+            self._templates,
+            self.__dict__["observations"],
             self.rewards,
             self.terminated,
             self.truncated,
@@ -184,14 +202,15 @@ class DecodeEngine(Engine[DecodeState]):
             self.final_clocks,
             self.final_observations,
         )
+        self._numbers = self.actions.reshape(-1)
         self._advance = batch.step_batch
         if self.threads > 1 and not _SHARING.lost:
             _SHARING.started = True
             _SHARING.engines.add(self)
             self._advance = batch.step_threads
-        self._for_reset = (state, instances, images, experts, self.observations)
+        self._for_reset = (state, instances, images, experts, self._templates, results.observations)
         self._for_step = (
-            self._gains,
+            self.threads,
             _columns(self.actions),
             state,
             self._lookups[:],
@@ -201,6 +220,32 @@ class DecodeEngine(Engine[DecodeState]):
             experts,
             results[:],
         )
+
+    def _no_drafts(self) -> npt.NDArray[np.uint32]:
+        """Room for the drafts drawn ahead, which nobody has drawn yet: uint32 [num_envs, 2 x width].
+
+        Of each slot the context that they follow, then whether each is accepted, bit by bit. They are made of keys
+        and positions alone, so that a copy of an engine, or one from a file, draws its own. No columns where all are
+        accepted or none is made.
+        """
+        most_tlp, accepted = self.tables.schedule[:, 1].max(), self.tables.scalars[at.ACCEPTANCE]
+        columns = 2 * self.state.keys.shape[1] if most_tlp > 1 and accepted < 2.0**53 else 0
+        drafts = aligned_zeros((self.num_envs, columns), np.uint32)
+        drafts[:] = at.NOTHING_DRAWN
+        return drafts
+
+    @property
+    def observations(self) -> npt.NDArray[np.float32]:
+        """Float32 [num_envs, features]; where the last step wrote its caller's alone, written when asked for."""
+        found: npt.NDArray[np.float32] = self.__dict__["observations"]
+        if self._behind:
+            self._behind = False
+            batch.observe_all(*self._for_reset)
+        return found
+
+    @observations.setter
+    def observations(self, own: npt.NDArray[np.float32]) -> None:
+        self.__dict__["observations"] = own
 
     @property
     def contexts(self) -> npt.NDArray[np.int32]:
@@ -220,7 +265,16 @@ class DecodeEngine(Engine[DecodeState]):
 
     def advance(self) -> None:
         """Advance every environment by one step with the units in `self.actions`, already checked."""
-        self._advance(self.autoreset, self.max_steps, *self._for_step, None)
+        self._behind = False
+        self._ends = self._advance(self.autoreset, self.max_steps, *self._for_step, None)
+
+    def outside(self) -> int | None:
+        """See `Engine.outside`. All choices have as many options; of a large batch numpy's own maximum takes longer."""
+        return None if batch.within(self._numbers, self._limits_of_actions) else super().outside()
+
+    def any_ended(self) -> bool:
+        """See `Engine.any_ended`."""
+        return self._ends > 0
 
     def hand(self, counters: Sequence[int], clocks: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The columns of counters and clocks that `advance_into` gives, which are always the same; see `state`."""
@@ -232,9 +286,8 @@ class DecodeEngine(Engine[DecodeState]):
 
     def advance_into(self, given: Handed) -> None:
         """`advance`, with what it gives written to arrays of the caller's own too, in the same pass."""
-        handed = given.observations, given.counters, given.clocks
-        self._advance(self.autoreset, self.max_steps, *self._for_step, handed)
-        self._hand_ends(given)
+        self._behind = True
+        self._ends = self._advance(self.autoreset, self.max_steps, *self._for_step, given[:])
 
     def joint_costs(self, joint_actions: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
         """Privileged: true seconds and total joules of the next step, [num_envs, len(joint_actions)].

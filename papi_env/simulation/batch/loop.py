@@ -3,13 +3,14 @@
 What belongs together goes together, as a tuple in the order of the named tuple beside it; `step_batch` and
 `step_threads`, which Python calls in every step, put them together.
 
-    state       `engine.DecodeState`: counters, clocks, slots, keys
+    state       `engine.DecodeState`: counters, clocks, slots, keys; then the engine's drafts, see `decode.keep_drawn`
     lookups     `lookups.Lookups`: fc, other
     instances   `lookups.Instances`: population, schedule, scalars
     images      `lookups.ImageLookups`, or None where the scenario has none
     experts     `lookups.ExpertLookups`, or None where its model has none
-    results     `engine.Results`: observations, rewards, terminated, truncated, and the last state of ended episodes
-    handed      observations, counters and clocks that the caller keeps, see `observe.hand_over`, or None
+    results     `engine.Results`: templates, observations, rewards, terminated, truncated, and the last state of ended
+                episodes
+    handed      `engine.Handed`: arrays that the caller keeps, or None
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ from papi_env.simulation.batch.encode import (
     start_encode,
 )
 from papi_env.simulation.batch.lookups import ImageLookups
-from papi_env.simulation.batch.observe import hand_over, observe_batch, observe_env, observe_experts
+from papi_env.simulation.batch.observe import begin, hand_over, observe_env, observe_experts
 from papi_env.simulation.compiled import inlined, lean, parallel
 from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
+from papi_env.simulation.vectors import alone
 
 
 @inlined
@@ -46,9 +48,9 @@ def resolve_stage(e, actions, units):
 
     The classes of an iteration are ignored.
     """
-    global_unit = units[at.REPMLP_FC1_FC2, actions[e, at.REPMLP_FC1_FC2]]
-    fc3 = units[at.REPMLP_FC3, actions[e, at.REPMLP_FC3]]
-    ffn = units[at.REPMLP_FFN, actions[e, at.REPMLP_FFN]]
+    global_unit = units[at.REPMLP_FC1_FC2, np.uint64(actions[e, at.REPMLP_FC1_FC2])]
+    fc3 = units[at.REPMLP_FC3, np.uint64(actions[e, at.REPMLP_FC3])]
+    ffn = units[at.REPMLP_FFN, np.uint64(actions[e, at.REPMLP_FFN])]
     invalid = (
         int(global_unit != actions[e, at.REPMLP_FC1_FC2])
         + int(fc3 != actions[e, at.REPMLP_FC3])
@@ -66,15 +68,40 @@ def start_episode(e, state, instances, images):
 
 
 @inlined
-def observe(changed, counters, clocks, scalars, per_reference, images, experts, observations):
-    """Write the observation of an environment; the features of its RLP and TLP only where those have `changed`."""
-    if changed:
-        observe_batch(counters, scalars, observations)
+def observe(counters, clocks, scalars, per_reference, images, experts, templates, observations):
+    """Write the whole observation of an environment, which nothing else than its counters and clocks decides."""
+    begin(templates[np.uint64(counters[at.TLP]), np.uint64(counters[at.RLP])], observations)
     observe_env(counters, clocks, scalars, per_reference, observations)
     if images is not None:
         observe_stage(counters, clocks, ImageLookups(*images).features, scalars, observations)
     if experts is not None:
-        observe_experts(counters, clocks, experts[1], per_reference, observations)
+        observe_experts(counters, clocks, per_reference, observations)
+
+
+@lean
+def observe_all(state, instances, images, experts, templates, observations):
+    """Write the observations of all environments; arguments as of `reset_batch`."""
+    counters, clocks = state[:2]
+    _, _, scalars = instances
+    per_reference = 1.0 / scalars[at.REFERENCE]
+    for e in range(counters.shape[0]):
+        observe(counters[e], clocks[e], scalars, per_reference, images, experts, templates, observations[e])
+
+
+@inlined
+def give(e, counters, clocks, scalars, per_reference, images, experts, results, handed):
+    """Write what a step gives of environment e: its observation, or all to arrays that its caller keeps."""
+    templates, observations, rewards, terminated, truncated = results[:5]
+    c, t = counters[e], clocks[e]
+    if handed is None:
+        observe(c, t, scalars, per_reference, images, experts, templates, observations[e])
+    else:
+        own_observations, own_rewards, own_terminated, own_truncated, own_counters, own_clocks = handed
+        observe(c, t, scalars, per_reference, images, experts, templates, own_observations[e])
+        own_rewards[e] = rewards[e]
+        own_terminated[e] = terminated[e]
+        own_truncated[e] = truncated[e]
+        hand_over(c, t, experts, own_counters[e], own_clocks[e])
 
 
 @inlined
@@ -85,43 +112,63 @@ def copy_row(source, target):
 
 
 @lean
-def reset_batch(mask, state, instances, images, experts, observations):
+def reset_batch(mask, state, instances, images, experts, templates, observations):
     """Reset the environments in `mask` to the (seed, episode) that their counters name."""
-    counters, clocks, _, _ = state
+    counters, clocks = state[:2]
     _, _, scalars = instances
     per_reference = 1.0 / scalars[at.REFERENCE]
     for e in range(counters.shape[0]):
         if mask[e]:
             start_episode(e, state, instances, images)
-            observe(True, counters[e], clocks[e], scalars, per_reference, images, experts, observations[e])
+            observe(
+                counters[e], clocks[e], scalars, per_reference, images, experts, templates, observations[e]
+            )
+
+
+@lean
+def within(actions, limit):
+    """Whether all numbers of an array are below a limit; as unsigned ones, for which negative ones are too large.
+
+    Args:
+        actions: int64 [numbers]; limit: uint64.
+    """
+    outside = False
+    for i in range(actions.shape[0]):
+        outside |= np.uint64(actions[i]) >= limit
+    return not outside
 
 
 @inlined
-def step_range(
-    envs, endings, gains, actions, state, lookups, units, instances, images, experts, results, handed
-):
-    """Advance the environments from the first of `envs` up to the second by one step each; see `step_batch`."""
+def step_range(envs, endings, actions, state, lookups, units, instances, images, experts, results, handed):
+    """Advance the environments from the first of `envs` up to the second by one step each; see `step_batch`.
+
+    Returns how many episodes ended.
+    """
     start, stop = envs
     autoreset, max_steps = endings
-    counters, clocks, slots, keys = state
+    counters, clocks, slots, keys, drafts = state
     _, schedule, scalars = instances
-    observations, rewards, terminated, truncated, final_counters, final_clocks, final_observations = results
+    templates, _, rewards, terminated, truncated = results[:5]
+    final_counters, final_clocks, final_observations = results[5:]
     per_reference = 1.0 / scalars[at.REFERENCE]
-    for e in range(start, stop):
-        if e > start:
-            hand_over(e - 1, counters, clocks, images, experts, observations, handed)
+    ends = 0
+    e = np.uint64(start)
+    for i in range(start, stop):
+        # One environment late: a vector of what was just written in pieces waits until it is in the nearest cache.
+        if i > start:
+            give(e, counters, clocks, scalars, per_reference, images, experts, results, handed)
+        e = np.uint64(alone(i))
         c, t = counters[e], clocks[e]
         if c[at.DONE] == 1:
             rewards[e] = 0.0
+            # Where nothing starts them again, they stay ended.
+            ends += int(autoreset != NEXT_STEP)
             if autoreset == NEXT_STEP:
                 terminated[e] = False
                 truncated[e] = False
                 c[at.EPISODE] += 1
                 start_episode(e, state, instances, images)
-                observe(True, c, t, scalars, per_reference, images, experts, observations[e])
             continue
-        changed = False
-        rlp, tlp = c[at.RLP], c[at.TLP]
         encodes = False
         if images is not None:
             encodes = c[at.STAGE] >= 0
@@ -133,7 +180,7 @@ def step_range(
             chosen, invalid = resolve(e, actions, units, experts)
             c[at.INVALID] += invalid
             rewards[e] = charge_iteration(chosen, c, t, lookups, scalars, experts, per_reference)
-            decode_tokens(c, slots[e], keys[e], gains, schedule, scalars)
+            decode_tokens(c, slots[e], keys[e], drafts[e], schedule, scalars)
             if images is not None:
                 forget_stage(c, t)
         steps = c[at.ITERATION]
@@ -145,23 +192,22 @@ def step_range(
         terminated[e] = ended
         truncated[e] = late
         if ended or late:
+            ends += 1
             c[at.DONE] = 1
             if autoreset == SAME_STEP:
-                observe(True, c, t, scalars, per_reference, images, experts, observations[e])
+                final = final_observations[e]
+                observe(c, t, scalars, per_reference, images, experts, templates, final)
                 copy_row(c, final_counters[e])
                 copy_row(t, final_clocks[e])
-                copy_row(observations[e], final_observations[e])
                 c[at.EPISODE] += 1
                 start_episode(e, state, instances, images)
-                changed = True
-        changed = changed or c[at.RLP] != rlp or c[at.TLP] != tlp
-        observe(changed, c, t, scalars, per_reference, images, experts, observations[e])
-    hand_over(stop - 1, counters, clocks, images, experts, observations, handed)
+    give(e, counters, clocks, scalars, per_reference, images, experts, results, handed)
+    return ends
 
 
 @lean
 def step_batch(
-    autoreset, max_steps, gains, actions, state, lookups, units, instances, images, experts, results, handed
+    autoreset, max_steps, threads, actions, state, lookups, units, instances, images, experts, results, handed
 ):
     """Advance every environment by one step: an iteration, or a stage of an encode.
 
@@ -169,15 +215,17 @@ def step_batch(
         autoreset, max_steps: `max_steps` truncates an episode (0: never). With NEXT_STEP, an environment
             that had ended ignores its action and returns its reset; with SAME_STEP it resets at once and its last
             state is copied into the final arrays; with DISABLED it idles until it is reset.
-        gains: scratch, int64 [threads, SLOTS].
+        threads: of `step_threads`, among which it shares the environments.
         actions: see `resolve`; units: `lookups.resolved_units`.
         state, lookups, instances, images, experts, results, handed: see the module.
+
+    Returns:
+        how many episodes ended, among them those that idle since (DISABLED).
     """
     stop, endings = actions.shape[0], (autoreset, max_steps)
-    step_range(
+    return step_range(
         (0, stop),
         endings,
-        gains[0],
         actions,
         state,
         lookups,
@@ -192,16 +240,18 @@ def step_batch(
 
 @parallel
 def step_threads(
-    autoreset, max_steps, gains, actions, state, lookups, units, instances, images, experts, results, handed
+    autoreset, max_steps, threads, actions, state, lookups, units, instances, images, experts, results, handed
 ):
-    """`step_batch` with as many threads as `gains` has rows, each with its share of the environments."""
-    threads, num_envs = gains.shape[0], actions.shape[0]
+    """`step_batch` with so many threads, each with its share of the environments."""
+    num_envs = actions.shape[0]
+    ends = 0
     for thread in nb.prange(threads):
         envs = num_envs * thread // threads, num_envs * (thread + 1) // threads
-        own, endings = gains[thread], (autoreset, max_steps)
-        step_range(
-            envs, endings, own, actions, state, lookups, units, instances, images, experts, results, handed
+        endings = autoreset, max_steps
+        ends += step_range(
+            envs, endings, actions, state, lookups, units, instances, images, experts, results, handed
         )
+    return ends
 
 
 @lean

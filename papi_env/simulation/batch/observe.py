@@ -6,9 +6,24 @@ import numpy as np
 
 from papi_env.hardware.dram import GROUP_TOKENS
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.compiled import inlined
+from papi_env.simulation.compiled import inlined, lean
+from papi_env.simulation.vectors import mover, squasher
 
 MAX_ROWS = at.MAX_BATCH * at.MAX_SPECULATION
+move_features = mover(at.TEMPLATE)
+move_counters, move_stage_counters = mover(at.NUM_HANDED_COUNTERS), mover(at.NUM_HANDED_STAGE_COUNTERS)
+move_clocks = mover(at.NUM_HANDED_CLOCKS)
+# The last step's seconds, those of communication and of each class, as neighbours.
+squash_times = squasher(
+    tuple(
+        column - at.LAST_TIME_S
+        for column in (
+            at.LAST_TIME_S,
+            at.LAST_COMMUNICATION_S,
+            *range(at.LAST_CLASS_S, at.LAST_CLASS_S + at.NUM_CLASSES),
+        )
+    )
+)
 
 
 @inlined
@@ -24,23 +39,46 @@ def share(x, of):
     return np.float32(x) / np.float32(of)
 
 
+@lean
+def write_templates(fixed, scalars, experts, templates):
+    """Write what observations begin as: all that depends on nothing else than RLP and TLP.
+
+    Args:
+        fixed: float32 [features], the descriptors, 0 elsewhere.
+        scalars: of the scenario; experts: `lookups.ExpertLookups`, or None.
+        templates: float32 [TLP = 0.., RLP = 0.., features], written.
+    """
+    batch = scalars[at.BATCH]
+    for tlp in range(templates.shape[0]):
+        for rlp in range(templates.shape[1]):
+            observations = templates[tlp, rlp]
+            n = rlp * tlp
+            for k in range(fixed.shape[0]):
+                observations[k] = fixed[k]
+            observations[at.COLUMN.rlp] = rlp / at.MAX_BATCH
+            observations[at.COLUMN.tlp] = tlp / at.MAX_SPECULATION
+            observations[at.COLUMN.n] = n / MAX_ROWS
+            # An infinite α (no PUs) gives 0; n = 0 occurs only after the last iteration.
+            observations[at.COLUMN.n_share_of_alpha] = n / (n + scalars[at.ALPHA]) if n > 0 else 0.0
+            observations[at.COLUMN.batch_size] = batch / at.MAX_BATCH
+            observations[at.COLUMN.finished] = 1.0 - rlp / max(batch, 1.0)
+            if experts is not None and observations.shape[0] > at.EXPERT_FEATURE:
+                for k in range(at.NUM_EXPERT_SHAPE):
+                    observations[at.EXPERT_FEATURE + k] = experts[1][n, k]
+
+
 @inlined
-def observe_batch(counters, scalars, observations):
-    """Write the features that change only with RLP and TLP."""
-    rlp, tlp = counters[at.RLP], counters[at.TLP]
-    n, batch = rlp * tlp, scalars[at.BATCH]
-    observations[at.COLUMN.rlp] = rlp / at.MAX_BATCH
-    observations[at.COLUMN.tlp] = tlp / at.MAX_SPECULATION
-    observations[at.COLUMN.n] = n / MAX_ROWS
-    # An infinite α (no PUs) gives 0; n = 0 occurs only after the last iteration.
-    observations[at.COLUMN.n_share_of_alpha] = n / (n + scalars[at.ALPHA]) if n > 0 else 0.0
-    observations[at.COLUMN.batch_size] = batch / at.MAX_BATCH
-    observations[at.COLUMN.finished] = 1.0 - rlp / max(batch, 1.0)
+def begin(template, observations):
+    """Begin an observation with what its template holds; both have 16 features or more."""
+    # The last vectors first, and the first one over what is left: parts that two of them hold are the same.
+    for first in range(template.shape[0] - at.TEMPLATE, 0, -at.TEMPLATE):
+        move_features(template, first, observations, first)
+    move_features(template, 0, observations, 0)
 
 
 @inlined
 def observe_env(counters, clocks, scalars, per_reference, observations):
-    """Write the other features of `state.STATE_FEATURES`; descriptors are there for good."""
+    """Write the features of `state.STATE_FEATURES` that templates lack."""
     limit = scalars[at.CONTEXT_LIMIT]
     held = 4.0 * counters[at.CONTEXT_SUM]
     longest = 4.0 * GROUP_TOKENS * counters[at.GROUP_MAX]
@@ -49,56 +87,41 @@ def observe_env(counters, clocks, scalars, per_reference, observations):
     observations[at.COLUMN.iteration] = share(counters[at.ITERATION], counters[at.ITERATION] + 256)
     observations[at.COLUMN.last_finished] = share(counters[at.LAST_FINISHED], max(scalars[at.BATCH], 1.0))
     observations[at.COLUMN.last_decoded] = share(counters[at.LAST_DECODED], max(counters[at.LAST_N], 1))
-    observations[at.COLUMN.last_time] = squash(clocks[at.LAST_TIME_S] * per_reference)
-    observations[at.COLUMN.last_communication] = squash(clocks[at.LAST_COMMUNICATION_S] * per_reference)
+    squash_times(clocks, at.LAST_TIME_S, per_reference, observations, at.COLUMN.last_time)
     for k in range(at.NUM_CLASSES * at.NUM_UNITS):
         observations[at.LAST_UNIT_FEATURE + k] = 0.0
     for k in range(at.NUM_CLASSES):
-        observations[at.LAST_CLASS_FEATURE + k] = squash(clocks[at.LAST_CLASS_S + k] * per_reference)
         unit = counters[at.LAST_UNIT + k]
         if unit >= 0:
-            observations[at.LAST_UNIT_FEATURE + at.NUM_UNITS * k + unit] = 1.0
+            observations[np.uint64(at.LAST_UNIT_FEATURE + at.NUM_UNITS * k + unit)] = 1.0
     for u in range(2):
         observations[at.SEEN_FEATURE + u] = squash(clocks[at.SEEN_FC_S + u] * per_reference)
         observations[at.SEEN_N_FEATURE + u] = counters[at.SEEN_N + u] / MAX_ROWS
 
 
 @inlined
-def observe_experts(counters, clocks, features, per_reference, observations):
-    """Write `state.EXPERT_STATE_FEATURES`, if they are observed; descriptors are there for good."""
+def observe_experts(counters, clocks, per_reference, observations):
+    """Write the features of `state.EXPERT_STATE_FEATURES` that templates lack, if they are observed."""
     if observations.shape[0] <= at.EXPERT_FEATURE:
         return
-    n = counters[at.RLP] * counters[at.TLP]
-    for k in range(at.NUM_EXPERT_SHAPE):
-        observations[at.EXPERT_FEATURE + k] = features[n, k]
     observations[at.COLUMN.last_time_experts] = squash(clocks[at.LAST_EXPERTS_S] * per_reference)
     for k in range(at.SPLIT + 1):
         observations[at.LAST_EXPERTS_FEATURE + k] = 1.0 if counters[at.LAST_EXPERTS] == k else 0.0
 
 
 @inlined
-def hand_over(e, counters, clocks, images, experts, observations, handed):
-    """Copy what a step gives of environment e to arrays that its caller keeps.
-
-    Best one environment late: what was written last still is on its way to the nearest cache.
+def hand_over(counters, clocks, experts, own_counters, own_clocks):
+    """Copy what `info` says of an environment to rows that its caller keeps.
 
     Args:
-        counters, clocks, observations: of all environments.
-        handed: observations, counters (`state.HANDED_COUNTERS`) and clocks (`HANDED_CLOCKS`) to write, or None.
+        counters, clocks: of the environment.
+        own_counters: `state.HANDED_COUNTERS`; own_clocks: `HANDED_CLOCKS`.
     """
-    if handed is None:
-        return
-    own_observations, own_counters, own_clocks = handed
-    for k in range(own_observations.shape[1]):
-        own_observations[e, k] = observations[e, k]
-    for k in range(at.NUM_HANDED_COUNTERS):
-        own_counters[e, k] = counters[e, at.RLP + k]
-    for k in range(at.NUM_HANDED_CLOCKS):
-        own_clocks[e, k] = clocks[e, at.RETURN - 1 + k]
-    own_clocks[e, 0] = clocks[e, at.TIME_S]
-    if own_counters.shape[1] > at.NUM_HANDED_COUNTERS:
-        for k in range(at.NUM_HANDED_STAGE_COUNTERS):
-            own_counters[e, at.NUM_HANDED_COUNTERS + k] = counters[e, at.STAGE + k]
+    move_counters(counters, at.RLP, own_counters, 0)
+    if own_counters.shape[0] > at.NUM_HANDED_COUNTERS:
+        move_stage_counters(counters, at.STAGE, own_counters, at.NUM_HANDED_COUNTERS)
+    move_clocks(clocks, at.RETURN - 1, own_clocks, 0)
+    own_clocks[0] = clocks[at.TIME_S]
     if experts is not None:
         for k in range(at.NUM_EXPERT_CLOCKS - at.EXPERTS_S):
-            own_clocks[e, at.NUM_HANDED_CLOCKS + k] = clocks[e, at.EXPERTS_S + k]
+            own_clocks[at.NUM_HANDED_CLOCKS + k] = clocks[at.EXPERTS_S + k]

@@ -118,9 +118,10 @@ HANDED_EXPERT_CLOCKS = tuple(range(EXPERTS_S, NUM_EXPERT_CLOCKS))  # behind them
 # Tokens held by the request in each slot, then tokens it still lacks; active requests first, 0 behind them. The
 # width is a multiple of 16, which is what a vector register takes of int32.
 SLOTS = 16
-# Slots that are drawn for at a time, as far as requests decode. chosen: a vector of 64-bit draws on any processor with
-# AVX2 (range 4-16: with 8 slower than with 16).
-DRAWN = 4
+# Drafts of a request that are drawn at a time: the bits of what a slot keeps of them.
+DRAWN = 32
+# Where such a vector begins that holds nothing: no context is behind it by fewer than DRAWN tokens.
+NOTHING_DRAWN = 2**31
 
 # --- scalars of a scenario: float64 [NUM_SCALARS] ---------------------------------------------------
 ENERGY_WEIGHT = 0
@@ -295,6 +296,9 @@ KERNELS_FEATURES = FEATURES + STAGE_FEATURES
 EXPERT_KERNELS_FEATURES = KERNELS_FEATURES + EXPERT_FEATURES
 OBSERVATION_NAMES, DESCRIPTOR_NAMES = names(FEATURES), names(DESCRIPTOR_FEATURES)
 STAGE_OBSERVATION_NAMES, STAGE_DESCRIPTOR_NAMES = names(STAGE_FEATURES), names(STAGE_DESCRIPTOR_FEATURES)
+
+# Features that are moved as one when an observation begins; none has fewer. chosen: a cache line.
+TEMPLATE = 16
 
 # Columns by name, "-" written as "_", for the writers; those of one-hot groups and of classes are the first ones.
 NUM_STATE_FEATURES = len(STATE_FEATURES)

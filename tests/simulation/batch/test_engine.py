@@ -1,5 +1,8 @@
 """The engine conserves tokens, follows the hardware functions, and keeps its accounts."""
 
+import pickle
+
+import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -260,3 +263,35 @@ def test_figures_without_a_finite_cost_are_refused():
     extreme = s.model_copy(update={"system": s.system.model_copy(update={"attention_link": link})})
     with pytest.raises(ConfigurationError, match="not a finite number of seconds"):
         DecodeEngine(extreme, 1)
+
+
+@pytest.mark.parametrize("choices", [1, at.NUM_CHOICES])
+def test_an_engine_has_the_observations_that_it_wrote_to_its_caller_alone(choices):
+    env = gym.make_vec(
+        "papi_env/Decode-v0" if choices == 1 else "papi_env/Kernels-v0",
+        num_envs=5,
+        scenario=scenario(acceptance_rate=0.6),
+        copy=True,
+        autoreset_mode="SameStep",
+    )
+    engine = env.unwrapped.engine
+    first = env.reset(seed=3)[0]
+    np.testing.assert_array_equal(engine.observations, first)
+    for step in range(60):
+        seen = env.step(np.zeros(env.action_space.shape, dtype=np.int64))[0]
+        if step % 3 == 0:
+            np.testing.assert_array_equal(engine.observations, seen)
+    # Where some begin anew, the others are as the last step left them.
+    mask = np.array([True, False, False, True, False])
+    np.testing.assert_array_equal(env.reset(options={"reset_mask": mask})[0][~mask], seen[~mask])
+
+
+def test_a_copy_draws_what_the_engine_had_drawn_ahead():
+    engine = started(scenario(speculation=4, acceptance_rate=0.7), 6)
+    for steps in (1, 5, 40):
+        twin = pickle.loads(pickle.dumps(engine)) if steps == 5 else engine.clone()
+        for _ in range(steps):
+            for one in (engine, twin):
+                one.step()
+        for mine, other in zip(engine.state, twin.state, strict=True):
+            assert mine.tobytes() == other.tobytes()

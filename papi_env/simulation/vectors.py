@@ -1,0 +1,153 @@
+"""Parts of rows that compiled code moves, adds up or squashes as vectors.
+
+LLVM makes vectors of long loops by itself. A dozen neighbours it takes one by one: the pass that would find them is off
+in numba, for of other code it makes slower code (`NUMBA_SLP_VECTORIZE`, see README.md). So they are named here. Where
+nothing is compiled, the plain functions do the same; no bit depends on which of them ran.
+
+Rows are arrays [columns]. Nothing looks whether a part ends within its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba.core.config
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+_FLOAT = ir.FloatType()
+
+
+def _part(context, builder, kind, row, first, lanes):
+    """A pointer to `lanes` neighbours of a row, from the column `first`."""
+    array = context.make_array(kind)(context, builder, row)
+    vector = ir.VectorType(context.get_data_type(kind.dtype), lanes)
+    return builder.bitcast(builder.gep(array.data, [first]), vector.as_pointer())
+
+
+def _load(context, builder, kind, row, first, lanes):
+    vector = ir.VectorType(context.get_data_type(kind.dtype), lanes)
+    pointer = _part(context, builder, kind, row, first, lanes)
+    return builder.load(pointer, align=kind.dtype.bitwidth // 8, typ=vector)
+
+
+def _store(context, builder, value, kind, row, first):
+    pointer = _part(context, builder, kind, row, first, value.type.count)
+    builder.store(value, pointer, align=kind.dtype.bitwidth // 8)
+
+
+def _splat(builder, value, lanes):
+    """A vector of one number."""
+    vector = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    for k in range(lanes):
+        vector = builder.insert_element(vector, value, ir.Constant(ir.IntType(32), k))
+    return vector
+
+
+def _compiled(plain: Callable[..., Any], typed: Callable[..., Any]) -> Any:
+    """`plain` where nothing is compiled, else what `typed` makes of the types of its arguments."""
+    config: Any = numba.core.config
+    return plain if config.DISABLE_JIT else intrinsic(typed)
+
+
+def mover(lanes: int) -> Any:
+    """What copies so many neighbours of a row into another row.
+
+    Returns:
+        move(source, first, target, to): from the column `first` of a row into the columns from `to` on.
+    """
+
+    def plain(source, first, target, to):
+        target[to : to + lanes] = source[first : first + lanes]
+
+    def typed(_, source, first, target, to):
+        def build(context, builder, signature, arguments):
+            kinds = signature.args
+            found = _load(context, builder, kinds[0], *arguments[:2], lanes)
+            _store(context, builder, found, kinds[2], *arguments[2:])
+            return context.get_dummy_value()
+
+        return types.void(source, first, target, to), build
+
+    return _compiled(plain, typed)
+
+
+def squasher(columns: tuple[int, ...]) -> Any:
+    """What writes x / (1 + x) of some columns of a row of clocks, one beside the other, into a row of observations.
+
+    Args:
+        columns: of eight neighbours in the clocks, those that are written; behind them, what is left of a vector of
+            eight is written too, and means nothing.
+
+    Returns:
+        squash(clocks, first, scale, observations, to): the clocks from `first` on, times `scale`, in float32 as they
+            are observed, into the observations from `to` on.
+    """
+    lanes = 8
+    picked = (*columns, *(columns[-1] for _ in range(lanes - len(columns))))
+
+    def plain(clocks, first, scale, observations, to):
+        x = (clocks[first : first + lanes] * scale).astype(np.float32)
+        observations[to : to + lanes] = (x / (x + np.float32(1.0)))[list(picked)]
+
+    def typed(_, clocks, first, scale, observations, to):
+        def build(context, builder, signature, arguments):
+            kinds = signature.args
+            row, start, factor, target, begin = arguments
+            x = _load(context, builder, kinds[0], row, start, lanes)
+            x = builder.fmul(x, _splat(builder, factor, lanes))
+            x = builder.fptrunc(x, ir.VectorType(_FLOAT, lanes))
+            chosen = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(picked))
+            x = builder.shuffle_vector(x, x, chosen)
+            one = ir.Constant(x.type, [1.0] * lanes)
+            x = builder.fdiv(x, builder.fadd(x, one))
+            _store(context, builder, x, kinds[3], target, begin)
+            return context.get_dummy_value()
+
+        return types.void(clocks, first, scale, observations, to), build
+
+    return _compiled(plain, typed)
+
+
+def finder(lanes: int) -> Any:
+    """What finds numbers of a row, int32 or uint32, that are more than `most` above those of another.
+
+    Returns:
+        find(row, first, base, begin, most): a number whose bit k, of so many lanes, says whether
+            row[first + k] - base[begin + k] > most, where differences wrap around.
+    """
+
+    def plain(row, first, base, begin, most):
+        above = row[first : first + lanes].astype(np.uint32) - base[begin : begin + lanes] > most
+        return int(sum(1 << k for k in np.flatnonzero(above).tolist()))
+
+    def typed(_, row, first, base, begin, most):
+        def build(context, builder, signature, arguments):
+            kinds = signature.args
+            x = _load(context, builder, kinds[0], *arguments[:2], lanes)
+            y = _load(context, builder, kinds[2], *arguments[2:4], lanes)
+            above = builder.icmp_unsigned(">", builder.sub(x, y), _splat(builder, arguments[4], lanes))
+            return builder.zext(builder.bitcast(above, ir.IntType(lanes)), ir.IntType(64))
+
+        return types.int64(row, first, base, begin, most), build
+
+    return _compiled(plain, typed)
+
+
+def _plain_alone(index):
+    """The index, of which the compiler knows no more than that it is a number."""
+    return index
+
+
+def _alone(_, index):
+    def build(context, builder, signature, arguments):
+        kind = arguments[0].type
+        return builder.asm(ir.FunctionType(kind, [kind]), "", "=r,0", arguments, False)
+
+    return index(index), build
+
+
+alone = _compiled(_plain_alone, _alone)
