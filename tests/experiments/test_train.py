@@ -320,7 +320,7 @@ def test_a_replaced_value_is_no_longer_tuned():
         (["--hyper", "gamma=2"], "gamma: found 2"),
         (["--hyper", "gamma"], "expected NAME=VALUE"),
         (["--hyper", "batch_size=1000"], "expected a divisor of n_envs x n_steps = 12288"),
-        (["--hyper", "n_envs=1", "batch_size=128", "--batch-sizes", "2", "4"], "1 environments for 2 scenarios"),
+        (["--hyper", "n_envs=1", "batch_size=96", "--batch-sizes", "2", "4"], "1 environments for 2 scenarios"),
         (["--algorithm", "dqn", "--hyper", "target_update_interval=1"], "expected at least n_envs"),
         (["--scenarios", "creative-writing/lama-65b"], "Did you mean 'creative-writing/llama-65b'"),
         (["--systems", "papy"], "Did you mean 'papi'"),

@@ -68,7 +68,7 @@ def test_one_that_was_chosen_on_the_test_split_may_not(change):
 def test_another_training_split_is_told(change):
     status, out, _ = asked(change(splits={"train": "0" * 16}))
     assert status == 0
-    assert "train 0000000000000000 (another one than 2c555c9bf9f0f1da" in out
+    assert "train 0000000000000000 (another one than c970013765ab626e" in out
 
 
 def test_one_that_does_not_say_how_it_was_trained_may_not(change):
