@@ -464,6 +464,19 @@ def load_hyperparameters(
         raise describe_validation(where, error, (*kind.model_fields, *Linear.model_fields)) from None
 
 
+def kept_hyperparameters(algorithm: str, values: Mapping[str, Any], where: str) -> Learning:
+    """The values that a run has on record.
+
+    Raises:
+        ConfigurationError: a name or value that does not fit; the message says `where`.
+    """
+    kind = lookup("algorithm", algorithm, KINDS)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise describe_validation(where, error, (*kind.model_fields, *Linear.model_fields)) from None
+
+
 def _check_one_discount(replaced: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Refuse values per step that those per second leave without a say."""
     for step, second in (("gamma", "time_constant"), ("gae_lambda", "trace_s")):

@@ -30,7 +30,7 @@ from experiments.common.options import (
 from experiments.common.runner import read_record
 from experiments.training.hyperparameters import KINDS
 from papi_env.envs.registration import DECODE
-from papi_env.errors import ConfigurationError, DataError, describe_validation
+from papi_env.errors import ConfigurationError, DataError, describe_validation, shown
 
 PROGRAM = ("python", "-m", "experiments.train")
 SPELLINGS = (Spelling("--traces", "--trace"),)
@@ -156,8 +156,10 @@ def read_command(command: str) -> Config:
         raise ValueError("options of experiments.train alone") from None
 
 
-def resumed(config: Config) -> Config:
+def resumed(config: Config) -> tuple[Config, dict[str, Any]]:
     """The configuration of the run in `config.resume`, which goes on with the processes of `config`.
+
+    And its hyper-parameters as plain data: as it began with, whatever their files say by now.
 
     Raises:
         ConfigurationError: other options are given besides, or the folder holds no training.
@@ -175,13 +177,17 @@ def resumed(config: Config) -> Config:
         raise ConfigurationError(f"{record}: cannot be read: no such file; expected the folder of a training")
     try:
         data = read_record(record)
-        experiment, asked = data["experiment"], data["configuration"]["asked"]
+        experiment, found = data["experiment"], data["configuration"]
+        asked, values = found["asked"], found["hyperparameters"]
     except KeyError as error:
         raise DataError(f"{record}: not the record of a training: configuration has no {error}") from None
     if experiment != "train":
         raise ConfigurationError(f"{config.resume}: holds a run of {experiment!r}, not of 'train'")
     try:
-        return replace(TypeAdapter(Config).validate_python(asked), out=config.resume, workers=config.workers)
+        began = TypeAdapter(Config).validate_python(asked)
     except ValidationError as error:
         names = [field.name for field in fields(Config)]
         raise DataError(str(describe_validation(str(record), error, names))) from None
+    if not isinstance(values, dict):
+        raise DataError(f"{record}: configuration.hyperparameters: found {shown(values)}, expected a table")
+    return replace(began, out=config.resume, workers=config.workers), values

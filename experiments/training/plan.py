@@ -11,7 +11,13 @@ from experiments.arena.settings import scenario_settings, trace_digest
 from experiments.common.problems import setting_label, vector_class
 from experiments.common.runner import digest, versions
 from experiments.splitting.splits import load_split, trace_records
-from experiments.training.hyperparameters import KINDS, Learning, OfNetwork, load_hyperparameters
+from experiments.training.hyperparameters import (
+    KINDS,
+    Learning,
+    OfNetwork,
+    kept_hyperparameters,
+    load_hyperparameters,
+)
 from experiments.training.options import ONE_PROCESS, Config, as_plain, command_of
 from papi_env.envs.problem import ELAPSED
 from papi_env.envs.registration import ENV_IDS
@@ -82,8 +88,12 @@ def has_seconds(env_id: str) -> bool:
     return ELAPSED in dict(vector_class(env_id).clock_info)
 
 
-def resolve(config: Config) -> Training:
+def resolve(config: Config, kept: Mapping[str, Any] | None = None) -> Training:
     """Look up and check everything that `config` names.
+
+    Args:
+        config: what to train.
+        kept: hyper-parameters of a run that goes on, instead of those that files and options give.
 
     Raises:
         ConfigurationError, DataError: something cannot be used as asked.
@@ -98,12 +108,10 @@ def resolve(config: Config) -> Training:
         if not low <= getattr(config, name) <= high:
             raise ConfigurationError(f"--{name} is {getattr(config, name)}, expected {low} to {high}")
     lookup("problem", config.env, dict.fromkeys(ENV_IDS))
-    overrides = config.hyper
-    if config.timesteps is not None:
-        overrides = (*overrides, f"timesteps={config.timesteps}")
-    if config.time_constant is not None:
-        overrides = (*overrides, f"time_constant={float(config.time_constant)}")
-    parameters = load_hyperparameters(config.algorithm, config.env, overrides, config.hyperparameters)
+    if kept is None:
+        parameters = _parameters(config)
+    else:
+        parameters = kept_hyperparameters(config.algorithm, kept, f"{config.out}: hyperparameters")
     if parameters.per_second is not None and not has_seconds(config.env):
         raise ConfigurationError(
             f"time_constant is {parameters.per_second:g} s, but {config.env} counts steps; expected none, or one of "
@@ -132,6 +140,16 @@ def resolve(config: Config) -> Training:
     settings = scenario_settings(config.env, config.scenarios, *sizes)
     validation = scenario_settings(config.env, config.validate, *sizes) if config.validate else settings
     return Training(config, parameters, tuple(settings), tuple(validation), {}, start)
+
+
+def _parameters(config: Config) -> Learning:
+    """What files and options give."""
+    overrides = config.hyper
+    if config.timesteps is not None:
+        overrides = (*overrides, f"timesteps={config.timesteps}")
+    if config.time_constant is not None:
+        overrides = (*overrides, f"time_constant={float(config.time_constant)}")
+    return load_hyperparameters(config.algorithm, config.env, overrides, config.hyperparameters)
 
 
 def _start(config: Config) -> dict[str, FloatArray]:

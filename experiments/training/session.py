@@ -50,10 +50,11 @@ def run(config: Config, command: str, console: Console, progress: Console) -> Pa
         ConfigurationError, DataError: something cannot be used as asked, or training diverged.
         KeyboardInterrupt: the run was interrupted; it can go on.
     """
+    kept = None
     if config.resume is not None:
-        config = resumed(config)
+        config, kept = resumed(config)
     with progress.status("reading scenarios"):
-        training = resolve(config)
+        training = resolve(config, kept)
     # Ray listens for signals too: before this does.
     with started(config.workers) as pool:
         folder = RunFolder.open(config.out, "train", training.describe())

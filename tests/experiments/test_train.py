@@ -190,6 +190,39 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path, monkeyp
         np.testing.assert_array_equal(array, before[name])
 
 
+def test_a_run_goes_on_as_it_began_where_the_defaults_are_others_by_now(tmp_path, monkeypatch):
+    """A new version of the project tunes them anew; what somebody has begun under an old one is not lost."""
+    assert command(*options("ppo", DECODE), "--out", tmp_path / "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        stopping_at(patch, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
+        assert command(*options("ppo", DECODE), "--out", tmp_path / "parts")[0] == 130
+    text = (FOLDER / "ppo.toml").read_text()
+    assert "clip_range = 0.2" in text
+    (tmp_path / "ppo.toml").write_text(text.replace("clip_range = 0.2", "clip_range = 0.3"))
+    monkeypatch.setattr("experiments.training.hyperparameters.FOLDER", tmp_path)
+    status, _, err = command("--resume", tmp_path / "parts")
+    assert status == 0, err
+    assert_the_same_run(tmp_path / "whole", tmp_path / "parts")
+    # To ask for the same once more is to ask for others.
+    status, _, err = command(*options("ppo", DECODE), "--out", tmp_path / "parts")
+    assert status == 2
+    assert "hyperparameters.clip_range: 0.2 there, 0.3 asked" in err
+
+
+@pytest.mark.parametrize("values", [7, [], {"gamma": 2}])
+def test_hyperparameters_on_record_that_are_none_are_refused(tmp_path, values):
+    assert command(*options("ppo", DECODE), "--out", tmp_path / "run")[0] == 0
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    record["configuration"]["hyperparameters"] = values
+    path.write_text(json.dumps(record))
+    status, _, err = command("--resume", tmp_path / "run")
+    assert status == 2
+    assert "hyperparameters" in err
+    assert err.startswith("error:")
+    assert err.count("\n") == 1
+
+
 def test_a_run_killed_at_any_time_goes_on_from_its_last_validation(tmp_path, monkeypatch):
     assert command(*options("ppo", DECODE), "--out", tmp_path / "whole")[0] == 0
 
