@@ -422,7 +422,7 @@ def nearest_family(name: str, among: Collection[str]) -> str | None:
 
     The other one may be that of a trace.
     """
-    family: Family | TraceFamily | None = FAMILIES.get(name) or TRACE_FAMILIES.get(name)
+    family = _family(name)
     if family is None:
         return None
     senders = set(TRAFFIC[family.traffic].shares)
@@ -436,9 +436,12 @@ def nearest_family(name: str, among: Collection[str]) -> str | None:
 
 def load_of(name: str) -> float | None:
     """How much is offered in a preset, such as "bursts/llama-65b", over what can be carried; None: no preset."""
-    name = name.partition("/")[0]
-    family: Family | TraceFamily | None = FAMILIES.get(name) or TRACE_FAMILIES.get(name)
+    family = _family(name.partition("/")[0])
     return None if family is None else family.load
+
+
+def _family(name: str) -> Family | TraceFamily | None:
+    return FAMILIES.get(name) or TRACE_FAMILIES.get(name)
 
 
 def held_out(name: str) -> bool:
@@ -463,10 +466,15 @@ def load_capacities(path: str | Path = CAPACITIES) -> dict[tuple[str, str], Capa
         if not isinstance(values, dict) or set(values) != set(Capacity._fields):
             raise DataError(f"{where}: found {shown(values)}, expected {', '.join(Capacity._fields)}")
         for name, value in values.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e12:
-                raise DataError(f"{where}.{name}: found {shown(value)}, expected a number above 0")
+            check_measured(f"{where}.{name}", value, 1e12)
         found[traffic, model] = Capacity(**values)
     return found
+
+
+def check_measured(where: str, value: Any, below: float) -> None:
+    """Raise DataError where a value of such a table is no number above 0, or not `below` what any machine reaches."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < below:
+        raise DataError(f"{where}: found {shown(value)}, expected a number above 0")
 
 
 def measured_entries(path: Path) -> dict[str, Any]:

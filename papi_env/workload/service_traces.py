@@ -12,12 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from papi_env.errors import DataError, lookup, shown
+from papi_env.errors import DataError, lookup
 from papi_env.workload.arrivals import Arrivals
 from papi_env.workload.presets import rounded
 from papi_env.workload.requests import Lengths
 from papi_env.workload.service import Service
-from papi_env.workload.service_presets import TRACE_FAMILIES, measured_entries, traffic_serving
+from papi_env.workload.service_presets import (
+    TRACE_FAMILIES,
+    check_measured,
+    measured_entries,
+    traffic_serving,
+)
 from papi_env.workload.serving import Serving
 
 TIME_SCALES = Path(__file__).with_name("service_traces.json")
@@ -88,8 +93,7 @@ def load_time_scales(path: str | Path = TIME_SCALES) -> dict[tuple[str, str], fl
         trace, _, model = key.partition("/")
         if trace not in HORIZONS_S or model not in MODELS:
             raise DataError(f"{where}: expected TRACE/MODEL, with one of {', '.join(HORIZONS_S)}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
-            raise DataError(f"{where}: found {shown(value)}, expected a number above 0")
+        check_measured(where, value, 1e6)
         found[trace, model] = float(value)
     missing = [f"{trace}/{model}" for trace in HORIZONS_S for model in MODELS if (trace, model) not in found]
     if missing:
