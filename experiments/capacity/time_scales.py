@@ -38,7 +38,7 @@ from papi_env.simulation.serving.tables import build_serving_tables
 from papi_env.workload.service_presets import TRACE_FAMILIES
 from papi_env.workload.service_traces import MODELS, load_time_scales, trace_serving
 
-# chosen: 32, with which the worth of the code service's windows is known to 10 % (range 8-128); 8 to search on.
+# chosen: 32, four times those of presets, for what a window offers differs more (range 8-128); 8 to search on.
 SEEDS = tuple(range(32))
 TUNING_SEEDS = tuple(range(FIRST_TUNING[0], FIRST_TUNING[0] + 8))
 # chosen: as the trace was recorded.
