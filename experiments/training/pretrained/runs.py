@@ -76,7 +76,8 @@ def ship(runs: Sequence[Path], folder: Path) -> tuple[str, Entry]:
             f"{runs[best] / BEST}: its validation score is {validated}, expected the run's best, "
             f"{found[best].score}"
         )
-    config = replace(resumed(Config(resume=runs[best])), seed=Config.seed)
+    began, _ = resumed(Config(resume=runs[best]))
+    config = replace(began, seed=Config.seed)
     record = read_record(folder) if (folder / RECORD).exists() else Record()
     target = folder / SHIPPED[validation.env_id]
     recover(target)
