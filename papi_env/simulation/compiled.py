@@ -30,6 +30,7 @@ import numpy as np
 from numba.core.caching import FunctionCache
 
 from papi_env.simulation.compiling import Compiling
+from papi_env.simulation.parts import PartCompiler
 
 # A module that numba fills in when it is imported.
 _config: Any = numba.core.config
@@ -204,12 +205,12 @@ def _decorator(folder: Path | None, closed: bool = False, **options: Any) -> Dec
 
     Args:
         folder: of the cache.
-        closed: compiled code alone calls the function. What takes Python's arguments apart, two dozen arrays of some,
-            is more code than many a helper, and a third of what is compiled.
+        closed: compiled code alone calls the function, which is a part of others then (`parts`). What takes Python's
+            arguments apart, two dozen arrays of some, is more code than many a helper.
         options: of numba's.
     """
     if closed:
-        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": PartCompiler}
 
     def decorate(function: Callable[..., Any]) -> Any:
         # numba chooses the place of a cache when a function is decorated.

@@ -125,6 +125,35 @@ def test_python_is_refused_where_a_function_has_no_entrance_for_it(tmp_path):
         assert all("decorate it with `lean` or `exposed`" in line for line in refused)
 
 
+def test_parts_from_the_cache_become_parts_of_what_is_compiled_later(tmp_path):
+    """Of a part no machine code is kept, only what its callers are made with."""
+    (tmp_path / "parts.py").write_text(
+        "from papi_env.simulation.compiled import inlined, inner\n"
+        "@inlined\ndef half(x):\n    return x / 2\n"
+        "@inner\ndef quarter(x):\n    if x < 0.0:\n        raise ValueError('below 0')\n    return half(half(x))\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(PACKAGE.parent)}
+    found = []
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.py").write_text(
+            "from papi_env.simulation.compiled import lean\n"
+            "from parts import half, quarter\n"
+            "@lean\ndef eighth(x):\n    return half(quarter(x))\n"
+            "print(eighth(4.0), sum(quarter.stats.cache_hits.values()), sum(quarter.stats.cache_misses.values()))\n"
+            "try:\n    eighth(-4.0)\nexcept ValueError as error:\n    print(error)\n"
+        )
+        result = subprocess.run(
+            [sys.executable, f"{name}.py"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.append(result.stdout.splitlines())
+    assert found == [["0.5 0 1", "below 0"], ["0.5 1 0", "below 0"]]
+
+
 def test_without_a_place_code_is_compiled_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(compiled, "_FOLDER", None)
 

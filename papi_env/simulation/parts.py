@@ -1,0 +1,46 @@
+"""Helpers that compiled code alone calls, and how they are compiled: as parts of the functions that call them.
+
+Of every function numba makes optimised code and machine code, also of those that are only ever linked into others,
+where LLVM optimises them once more. Of the helpers here it gets what numba lowers, and all the rest is done where they
+end up: nine tenths of the functions of a step are such helpers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite.binding import parse_assembly
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
+
+# What numba's names of the places begin with where it writes the address of a function's environment.
+_ENVIRONMENT = "_ZN08NumbaEnv"
+
+
+class _Part(JITCodeLibrary):
+    """Code that is linked into its callers, and has no machine code of its own."""
+
+    def _optimize_final_module(self) -> None:
+        """Callers are optimised, with this in them."""
+
+    def _finalize_final_module(self) -> None:
+        whole = self._final_module
+        self._verify_declare_only_symbols()
+        # Machine code is made of the function's place for an environment alone, which numba fills in.
+        places = [str(place) for place in whole.global_variables if place.name.startswith(_ENVIRONMENT)]
+        empty = str(self._codegen._create_empty_module(self.name))
+        self._final_module = parse_assembly("\n".join([empty, *places]))
+        super()._finalize_final_module()
+        # What callers link, and what a cache keeps for those that are compiled later.
+        self._final_module = whole
+
+
+class PartCompiler(Compiler):
+    """Compiles functions as parts of others; a `pipeline_class` of numba's."""
+
+    def define_pipelines(self) -> Any:
+        """numba's own, which take a library that is there already."""
+        library = _Part(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
+        library.enable_object_caching()
+        self.state.library = library
+        return super().define_pipelines()
