@@ -85,6 +85,8 @@ class Config:
     """The problem."""
     split: Literal["test", "validation"] = "test"
     """Which settings; to compare before everything is decided, validation."""
+    families: Annotated[tuple[str, ...], words("NAME ...")] = ()
+    """Families of settings, the part of a name before the slash, such as overload (default: all)."""
     trace: Traces = ()
     entries: Entries = (DEFAULT,)
     """Registered policies, classes of your own as MODULE:CLASS, and folders of training runs, of policies or of
@@ -126,7 +128,7 @@ class Contest(Match):
 
     def __init__(self, config: Config) -> None:
         self.config, self.problem = config, config.env
-        self.split = split = load_split(config.env, config.split, config.trace)
+        self.split = split = load_split(config.env, config.split, config.trace).of_families(config.families)
         if not 1 <= config.seeds <= len(split.seeds):
             raise ConfigurationError(f"--seeds is {config.seeds}, expected 1 to {len(split.seeds)}")
         if config.slow_seeds is not None and not 1 <= config.slow_seeds <= config.seeds:

@@ -123,6 +123,11 @@ class Setting:
     trace: str | None = None
 
 
+def family_of(setting: str) -> str:
+    """The family of the setting of this name: what is before the slash, of a preset its traffic."""
+    return setting.partition("/")[0]
+
+
 def define(env_id: str, traces: Mapping[str, Path] | None = None) -> dict[SplitName, tuple[Setting, ...]]:
     """The settings of a problem, by split.
 

@@ -12,7 +12,7 @@ differ by their seeds, whose ranges are disjoint.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from experiments.splitting.definition import (
     Setting,
     SplitName,
     define,
+    family_of,
 )
 from experiments.splitting.parts import (
     DIGITS,
@@ -71,6 +72,7 @@ class Split:
         held_out: labels of the parts that no policy judged on this split may have been trained on, by kind and hash.
         traces: content hashes by path, of the files that settings read.
         sha256: of the whole pinned split, skipped settings included.
+        families: those that are left of it; empty for all.
     """
 
     env_id: str
@@ -81,10 +83,30 @@ class Split:
     held_out: Mapping[tuple[str, str], str]
     traces: Mapping[str, str]
     sha256: str
+    families: tuple[str, ...] = ()
+
+    def of_families(self, names: Sequence[str]) -> Split:
+        """The settings of some families alone, in the order of the split; all where none is named.
+
+        Raises:
+            ConfigurationError: no setting is of a family, or none that the traces at hand suffice for.
+        """
+        if not names:
+            return self
+        skipped = {setting: trace for setting, trace in self.skipped.items() if family_of(setting) in names}
+        known = dict.fromkeys(map(family_of, (*(setting.name for setting in self.settings), *self.skipped)))
+        for name in names:
+            lookup(f"family of the {self.name} split of {self.env_id}", name, known)
+        kept = tuple(setting for setting in self.settings if family_of(setting.name) in names)
+        if not kept:
+            setting, trace = next(iter(skipped.items()))
+            raise ConfigurationError(f"{setting} needs the trace {trace}, expected its file in --trace")
+        return replace(self, settings=kept, skipped=skipped, families=tuple(names))
 
     def describe(self) -> dict[str, Any]:
         """What a run folder or a policy records of it."""
-        return {"problem": self.env_id, "name": self.name, "sha256": self.sha256}
+        part = {"families": list(self.families)} if self.families else {}
+        return {"problem": self.env_id, "name": self.name, "sha256": self.sha256, **part}
 
     def check_unseen(self, description: Trained, where: str) -> None:
         """Refuse a policy that must not be judged on this split.

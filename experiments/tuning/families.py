@@ -13,11 +13,11 @@ from agents.serving.tuned import DEFAULT, stored_entries
 from experiments.common.command import say
 from experiments.common.runner import write_whole
 from experiments.common.study import json_text
+from experiments.splitting.definition import family_of
 from experiments.tuning.guesses import RULES, spent_before, starting_points, usable_entries
 from experiments.tuning.play import Played
 from experiments.tuning.search import Order, Search
 from papi_env.envs.registration import SERVING
-from papi_env.errors import unknown_name
 from papi_env.scenario import SCENARIOS, Scenario
 
 # What a search leaves in its folder: the best sets by family, and all that were tried.
@@ -25,19 +25,15 @@ FOUND, TRIED = "parameters.json", "trials.csv"
 
 
 def training_families(order: Order, names: Sequence[str] = ()) -> dict[str, list[Scenario]]:
-    """Scenarios of the training split by family, the part of a name before the slash; of those named, or of all.
+    """Scenarios of the training split by family; of those named, or of all.
 
     Raises:
         ConfigurationError: a name is no family's.
     """
     serving = None if order.budget.horizon_s is None else {"horizon_s": order.budget.horizon_s}
     found: dict[str, list[Scenario]] = {}
-    for setting in order.split.settings:
-        family = setting.scenario.name.partition("/")[0]
-        found.setdefault(family, []).append(setting.scenario.replace(serving=serving))
-    for family in names:
-        if family not in found:
-            raise unknown_name("family of training presets", family, found)
+    for setting in order.split.of_families(names).settings:
+        found.setdefault(family_of(setting.name), []).append(setting.scenario.replace(serving=serving))
     return {name: found[name] for name in names or found}
 
 

@@ -426,6 +426,10 @@ def test_a_finished_run_is_taken_up_without_playing(finished):
         (["--jobs", "-1"], "expected a number of processes"),
         (["--policies", "orcale"], "Did you mean 'oracle'"),
         (["--baseline", "thresholt"], "Did you mean 'threshold'"),
+        (
+            ["--families", "batch 61"],
+            "of the test split of papi_env/Decode-v0 'batch 61'. Did you mean 'batch 16'?",
+        ),
         (["--learned", "nowhere"], "Unknown policy 'nowhere'"),
         (["--learned", "runs/nowhere"], "found no such folder, expected that of a policy or a training run"),
     ],

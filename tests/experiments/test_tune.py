@@ -203,7 +203,9 @@ def test_a_search_of_something_else_is_refused(tmp_path, capsys):
     assert main(["profil-greedy"]) == 2
     assert "Did you mean 'profile-greedy'" in capsys.readouterr().err
     assert tune(tmp_path, *few, "--families", "long-context") == 2
-    assert "Unknown family of training presets 'long-context'" in capsys.readouterr().err
+    assert (
+        "Unknown family of the train split of papi_env/Serving-v0 'long-context'" in capsys.readouterr().err
+    )
 
 
 def test_the_earlier_name_still_works(tmp_path, capsys):

@@ -23,7 +23,7 @@ from experiments.arena.estimators.runs import BEHIND, mean_of_groups, mean_over,
 from experiments.arena.estimators.seeds import number, plain
 from experiments.arena.summaries.ranking import returns_of
 from experiments.common.problems import SERVED
-from experiments.splitting.definition import SHIFTS, Setting
+from experiments.splitting.definition import SHIFTS, Setting, family_of
 from papi_env.envs.registration import SERVING_V1
 from papi_env.kernel import FloatArray
 from papi_env.workload.service_presets import load_of
@@ -45,7 +45,7 @@ def groups_of(env_id: str, settings: Sequence[Setting]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     if env_id in SERVED:
         for setting in settings:
-            group = SERVING_GROUPS.get(setting.shift, setting.name.partition("/")[0])
+            group = SERVING_GROUPS.get(setting.shift, family_of(setting.name))
             groups.setdefault(group, []).append(setting.name)
         last = [group for group in SERVING_GROUPS.values() if group in groups]
         return {group: groups[group] for group in (*(g for g in groups if g not in last), *last)}

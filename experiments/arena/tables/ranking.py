@@ -16,8 +16,9 @@ def print_report(console: Console, summary: Mapping[str, Any]) -> None:
     """The ranking, positions by what is new in a setting, failures, and what the figures mean."""
     rows = sorted(summary["entries"], key=lambda row: -(row["iqm"]["value"] or 0))
     split = summary["split"]
+    part = f", of it {', '.join(split['families'])}" if "families" in split else ""
     console.print(
-        f"{split['problem']}, {split['name']} split {split['sha256']}: {len(summary['settings'])} settings x "
+        f"{split['problem']}, {split['name']} split {split['sha256']}{part}: {len(summary['settings'])} settings x "
         f"{summary['instances']} instances. Percent of the way from {summary['floor']} to {summary['ceiling']}",
         markup=False,
         highlight=False,

@@ -216,6 +216,23 @@ def test_a_trace_is_known_by_its_content_and_its_settings_are_played(traced, tmp
     assert split.sha256 == without.sha256  # which files are at hand is not part of a split
 
 
+def test_families_are_parts_of_a_split():
+    split = load_split(SERVING_V1, "test")
+    part = split.of_families(["storms", "overload"])
+    names = [setting.name for setting in split.settings]
+    assert [setting.name for setting in part.settings] == [
+        name for name in names if name.startswith(("overload/", "storms/"))
+    ]
+    assert part.skipped == {}
+    assert part.describe() == split.describe() | {"families": ["storms", "overload"]}
+    assert part.held_out == split.held_out
+    assert split.of_families([]) is split
+    with pytest.raises(ConfigurationError, match="needs the trace azure-code, expected its file"):
+        split.of_families(["azure-code-1"])
+    with pytest.raises(ConfigurationError, match="Did you mean 'storms'"):
+        split.of_families(["storm"])
+
+
 def test_whole_traces_with_classes_are_played_at_capacity_and_beyond(traced):
     pins, files = traced
     without = load_split(SERVING_V1, "test", (), pins)
