@@ -427,8 +427,8 @@ def test_a_finished_run_is_taken_up_without_playing(finished):
         (["--policies", "orcale"], "Did you mean 'oracle'"),
         (["--baseline", "thresholt"], "Did you mean 'threshold'"),
         (
-            ["--families", "batch 61"],
-            "of the test split of papi_env/Decode-v0 'batch 61'. Did you mean 'batch 16'?",
+            ["--families", "batch 65"],
+            "of the test split of papi_env/Decode-v0 'batch 65'. Did you mean 'batch 64'?",
         ),
         (["--learned", "nowhere"], "Unknown policy 'nowhere'"),
         (["--learned", "runs/nowhere"], "found no such folder, expected that of a policy or a training run"),
