@@ -30,7 +30,7 @@ import numpy as np
 from numba.core.caching import FunctionCache
 
 from papi_env.simulation.compiling import Compiling
-from papi_env.simulation.parts import PartCompiler
+from papi_env.simulation.linking import PartCompiler
 
 # A module that numba fills in when it is imported.
 _config: Any = numba.core.config
@@ -205,7 +205,7 @@ def _decorator(folder: Path | None, closed: bool = False, **options: Any) -> Dec
 
     Args:
         folder: of the cache.
-        closed: compiled code alone calls the function, which is a part of others then (`parts`). What takes Python's
+        closed: compiled code alone calls the function, which is a part of others then (`linking`). What takes Python's
             arguments apart, two dozen arrays of some, is more code than many a helper.
         options: of numba's.
     """

@@ -3,7 +3,7 @@
 What belongs together goes together, as a tuple in the order of the named tuple beside it; `step_batch` and
 `step_threads`, which Python calls in every step, put them together.
 
-    state       `engine.DecodeState`: counters, clocks, slots, keys; then the engine's drafts, see `decode.keep_drawn`
+    state       `engine.DecodeState`: counters, clocks, slots, keys; then the engine's drafts, see `tokens.keep_drawn`
     lookups     `lookups.Lookups`: fc, other
     instances   `lookups.Instances`: population, schedule, scalars
     images      `lookups.ImageLookups`, or None where the scenario has none
@@ -19,15 +19,6 @@ import numba as nb
 import numpy as np
 
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.batch.decode import (
-    ahead_of,
-    charge_iteration,
-    decode_tokens,
-    drawn_routing,
-    iteration_cost,
-    reset_env,
-    resolve,
-)
 from papi_env.simulation.batch.encode import (
     encode_env,
     forget_stage,
@@ -35,8 +26,16 @@ from papi_env.simulation.batch.encode import (
     stage_cost,
     start_encode,
 )
+from papi_env.simulation.batch.iteration import (
+    ahead_of,
+    charge_iteration,
+    drawn_routing,
+    iteration_cost,
+    resolve,
+)
 from papi_env.simulation.batch.lookups import ImageLookups
 from papi_env.simulation.batch.observe import begin, hand_over, observe_env, observe_experts
+from papi_env.simulation.batch.tokens import decode_tokens, reset_env
 from papi_env.simulation.compiled import inlined, lean, parallel
 from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 from papi_env.simulation.vectors import alone

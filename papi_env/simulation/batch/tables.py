@@ -16,7 +16,6 @@ from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.batch.decode import Ahead, Attended, Units, iteration_cost
 from papi_env.simulation.batch.decode_tables import (
     attention_causes,
     attention_link_table,
@@ -29,6 +28,7 @@ from papi_env.simulation.batch.decode_tables import (
 )
 from papi_env.simulation.batch.encode import stage_cost
 from papi_env.simulation.batch.expert_tables import ExpertProfile, expert_parts, options_of
+from papi_env.simulation.batch.iteration import Ahead, Attended, Units, iteration_cost
 from papi_env.simulation.batch.lookups import ExpertLookups, join_lookups
 from papi_env.simulation.batch.stages import (
     StageProfile,

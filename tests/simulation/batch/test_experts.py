@@ -11,9 +11,9 @@ from papi_env.hardware.system import get_system
 from papi_env.scenario import get_scenario
 from papi_env.simulation.batch import routed
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.batch.decode import Units, crossings_with_experts, drawn_routing
 from papi_env.simulation.batch.engine import DecodeEngine
 from papi_env.simulation.batch.expert_tables import SAMPLES, expert_profile, expert_table, reachable_rows
+from papi_env.simulation.batch.iteration import Units, crossings_with_experts, drawn_routing
 from papi_env.workload.routing import routing_of
 from papi_env.workload.transformer import get_transformer
 

@@ -10,10 +10,10 @@ from papi_env.hardware.table import CostTable
 from papi_env.hardware.units import FC_PIM, PU
 from papi_env.scenario import get_scenario, parse_scenario
 from papi_env.simulation.batch import state as at
-from papi_env.simulation.batch.decode import survey
 from papi_env.simulation.batch.decode_tables import attention_with_room
 from papi_env.simulation.batch.engine import DecodeEngine
 from papi_env.simulation.batch.tables import build_tables
+from papi_env.simulation.batch.tokens import survey
 from papi_env.simulation.prefill import Prefill, prompt_work
 from papi_env.workload.attention import SlidingWindows
 from papi_env.workload.formats import ElementFormat
