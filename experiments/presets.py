@@ -22,8 +22,7 @@ from typing import Annotated, Any
 
 from rich.console import Console
 
-from experiments.capacity import service, time_scales
-from experiments.capacity.files import PRESETS
+from experiments.capacity import files, service, time_scales
 from experiments.capacity.measure import check_file, document, measure
 from experiments.capacity.report import (
     capacities_table,
@@ -93,18 +92,12 @@ def run(config: Config, command: str, console: Console, progress: Console) -> No
         raise ConfigurationError(
             f"--trace belongs to {SERVING_V1}, whose traces are measured together; {other}"
         )
-    if config.trace and (config.stored or config.out is not None):
-        other = "--stored" if config.stored else "--out"
-        raise ConfigurationError(f"--trace measures time scales, for which there is no {other}")
-    if config.stored and (config.check or config.only):
-        other = "--check" if config.check else "--only"
+    if config.stored and (config.check or config.only or config.trace):
+        other = "--check" if config.check else "--only" if config.only else "--trace"
         raise ConfigurationError(f"--stored measures nothing, so that there is no {other}")
+    traces = _traces(config)
     with ExitStack() as stack:
         pool = None if config.stored else stack.enter_context(started(config.workers))
-        if config.trace:
-            assert pool is not None
-            _time_scales(config, pool, console, progress)
-            return
         folder = None
         if config.out is not None:
             asked = {
@@ -113,12 +106,37 @@ def run(config: Config, command: str, console: Console, progress: Console) -> No
                 "check": config.check,
                 "stored": config.stored,
             }
+            if traces:
+                asked["traces"] = sorted(traces)
             file = None if config.file is None else str(config.file)
             folder = RunFolder.open(config.out, "presets", asked | {"file": file})
             stack.enter_context(folder.session(command, 1 if pool is None else pool.size))
-        found = (_service if config.env == SERVING_V1 else _serving)(config, pool, console, progress)
+        found: dict[str, Mapping[str, Any]] = {}
+        if pool is not None and traces:
+            found[files.TIME_SCALES] = _time_scales(config, traces, pool, console, progress)
+        else:
+            of_problem = _service if config.env == SERVING_V1 else _serving
+            found[files.PRESETS] = of_problem(config, pool, console, progress)
+        if pool is None and config.env == SERVING_V1 and config.file is None:
+            found[files.TIME_SCALES] = stored = time_scales.read_document(TIME_SCALES)
+            console.print()
+            console.print(time_scales_table(stored))
         if folder is not None:
-            folder.write(PRESETS, json_text(found))
+            for name, content in found.items():
+                folder.write(name, json_text(content))
+
+
+def _traces(config: Config) -> dict[str, Path]:
+    """The files of the published traces by name; none where time scales are not asked for."""
+    if not config.trace:
+        return {}
+    found = recognised(config.trace)
+    missing = [name for name in TRACES if name not in found]
+    if missing:
+        raise ConfigurationError(
+            f"--trace: found no {TRACES[missing[0]].published}, expected all traces, which are measured together"
+        )
+    return found
 
 
 def _serving(config: Config, pool: Pool | None, console: Console, progress: Console) -> Mapping[str, Any]:
@@ -186,29 +204,29 @@ def _measured(
     return measured
 
 
-def _time_scales(config: Config, pool: Pool, console: Console, progress: Console) -> None:
-    """Measure the time scales of traces for Serving-v1; all are written together."""
+def _time_scales(
+    config: Config, traces: Mapping[str, Path], pool: Pool, console: Console, progress: Console
+) -> Mapping[str, Any]:
+    """Measure the time scales of traces for Serving-v1; all are written together. Returns what the file holds."""
     file = TIME_SCALES if config.file is None else config.file
-    files = recognised(config.trace)
-    missing = [name for name in TRACES if name not in files]
-    if missing:
-        raise ConfigurationError(
-            f"--trace: found no {TRACES[missing[0]].published}, expected all traces, which are measured together"
-        )
     pairs = time_scales.pairs()
     found: dict[tuple[str, str], service.Measured[float]] = {}
-    calls = [Call("/".join(pair), _scale_and_tell, (pair[0], str(files[pair[0]]), pair[1])) for pair in pairs]
+    calls = [
+        Call("/".join(pair), _scale_and_tell, (pair[0], str(traces[pair[0]]), pair[1])) for pair in pairs
+    ]
     with progress.status(f"{len(pairs)} traces on models"):
         for number, (one, lines) in pool.run(calls):
             found[pairs[number]] = one
             for line in lines:
                 say(progress, line)
     measured = {pair: found[pair] for pair in pairs}
+    document = time_scales.document(measured)
     if config.check:
         time_scales.check_file(file, measured)
     else:
-        write_whole(file, json_text(time_scales.document(measured)))
-    console.print(time_scales_table(measured))
+        write_whole(file, json_text(document))
+    console.print(time_scales_table(document))
+    return document
 
 
 def _scale_and_tell(trace: str, path: str, model: str) -> tuple[service.Measured[float], list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from experiments.capacity.measure import POLICY, SYSTEM
-from experiments.capacity.service import ENOUGH, Measured
+from experiments.capacity.service import ENOUGH
 from papi_env.workload.presets import Measurement, serving_presets
 from papi_env.workload.service_presets import Capacity, held_out, service_presets
 
@@ -72,17 +72,18 @@ def capacities_table(found: Mapping[str, Any]) -> Table:
     return table
 
 
-def time_scales_table(measured: Mapping[tuple[str, str], Measured[float]]) -> Table:
-    """How many times as fast traces may be played, and under which rule."""
+def time_scales_table(found: Mapping[str, Any]) -> Table:
+    """How many times as fast traces may be played, and under which rule, of a `time_scales.document`."""
     title = f"Most times as fast that the best tuned rule serves {ENOUGH:.0%} of what fits in time"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("trace/model", no_wrap=True)
     for name in ("time scale", "G", "tried", "requests"):
         table.add_column(name, justify="right")
     table.add_column("rule")
-    for key, one in measured.items():
-        scale, tried, requests = f"{one.capacity:g}", str(one.tried), str(one.requests)
-        table.add_row("/".join(key), scale, f"{one.g:.3f}", tried, requests, one.rule)
+    for key, scale in found["measured"].items():
+        how = found["found"][key]
+        counts = str(how["combinations"]), str(how["simulated_requests"])
+        table.add_row(key, f"{scale:g}", f"{how['g']:.3f}", *counts, how["rule"])
     return table
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -324,9 +324,10 @@ def document(
 
 
 class _Beyond(BaseModel):
-    """The smallest rate that was too much."""
+    """The smallest load that was too much, by what it is called: a rate, or a time scale."""
 
-    sessions_per_s: float
+    sessions_per_s: float | None = None
+    time_scale: float | None = None
     rule: str
     g: float
 
@@ -354,15 +355,22 @@ def read_document(path: Path) -> dict[str, Any]:
     Raises:
         DataError: it cannot be read, or does not say of every capacity how it was found.
     """
-    capacities = load_capacities(path)
+    return read_found(path, load_capacities(path), "sessions_per_s")
+
+
+def read_found(path: Path, pairs: Iterable[tuple[str, str]], load: str) -> dict[str, Any]:
+    """The file at `path`, which says how each of these pairs was found, as a `load`; see `read_document`."""
     there = read_json(path, JSON_BYTES)
     try:
         known = _Document.model_validate(there).found
     except ValidationError as error:
         raise DataError(str(describe_validation(str(path), error))) from None
-    for pair in capacities:
+    for pair in pairs:
+        where = f"found.{'/'.join(pair)}"
         if "/".join(pair) not in known:
-            raise DataError(f"{path}: found no found.{'/'.join(pair)}, expected how each capacity was found")
+            raise DataError(f"{path}: found no {where}, expected how each capacity was found")
+        if getattr(known["/".join(pair)].beyond, load) is None:
+            raise DataError(f"{path}: found no {where}.beyond.{load}")
     return there
 
 

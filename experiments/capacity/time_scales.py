@@ -26,6 +26,7 @@ from experiments.capacity.service import (
     Measured,
     Question,
     largest,
+    read_found,
     rounded_digits,
 )
 from experiments.capacity.service import TUNING_SEEDS as FIRST_TUNING
@@ -114,6 +115,15 @@ def document(measured: Mapping[tuple[str, str], Measured[float]]) -> dict[str, A
         "measured": {"/".join(pair): rounded_digits(one.capacity) for pair, one in measured.items()},
         "found": {"/".join(pair): one.provenance() for pair, one in measured.items()},
     }
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The file at `path` as `document` writes it.
+
+    Raises:
+        DataError: it cannot be read, or does not say of every time scale how it was found.
+    """
+    return read_found(path, load_time_scales(path), "time_scale")
 
 
 def pairs() -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from experiments.arena.requests import COLUMNS
-from experiments.capacity.files import PRESETS
+from experiments.capacity.files import PRESETS, TIME_SCALES
 from experiments.common.parts import PARTS, signed_name
 from experiments.common.runner import ROOT
 from experiments.fuzzing import seeds
@@ -290,6 +290,15 @@ def _capacities() -> dict[str, bytes]:
     return {"run.json": record("presets", {"env": SERVING_V1}), PRESETS: seeds.as_json(found)}
 
 
+def _scales() -> dict[str, bytes]:
+    """How fast a trace may be played on one model."""
+    name, rule = "azure-code/llama-65b", "profile-greedy"
+    how = {"rule": rule, "g": 0.951, "combinations": 9, "simulated_requests": 100}
+    how |= {"beyond": {"time_scale": 1.1, "rule": rule, "g": 0.94}, "rates": [[1.0, 0.951]]}
+    found = {"g": 0.95, "resolution": 0.04, "measured": {name: 1.0}, "found": {name: how}}
+    return {"run.json": record("presets", {"env": SERVING_V1}), TIME_SCALES: seeds.as_json(found)}
+
+
 def _measurements() -> dict[str, bytes]:
     """What a machine does with two kinds of requests."""
     found = json.loads(MEASUREMENTS.read_bytes())
@@ -322,6 +331,7 @@ RUNS: Mapping[str, tuple[Callable[[], dict[str, bytes]], tuple[str, ...]]] = {
     "leaderboard": (_kept("leaderboard_serving", *_ROWS), _ROWS),
     "presets": (_measurements, (PRESETS,)),
     "presets-service": (_capacities, (PRESETS,)),
+    "presets-time-scales": (_scales, (TIME_SCALES,)),
     "reparameterize": (_merged, ("summary.json", "training.csv", "stages.csv", "kernels.csv")),
     "reproduce": (_reproduced, _FIGURES),
     "scaling": (_scaled, ("summary.json",)),

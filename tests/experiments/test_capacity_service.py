@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from experiments import presets
 from experiments.capacity import service
 from experiments.capacity.files import PRESETS
+from experiments.capacity.files import TIME_SCALES as TIME_SCALES_FILE
 from experiments.capacity.service import Measured, bisect, check_file, document, measure, pairs
 from experiments.common.study import json_text
 from papi_env.errors import ConfigurationError, DataError
@@ -20,6 +21,7 @@ from papi_env.workload.service_presets import (
     load_capacities,
     service_presets,
 )
+from papi_env.workload.service_traces import TIME_SCALES
 from tests.experiments.commands import called
 
 
@@ -140,6 +142,8 @@ def test_what_is_stored_is_shown_without_measuring(tmp_path, monkeypatch):
     assert status == 0, err
     assert "overload-1.6/llama-65b" in out
     assert json.loads((folder / PRESETS).read_text()) == json.loads(CAPACITIES.read_text())
+    assert json.loads((folder / TIME_SCALES_FILE).read_text()) == json.loads(TIME_SCALES.read_text())
+    assert "azure-code/qwen3-30b-a3b" in out
     (session,) = json.loads((folder / "run.json").read_text())["sessions"]
     assert session["status"] == "finished"
     assert session["command"].startswith("python -m experiments.presets --env papi_env/Serving-v1 --stored")
@@ -177,8 +181,12 @@ def test_options_that_do_not_go_together_are_refused(options, said):
         (lambda d: d.pop("found"), "capacities.json: found"),
         (lambda d: d["found"].pop("tiers/llama-65b"), "found no found.tiers/llama-65b, expected how each"),
         (lambda d: d["found"]["tiers/llama-65b"].update(g="a"), "found.tiers/llama-65b.g"),
+        (
+            lambda d: d["found"]["tiers/llama-65b"]["beyond"].pop("sessions_per_s"),
+            "found no found.tiers/llama-65b.beyond.sessions_per_s",
+        ),
     ],
-    ids=["nothing", "not of one", "a text"],
+    ids=["nothing", "not of one", "a text", "no load"],
 )
 def test_a_file_that_does_not_say_how_is_not_shown(tmp_path, change, said):
     path = tmp_path / "capacities.json"

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from experiments import presets
-from experiments.capacity import service, time_scales
+from experiments.capacity import files, service, time_scales
 from experiments.capacity.service import Measured
 from experiments.capacity.time_scales import check_file, document, fitting, measure, pairs, scenario_at
 from experiments.common.study import json_text
+from experiments.reporting.folder import Run
+from experiments.reporting.sections import presets as presets_section
 from experiments.splitting.definition import TRACES
 from experiments.tuning.combinations import Combination, greedies, played
 from papi_env.errors import DataError
@@ -31,7 +33,8 @@ def trace(tmp_path_factory):
 
 
 def found(scale=1.5):
-    return Measured(scale, "profile-greedy (guess)+late", 0.953, {"g": 0.94}, [[scale, 0.953]], 9, 100)
+    beyond = {"time_scale": 1.6, "g": 0.94}
+    return Measured(scale, "profile-greedy (guess)+late", 0.953, beyond, [[scale, 0.953]], 9, 100)
 
 
 def test_of_the_worth_offered_that_counts_which_fits_the_context(trace):
@@ -80,8 +83,7 @@ def test_a_file_that_says_something_else_is_named(tmp_path):
 
 
 def test_the_command_measures_all_traces_and_checks_them(tmp_path, monkeypatch, trace):
-    files = dict.fromkeys(TRACES, trace)
-    monkeypatch.setattr(presets, "recognised", lambda given: files)
+    monkeypatch.setattr(presets, "recognised", lambda given: dict.fromkeys(TRACES, trace))
     asked_for = []
 
     def measured(name, path, model, say):
@@ -91,8 +93,12 @@ def test_the_command_measures_all_traces_and_checks_them(tmp_path, monkeypatch, 
     monkeypatch.setattr(time_scales, "measure", measured)
     file = tmp_path / "scales.json"
     asked = ("--env", "papi_env/Serving-v1", "--trace", trace, "--jobs", 1, "--file", file)
-    status, out, err = called(presets.main, *asked)
+    folder = tmp_path / "run"
+    status, out, err = called(presets.main, *asked, "--out", folder)
     assert status == 0, err
+    assert sorted(path.name for path in folder.iterdir()) == ["run.json", files.TIME_SCALES]
+    (table,) = presets_section.parts(Run.open(folder))
+    assert [row[:3] for row in table.rows] == [[*pair, 1.5] for pair in pairs()]
     assert asked_for == [(name, trace, model) for name in TRACES for model in MODELS]
     assert load_time_scales(file) == dict.fromkeys(pairs(), 1.5)
     assert "azure-code/qwen3-30b-a3b" in out
@@ -108,6 +114,9 @@ def test_traces_that_cannot_be_measured_are_refused(monkeypatch, trace):
     assert status == 2
     assert "--trace belongs to papi_env/Serving-v1" in err
     v1 = ("--env", "papi_env/Serving-v1", "--trace", trace)
+    status, _, err = called(presets.main, *v1, "--stored")
+    assert status == 2
+    assert "--stored measures nothing, so that there is no --trace" in err
     status, _, err = called(presets.main, *v1, "--only", "tiers")
     assert status == 2
     assert "--only excludes it" in err

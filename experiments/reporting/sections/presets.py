@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.capacity.files import PRESETS
+from experiments.capacity.files import PRESETS, TIME_SCALES
 from experiments.reporting import charts
 from experiments.reporting.content import Column, Part, Picture, Table
 from experiments.reporting.folder import Run
@@ -23,9 +23,17 @@ _MEASURED = {
 
 
 def parts(run: Run) -> list[Part]:
-    """Tables of a measurement; of Serving-v1 also a picture of the loads that were tried."""
-    found = run.json(PRESETS)
-    return _capacities(found) if run.configuration["env"] == SERVING_V1 else [_measurements(found)]
+    """Tables of a measurement; of Serving-v1 also a picture of the loads that were tried, and time scales of traces."""
+    found: list[Part] = []
+    # Of a run that measured time scales there are these alone.
+    if run.has(PRESETS) or not run.has(TIME_SCALES):
+        measured = run.json(PRESETS)
+        found += (
+            _capacities(measured) if run.configuration["env"] == SERVING_V1 else [_measurements(measured)]
+        )
+    if run.has(TIME_SCALES):
+        found.append(_time_scales(run.json(TIME_SCALES)))
+    return found
 
 
 def _measurements(found: Mapping[str, Any]) -> Table:
@@ -82,6 +90,39 @@ def _capacities(found: Mapping[str, Any]) -> list[Part]:
             "Under the best rule that was found at each load.",
         ),
     ]
+
+
+def _time_scales(found: Mapping[str, Any]) -> Table:
+    rows = []
+    for key, scale in found["measured"].items():
+        how = found["found"][key]
+        beyond = how["beyond"]
+        rows.append(
+            [
+                *_pair(key),
+                scale,
+                how["g"],
+                beyond["time_scale"],
+                beyond["g"],
+                how["combinations"],
+                how["rule"],
+            ]
+        )
+    columns = [
+        Column("trace"),
+        Column("model"),
+        Column("time scale", "×"),
+        Column("G there", "%", 100, 3),
+        Column("next one tried", "×"),
+        Column("G beyond", "%", 100, 3),
+        Column("rules tried"),
+        Column("rule"),
+    ]
+    about = (
+        f"How many times as fast the best tuned rule can carry a trace with a G of {found['g']:.0%}, of the worth that "
+        "fits the model's context."
+    )
+    return Table("Time scales of traces", columns, rows, about)
 
 
 def _course(tried: list[list[Any]], enough: float) -> Picture:
