@@ -40,6 +40,7 @@ LED = [
     "experiments.reporting",
     "experiments.sweeping",
     "experiments.splitting.splits",
+    "experiments.training.hyperparameter_files",
     "experiments.training.hyperparameters",
     "experiments.training.curves",
     "experiments.training.state",

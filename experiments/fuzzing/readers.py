@@ -23,7 +23,7 @@ from experiments.fuzzing.measured import MEASURED
 from experiments.fuzzing.reader import Files, Reader, beside, documents, of, reading
 from experiments.splitting.splits import PINS, Split, load_split, read_pins
 from experiments.sweeping.definition import load_sweep
-from experiments.training.hyperparameters import FOLDER, load_hyperparameters
+from experiments.training.hyperparameter_files import FOLDER, load_hyperparameters
 from papi_env.envs.registration import DECODE
 from papi_env.errors import DataError
 from papi_env.files import JSON_BYTES, read_bounded, read_json

@@ -123,7 +123,8 @@ def _model() -> BaseAlgorithm:
     """A small training by gradients."""
     from experiments.arena.settings import scenario_settings
     from experiments.training.algorithms import build_model
-    from experiments.training.hyperparameters import Hyperparameters, load_hyperparameters
+    from experiments.training.hyperparameter_files import load_hyperparameters
+    from experiments.training.hyperparameters import Hyperparameters
     from experiments.training.settings import training_envs
 
     small = ("n_envs=2", "n_steps=4", "batch_size=8", "net_arch=[4]", "imitation={rounds=0,episodes=1}")

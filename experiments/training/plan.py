@@ -11,13 +11,8 @@ from experiments.arena.settings import scenario_settings, trace_digest
 from experiments.common.problems import setting_label, vector_class
 from experiments.common.runner import digest, versions
 from experiments.splitting.splits import load_split, trace_records
-from experiments.training.hyperparameters import (
-    KINDS,
-    Learning,
-    OfNetwork,
-    kept_hyperparameters,
-    load_hyperparameters,
-)
+from experiments.training.hyperparameter_files import kept_hyperparameters, load_hyperparameters
+from experiments.training.hyperparameters import KINDS, Learning, OfNetwork
 from experiments.training.options import ONE_PROCESS, Config, as_plain, command_of
 from papi_env.envs.problem import ELAPSED
 from papi_env.envs.registration import ENV_IDS

@@ -24,7 +24,8 @@ from experiments.splitting.definition import TRAINING_SEED, VALIDATION_SEED
 from experiments.training.algorithms import ALGORITHMS, build_model, flattens
 from experiments.training.callbacks import CURVES, Boundary
 from experiments.training.evaluation import Validator
-from experiments.training.hyperparameters import FOLDER, KINDS, Imitation, Linear, load_hyperparameters
+from experiments.training.hyperparameter_files import FOLDER, load_hyperparameters
+from experiments.training.hyperparameters import KINDS, Imitation, Linear
 from experiments.training.options import Config, as_words, read_command
 from experiments.training.record import BEST, EVALUATIONS, LAST, STATE
 from experiments.training.session import KINDS_IN_PHASES
@@ -199,7 +200,7 @@ def test_a_run_goes_on_as_it_began_where_the_defaults_are_others_by_now(tmp_path
     text = (FOLDER / "ppo.toml").read_text()
     assert "clip_range = 0.2" in text
     (tmp_path / "ppo.toml").write_text(text.replace("clip_range = 0.2", "clip_range = 0.3"))
-    monkeypatch.setattr("experiments.training.hyperparameters.FOLDER", tmp_path)
+    monkeypatch.setattr("experiments.training.hyperparameter_files.FOLDER", tmp_path)
     status, _, err = command("--resume", tmp_path / "parts")
     assert status == 0, err
     assert_the_same_run(tmp_path / "whole", tmp_path / "parts")

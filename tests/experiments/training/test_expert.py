@@ -24,7 +24,7 @@ from experiments.training.expert.looks import (
     look_around,
 )
 from experiments.training.expert.rounds import ROUNDS, Expert
-from experiments.training.hyperparameters import load_hyperparameters
+from experiments.training.hyperparameter_files import load_hyperparameters
 from experiments.training.record import BEST, STATE
 from experiments.training.state import read_state, write_state
 from papi_env.envs.registration import SERVING_V1

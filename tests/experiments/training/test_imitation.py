@@ -14,7 +14,8 @@ from experiments.arena.settings import scenario_settings
 from experiments.distilling.collect import make_envs
 from experiments.training.algorithms import build_model, flattens
 from experiments.training.callbacks import Bar, Boundary
-from experiments.training.hyperparameters import Imitation, load_hyperparameters
+from experiments.training.hyperparameter_files import load_hyperparameters
+from experiments.training.hyperparameters import Imitation
 from experiments.training.imitation import (
     Lessons,
     _Actor,

@@ -13,7 +13,8 @@ from agents.evaluate import DISCOUNTED, evaluate
 from agents.registry import make_policy
 from experiments.arena.settings import scenario_settings
 from experiments.training.algorithms import ALGORITHMS, build_model
-from experiments.training.hyperparameters import KINDS, SECONDS, load_hyperparameters
+from experiments.training.hyperparameter_files import SECONDS, load_hyperparameters
+from experiments.training.hyperparameters import KINDS
 from experiments.training.options import Config, as_words
 from experiments.training.plan import has_seconds, resolve
 from experiments.training.record import STATE

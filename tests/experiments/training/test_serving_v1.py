@@ -19,7 +19,8 @@ from experiments.training.algorithms import build_model, flattens
 from experiments.training.callbacks import Bar, explained_within
 from experiments.training.cloning import clone
 from experiments.training.holding import Held
-from experiments.training.hyperparameters import Cloning, load_hyperparameters
+from experiments.training.hyperparameter_files import load_hyperparameters
+from experiments.training.hyperparameters import Cloning
 from experiments.training.interruption import Interruption
 from experiments.training.record import BEST
 from experiments.training.scaling import NormalizeBySetting

@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 
 from experiments.arena.settings import scenario_settings
 from experiments.training.algorithms import build_model
-from experiments.training.hyperparameters import load_hyperparameters
+from experiments.training.hyperparameter_files import load_hyperparameters
 from experiments.training.settings import training_envs
 from experiments.training.state import _digest, load_state, save_state
 from experiments.training.state_bounds import check_counters, counts_of, rows_of
