@@ -89,18 +89,21 @@ class Split:
         """The settings of some families alone, in the order of the split; all where none is named.
 
         Raises:
-            ConfigurationError: no setting is of a family, or none that the traces at hand suffice for.
+            ConfigurationError: a family has no setting, or none that the traces at hand suffice for.
         """
         if not names:
             return self
         skipped = {setting: trace for setting, trace in self.skipped.items() if family_of(setting) in names}
-        known = dict.fromkeys(map(family_of, (*(setting.name for setting in self.settings), *self.skipped)))
+        # By family the trace that all its settings lack; None where some can be played.
+        lacking: dict[str, str | None] = {
+            family_of(setting): trace for setting, trace in self.skipped.items()
+        }
+        lacking |= dict.fromkeys(family_of(setting.name) for setting in self.settings)
         for name in names:
-            lookup(f"family of the {self.name} split of {self.env_id}", name, known)
+            trace = lookup(f"family of the {self.name} split of {self.env_id}", name, lacking)
+            if trace is not None:
+                raise ConfigurationError(f"{name} needs the trace {trace}, expected its file in --trace")
         kept = tuple(setting for setting in self.settings if family_of(setting.name) in names)
-        if not kept:
-            setting, trace = next(iter(skipped.items()))
-            raise ConfigurationError(f"{setting} needs the trace {trace}, expected its file in --trace")
         return replace(self, settings=kept, skipped=skipped, families=tuple(names))
 
     def describe(self) -> dict[str, Any]:

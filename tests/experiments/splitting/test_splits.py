@@ -227,8 +227,11 @@ def test_families_are_parts_of_a_split():
     assert part.describe() == split.describe() | {"families": ["storms", "overload"]}
     assert part.held_out == split.held_out
     assert split.of_families([]) is split
-    with pytest.raises(ConfigurationError, match="needs the trace azure-code, expected its file"):
-        split.of_families(["azure-code-1"])
+    for names in (["azure-code-1"], ["overload", "azure-code-1"]):
+        with pytest.raises(
+            ConfigurationError, match="azure-code-1 needs the trace azure-code, expected its file"
+        ):
+            split.of_families(names)
     with pytest.raises(ConfigurationError, match="Did you mean 'storms'"):
         split.of_families(["storm"])
 
