@@ -9,7 +9,8 @@ setting. A policy that was trained on what the split holds out is refused.
 
 What a claim rests on comes last: relative differences of mean returns between challengers (`--claims`, by default the
 learned entries) and others (`--against`), by group of settings; see `experiments.arena.summaries.claims`.
-`--slow-seeds` lets look-aheads, which take milliseconds to decide, play the first few instances alone.
+`--slow-seeds` lets look-aheads, which take milliseconds to decide, play the first few instances alone, and `--families`
+ranks on a part of the split.
 
 Written to the run folder: run.json, results.csv (a row for each entry, training run, setting and seed), summary.json,
 leaderboard.png, and claims.png where something is claimed. An interrupted run goes on with `--out` and the same

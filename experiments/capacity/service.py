@@ -370,7 +370,7 @@ def read_found(path: Path, pairs: Iterable[tuple[str, str]], load: str) -> dict[
         if "/".join(pair) not in known:
             raise DataError(f"{path}: found no {where}, expected how each capacity was found")
         if getattr(known["/".join(pair)].beyond, load) is None:
-            raise DataError(f"{path}: found no {where}.beyond.{load}")
+            raise DataError(f"{path}: found no {where}.beyond.{load}, expected a number")
     return there
 
 

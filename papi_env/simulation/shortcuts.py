@@ -2,11 +2,11 @@
 
 Helpers that compiled code alone calls are compiled as parts of the functions that call them. Of every function numba
 makes optimised code and machine code, also of those that are only ever linked into others, where LLVM optimises them
-once more. Of these it gets what numba lowers, and all the rest is done where they end up: nine tenths of the functions
-of a step are such helpers.
+once more. Of these it gets what numba lowers, and all the rest is done where they end up: of 277 functions that reset
+and step of Serving-v1 compiled when this was written, 232 were such helpers.
 
 Flags are compared by what is set in them. numba asks for each operation of a function whether it has met the types and
-flags before, and reads all of some thirty options, set or not, to tell.
+flags before, and reads every option, set or not, to tell.
 """
 
 from __future__ import annotations

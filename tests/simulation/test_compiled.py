@@ -9,10 +9,13 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
+from numba.core.compiler import Flags
 from numba.core.runtime import _nrt_python, rtsys
 
 from papi_env.simulation import compiled
 from papi_env.simulation.compiled import cache_folder, digest_of
+from papi_env.simulation.draws import mix
+from papi_env.simulation.shortcuts import SetFlags
 
 _nrt_python.memsys_enable_stats()
 PACKAGE = Path(compiled.__file__).resolve().parents[1]
@@ -152,6 +155,21 @@ def test_parts_from_the_cache_become_parts_of_what_is_compiled_later(tmp_path):
         )
         found.append(result.stdout.splitlines())
     assert found == [["0.5 0 1", "below 0"], ["0.5 1 0", "below 0"]]
+
+
+def test_flags_are_those_that_are_set():
+    """As numba compares them, where both leave the same ones alone."""
+    flags, plain = SetFlags(), Flags()
+    for found in (flags, plain):
+        found.nrt, found.forceinline = False, True
+    copied = flags.copy()
+    assert isinstance(copied, SetFlags)
+    assert copied == flags
+    assert hash(copied) == hash(flags)
+    assert flags == plain
+    copied.nrt = True
+    assert copied != flags
+    assert mix._compiler._customize_flags is SetFlags
 
 
 def test_without_a_place_code_is_compiled_all_the_same(tmp_path, monkeypatch):
