@@ -133,8 +133,8 @@ class _Follower:
         self._seen = clock.steps
 
     def _check_clock(self) -> None:
-        """Refuse steps of other environments than the clock's."""
-        if self.clock.steps != self._seen + 1:
+        """Refuse steps of other environments than the clock's; others may have stepped the clock's in between."""
+        if self.clock.steps == self._seen:
             raise ConfigurationError(
                 "The model took a step in other environments than those whose seconds its buffer follows; call "
                 "discount_per_second(model, ...) again after set_env()"

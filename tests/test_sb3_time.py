@@ -376,3 +376,15 @@ def test_other_environments_than_those_followed_are_found():
     assert isinstance(model.rollout_buffer, RolloutInSeconds)
     assert isinstance(model.env, StepClock)
     assert isinstance(model.env.venv, Chain), "one clock, not two"
+
+
+def test_others_may_step_the_environments_before_a_model_learns():
+    envs = two_states()
+    model = learner("ppo", envs)
+    discount_per_second(model, TAU)
+    played = model.get_env()
+    played.reset()
+    for _ in range(5):
+        played.step(np.zeros(envs.num_envs, dtype=np.int64))
+    model.learn(32)
+    assert model.num_timesteps >= 32

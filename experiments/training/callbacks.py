@@ -80,6 +80,11 @@ class Bar:
         line = f"imitation {done} of {rounds}: {samples:,} samples, expected regret {100 * regret:.2f} %"
         say(self._progress.console, line)
 
+    def cloned(self, done: int, rounds: int, samples: int, differs: float) -> None:
+        """Print the round."""
+        line = f"cloning {done} of {rounds}: {samples:,} samples, {100 * differs:.2f} % other choices than the rule's"
+        say(self._progress.console, line)
+
     def stepped(self, steps: int, simulated_s: float) -> None:
         """Show steps, simulated time and the rate of this session."""
         assert self._task is not None

@@ -32,7 +32,7 @@ def clone(
         parameters: which rule, and how much.
         seed: of the samples drawn.
         interruption: asked between rounds; a training that goes on starts its imitation anew.
-        listener: told of every round: the regret is the share of choices in which the network differs.
+        listener: told of every round: with the share of choices in which the network differs.
 
     Returns:
         The share of choices in which the network's most likely ones differ from the rule's, after each round.
@@ -80,5 +80,5 @@ def clone(
         sample = rng.integers(len(rows), size=min(len(rows), 16384))
         found = model.predict(rows[sample], deterministic=True)[0]
         differs.append(float((found != targets[sample]).mean()))
-        listener.imitated(number + 1, parameters.rounds, len(rows), differs[-1])
+        listener.cloned(number + 1, parameters.rounds, len(rows), differs[-1])
     return differs

@@ -25,6 +25,9 @@ class Listener(Protocol):
     def imitated(self, done: int, rounds: int, samples: int, regret: float) -> None:
         """A round of imitation ended: rounds so far, samples, and expected regret (see `imitation`)."""
 
+    def cloned(self, done: int, rounds: int, samples: int, differs: float) -> None:
+        """A round of cloning ended: rounds so far, samples, and the share of other choices (see `cloning`)."""
+
     def stepped(self, steps: int, simulated_s: float) -> None:
         """A rollout ended: steps so far, and simulated seconds without prefill."""
 

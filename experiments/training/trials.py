@@ -100,6 +100,9 @@ class TrialListener:
     def imitated(self, done: int, rounds: int, samples: int, regret: float) -> None:
         """Nothing to show."""
 
+    def cloned(self, done: int, rounds: int, samples: int, differs: float) -> None:
+        """Nothing to show."""
+
     def stepped(self, steps: int, simulated_s: float) -> None:
         """Nothing to show."""
 

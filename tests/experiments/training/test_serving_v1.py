@@ -223,7 +223,7 @@ def test_cloning_fits_the_network_to_the_rule(served):
     model, _ = built(served, "ppo", 'advice=""')
     told = []
     listener = type(
-        "Told", (Bar,), {"__init__": lambda self: None, "imitated": lambda self, *of: told.append(of)}
+        "Told", (Bar,), {"__init__": lambda self: None, "cloned": lambda self, *of: told.append(of)}
     )()
     parameters = Cloning(
         rule="slack-aware", rounds=2, steps=60, updates=300, batch_size=64, learning_rate=1e-2
@@ -313,6 +313,22 @@ def test_a_run_resumes_exactly_and_its_policy_plays(tmp_path, monkeypatch, serve
     assert status == 0, err
     assert_the_same_run(tmp_path / "whole", tmp_path / "parts")
     assert load_checkpoint(tmp_path / "whole" / BEST).description.advice == "slack-aware"
+
+
+def test_a_run_that_starts_from_a_clone_learns_on_and_resumes(tmp_path, monkeypatch, served):
+    """Cloning plays the very environments whose seconds the training then follows."""
+    cloning = 'cloning={rule="slack-aware",rounds=2,steps=30,updates=40,batch_size=32}'
+    arguments = ["--algorithm", "ppo", "--env", SERVING_V1, "--scenarios", served, "--timesteps", 512]
+    arguments += ["--validations", 4, "--episodes", 2, "--no-tensorboard", "--hyper", *SMALL, cloning]
+    status, _, err = command(*arguments, "--out", tmp_path / "whole")
+    assert status == 0, err
+    assert "cloning 2 of 2" in err
+    assert "other choices than the rule's" in err
+    with monkeypatch.context() as patch:
+        stopping_at(patch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        assert command(*arguments, "--out", tmp_path / "parts")[0] == 130
+    assert command("--resume", tmp_path / "parts")[0] == 0
+    assert_the_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 # --- decisions that are held ------------------------------------------------------------------------------
