@@ -27,13 +27,18 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "pacing": at.SERVICE_CHOICES[at.PACING - at.ORDER],
 }
 CHOICE_NAMES = tuple(WORDS)
-# An eviction that knows when conversations go on, which no scheduler does: what a policy with it reads is privileged.
-BELADY = "belady"
+# Options that know what no scheduler does, when conversations go on and how long answers will be: policies with them
+# are privileged.
+CLAIRVOYANT: Mapping[str, tuple[int, int]] = {
+    "belady": (at.EVICTION - at.ORDER, at.EVICT_TRUE_RETURN),
+    "weight-per-true-work": (at.ORDER - at.ORDER, at.BY_TRUE_WORK),
+    "weight-per-true-space": (at.ORDER - at.ORDER, at.BY_TRUE_SPACE),
+}
 # Where a word stands: which of the choices, and which option of it.
 _PLACES = {
     word: (choice, option) for choice, words in enumerate(WORDS.values()) for option, word in enumerate(words)
 }
-_PLACES[BELADY] = at.EVICTION - at.ORDER, at.EVICT_TRUE_RETURN
+_PLACES.update(CLAIRVOYANT)
 SEPARATOR = "+"
 
 IntArray = npt.NDArray[np.int64]
@@ -70,6 +75,6 @@ def parts_of(choices: Iterable[int]) -> str:
     return "".join(f"{SEPARATOR}{words[place]}" for place in enumerate(choices) if place[1] != LEFT)
 
 
-def knows_returns(choices: IntArray) -> bool:
-    """Whether the further choices, int64 [choices], evict by when conversations will go on."""
-    return bool(choices[at.EVICTION - at.ORDER] == at.EVICT_TRUE_RETURN)
+def clairvoyant(choices: IntArray) -> dict[int, int]:
+    """Which of the further choices, int64 [choices], take an option that knows what will come: option by choice."""
+    return {choice: option for choice, option in CLAIRVOYANT.values() if choices[choice] == option}

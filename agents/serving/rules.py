@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.policy import Actions, Observations, RulePolicy
-from agents.serving.choices import IntArray, knows_returns, nothing_given, parts_of
+from agents.serving.choices import IntArray, clairvoyant, nothing_given, parts_of
 from agents.serving.estimates import Estimates
 from agents.serving.inside.choices import LEFT, NUM_SERVICE
 from agents.serving.inside.memory import NUM_MEMORY
@@ -105,8 +105,8 @@ class CompiledRule(ServingRule):
                 f"a policy with parts, such as {parts_of(self._choices)!r}, plays papi_env/Serving-v1 alone; scenario "
                 f"{env.scenario.name!r} is played without classes of requests"
             )
-        if knows_returns(self._choices):
-            env.engine.allow(at.EVICTION, at.EVICT_TRUE_RETURN)
+        for choice, option in clairvoyant(self._choices).items():
+            env.engine.allow(at.ORDER + choice, option)
         ends = np.cumsum(at.NVEC_V1[at.ORDER :])[:-1]
         self._useful = np.split(further_options(self.tables), ends)
         self._look = tuple(Lookups.of(self.tables))
@@ -119,10 +119,10 @@ class CompiledRule(ServingRule):
     def giving(self, choices: IntArray) -> Self:
         """This rule, with the further choices of Serving-v1 where they are not `LEFT` to it; int64 [7].
 
-        It then plays no other problem, and is privileged if it evicts by when conversations will go on.
+        It then plays no other problem, and is privileged if it evicts or orders by what will come.
         """
         self._choices = choices
-        self.privileged = type(self).privileged or knows_returns(choices)
+        self.privileged = type(self).privileged or bool(clairvoyant(choices))
         return self
 
     def service(self, num_envs: int) -> IntArray:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from agents.serving.choices import CHOICE_NAMES
+from agents.serving.choices import CHOICE_NAMES, CLAIRVOYANT
 from agents.serving.greedy import ProfileGreedy
 from agents.serving.inside import network as layout
 from agents.serving.inside.memory import NUM_MEMORY
@@ -112,7 +112,7 @@ def space_about(base: ProfileGreedy, tables: ServingTables, clairvoyant: bool) -
     Args:
         base: whose own choices are among them.
         tables: of the scenario, which leaves out what means nothing there.
-        clairvoyant: whether Belady's eviction is among them, which knows when conversations go on.
+        clairvoyant: whether options are among them that know what will come (`choices.CLAIRVOYANT`).
     """
     policy = base.compiled(np.zeros((1, NUM_MEMORY)))
     row, service = policy.parameters[0], policy.service[0]
@@ -123,8 +123,8 @@ def space_about(base: ProfileGreedy, tables: ServingTables, clairvoyant: bool) -
     for column, (name, options) in enumerate(zip(CHOICE_NAMES, useful, strict=True)):
         own = float(service[column])
         others = [float(option) for option in np.flatnonzero(options) if option != own]
-        if clairvoyant and column == at.EVICTION - at.ORDER and others and own != at.EVICT_TRUE_RETURN:
-            others.append(float(at.EVICT_TRUE_RETURN))
+        if clairvoyant and others:
+            others += [float(o) for choice, o in CLAIRVOYANT.values() if choice == column and o != own]
         found.append(Coordinate(name, True, column, (own, *others)))
     if policy.kind == NETWORK:
         return Space(tuple(c for c in (*found, *outputs(row, tables)) if len(c.values) > 1), row, service)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agents.serving.choices import CLAIRVOYANT
 from agents.serving.greedy import ProfileGreedy
 from agents.serving.planning.planner import TOGETHER, Followed, Futures, Planner
 from agents.serving.planning.space import IntArray
@@ -19,7 +20,8 @@ class PlannerStar(Planner):
     from it in one respect (or in order and shedding), moves to the best, and does so again for as many rounds as lead
     to something better (a coordinate search). So no look lowers the return: at its end the episode has at least that
     of the base rule. What it reaches is a lower bound of what there is to win by decisions over time, no ceiling; a
-    large part of it is luck that is known in advance. Belady's eviction is among its choices.
+    large part of it is luck that is known in advance. Among its choices are Belady's eviction, and orders of admission
+    by how long answers will be.
 
     Args:
         seconds, base: see `Planner`.
@@ -36,9 +38,10 @@ class PlannerStar(Planner):
         self.rounds = rounds
 
     def supports(self, env: Problem) -> None:
-        """As all planners; its eviction is one that environments do not offer."""
+        """As all planners; some of its options are such as environments do not offer."""
         super().supports(env)
-        env.engine.allow(at.EVICTION, at.EVICT_TRUE_RETURN)
+        for choice, option in CLAIRVOYANT.values():
+            env.engine.allow(at.ORDER + choice, option)
         self._scratch = env.engine.fork(0, TOGETHER)
 
     def futures(self, engine: ServingEngine, env: int, state: Followed) -> Futures:

@@ -184,12 +184,13 @@ class ServingEngine(Engine[ServingState]):
     def allow(self, choice: int, option: int) -> None:
         """Take actions with an option that environments do not offer, where there are classes of requests.
 
-        There are two: order BY_SCORE, for policies that write `queries`; and, privileged, eviction by
-        EVICT_TRUE_RETURN, when conversations will go on, which no scheduler knows.
+        There are order BY_SCORE, for policies that write `queries`; and, privileged, what no scheduler knows: eviction
+        by EVICT_TRUE_RETURN, when conversations will go on, and orders BY_TRUE_WORK and BY_TRUE_SPACE, how long
+        answers will be.
         """
         if self.tables.scalars[at.SERVICE]:
             limits = np.array(np.broadcast_to(self._limits_of_actions, len(at.NVEC_V1)), dtype=np.uint64)
-            limits[choice] = option + 1
+            limits[choice] = max(limits[choice], option + 1)
             self._limits_of_actions = limits
 
     def queries(self, count: int) -> npt.NDArray[np.float64]:

@@ -7,7 +7,7 @@ import numpy as np
 from papi_env.simulation.compiled import inner
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.keeping import found_tokens
-from papi_env.simulation.serving.scoring import density, first_due, hopeless, score, work_left
+from papi_env.simulation.serving.scoring import density, first_due, hopeless, score, true_density, work_left
 from papi_env.simulation.serving.sessions import NOBODY, class_of, give_up, waiting
 
 
@@ -23,6 +23,8 @@ def rank(e, request, order, state, served, scalars):
         return work_left(e, request, state, served, scalars)
     if order == at.BY_SCORE:
         return -score(e, request, state, served, scalars)
+    if order >= at.BY_TRUE_WORK:
+        return -true_density(e, request, order == at.BY_TRUE_SPACE, state, served, scalars)
     return -density(e, request, state, served, scalars)
 
 

@@ -34,6 +34,23 @@ def density(e, request, state, served, scalars):
 
 
 @inlined
+def true_density(e, request, space, state, served, scalars):
+    """What a request is worth over its work, or over its tokens times how long memory keeps them, by its true output.
+
+    Privileged: nobody knows how long an answer will be.
+    """
+    row = served.kinds[state.facts[e, request, at.CLASS]]
+    output = np.float64(state.facts[e, request, at.OUTPUT])
+    worth = row[at.WEIGHT] * (output if scalars[at.WORTH_BY_TOKENS] > 0.0 else 1.0)
+    tokens = np.float64(state.facts[e, request, at.INPUT])
+    if space:
+        # The prompt is kept as long as the answer takes, a token of the answer half as long on average.
+        return worth / (output * (tokens + output / 2.0))
+    tokens -= found_tokens(e, request, state, served, scalars)
+    return worth / max(tokens * scalars[at.PROMPT_TOKEN_S] + output * scalars[at.DECODE_TOKEN_S], 1e-12)
+
+
+@inlined
 def first_due(e, request, state, served):
     """When the first token of a request is due."""
     kind = state.facts[e, request, at.CLASS]

@@ -20,8 +20,9 @@ NVEC = tuple(len(choices) for choices in CHOICES)
 NUM_ACTIONS = 72
 # Who is served, in Serving-v1 besides: int64 [num_envs, 11] in all. Option 0 of each is what Serving-v0 always does.
 ORDER, SHEDDING, VICTIM, KEEPING, EVICTION, DRAFTED_FOR, PACING = range(4, 11)
-# The last is taken from policies that score requests (see `scoring`), and no option of a plain action.
-BY_ARRIVAL, BY_DEADLINE, BY_PROMPT, BY_WORK, BY_WEIGHT, BY_SCORE = range(6)
+# The last three are no options of a plain action: one is taken from policies that score requests (see `scoring`), two,
+# of the reference alone, know how long answers will be.
+BY_ARRIVAL, BY_DEADLINE, BY_PROMPT, BY_WORK, BY_WEIGHT, BY_SCORE, BY_TRUE_WORK, BY_TRUE_SPACE = range(8)
 SHED_NONE, SHED_LATE, SHED_CLASS = range(3)
 VICTIM_LATEST, VICTIM_PROGRESS, VICTIM_SLACK = range(3)
 KEEP_NONE, KEEP_ALL, KEEP_CLASS = range(3)

@@ -135,7 +135,7 @@ def test_plans_about_a_rule_that_decides_by_itself_leave_it_its_choices():
     planner = PlannerStar(1.0, 1, rule)
     planner.bind(env)
     space = planner.space
-    assert space.coordinates[0].values == (LEFT, 0, 1, 2, 3, 4)
+    assert space.coordinates[0].values == (LEFT, 0, 1, 2, 3, 4, at.BY_TRUE_WORK, at.BY_TRUE_SPACE)
     policy = space.policy(
         rule, np.array([space.base, *space.neighbours(space.base)]), np.zeros((1, NUM_MEMORY))
     )
@@ -356,20 +356,36 @@ def test_a_plan_is_judged_on_futures_that_it_was_not_chosen_by(monkeypatch):
     ]
 
 
-def test_evicting_by_when_conversations_go_on_is_privileged():
-    clairvoyant = make_policy("profile-greedy+deadline+late+keep+belady")
+@pytest.mark.parametrize(
+    ("parts", "column", "option"),
+    [
+        ("deadline+late+keep+belady", at.EVICTION, at.EVICT_TRUE_RETURN),
+        ("weight-per-true-work+late+keep", at.ORDER, at.BY_TRUE_WORK),
+        ("weight-per-true-space+late+keep", at.ORDER, at.BY_TRUE_SPACE),
+    ],
+)
+def test_choosing_by_what_will_come_is_privileged(parts, column, option):
+    clairvoyant = make_policy(f"profile-greedy+{parts}")
     assert clairvoyant.privileged
     assert not make_policy("profile-greedy+deadline+late+keep+return").privileged
     env = environment(2)
     inside = evaluate(clairvoyant, env, [0, 1])
-    outside = evaluate(make_policy("profile-greedy+deadline+late+keep+belady"), env, [0, 1], inside=False)
+    outside = evaluate(make_policy(f"profile-greedy+{parts}"), env, [0, 1], inside=False)
     assert inside["tokens"].tolist() == outside["tokens"].tolist()
     fresh = environment()
     fresh.reset(seed=[0])
     action = np.zeros((1, len(at.NVEC_V1)), dtype=np.int64)
-    action[0, at.EVICTION] = at.EVICT_TRUE_RETURN
+    action[0, column] = option
     with pytest.raises(Exception, match="outside"):
         fresh.step(action)
+
+
+def test_the_reference_chooses_among_orders_that_know_how_long_answers_will_be():
+    for name, known in (("planner-star@slack-aware", True), ("planner-fair-4x12@slack-aware", False)):
+        planner = make_policy(name)
+        planner.bind(environment())
+        (order,) = (c for c in planner.space.coordinates if c.name == "order")
+        assert ({at.BY_TRUE_WORK, at.BY_TRUE_SPACE} <= set(order.values)) == known
 
 
 def test_a_planner_starts_from_what_stands_after_it():

@@ -174,15 +174,29 @@ def wanted(engine, e, request, order):
     work = tokens * scalars[at.PROMPT_TOKEN_S] + row[at.MEAN_OUTPUT] * scalars[at.DECODE_TOKEN_S]
     arrival = state.moments[e, request, at.ARRIVAL_S]
     worth = row[at.WEIGHT] * row[at.MEAN_OUTPUT]
-    return (arrival, arrival + row[at.KIND_TTFT_S], tokens, work, -worth / work)[order]
+    output = float(state.facts[e, request, at.OUTPUT])
+    true_worth = row[at.WEIGHT] * output
+    true_work = tokens * scalars[at.PROMPT_TOKEN_S] + output * scalars[at.DECODE_TOKEN_S]
+    space = output * (state.facts[e, request, at.INPUT] + output / 2.0)
+    found = {
+        at.BY_ARRIVAL: arrival,
+        at.BY_DEADLINE: arrival + row[at.KIND_TTFT_S],
+        at.BY_PROMPT: tokens,
+        at.BY_WORK: work,
+        at.BY_WEIGHT: -worth / work,
+        at.BY_TRUE_WORK: -true_worth / true_work,
+        at.BY_TRUE_SPACE: -true_worth / space,
+    }
+    return found[order]
 
 
-@pytest.mark.parametrize("order", range(5))
+@pytest.mark.parametrize("order", [*range(5), at.BY_TRUE_WORK, at.BY_TRUE_SPACE])
 def test_the_next_in_order_is_admitted(order):
     """One request an iteration is admitted, while others wait."""
     lengths = {"table": "azure-conversation"}
     played = scenario({**CLASSES, "plain": {}}, horizon_s=3.0, lengths=lengths, max_running=6)
     engine = started(played, (order,))
+    engine.allow(at.ORDER, order)
     others = []
 
     def choose(engine):
