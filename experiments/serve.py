@@ -103,6 +103,9 @@ class Config(Reading):
     """Start --trace here, in seconds after --time-scale (default: at its start, or with --window anywhere)."""
     window: Annotated[float | None, words("SECONDS")] = None
     """Length of the window of --trace, in seconds after --time-scale (default: to its end)."""
+    conversations: Annotated[bool, Flag] = False
+    """Rows of --trace whose hashes show that they go on from earlier ones, as Mooncake's traces have them, are turns of
+    conversations; for scenarios all of whose classes have conversations, such as agents/llama-3.1-70b."""
     gantt: Annotated[tuple[float, float] | None, words("FROM TO")] = None
     """Draw this window of the first seed, in simulated seconds."""
     trace_json: Annotated[bool, Flag] = False
@@ -143,8 +146,12 @@ def resolve(config: Config) -> Scenario:
             raise ConfigurationError(
                 "--time-scale, --start and --window belong to --trace, which is not given"
             )
+        if config.conversations:
+            raise ConfigurationError("--conversations belongs to --trace, which is not given")
         return scenario
-    return replay_scenario(scenario, config.trace[0], config.time_scale, config.start, config.window, how)
+    return replay_scenario(
+        scenario, config.trace[0], config.time_scale, config.start, config.window, how, config.conversations
+    )
 
 
 class Serving(Match):

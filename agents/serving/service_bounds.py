@@ -34,9 +34,10 @@ iterations lie in these windows: an iteration begins after a request that takes 
 come at its end. A turn that would break an objective even if it was alone on the machine cannot count.
 
 **When turns come.** Lone requests and first turns come when they come. A later one comes no earlier than its think time
-after the least time for all before it; and no later than if each of those before it was only just in time, as long as
-they counted. The first turn of a conversation that does not count may be served at any time, so for turns after it
-there is only the earliest. If any turn is dropped, those after it are lost, which is never better.
+after the least time for all before it, and of a trace no earlier than so long after the turn before it; and no later
+than if each of those before it was only just in time, as long as they counted. The first turn of a conversation that
+does not count may be served at any time, so for turns after it there is only the earliest. If any turn is dropped,
+those after it are lost, which is never better.
 
 **The bound.** Every moment of the machine's time gets a price, see `time_prices`: no policy gains more than the price
 of all time and what each session could gain at those prices. Without `drain`, work must be done in iterations that
@@ -323,9 +324,9 @@ class _Work:
         earliest, latest = instance.arrival_s.copy(), instance.arrival_s.copy()
         for k in range(1, int(instance.turn.max(initial=0)) + 1):
             here = np.flatnonzero(instance.turn == k)
-            thinks = instance.think_s[here - 1]
-            earliest[here] = earliest[here - 1] + least_s[here - 1] + thinks
-            latest[here] = latest[here - 1] + most_s[here - 1] + thinks
+            thinks, gaps = instance.think_s[here - 1], instance.gap_s[here - 1]
+            earliest[here] = earliest[here - 1] + np.maximum(least_s[here - 1] + thinks, gaps)
+            latest[here] = latest[here - 1] + np.maximum(most_s[here - 1] + thinks, gaps)
         return earliest, latest
 
     def jobs(self, edges: FloatArray, prompt: FloatArray, decode: FloatArray, credit: FloatArray) -> Jobs:

@@ -188,6 +188,7 @@ def replay_scenario(
     start_s: float | None = None,
     window_s: float | None = None,
     reading: Mapping[str, Any] | None = None,
+    conversations: bool = False,
 ) -> Scenario:
     """`scenario` with the requests of a trace, until all of them are served.
 
@@ -200,9 +201,10 @@ def replay_scenario(
         time_scale: how many times as fast the requests arrive.
         start_s, window_s: which of them, in seconds after scaling; a window without a start is drawn by episode.
         reading: columns, delimiter and units of the file, where its content does not say them.
+        conversations: rows whose hashes show that they go on from earlier ones are turns of conversations.
 
     Raises:
-        DataError: the trace cannot be read. ConfigurationError: it has no such window.
+        DataError: the trace cannot be read. ConfigurationError: it has no such window, or no hashes for conversations.
     """
     part: dict[str, float] = {}
     if start_s is not None:
@@ -221,6 +223,7 @@ def replay_scenario(
                 "time_scale": time_scale,
                 "start_s": start_s,
                 "window_s": window_s,
+                "conversations": conversations or None,
             },
             "lengths": {**said, **part, "trace": str(trace)},
             "service": None if service is None else without_lengths(service).model_dump(),
@@ -228,7 +231,9 @@ def replay_scenario(
         }
     )
     assert replaced.serving is not None
-    return replaced.replace(serving={"requests": len(replaced.serving.arrivals.read())})
+    arrivals = replaced.serving.arrivals
+    turns = arrivals.turns()
+    return replaced.replace(serving={"requests": len(arrivals.read()) if turns is None else turns.sessions})
 
 
 def scenario_settings(

@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,11 @@ from pydantic import Field, field_validator, model_validator
 
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.kernel import FloatArray
-from papi_env.quantities import Number, Ratio, RequestRate, Share, SpanSeconds, StartSeconds, Truth
+from papi_env.quantities import Number, Ratio, RequestRate, Share, SpanSeconds, StartSeconds, Tokens, Truth
 from papi_env.workload.lengths import whole_number
 from papi_env.workload.profiles import PROFILES, Profile, busiest_s, check_profile, operational_table
 from papi_env.workload.traces import Trace, TraceForm, cached_trace
+from papi_env.workload.traces.sessions import BLOCK_TOKENS, Turns, turns_of_part
 
 Process = Literal["poisson", "gamma", "trace", "together"]
 Split = Literal["all", "train", "test"]
@@ -61,6 +62,8 @@ _BELONGS: dict[str, tuple[Process, ...]] = {
     "split": ("trace",),
     "split_at": ("trace",),
     "start_s": ("trace",),
+    "conversations": ("trace",),
+    "block_tokens": ("trace",),
 }
 
 
@@ -84,6 +87,13 @@ class Arrivals(TraceForm):
     long as the episode where that has a horizon, so many successive requests where it has a number of
     them, and else the whole part from `start_s` on.
 
+    With `conversations` rows whose hashes show that they go on from earlier ones (Mooncake's traces have hashes of
+    `block_tokens` tokens each; see `traces.sessions_of`) are turns of one conversation, and what arrives is first
+    turns: those that follow belong to them, in the window or after it, and none comes of a conversation that began
+    before. A turn comes as long after the turn before it as in the file, or once that is done, if that is later; it
+    finds what it has in common with that. This takes classes of requests, each with a `conversation` (see
+    `workload.service`).
+
     `together` lets all requests arrive at time 0.
     """
 
@@ -106,6 +116,11 @@ class Arrivals(TraceForm):
     split: Split = "all"
     split_at: Share = Field(0.7, gt=0, lt=1)
     start_s: StartSeconds | None = Field(None, ge=0)
+    conversations: Truth | None = Field(None, description="turns of conversations by hashes of prompts")
+    block_tokens: Tokens | None = Field(None, ge=1, description="that a hash stands for; the default is 512")
+
+    # As of `TraceForm`.
+    _younger: ClassVar[tuple[str, ...]] = (*TraceForm._younger, "conversations", "block_tokens")
 
     @field_validator("profile", mode="before")
     @classmethod
@@ -161,6 +176,34 @@ class Arrivals(TraceForm):
             raise ConfigurationError(f"{self.trace}: no column is known to hold times, expected time_column")
         return trace
 
+    def split_part(self, times: FloatArray) -> tuple[int, int, float, float]:
+        """The rows of the split, from one on and before another, and when it begins and how long it lasts.
+
+        Args:
+            times: float64 [rows] of the trace, in seconds after scaling, as the results are.
+        """
+        last_s = float(times[-1])
+        split_s = self.split_at * last_s
+        border = int(np.searchsorted(times, split_s))
+        if self.split == "train":
+            return 0, border, 0.0, split_s
+        if self.split == "test":
+            return border, len(times), split_s, last_s - split_s
+        return 0, len(times), 0.0, last_s
+
+    def turns(self) -> Turns | None:
+        """The conversations of the trace's part; None where rows stand alone.
+
+        Raises ConfigurationError and DataError as `traces.sessions_of` and `read`.
+        """
+        if not self.conversations:
+            return None
+        trace = self.read()
+        assert trace.timestamps_s is not None
+        first, end, _, _ = self.split_part(trace.timestamps_s / self.time_scale)
+        found = turns_of_part(trace, first, end, self.block_tokens or BLOCK_TOKENS)
+        return found._replace(gap_s=found.gap_s / self.time_scale)
+
     def _part(self) -> dict[str, float]:
         """The part of the file that is read, in its own seconds; nothing where all of it is."""
         if self.start_s is None or self.window_s is None or self.split != "all":
@@ -199,7 +242,8 @@ class ArrivalTables(NamedTuple):
             segments begin and end in the two times; stretch: float64 [segments], seconds per operational
             second, 0 where nothing arrives. No segments: a constant rate.
         rows_s: float64 [rows of the part], arrival times since the start of the part, scaled; first_row:
-            the index in the trace of the first of them.
+            the index in the trace of the first of them. Of conversations those of first turns, in the order of
+            `Arrivals.turns`.
         start_rows: an episode starts at one of so many first rows; 0: at a time from first_start_s to
             last_start_s.
     """
@@ -333,13 +377,12 @@ def _windows(
     trace = arrivals.read()
     assert trace.timestamps_s is not None
     times = trace.timestamps_s / arrivals.time_scale
-    split_s = arrivals.split_at * float(times[-1])
-    first, end, origin_s, part_s = 0, len(times), 0.0, float(times[-1])
-    if arrivals.split == "train":
-        end, part_s = int(np.searchsorted(times, split_s)), split_s
-    elif arrivals.split == "test":
-        first, origin_s, part_s = int(np.searchsorted(times, split_s)), split_s, part_s - split_s
+    first, end, origin_s, part_s = arrivals.split_part(times)
+    turns = arrivals.turns()
     rows = times[first:end] - origin_s
+    if turns is not None:
+        # Of `turns`, where first turns come first.
+        first, rows = 0, times[turns.rows[: turns.sessions]] - origin_s
     where = f"{arrivals.trace}: " + ("the trace" if arrivals.split == "all" else f"split {arrivals.split!r}")
     if not len(rows):
         raise ConfigurationError(f"{where} has no request; the trace lasts {times[-1]:.6g} s")

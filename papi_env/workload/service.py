@@ -16,6 +16,7 @@ from papi_env.errors import shortened
 from papi_env.quantities import Count, Number, Ratio, Share, SpanSeconds, Truth, Whole
 from papi_env.workload.objectives import Objectives
 from papi_env.workload.requests import Lengths
+from papi_env.workload.traces.sessions import MOST_TURNS
 
 # chosen: as many as the four that are usual, interactive, standard, batch and agent; each has features of its own.
 MAX_CLASSES = 4
@@ -23,8 +24,6 @@ MAX_CLASSES = 4
 MAX_TEXTS = 16
 # What names columns of results and observations, too. chosen: up to 32 characters (range 16-64).
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}", re.ASCII)
-# chosen: more turns than conversations in public logs have but for one in a thousand; range 8-256.
-MOST_TURNS = 64
 # Requests that wait, and conversations that are open, at most. chosen: two full machines of either (range 64-4096);
 # what comes beyond is refused, as servers do.
 MAX_WAITING = 512

@@ -35,13 +35,13 @@ HORIZONS_S: Mapping[str, float] = {"azure-conversation": 120.0, "azure-code": 36
 
 
 def without_lengths(service: Service) -> Service:
-    """The same classes, whose requests are as long as the scenario says, so that what is known of them is true."""
+    """The same classes, whose requests are as long as the scenario says, so that what is known of them is true.
+
+    Nor do they share a prefix: prompts as long as a trace has them may be shorter, and it does not say what they share.
+    """
+    ours = {"lengths": None, "shared_prefix": 0}
     return service.model_copy(
-        update={
-            "classes": {
-                name: entry.model_copy(update={"lengths": None}) for name, entry in service.classes.items()
-            }
-        }
+        update={"classes": {name: entry.model_copy(update=ours) for name, entry in service.classes.items()}}
     )
 
 

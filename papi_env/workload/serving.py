@@ -225,6 +225,26 @@ class Serving(Definition):
         return self
 
     @model_validator(mode="after")
+    def _replayed(self) -> Serving:
+        if not self.arrivals.conversations:
+            return self
+        if self.service is None:
+            raise ValueError(
+                "arrivals.conversations without service: expected classes that have a conversation each"
+            )
+        alone = [name for name, entry in self.service.classes.items() if entry.conversation is None]
+        if alone:
+            raise ValueError(
+                f"arrivals.conversations, but service.classes.{alone[0]} has no conversation: expected one, from which "
+                "policies know what to expect of its turns"
+            )
+        if not self.paired:
+            raise ValueError(
+                "arrivals.conversations with paired = false: expected the lengths of the trace's own rows"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _served(self) -> Serving:
         if self.service is None:
             return self

@@ -160,6 +160,30 @@ def test_a_request_that_no_memory_holds_is_rejected_for_it(tmp_path):
     assert [int(metrics[name][0]) for name in ("finished", "rejected_context", "rejected_kv")] == [2, 0, 1]
 
 
+def test_turns_that_hashes_show_are_of_one_session_and_memory_is_what_there_is(tmp_path):
+    """Classes of the preset share prefixes that are longer than these prompts, which have none of it."""
+    path = tmp_path / "turns.jsonl"
+    rows = [(0, 600, 20, [1, 2]), (100, 40, 5, [9]), (3000, 1100, 10, [1, 3, 4])]
+    names = ("timestamp", "input_length", "output_length", "hash_ids")
+    path.write_text("\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in rows) + "\n")
+    given = ("--preset", "agents/llama-3.1-70b", "--trace", path, "--policies", "slack-aware")
+    found = {}
+    for how, more in (("alone", ()), ("turns", ("--conversations",))):
+        status, _, err = command(*given, *more, "--out", tmp_path / how)
+        assert status == 0, err
+        found[how] = pl.read_csv(tmp_path / how / "results.csv").row(0, named=True)
+    assert [found[how]["sessions"] for how in ("alone", "turns")] == [3, 2]
+    assert found["turns"]["finished"] == 3
+    assert 0 < found["alone"]["kv_mean"] < 1
+    assert 0 < found["turns"]["kv_mean"] < 1
+    status, _, err = command("--preset", "overload/llama-65b", "--trace", path, "--conversations")
+    assert status == 2
+    assert "service.classes.interactive has no conversation" in err
+    status, _, err = command("--preset", "agents/llama-3.1-70b", "--conversations")
+    assert status == 2
+    assert "--conversations belongs to --trace" in err
+
+
 def test_a_window_takes_the_requests_in_it_at_the_speed_asked_for(trace):
     scenario = get_scenario("light/llama-65b")
     metrics = play(SERVING, replay_scenario(scenario, trace, window_s=2.0, start_s=0.0), "threshold", [0])

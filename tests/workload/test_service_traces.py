@@ -54,7 +54,7 @@ def test_times_and_lengths_are_the_traces_and_all_else_that_of_the_traffic(trace
     usual = traffic_serving("tiers", "llama-65b", serving.arrivals)
     for name, entry in serving.service.classes.items():
         assert entry.lengths is None
-        assert entry == usual.service.classes[name].model_copy(update={"lengths": None})
+        assert entry == usual.service.classes[name].model_copy(update={"lengths": None, "shared_prefix": 0})
     assert serving.service.classes.keys() == TRAFFIC["tiers"].shares.keys()
     assert (serving.service.charge, serving.max_running) == (usual.service.charge, usual.max_running)
     # A window of ninety seconds of the trace, at twice its pace.

@@ -279,6 +279,8 @@ def _converse(
         tables.class_shares,
         tables.trace_lengths,
         tables.trace_refused,
+        tables.trace_turns,
+        tables.trace_gaps,
         tables.arrivals,
     )[:]
     scalars = tables.scalars

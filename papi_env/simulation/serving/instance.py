@@ -19,6 +19,7 @@ from papi_env.simulation.serving.draws import next_arrival
 from papi_env.simulation.serving.sessions import (
     drawn_class,
     fits,
+    follows,
     patience_of,
     think_s,
     turn_key,
@@ -38,10 +39,13 @@ class ServingInstance(NamedTuple):
     Attributes:
         session, turn, kind, number: int64; `number` is that of the class (see `state.OF_CLASS` of kinds).
         arrival_s: float64, seconds from the episode's start, of first turns. Of later ones NaN: they come `think_s`
-            after the turn before them is done, which is up to the policy, and not at all if it never is.
+            after the turn before them is done, which is up to the policy, and not at all if it never is; and no earlier
+            than `gap_s` after it came.
         fresh, prompt, output: int64 tokens: those of the prompt that were not there in the turn before, the whole
             prompt, and the answer.
         think_s: float64, seconds from the end of this turn to the next one; infinite of a session's last turn.
+        gap_s: float64, of a turn that a trace has, seconds from its arrival to the next one's at least, and `think_s`
+            is 0; else minus infinity.
         patience_s: float64, seconds that the sender waits to be admitted.
         worth: float64, what the request is worth within its objectives.
         refused: bool, turned away as it comes, whatever is done.
@@ -56,6 +60,7 @@ class ServingInstance(NamedTuple):
     prompt: Whole
     output: Whole
     think_s: FloatArray
+    gap_s: FloatArray
     patience_s: FloatArray
     worth: FloatArray
     refused: npt.NDArray[np.bool_]
@@ -83,7 +88,7 @@ def serving_instance(tables: ServingTables, seed: int, episode: int) -> ServingI
 
 def _nothing(requests: int) -> tuple[npt.NDArray[Any], ...]:
     whole, real = np.int64, np.float64
-    types = (whole, whole, whole, whole, real, whole, whole, whole, real, real, real, np.bool_)
+    types = (whole, whole, whole, whole, real, whole, whole, whole, real, real, real, real, np.bool_)
     return tuple(np.zeros(requests, dtype=dtype) for dtype in types)
 
 
@@ -102,7 +107,9 @@ def _write_turn(
     found: Any,
 ) -> Any:
     """Write request i of an instance, after a context of so many tokens; returns the context that it leaves."""
-    sessions, turns, kinds, numbers, arrivals, fresh, prompts, outputs, thinks, patience, worths, _ = found
+    sessions, turns, kinds, numbers, arrivals, fresh, prompts, outputs, thinks, gaps, patience, worths, _ = (
+        found
+    )
     key = turn_key(e, session, turn, counters)
     fresh[i], outputs[i] = turn_lengths(key, kind, turn, row, served)
     sessions[i] = session
@@ -111,7 +118,9 @@ def _write_turn(
     numbers[i] = np.int64(served.kinds[kind, at.OF_CLASS])
     arrivals[i] = np.nan
     prompts[i] = context + fresh[i]
-    thinks[i] = think_s(key, kind, served)
+    following = follows(row, served)
+    thinks[i] = think_s(key, kind, served) if following < 0 else 0.0
+    gaps[i] = -np.inf if following < 0 else served.trace_gaps[following]
     patience[i] = patience_of(key, kind, served)
     worths[i] = worth_of(kind, outputs[i], served, scalars)
     return prompts[i] + outputs[i]
@@ -129,9 +138,12 @@ def _enumerate(counters: Any, tables: Any, found: Any) -> Any:
         tables.class_shares,
         tables.trace_lengths,
         tables.trace_refused,
+        tables.trace_turns,
+        tables.trace_gaps,
         tables.arrivals,
     )
-    arrivals, prompts, outputs, thinks, refusals = found[4], found[6], found[7], found[8], found[11]
+    arrivals, prompts, outputs = found[4], found[6], found[7]
+    thinks, gaps, refusals = found[8], found[9], found[12]
     seed, episode = counters[0, at.SEED], counters[0, at.EPISODE]
     operational = 0.0
     time = 0.0
@@ -155,9 +167,11 @@ def _enumerate(counters: Any, tables: Any, found: Any) -> Any:
                 context = _write_turn(
                     0, k, session, turn, kind, row, context, counters, served, scalars, found
                 )
+                row = follows(row, served)
                 refusals[k] = False
             arrivals[i] = time
             thinks[i + turns - 1] = np.inf
+            gaps[i + turns - 1] = -np.inf
             refusals[i] = refused or not fits(prompts[i], outputs[i], scalars)
         i += turns
         session += 1

@@ -521,6 +521,8 @@ def step_range(
         tables.class_shares,
         tables.trace_lengths,
         tables.trace_refused,
+        tables.trace_turns,
+        tables.trace_gaps,
         tables.arrivals,
     )
     given, endings = Given(*given_parts), (autoreset, max_steps)

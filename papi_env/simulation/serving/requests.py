@@ -567,6 +567,8 @@ def reset_env(e, state, tables):
         tables.class_shares,
         tables.trace_lengths,
         tables.trace_refused,
+        tables.trace_turns,
+        tables.trace_gaps,
         tables.arrivals,
     )
     counters[e, 2:] = 0

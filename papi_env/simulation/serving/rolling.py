@@ -92,6 +92,8 @@ def roller(decide: Callable[..., None]) -> Callable[..., None]:
             tables.class_shares,
             tables.trace_lengths,
             tables.trace_refused,
+            tables.trace_turns,
+            tables.trace_gaps,
             tables.arrivals,
         )
         scalars = tables.scalars

@@ -73,10 +73,25 @@ def talks(kind, served):
     return served.kinds[kind, at.MOST_TURNS] > 1.0
 
 
+@inlined
+def follows(row, served):
+    """The row of the turn that goes on from one of a trace; -1 where none does, or rows stand alone."""
+    return np.int64(served.trace_turns[row, at.NEXT_ROW]) if row >= 0 and replays(served) else np.int64(-1)
+
+
+@inlined
+def replays(served):
+    """Whether a trace has conversations."""
+    return served.trace_turns.shape[0] > 0
+
+
 @inner
 def turn_lengths(key, kind, turn, row, served):
-    """New prompt tokens of a turn, and its output tokens; `row` of a trace, or -1."""
-    if turn == 0 and row >= 0 and served.trace_lengths.shape[0] > 0:
+    """New prompt tokens of a turn, and its output tokens; `row` of a trace, or -1.
+
+    New are those beyond all that was said before, of which a trace's turn may have less.
+    """
+    if row >= 0:
         return np.int64(served.trace_lengths[row, 0]), np.int64(served.trace_lengths[row, 1])
     part = at.FIRST_ROW if turn == 0 else at.LATER_ROW
     drawn = served.spans[kind, part] + request_row(key, served.spans[kind, part + 1])
@@ -96,8 +111,10 @@ def fits(tokens, output, scalars):
 def turns_of(e, session, kind, row, counters, served, scalars):
     """Turns of a session, and what all of them are worth.
 
-    It ends by chance, at the most turns of its class, or before a turn that does not fit into context or memory.
+    It ends by chance or as in the trace, at the most turns of its class, or before a turn that does not fit into
+    context or memory. `row` is that of its first turn in a trace, or -1.
     """
+    replayed = row >= 0 and replays(served)
     context = np.int64(0)
     turns = np.int64(0)
     worth = 0.0
@@ -110,21 +127,36 @@ def turns_of(e, session, kind, row, counters, served, scalars):
         worth += worth_of(kind, output, served, scalars)
         turns += 1
         context = prompt + output
-        if (
-            turns >= served.kinds[kind, at.MOST_TURNS]
-            or chance(key, _GOES_ON) >= served.kinds[kind, at.GOES_ON]
-        ):
+        row = follows(row, served)
+        if turns >= served.kinds[kind, at.MOST_TURNS]:
+            break
+        if row < 0 and (replayed or chance(key, _GOES_ON) >= served.kinds[kind, at.GOES_ON]):
             break
     return turns, worth
+
+
+@inner
+def turn_row(e, session, turn, counters, served):
+    """The row of the trace of a session's turn, -1 where its lengths are drawn."""
+    if served.trace_lengths.shape[0] == 0 or (turn > 0 and not replays(served)):
+        return np.int64(-1)
+    _, row, _ = next_arrival(
+        counters[e, at.SEED], counters[e, at.EPISODE], session, 0.0, 0.0, served.arrivals
+    )
+    for _ in range(turn):
+        row = follows(row, served)
+    return row
 
 
 @inner
 def worth_between(e, session, kind, first, turns, counters, served, scalars):
     """What turns `first` to the last of `turns`, none of them a session's first, are worth."""
     worth = 0.0
+    row = turn_row(e, session, first, counters, served)
     for turn in range(first, turns):
         key = turn_key(e, session, turn, counters)
-        _, output = turn_lengths(key, kind, turn, np.int64(-1), served)
+        _, output = turn_lengths(key, kind, turn, row, served)
+        row = follows(row, served)
         worth += worth_of(kind, output, served, scalars)
     return worth
 
@@ -348,25 +380,13 @@ def draw_session(e, state, served):
 
 
 @inner
-def trace_row(e, session, counters, served):
-    """The row of the trace of a session, or -1."""
-    _, row, _ = next_arrival(
-        counters[e, at.SEED], counters[e, at.EPISODE], session, 0.0, 0.0, served.arrivals
-    )
-    return row
-
-
-@inner
 def begin_session(e, state, served, scalars):
     """The next session comes: its first turn waits, or is refused."""
     counters, clocks, places = state.counters, state.clocks, state.places
     session = counters[e, at.SESSIONS]
     arrival_s = clocks[e, at.NEXT_SESSION_S]
-    row = np.int64(-1)
-    refused = False
-    if served.trace_lengths.shape[0] > 0:
-        row = trace_row(e, session, counters, served)
-        refused = row >= 0 and served.trace_refused[row]
+    row = turn_row(e, session, np.int64(0), counters, served)
+    refused = row >= 0 and served.trace_refused[row]
     key = turn_key(e, session, 0, counters)
     kind = drawn_class(key, served.class_shares)
     prompt, output = turn_lengths(key, kind, 0, row, served)
@@ -422,8 +442,14 @@ def go_on(e, state, served, scalars):
     turns = np.int64(places[e, place, at.TURNS])
     kind = np.int64(places[e, place, at.KIND])
     key = turn_key(e, session, turn, counters)
-    fresh, output = turn_lengths(key, kind, turn, np.int64(-1), served)
+    row = turn_row(e, session, turn, counters, served)
+    fresh, output = turn_lengths(key, kind, turn, row, served)
     prompt = places[e, place, at.TOLD] + fresh
+    if row >= 0:
+        # What is found in kept pages is no more than the two prompts have in common.
+        places[e, place, at.TOLD] = min(
+            np.int64(places[e, place, at.TOLD]), np.int64(served.trace_turns[row, at.LEFT_BEFORE])
+        )
     counters[e, at.ARRIVED] += 1
     if waiting(e, counters) == state.queue.shape[1]:
         refuse(e, arrival_s, kind, prompt, output, place, turn, turns, session, state, served, scalars)
@@ -505,7 +531,12 @@ def rest(e, place, request, keeps, state, served, scalars):
     state.place_s[e, place, at.DONE_S] = now
     over = turn + 1 == places[e, place, at.TURNS]
     if not over:
-        returns = now + think_s(turn_key(e, places[e, place, at.NUMBER], turn, counters), kind, served)
+        session = np.int64(places[e, place, at.NUMBER])
+        row = turn_row(e, session, turn + 1, counters, served)
+        if row >= 0:
+            returns = max(now, state.moments[e, request, at.ARRIVAL_S] + served.trace_gaps[row])
+        else:
+            returns = now + think_s(turn_key(e, session, turn, counters), kind, served)
         state.place_s[e, place, at.RETURN_S] = returns
         clocks[e, at.NEXT_RETURN_S] = min(clocks[e, at.NEXT_RETURN_S], returns)
         clocks[e, at.NEXT_ARRIVAL_S] = min(clocks[e, at.NEXT_ARRIVAL_S], returns)

@@ -196,6 +196,9 @@ NUM_PLACE = 6
 # last one was done.
 RETURN_S, DONE_S = range(2)
 NUM_PLACE_S = 2
+# int32 [rows of a trace, 2]: the row of the turn that goes on from one, -1 if none does; tokens of its prompt that the
+# turn before it left.
+NEXT_ROW, LEFT_BEFORE = range(2)
 # int32 [num_envs, classes, 2]: requests and kept turns that use the shared prefix; its pages, 0 where it is not there.
 USERS, PREFIX_PAGES = range(2)
 NUM_PREFIX = 2

@@ -42,6 +42,7 @@ from papi_env.simulation.serving.service_tables import (
 )
 from papi_env.workload.arrivals import TRACE, ArrivalTables, build_arrivals
 from papi_env.workload.routing import routing_of
+from papi_env.workload.service import Service
 from papi_env.workload.serving import (
     CHUNK_TOKENS,
     DRAFTS,
@@ -51,6 +52,7 @@ from papi_env.workload.serving import (
     Serving,
 )
 from papi_env.workload.traces import trace_lengths
+from papi_env.workload.traces.sessions import Turns
 from papi_env.workload.transformer import Transformer
 
 # FC kernels of one layer, between each of which the stacks change mode where PUs and FC-PIM share them: in and
@@ -76,6 +78,10 @@ class ServingTables(NamedTuple):
         acceptance: uint64 [classes + 1, drafted], what 53-bit draws are compared with; the last class is
             there for look-aheads that know no rates. class_shares: cumulative.
         population: int32 [requests, 2]; trace_lengths, trace_refused: of the arrivals' own rows, if paired.
+        trace_turns: int32 [rows, 2], the row of the turn that goes on from a row, -1 if none does, and the tokens of a
+            row's prompt that the turn before it left; trace_gaps: float64 [rows], seconds since that came. Of later
+            turns `trace_lengths` has the tokens beyond all that was said before. Empty unless the trace has
+            conversations.
         scalars: see `serving.state`; descriptors: float32; arrivals: see `workload.arrivals`.
         head: [tokens, (s, J, J by cause)], LM head and sampler for tokens that are yielded; empty where there is none.
         grid: attention of the PUs as measured, see `pack_grid`; empty where it was not.
@@ -101,6 +107,8 @@ class ServingTables(NamedTuple):
     population: npt.NDArray[np.int32]
     trace_lengths: npt.NDArray[np.int32]
     trace_refused: npt.NDArray[np.bool_]
+    trace_turns: npt.NDArray[np.int32]
+    trace_gaps: FloatArray
     scalars: FloatArray
     descriptors: npt.NDArray[np.float32]
     arrivals: ArrivalTables
@@ -146,9 +154,15 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
             f"tokens, but system {system.name!r} has {scalars[at.TOTAL_PAGES]:.0f} beside the weights"
         )
     own, refused = np.zeros((0, 2), dtype=np.int32), np.zeros(0, dtype=np.bool_)
+    following, gap_s, firsts = np.zeros((0, 2), dtype=np.int32), np.zeros(0), 0
     if serving.paired and serving.arrivals.process == "trace":
         treated = trace_lengths(serving.arrivals.read(), model.context_limit, serving.beyond_context)
         own, refused = treated.lengths, treated.refused
+        turns = serving.arrivals.turns()
+        if turns is not None:
+            own, refused = turn_by_turn(own[turns.rows], turns), refused[turns.rows]
+            following, gap_s = np.stack((turns.following, turns.found), axis=1), turns.gap_s
+        firsts = len(own) if turns is None else turns.sessions
     rates = rates_of(serving)
     thresholds = np.zeros((len(rates) + 1, MAX_DRAFTED), dtype=np.uint64)
     for k, values in enumerate(rates):
@@ -172,6 +186,8 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         population=np.ascontiguousarray(population, dtype=np.int32),
         trace_lengths=own,
         trace_refused=refused,
+        trace_turns=following,
+        trace_gaps=gap_s,
         arrivals=build_arrivals(serving.arrivals, serving.requests, serving.horizon_s),
         scalars=scalars,
         descriptors=np.zeros(len(at.DESCRIPTOR_NAMES), dtype=np.float32),
@@ -185,10 +201,23 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
         write_heat(serving.heat, system, scalars)
         tables = tables._replace(**heat_tables(tables, system))
     if serving.service is not None:
+        _check_prefixes(scenario.name, serving.service, own[:firsts][~refused[:firsts], 0])
         tables = _with_classes(tables, serving, model)
     tables.descriptors[: len(at.DESCRIPTOR_NAMES)] = _descriptors(scenario, serving, model, scalars)
     freeze(tables)
     return tables
+
+
+def _check_prefixes(name: str, service: Service, prompts: npt.NDArray[np.int32]) -> None:
+    """Raise ConfigurationError where prompts of a trace, int32 [first turns], are shorter than what classes share."""
+    shortest = int(prompts.min(initial=np.iinfo(np.int32).max))
+    for number, entry in service.classes.items():
+        if entry.shared_prefix >= shortest:
+            raise ConfigurationError(
+                f"Scenario {name!r}: service.classes.{number}.shared_prefix is {entry.shared_prefix}, but the trace "
+                f"has a prompt of {shortest} tokens: expected fewer, or none, for a trace does not say what prompts "
+                "share"
+            )
 
 
 def _with_classes(tables: ServingTables, serving: Serving, model: Transformer) -> ServingTables:
@@ -242,10 +271,26 @@ def with_requests(
     assert len(rows_s) == len(own) == tables.arrivals.capacity
     arrivals = tables.arrivals._replace(kind=TRACE, rows_s=rows_s, start_rows=0, first_row=0)
     replaced = tables._replace(
-        arrivals=arrivals, trace_lengths=own, trace_refused=np.zeros(len(own), dtype=np.bool_)
+        arrivals=arrivals,
+        trace_lengths=own,
+        trace_refused=np.zeros(len(own), dtype=np.bool_),
+        trace_turns=np.zeros((0, 2), dtype=np.int32),
+        trace_gaps=np.zeros(0),
     )
     freeze(replaced)
     return replaced
+
+
+def turn_by_turn(lengths: npt.NDArray[np.int32], turns: Turns) -> npt.NDArray[np.int32]:
+    """Lengths with the prompts of later turns as tokens beyond all that was said before; below 0 where those are fewer.
+
+    Args:
+        lengths: int32 [turns, 2], prompts and answers in the order of `turns`.
+    """
+    found = lengths.copy()
+    before = np.flatnonzero(turns.following >= 0)
+    found[turns.following[before], 0] -= lengths[before].sum(axis=1)
+    return found
 
 
 def freeze(tables: ServingTables) -> None:

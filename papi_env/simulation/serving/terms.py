@@ -134,6 +134,8 @@ class Served(NamedTuple):
     class_shares: FloatArray
     trace_lengths: npt.NDArray[np.int32]
     trace_refused: npt.NDArray[np.bool_]
+    trace_turns: npt.NDArray[np.int32]
+    trace_gaps: FloatArray
     arrivals: Any
 
 

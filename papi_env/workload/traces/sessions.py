@@ -12,6 +12,7 @@ hashes cannot tell the two apart.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,9 @@ from papi_env.workload.traces.trace import Trace
 
 # Mooncake (Qin et al., FAST 2025), README of its traces: a hash is of a block of 512 tokens and of all before it.
 BLOCK_TOKENS = 512
+# Turns of a conversation at most. chosen: more than conversations in public logs have but for one in a thousand; range
+# 8-256.
+MOST_TURNS = 64
 
 
 class Sessions(NamedTuple):
@@ -111,6 +115,62 @@ def sessions_of(trace: Trace, block_tokens: int = BLOCK_TOKENS) -> Sessions:
     for array in (session, turn, shared, previous):
         array.setflags(write=False)
     return Sessions(session, turn, shared, previous)
+
+
+class Turns(NamedTuple):
+    """The conversations of a part of a trace, as they are played; all arrays are read-only.
+
+    Attributes:
+        sessions: how many there are.
+        rows: int64 [N], rows of the trace: those of first turns in their order, then all others.
+        following: int32 [N], the index in `rows` of the turn that goes on from each, -1 where none does.
+        found: int32 [N], tokens of its prompt that are in the context of the turn before it and its answer; 0 for first
+            turns.
+        gap_s: float64 [N], seconds since the turn before it came.
+    """
+
+    sessions: int
+    rows: npt.NDArray[np.int64]
+    following: npt.NDArray[np.int32]
+    found: npt.NDArray[np.int32]
+    gap_s: npt.NDArray[np.float64]
+
+
+@lru_cache(maxsize=8)
+def turns_of_part(trace: Trace, first: int, end: int, block_tokens: int = BLOCK_TOKENS) -> Turns:
+    """The conversations among rows `first` to `end` of a trace that has times.
+
+    What goes on from a row before the part begins a conversation there, and so does every `MOST_TURNS`th turn. An
+    answer has no hash: it is taken to be in the next prompt where that is as long as both.
+
+    Raises as `sessions_of`.
+    """
+    found = sessions_of(trace, block_tokens)
+    assert trace.timestamps_s is not None
+    here = np.arange(first, end)
+    previous = found.previous[first:end].copy()
+    begins = previous < first
+    turn = np.zeros(len(here), dtype=np.int64)
+    for k in np.flatnonzero(~begins).tolist():
+        before = turn[previous[k] - first] + 1
+        begins[k] = before == MOST_TURNS
+        turn[k] = 0 if begins[k] else before
+    rows = np.concatenate([here[begins], here[~begins]])
+    place = np.empty(len(here), dtype=np.int64)
+    place[rows - first] = np.arange(len(rows))
+    following = np.full(len(rows), -1, dtype=np.int32)
+    tokens, gap_s = np.zeros(len(rows), dtype=np.int32), np.zeros(len(rows))
+    later = here[~begins]
+    before = found.previous[later]
+    at = place[later - first]
+    following[place[before - first]] = at
+    context = trace.input_lengths[before] + trace.output_lengths[before]
+    whole = trace.input_lengths[later] >= context
+    tokens[at] = np.where(whole, context, found.shared[later])
+    gap_s[at] = trace.timestamps_s[later] - trace.timestamps_s[before]
+    for array in (rows, following, tokens, gap_s):
+        array.setflags(write=False)
+    return Turns(int(begins.sum()), rows, following, tokens, gap_s)
 
 
 def _in_common(before: npt.NDArray[np.int64], after: npt.NDArray[np.int64]) -> int:
