@@ -107,8 +107,6 @@ class ServingTables(NamedTuple):
     population: npt.NDArray[np.int32]
     trace_lengths: npt.NDArray[np.int32]
     trace_refused: npt.NDArray[np.bool_]
-    trace_turns: npt.NDArray[np.int32]
-    trace_gaps: FloatArray
     scalars: FloatArray
     descriptors: npt.NDArray[np.float32]
     arrivals: ArrivalTables
@@ -121,6 +119,8 @@ class ServingTables(NamedTuple):
     heat_rows: FloatArray = np.zeros((NUM_ROWS, 0))
     heat_attention: FloatArray = np.zeros((0, 0))
     heat_terms: FloatArray = np.zeros(0)
+    trace_turns: npt.NDArray[np.int32] = np.zeros((0, 2), dtype=np.int32)
+    trace_gaps: FloatArray = np.zeros(0)
 
 
 ARRIVALS = ServingTables._fields.index("arrivals")
