@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from papi_env.errors import ConfigurationError
-from papi_env.workload.traces import read_trace
+from papi_env.errors import ConfigurationError, DataError
+from papi_env.workload.traces import Trace, read_trace, sessions_of
 
 # Rows that are made at once.
 ROWS = 1_000_000
@@ -94,7 +94,25 @@ def _measured(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "before_mib": round(before, 1),
         "peak_mib": round(_peak_mib(), 1),
+        **_conversations(trace),
     }
+
+
+def _conversations(trace: Trace) -> dict[str, Any]:
+    """How many conversations hashes show, the most turns of one, and the share of prompt tokens that earlier turns had.
+
+    Nothing where a trace has no hashes, or they are of blocks of another size than Mooncake's.
+    """
+    if trace.hash_ids is None:
+        return {}
+    with suppress(DataError):
+        found = sessions_of(trace)
+        return {
+            "sessions": found.sessions,
+            "most_turns": int(found.turn.max()) + 1,
+            "shared": round(float(found.shared.sum() / trace.input_lengths.sum(dtype=np.int64)), 4),
+        }
+    return {}
 
 
 def _peak_mib() -> float:

@@ -32,3 +32,19 @@ def test_what_cannot_be_read_is_refused_in_a_line(tmp_path):
     assert (status, out) == (2, "")
     assert "bad.csv:2: field 'GeneratedTokens': found '0', expected a whole number" in err
     assert command()[0] == 2
+
+
+def test_conversations_that_hashes_show_are_counted(tmp_path):
+    path = tmp_path / "turns.jsonl"
+    rows = [(0, 600, [1, 2]), (5, 40, [9]), (9, 1100, [1, 3, 4])]
+    path.write_text(
+        "".join(
+            json.dumps({"timestamp": t, "input_length": n, "output_length": 7, "hash_ids": ids}) + "\n"
+            for t, n, ids in rows
+        )
+    )
+    status, out, err = command("--trace", path)
+    assert status == 0, err
+    found = json.loads(out)
+    assert (found["sessions"], found["most_turns"]) == (2, 2)
+    assert found["shared"] == pytest.approx(512 / 1740, abs=1e-4)
