@@ -19,7 +19,9 @@ _ENDS = {
     at.LEFT: ("3", "given up"),
     at.REFUSED: (".", "refused"),
 }
+_BEFORE = "waiting, pale"
 _WAITING, _SERVED = 0.35, 0.8  # widths of lines, as shares of a request's room
+_SHOWN = 2.5  # points of room of a line in the legend, however little there is for a request
 _ROOM = 150.0  # points that all of them have
 # Colours that differ from each other at a glance, also of neighbours.
 _COLOURS = (PALETTE[1], PALETTE[3], PALETTE[5], PALETTE[2])
@@ -71,6 +73,9 @@ def bars_between(engine: ServingEngine, env: int, start_s: float, end_s: float) 
 
 def draw_requests(axes: Any, bars: Bars, start_s: float, end_s: float) -> None:
     """A line for each request: pale while it waits, thick once it was admitted, with a mark if it came to nothing."""
+    # Pictures alone need it.
+    from matplotlib.lines import Line2D
+
     handles: dict[str, Any] = {}
     room = min(_ROOM / max(len(bars.number), 1), 3.0)
     for k, (number, status, arrival, admitted, over) in enumerate(zip(*bars[1:], strict=True)):
@@ -80,9 +85,13 @@ def draw_requests(axes: Any, bars: Bars, start_s: float, end_s: float) -> None:
         axes.plot(
             [first, middle], [k, k], color=colour, alpha=0.5, linewidth=_WAITING * room, solid_capstyle="butt"
         )
+        if first < middle:
+            waiting = Line2D([], [], color="0.1", alpha=0.5, linewidth=_WAITING * _SHOWN)
+            handles.setdefault(_BEFORE, waiting)
         if middle < last:
             axes.plot([middle, last], [k, k], color=colour, linewidth=_SERVED * room, solid_capstyle="butt")
-            handles.setdefault(bars.classes[number], axes.lines[-1])
+            served = Line2D([], [], color=colour, linewidth=_SERVED * _SHOWN)
+            handles.setdefault(bars.classes[number], served)
         if status in _ENDS and start_s <= over <= end_s:
             marker, words = _ENDS[status]
             (mark,) = axes.plot(
@@ -92,7 +101,9 @@ def draw_requests(axes: Any, bars: Bars, start_s: float, end_s: float) -> None:
     axes.set_ylim(len(bars.number) - 0.5, -0.5)
     axes.set_yticks([])
     axes.set_ylabel("requests")
-    known = [name for name in (*bars.classes, *(words for _, words in _ENDS.values())) if name in handles]
+    known = [
+        name for name in (*bars.classes, _BEFORE, *(words for _, words in _ENDS.values())) if name in handles
+    ]
     axes.legend(
         [handles[name] for name in known], known, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8
     )

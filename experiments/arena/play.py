@@ -108,7 +108,9 @@ def job_of(problem: str, cell: Cell, function: Callable[..., Columns]) -> Job:
     found = job(problem, cell.scenario, cell.policy, cell.seeds, cell.label, function)
     if cell.reference or cell.entry.privileged:
         return found  # what no machine could run is never the best so far
-    return replace(found, scores=partial(_scores, cell.where, cell.entry.label))
+    if problem in SERVED:
+        return replace(found, scores=partial(_scores, cell.where, cell.entry.label))
+    return replace(found, scores=partial(_costs, cell.where, cell.entry.label, cell.scenario.energy_weight))
 
 
 def _scores(setting: str, name: str, text: bytes) -> Iterator[Score]:
@@ -116,6 +118,21 @@ def _scores(setting: str, name: str, text: bytes) -> Iterator[Score]:
     value = pl.read_csv(text, columns=["return"])["return"].cast(pl.Float64).mean()
     if isinstance(value, float):
         yield Score(setting, name, value, f"return {value:.6g}")
+
+
+def _costs(setting: str, name: str, energy_weight: float, text: bytes) -> Iterator[Score]:
+    """How well an entry did on a static batch or on image encodes: its mean cost, prefill included.
+
+    Returns divide by what the entry's own system costs by default, so those of two systems cannot be compared.
+    """
+    found = pl.read_csv(
+        text,
+        columns=["total_s", "total_j"],
+        schema_overrides=dict.fromkeys(("total_s", "total_j"), pl.Float64),
+    )
+    value = (found["total_s"] + energy_weight * found["total_j"]).mean()
+    if isinstance(value, float):
+        yield Score(setting, name, -value, f"{value:.4g} s" if energy_weight == 0 else f"cost {value:.4g} s")
 
 
 def job(

@@ -103,15 +103,21 @@ class Standing:
     """What is best so far: by how many settings it leads, or by its value where there is one setting alone."""
 
     def __init__(self) -> None:
-        self._leaders: dict[str, Score] = {}
+        # By setting: those that share the lead, by name.
+        self._leaders: dict[str, dict[str, Score]] = {}
         self._best: dict[str, Score] = {}
 
     def take(self, scores: Iterable[Plain]) -> None:
-        """Take note of scores that have come in; the first of equal ones stays."""
+        """Take note of scores that have come in; equal ones share the lead."""
         for score in (Score(*one) for one in scores):
-            for held, key in ((self._leaders, score.setting), (self._best, score.name)):
-                if key not in held or score.value > held[key].value:
-                    held[key] = score
+            if score.name not in self._best or score.value > self._best[score.name].value:
+                self._best[score.name] = score
+            leaders = self._leaders.setdefault(score.setting, {})
+            most = max((leader.value for leader in leaders.values()), default=score.value)
+            if score.value > most:
+                leaders.clear()
+            if score.value >= most:
+                leaders[score.name] = score
 
     def lines(self) -> list[str]:
         """The best ones, from the first on."""
@@ -119,7 +125,7 @@ class Standing:
         if count < 2:
             ranked = sorted(self._best.values(), key=lambda score: -score.value)
             return [f"{score.name} ({score.shown})" for score in ranked[:_BEST]]
-        leads = Counter(score.name for score in self._leaders.values()).most_common(_BEST)
+        leads = Counter(name for leaders in self._leaders.values() for name in leaders).most_common(_BEST)
         return [f"{name} (best in {lead} of {count} settings)" for name, lead in leads]
 
 

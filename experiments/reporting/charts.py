@@ -49,7 +49,9 @@ def look(number: int, hollow: bool = False) -> dict[str, Any]:
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
     """An axis with its title, which says the unit."""
-    return {"title": {"text": title}, "automargin": True, **more}
+    # Between powers of ten "0.2", where Plotly would say "2"; its first versions do not know this, and leave it.
+    whole = {"minorloglabels": "complete"} if more.get("type") == "log" else {}
+    return {"title": {"text": title}, "automargin": True, **whole, **more}
 
 
 def figure(data: Sequence[Trace], x: Mapping[str, Any], y: Mapping[str, Any], **layout: Any) -> Figure:

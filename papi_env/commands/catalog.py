@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -66,8 +67,10 @@ def policy_class(name: str) -> object:
 def policy_arguments(name: str) -> str:
     """The arguments with which a name makes its class, as in `split=True`; empty where there are none."""
     make = _entry(name).make
-    words = [f"{key}={value!r}" for key, value in getattr(make, "keywords", {}).items()]
-    return ", ".join([*(str(value) for value in getattr(make, "args", ())), *words])
+    if not isinstance(make, partial):
+        return ""
+    given = inspect.signature(make.func).bind_partial(*make.args, **make.keywords).arguments
+    return ", ".join(f"{key}={value!r}" for key, value in given.items())
 
 
 def _policy_line(name: str) -> str:

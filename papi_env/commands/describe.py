@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from papi_env.commands import machine
-from papi_env.commands.catalog import PLAYS, Kind, environment_class, policy_class
+from papi_env.commands.catalog import PLAYS, Kind, environment_class, policy_arguments, policy_class
 from papi_env.commands.sources import field_sources
 from papi_env.commands.wording import quantity, rows
 from papi_env.definition import Definition, quantity_of
@@ -44,10 +44,13 @@ def describe(kind: Kind, name: str) -> list[str]:
         extra = _model(thing) if isinstance(thing, Transformer) else []
         return [*lines, *extra, *_fields(thing), *_sources({name: machine.source(name)})]
     if kind.plural == "policies":
+        made = policy_class(name)
+        arguments = policy_arguments(name) if inspect.isclass(made) else ""
         return [
             *lines,
             f"plays {'; '.join(PLAYS[each] for each in policies()[name])}",
-            *_prose(policy_class(name)),
+            *([f"with {arguments}"] if arguments else []),
+            *_prose(made),
         ]
     return [*lines, *_prose(environment_class(name))]
 

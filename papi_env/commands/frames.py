@@ -36,11 +36,10 @@ class Film:
         if not 1 <= frames <= 1000:
             raise ConfigurationError(f"--frames is {frames}, expected 1 to 1000")
         try:
-            import matplotlib  # noqa: F401
             from PIL import Image
         except ImportError as error:
             raise ConfigurationError(
-                f'pictures need matplotlib: pip install "papi-env[experiments]" ({error})'
+                f'pictures need Pillow: pip install "papi-env[video]" ({error})'
             ) from None
         self._image = Image
         self.path, self.most = path, frames

@@ -20,7 +20,7 @@ _EXAMPLES = """examples:
   papi-env show papi                               units, rates, capacities, area, power, links, sources
   papi-env show Serving-v0                         observations, actions and rewards of a problem
   papi-env play --policy threshold --render        an episode of Decode-v0 and its last iterations
-  papi-env play --render episode.gif               the same as an animation (needs matplotlib)
+  papi-env play --render episode.gif               the same as an animation (needs Pillow)
   papi-env play --env Serving-v0 --scenario bursty/llama-65b --policy heuristic --render end.png
 """
 

@@ -49,7 +49,8 @@ def field_sources(cls: type[BaseModel]) -> dict[str, str]:
         for node in body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 comment = _comment_above(lines, node.lineno)
-                found[node.target.id] = comment
+                # A word alone heads a group of fields.
+                found[node.target.id] = comment if " " in comment else ""
     for name, field in cls.model_fields.items():
         if field.description:
             found[name] = " ".join(part for part in (field.description, found.get(name)) if part)

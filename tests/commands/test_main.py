@@ -50,7 +50,15 @@ def test_a_machine_is_shown_with_its_parts(name, capsys):
 
 def test_sources_are_the_comments_beside_the_numbers(capsys):
     assert "A100 data sheet: 312 TFLOP/s dense FP16" in said(capsys, "show", "papi")
-    assert "JESD238A" in said(capsys, "show", "hbm3")
+    text = said(capsys, "show", "hbm3")
+    assert "JESD238A" in text
+    assert "Geometry." not in text  # heads a group of fields
+
+
+def test_what_a_policy_is_made_with_has_names(capsys):
+    assert "Here: unit='pu'." in said(capsys, "list", "policies")
+    assert "\nwith speculation=4\n" in said(capsys, "show", "threshold-spec4")
+    assert "\nwith " not in said(capsys, "show", "threshold")
 
 
 def test_a_name_of_two_kinds_is_shown_as_both(capsys):

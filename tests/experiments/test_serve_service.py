@@ -5,8 +5,9 @@ from functools import partial
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.figure import Figure
 
-from experiments.arena.gantt_requests import bars_between
+from experiments.arena.gantt_requests import Bars, bars_between, draw_requests
 from experiments.arena.requests import COLUMNS, SERVICE_COLUMNS
 from experiments.arena.settings import replay_scenario
 from experiments.reporting.registry import sections_of
@@ -100,6 +101,19 @@ def test_bars_are_the_requests_of_a_window_by_class(classes_file):
     assert 0 < len(some.number) < len(every.number)
     assert (some.arrival_s < 0.6).all()
     assert (some.end_s > 0.4).all()
+
+
+def test_the_legend_of_requests_shows_classes_as_thick_however_many_there_are():
+    count = 600
+    late = np.where(np.arange(count) < 2, at.LATE, at.RUNNING).astype(np.int32)
+    classes = np.repeat([0, 1], count // 2).astype(np.int32)
+    bars = Bars(("a", "b"), classes, late, np.zeros(count), np.full(count, 0.5), np.full(count, 0.9))
+    axes = Figure().subplots()
+    draw_requests(axes, bars, 0.0, 1.0)
+    legend = axes.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "waiting, pale", "late"]
+    assert [line.get_linewidth() for line in legend.get_lines()[:2]] == [2.0, 2.0]
+    assert legend.get_lines()[0].get_color() != legend.get_lines()[1].get_color()
 
 
 def test_classes_keep_everything_but_their_lengths_where_a_trace_is_replayed(tmp_path):

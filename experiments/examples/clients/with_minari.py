@@ -1,4 +1,4 @@
-"""Minari: episodes with their infos as a dataset (tried with minari 0.5 and gymnasium 1.4; needs `minari[all]`).
+"""Minari: episodes with their infos as a dataset (`pip install 'minari[all]'`; tried with 0.5).
 
 Minari wants the same keys in every info, so make the environment with `totals=False`: without it `info["metrics"]`
 comes with the end of an episode.

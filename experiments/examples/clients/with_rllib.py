@@ -1,4 +1,4 @@
-"""RLlib: PPO on single environments (tried with ray 2.x and gymnasium as RLlib pins it).
+"""RLlib: PPO on single environments (`pip install 'ray[rllib]' torch`; tried with 2.60, which pins gymnasium 1.2.2).
 
 Workers are processes of their own, which import what registers an id if it is named in front of it:
 `papi_env:papi_env/Decode-v0`. `flatten=True` makes spaces Discrete; `papi_env.envs.masks.MaskedObservations` puts masks

@@ -1,4 +1,4 @@
-"""Tianshou: single environments in its own vector, with masks in dict observations (tried with tianshou 2.0).
+"""Tianshou: single environments in its own vector, masks in dict observations (`pip install tianshou`; tried with 2.0).
 
 Its policies look for the mask under `mask` and the observation under `obs`; `flatten=True` numbers joint actions, which
 a mask for each number needs.

@@ -1,7 +1,9 @@
-"""TorchRL: a batch environment in a GymWrapper (tried with torchrl 0.14 and gymnasium 1.4).
+"""TorchRL: a batch environment in a GymWrapper (`pip install torchrl`; tried with 0.14 and gymnasium 1.4).
 
 TorchRL wants `autoreset_mode="Disabled"`, or "SameStep", with which it also reads infos; it refuses the default of
 gymnasium. `GymEnv(id, batch_size=...)` keeps that argument for itself: call it `batch_requests`.
+`auto_register_info_dict()` reads infos of batches in either mode; of a single environment it takes no Python numbers,
+so make a batch of one.
 """
 
 from __future__ import annotations

@@ -98,7 +98,9 @@ def _training(run: Run, frame: pl.DataFrame) -> Table:
     asked = run.configuration["asked"]
     scores = frame["score"].to_list()
     best = max(scores)
-    names = ["the training split"] if asked.get("split") else asked.get("scenarios", [])
+    # Where none is named, it is the problem's own.
+    own = dict.fromkeys(setting["name"] for setting in run.configuration.get("settings", []))
+    names = ["the training split"] if asked.get("split") else asked.get("scenarios") or [*own]
     # Sessions that were killed, that ran on several processes or that an earlier version wrote do not say it.
     spent = [session.get("processor_s") for session in run.sessions]
     known = [seconds for seconds in spent if seconds is not None]

@@ -512,3 +512,8 @@ def test_without_the_extra_it_says_what_to_install(tmp_path, runs, monkeypatch, 
         f"A report needs {name.partition('.')[0]}, which is not installed: pip install 'papi-env[report]'"
         in err
     )
+
+
+def test_labels_of_logarithmic_axes_are_whole_numbers_not_digits():
+    assert charts.axis("x", type="log")["minorloglabels"] == "complete"
+    assert "minorloglabels" not in charts.axis("x")
