@@ -196,6 +196,8 @@ class Serving(Match):
         """See `Study`."""
         # Under the names that they had in earlier versions, whose runs go on too.
         asked = {key: value for key, value in asdict(self.config).items() if key not in SAID_OTHERWISE}
+        if not asked["conversations"]:
+            del asked["conversations"]
         return {
             **asked,
             **reading(self.config),
@@ -236,7 +238,11 @@ class Serving(Match):
         """Write results.csv, summary.json and what shows the window; returns what is printed."""
         frame = as_written(self.collect(folder), self.problem)
         folder.write("results.csv", frame.write_csv())
-        folder.write("summary.json", json_text(summarize(frame, self.scenario.name, self.problem)))
+        summary = summarize(frame, self.scenario.name, self.problem)
+        if self.classes:
+            # In their order, which a record of the scenario does not keep.
+            summary["classes"] = list(self.classes)
+        folder.write("summary.json", json_text(summary))
         self._look_on()
         if self.config.gantt is not None:
             for recorder in self.recorders:
@@ -262,6 +268,12 @@ class Serving(Match):
         if self.config.export is not None:
             export(pl.concat(table for table in tables if table is not None), self.config.export)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of requests; none where all are alike."""
+        service = None if self.scenario.serving is None else self.scenario.serving.service
+        return () if service is None else tuple(service.classes)
+
     def _wall_s(self, folder: RunFolder) -> dict[str, float]:
         """Seconds of each entry's replay."""
         return {
@@ -275,7 +287,7 @@ class Serving(Match):
 
     def report(self, console: Console, results: Mapping[str, Any], session: Mapping[str, Any]) -> None:
         """Print means over the seeds."""
-        print_report(console, self._heading(), results["frame"], results["wall_s"])
+        print_report(console, self._heading(), results["frame"], results["wall_s"], self.classes)
 
     def _heading(self) -> str:
         config = self.config

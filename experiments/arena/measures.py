@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 
 import polars as pl
 from polars.datatypes import DataType
@@ -103,6 +103,8 @@ SERVING_ROWS: tuple[tuple[str, str, float, int], ...] = (
     ("accepted_share", "drafts accepted (%)", 100, 1),
     ("return", "return", 1, 1),
 )
+# Of each class of requests, whose names a scenario has.
+CLASS_MEASURES = tuple(f"attained_{k}" for k in range(at.MAX_CLASSES))
 # With classes of requests: worth first, and what became of requests and of what was kept.
 SERVICE_ROWS: tuple[tuple[str, str, float, int], ...] = (
     ("g", "G: worth served / offered (%)", 100, 2),
@@ -110,7 +112,7 @@ SERVICE_ROWS: tuple[tuple[str, str, float, int], ...] = (
     ("sessions", "sessions", 1, 1),
     ("arrived", "requests", 1, 1),
     ("attained", "  within objectives", 1, 1),
-    *((f"attained_{k}", f"  of class {k}, of all turns (%)", 100.0, 1) for k in range(at.MAX_CLASSES)),
+    *((name, "  of class {}, of all turns (%)", 100.0, 1) for name in CLASS_MEASURES),
     ("dropped", "  dropped", 1, 1),
     ("abandoned", "  given up", 1, 1),
     ("rejected", "  rejected", 1, 1),
@@ -123,3 +125,24 @@ SERVICE_ROWS: tuple[tuple[str, str, float, int], ...] = (
         if row[0] not in ("arrived", "attained", "rejected_context", "rejected_kv")
     ),
 )
+
+
+def served_rows(columns: Container[str], classes: Sequence[str]) -> list[tuple[str, str, float, int]]:
+    """What tables of served requests show: measure, label, factor and digits of each row.
+
+    Args:
+        columns: that are known.
+        classes: names of the classes of requests, in their order; those of earlier runs are numbers.
+    """
+    named = {
+        measure: label.format(name)
+        for (measure, label, *_), name in zip(
+            (row for row in SERVICE_ROWS if row[0] in CLASS_MEASURES), classes, strict=False
+        )
+    }
+    rows = SERVICE_ROWS if "g" in columns else SERVING_ROWS
+    return [
+        (measure, named.get(measure, label), factor, digits)
+        for measure, label, factor, digits in rows
+        if measure not in CLASS_MEASURES or measure in named
+    ]

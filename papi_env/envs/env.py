@@ -15,11 +15,14 @@ from papi_env.envs.info import METRICS, time_limit
 from papi_env.envs.masks import SampleMask, sample_mask
 from papi_env.envs.picture import render_rgb
 from papi_env.envs.problem import (
+    ALWAYS,
     AnyEngine,
     BoolArray,
     Float32Array,
     Problem,
     ScenarioLike,
+    Totals,
+    check_totals,
     check_truth,
     observation_space,
     sizes,
@@ -41,19 +44,21 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
         *,
         strict: bool = False,
         flatten: bool = False,
-        totals: bool = True,
+        totals: Totals = True,
         render_mode: str | None = None,
         **replacements: Unpack[Replacements],
     ) -> None:
         if render_mode is not None:
             lookup("render mode", render_mode, dict.fromkeys(self.metadata["render_modes"]))
-        for name, value in (("strict", strict), ("flatten", flatten), ("totals", totals)):
+        for name, value in (("strict", strict), ("flatten", flatten)):
             check_truth(name, value)
+        check_totals(totals)
         self._setup(self.build_scenario(scenario, **replacements), 1, DISABLED, None)
         self.observation_space = observation_space(self.observation_names)  # type: ignore[assignment]
         self._flat = flat_actions(self.single_space(), self) if flatten else None
         self.action_space = self.single_space() if self._flat is None else self._flat.space
-        self.strict, self.totals, self.render_mode = strict, totals, render_mode
+        self.strict, self.render_mode = strict, render_mode
+        self.totals: Totals = ALWAYS if totals == ALWAYS else bool(totals)
         self._timeline = self.new_timeline()
         self._started = False
         self._steps = self._limit = 0
@@ -116,8 +121,8 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
         terminated, truncated = self._terminated.item(), self._truncated.item()
         info = self._info()
         self._steps += 1
-        if (terminated or truncated or self._steps == self._limit) and self.totals:
-            info[METRICS] = {name: values[0].item() for name, values in engine.metrics().items()}
+        if (terminated or truncated or self._steps == self._limit) and self.totals is True:
+            info[METRICS] = self._totals()
         return self._observation.copy(), self._rewards.item(), terminated, truncated, info
 
     def _is_plain(self, action: Any) -> bool:
@@ -148,7 +153,12 @@ class ProblemEnv(Problem[AnyEngine], gym.Env[Float32Array, Any]):
         values = self._clock_values(self._clocks.tolist()) + self._counter_values(self._counters.tolist())
         info = dict(zip(self._info_names, values, strict=True))
         info.update(self._constant)
+        if self.totals == ALWAYS:
+            info[METRICS] = self._totals()
         return info
+
+    def _totals(self) -> dict[str, Any]:
+        return {name: values[0].item() for name, values in self.engine.metrics().items()}
 
     def action_masks(self) -> BoolArray:
         """Bool [options of all choices], or [actions] where flattened: the valid ones of the next step.

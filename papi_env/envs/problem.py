@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, get_type_hints
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, get_type_hints
 
 import gymnasium as gym
 import numpy as np
@@ -33,6 +33,9 @@ AnyEngine = TypeVar("AnyEngine", bound=Engine[Any])
 
 # What `clock_info` calls the seconds from the last decision to the coming one, where a problem's time is continuous.
 ELAPSED = "dt_s"
+# When an episode's totals are told: at its end (true), never (false), or at every step.
+ALWAYS = "always"
+Totals: TypeAlias = bool | Literal["always"]
 # Where the class docstring of an environment wants the table of its features.
 _TABLE = "{features}"
 
@@ -259,6 +262,12 @@ def sizes(space: gym.spaces.Space[Any]) -> tuple[int, ...]:
         return tuple(int(size) for size in space.nvec)
     assert isinstance(space, gym.spaces.Discrete)
     return (int(space.n),)
+
+
+def check_totals(value: object) -> None:
+    """Raise ConfigurationError where an argument does not say when an episode's totals are told."""
+    if not isinstance(value, (bool, np.bool_)) and value != ALWAYS:
+        raise ConfigurationError(f"totals is {value!r}, expected true, false or {ALWAYS!r}")
 
 
 def check_truth(name: str, value: object) -> None:

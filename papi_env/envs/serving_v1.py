@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from papi_env.envs.env import ProblemEnv
-from papi_env.envs.problem import BoolArray, Columns, ScenarioLike, check_truth
+from papi_env.envs.problem import BoolArray, Columns, ScenarioLike, Totals, check_truth
 from papi_env.envs.registration import SERVING
 from papi_env.envs.serving import JOINT_ACTIONS, ServingProblem
 from papi_env.envs.vector import ProblemVectorEnv
@@ -329,7 +329,7 @@ class ServingV1Env(ServingV1Problem, ProblemEnv[ServingEngine]):
         records: bool = False,
         strict: bool = False,
         flatten: bool = False,
-        totals: bool = True,
+        totals: Totals = True,
         render_mode: str | None = None,
         **replacements: Unpack[ServingReplacements],
     ) -> None:

@@ -18,11 +18,14 @@ from papi_env.envs.keeping import Shelves
 from papi_env.envs.masks import SampleMask, sample_mask
 from papi_env.envs.picture import render_rgb
 from papi_env.envs.problem import (
+    ALWAYS,
     AnyEngine,
     BoolArray,
     Float32Array,
     Problem,
     ScenarioLike,
+    Totals,
+    check_totals,
     check_truth,
     observation_space,
 )
@@ -45,8 +48,9 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
     `infos` is what gymnasium's `SyncVectorEnv` collects from single environments: the same names at every step, each
     with a mask `_name`. `metrics()` has the totals of the current episodes at any time; in a step in which episodes end
     there is also `infos["metrics"]`, their totals, or where they restart in the same step (same-step autoreset)
-    `infos["final_info"]["metrics"]`. Prefill and `infos["metrics"]` are worked out when they are read, so read them
-    before the next step, or keep `dict(infos)`.
+    `infos["final_info"]["metrics"]`. With `totals="always"` `infos["metrics"]` is there at every step and reset, of the
+    episodes so far; with `totals=False` never. Prefill and `infos["metrics"]` are worked out when they are read, so
+    read them before the next step, or keep `dict(infos)`.
     With `AutoresetMode.DISABLED` a finished environment idles, with reward 0, until
     `reset(options={"reset_mask": ...})`.
     """
@@ -64,6 +68,7 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         num_envs: int = 1,
         strict: bool = False,
         flatten: bool = False,
+        totals: Totals = True,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
@@ -79,6 +84,7 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             autoreset_mode = lookup("autoreset mode", autoreset_mode, modes)
         for name, value in (("strict", strict), ("flatten", flatten), ("copy", copy), ("causes", causes)):
             check_truth(name, value)
+        check_totals(totals)
         self._setup(
             self.build_scenario(scenario, **replacements),
             num_envs,
@@ -97,6 +103,7 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.strict, self.render_mode, self.copy = strict, render_mode, copy
         self._started, self._ready = np.zeros(num_envs, dtype=np.bool_), False
+        self.totals: Totals = ALWAYS if totals == ALWAYS else bool(totals)
         self._all = np.ones(num_envs, dtype=np.bool_)
         self._moment = 0
         self._first = FirstInfo(self.first_names, self.first_info, num_envs)
@@ -236,7 +243,8 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             final = self._out_columns(engine.final_counters, engine.final_clocks)
             totals = self.final_metrics(done.nonzero()[0], None if self.copy else self._kept)
             final |= {name: totals[name] for name in self.first_names}
-            final[METRICS] = masked(totals, done)
+            if self.totals:
+                final[METRICS] = masked(totals, done)
             info.update(
                 final_obs=self._out(engine.final_observations),
                 _final_obs=done,
@@ -269,15 +277,20 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         """What a step or a reset says.
 
         Args:
-            done: environments whose episodes ended in it and are still there, if any.
+            done: environments whose episodes ended in it and are still there, if any; they have metrics.
             mask: of the environments that it is about, if not all.
             given: what the step has handed over, if it has.
         """
         self._moment += 1
+        if self.totals is not True:
+            done = None if self.totals is False else self._all if mask is None else mask
         if given is None and (self.copy or mask is not None):
             columns = self._out_columns(self.engine.counters, self.engine.clocks)
             masks = self._masks if mask is None else dict.fromkeys(self._masks, mask)
-            info = LazyInfo(columns | self._places | masks, self._later, _NO_NAMES)
+            values, later = columns | self._places | masks, self._later
+            if done is not None:
+                values, later = values | {METRICS: None}, later | {METRICS}
+            info = LazyInfo(values, later, _NO_NAMES)
         else:
             info = LazyInfo(*self._begun[given is not None, done is not None])
         if done is not None:

@@ -48,14 +48,19 @@ def assert_same_infos(found, expected, path=""):
 
 
 @every_id
+@pytest.mark.parametrize("totals", [True, False, "always"])
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
-def test_infos_of_a_batch_are_what_gymnasium_collects_from_single_environments(env_id, mode):
-    batch = gym.make_vec(env_id, num_envs=3, autoreset_mode=mode, causes=True, **pieces(env_id))
+def test_infos_of_a_batch_are_what_gymnasium_collects_from_single_environments(env_id, mode, totals):
+    copy = totals != "always"  # one of each kind where infos are worked out
+    batch = gym.make_vec(
+        env_id, num_envs=3, autoreset_mode=mode, causes=True, totals=totals, copy=copy, **pieces(env_id)
+    )
     singles = gym.make_vec(
         env_id,
         num_envs=3,
         vectorization_mode="sync",
         vector_kwargs={"autoreset_mode": mode},
+        totals=totals,
         **pieces(env_id),
     )
     assert_same_infos(batch.reset(seed=1)[1], singles.reset(seed=1)[1])
@@ -69,7 +74,8 @@ def test_infos_of_a_batch_are_what_gymnasium_collects_from_single_environments(e
         names = {name.lstrip("_") for name in infos} - {"metrics", "final_info", "final_obs"}
         assert not before or names == before
         before = names
-        assert ("metrics" in infos) == (done.any() and mode is not AutoresetMode.SAME_STEP)
+        at_end = totals is True and done.any() and mode is not AutoresetMode.SAME_STEP
+        assert ("metrics" in infos) == (totals == "always" or at_end)
         ended += done.sum()
         if done.any() and mode is AutoresetMode.DISABLED:
             again = {"reset_mask": done}
@@ -81,16 +87,23 @@ def test_infos_of_a_batch_are_what_gymnasium_collects_from_single_environments(e
 
 @every_id
 def test_infos_have_the_same_keys_at_every_step(env_id):
-    """With `totals=False` to the end of an episode, with totals up to it."""
-    for totals in (False, True):
+    """With `totals` false or "always" to the end of an episode, with them at its end up to it."""
+    for totals in (False, True, "always"):
         env = gym.make(env_id, totals=totals, **SHORT[env_id])
         env.action_space.seed(0)
         names = set(env.reset(seed=0)[1])
+        assert ("metrics" in names) == (totals == "always")
         ended = False
         while not ended:
             *_, terminated, truncated, info = env.step(env.action_space.sample())
             ended = terminated or truncated
             assert set(info) == names | ({"metrics"} if ended and totals else set())
+            if totals == "always":
+                so_far = {name: values[0] for name, values in env.unwrapped.metrics().items()}
+                assert info["metrics"] == pytest.approx(so_far, nan_ok=True)
+    for make in (gym.make, gym.make_vec):
+        with pytest.raises(ConfigurationError, match="totals is 'never', expected true, false or 'always'"):
+            make(env_id, totals="never")
 
 
 @every_id

@@ -1,5 +1,6 @@
 """Serving scenarios with classes from the command line: what is printed, pictures of requests, rows by class."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -48,6 +49,13 @@ def test_worth_and_classes_are_printed(served):
     folder, out = served
     assert "chat TTFT 0.3 s, TPOT 30 ms; batch TTFT 2 s, TPOT 100 ms" in out
     line = next(line for line in out.splitlines() if line.startswith("G: worth served"))
+    shown = [line.split(",")[0].strip() for line in out.splitlines() if ", of all turns (%)" in line]
+    assert shown == ["of class chat", "of class batch"]
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert summary["classes"] == ["chat", "batch"]
+    labels = [column.name for column in sections_of([folder / "run"])[0].parts[0].columns]
+    assert {"of class chat, of all turns", "of class batch, of all turns"} < {x.strip() for x in labels}
+    assert not any("class 2" in label for label in labels)
     g = pl.read_csv(folder / "run" / "results.csv")["g"].to_list()
     assert [float(cell) for cell in line.split()[-2:]] == pytest.approx([100 * x for x in g], abs=0.006)
     assert (folder / "run" / "gantt.png").read_bytes().startswith(b"\x89PNG")
@@ -125,7 +133,7 @@ def test_classes_keep_everything_but_their_lengths_where_a_trace_is_replayed(tmp
     replayed = replay_scenario(preset, path)
     for name, entry in replayed.serving.service.classes.items():
         own = preset.serving.service.classes[name]
-        assert entry == own.model_copy(update={"lengths": None})
+        assert entry == own.model_copy(update={"lengths": None, "shared_prefix": 0})
         assert entry.conversation == own.conversation  # later turns are not the trace's
     assert replayed.serving.lengths.trace == str(path)
     assert replayed.serving.requests == 30

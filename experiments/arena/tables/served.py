@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.arena.estimators.seeds import known_mean
-from experiments.arena.measures import ENERGY_CAUSES, SERVICE_ROWS, SERVING_ROWS
+from experiments.arena.measures import ENERGY_CAUSES, served_rows
 from experiments.arena.summaries.energy import shares_of_energy
 from experiments.arena.tables.text import scaled
 from papi_env.scenario import Scenario
@@ -34,21 +34,33 @@ def _said(objectives: Objectives) -> str:
     return f"TTFT {objectives.ttft_s:g} s, TPOT {1e3 * objectives.tpot_s:g} ms"
 
 
-def print_report(console: Console, head: str, frame: pl.DataFrame, wall_s: Mapping[str, float]) -> None:
-    """The heading, the table, and what the star means."""
+def print_report(
+    console: Console,
+    head: str,
+    frame: pl.DataFrame,
+    wall_s: Mapping[str, float],
+    classes: Sequence[str] = (),
+) -> None:
+    """The heading, the table, and what the star means; arguments as of `results_table`."""
     console.print(head, markup=False, highlight=False)
-    console.print(results_table(frame, wall_s))
+    console.print(results_table(frame, wall_s, classes))
     if any(policy.endswith("*") for policy in wall_s):
         console.print("* privileged: reads what no scheduler can see", markup=False)
 
 
-def results_table(frame: pl.DataFrame, wall_s: Mapping[str, float]) -> Table:
-    """Means over the seeds of `summaries.served.as_written`, and seconds of the replay, a column per policy."""
+def results_table(frame: pl.DataFrame, wall_s: Mapping[str, float], classes: Sequence[str] = ()) -> Table:
+    """Means over the seeds of `summaries.served.as_written`, and seconds of the replay, a column per policy.
+
+    Args:
+        frame: a row for each policy and seed.
+        wall_s: seconds of each policy's replay.
+        classes: names of the classes of requests, in their order.
+    """
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for policy in wall_s:
         table.add_column(policy, justify="right")
-    for column, label, factor, digits in SERVICE_ROWS if "g" in frame.columns else SERVING_ROWS:
+    for column, label, factor, digits in served_rows(frame.columns, classes):
         means = (known_mean(frame.filter(pl.col("policy") == p)[column].to_numpy()) for p in wall_s)
         table.add_row(label, *(scaled(mean, factor, f".{digits}f") for mean in means))
         if column == "j_per_token":

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from experiments.arena.measures import ENERGY_CAUSES, SERVICE_ROWS, SERVING_ROWS
+from experiments.arena.measures import ENERGY_CAUSES, served_rows
 from experiments.arena.requests import COLUMNS, SUFFIXES
 from experiments.reporting import charts
 from experiments.reporting.content import Column, Picture, Table, column_of
@@ -19,6 +19,7 @@ from experiments.reporting.sections.compare import quantiles
 from experiments.reporting.sections.gantt import gantt, requests_over_time
 from papi_env.errors import DataError
 from papi_env.files import JSON_BYTES, read_bounded
+from papi_env.workload.service import MAX_CLASSES
 from papi_env.workload.traces import parquet
 
 # chosen: ten thousand episodes of a thousand requests, a GB of memory (range 1e6-1e8).
@@ -34,7 +35,7 @@ def parts(run: Run) -> list[Table | Picture]:
     """Tables and pictures of served requests."""
     summary, frame = run.json("summary.json"), run.table("results.csv")
     policies = summary["policies"]
-    shown = SERVICE_ROWS if "g" in frame.columns else SERVING_ROWS
+    shown = served_rows(frame.columns, summary.get("classes") or tuple(map(str, range(MAX_CLASSES))))
     measures = [row for row in shown if any(found.get(row[0]) is not None for found in policies.values())]
     columns = [Column("policy"), *(column_of(label, factor, digits) for _, label, factor, digits in measures)]
     cells = [[name, *(found.get(one) for one, *_ in measures)] for name, found in policies.items()]
