@@ -67,11 +67,15 @@ def _system(system: System) -> list[str]:
 
 
 def _sources(found: Mapping[str, str]) -> list[str]:
-    """A paragraph for each part that says where its numbers come from."""
-    said = {name: words for name, words in found.items() if words}
+    """A paragraph for each part, or parts together, that says where its numbers come from."""
+    said: dict[str, list[str]] = {}
+    for name, words in found.items():
+        if words:
+            said.setdefault(words, []).append(name)
     lines = ["", "sources"] if said else []
-    for name, words in said.items():
-        lines += textwrap.wrap(f"{name}: {words}", WIDTH, initial_indent="  ", subsequent_indent="    ")
+    for words, names in said.items():
+        text = f"{', '.join(names)}: {words}"
+        lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     return lines
 
 
