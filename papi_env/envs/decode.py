@@ -115,7 +115,7 @@ class DecodeEnv(DecodeProblem, ProblemEnv[DecodeEngine]):
       an entry for each number (see `papi_env.envs.flatten`).
     * `totals`: whether `info["metrics"]` comes with the end of an episode (true, the default), never (false) or at
       every step, of the episode so far ("always"). In both latter cases `info` has the same keys at every step to the
-      last, as Minari and TorchRL want; `env.unwrapped.metrics()` has the totals at any time.
+      last, as Minari wants; `env.unwrapped.metrics()` has the totals at any time.
     * `render_mode`: `ansi` or `rgb_array`, a timeline of kernels by unit, drawn in some 10 ms. `gymnasium.make` makes
       `human` (a window) of it and `gymnasium.wrappers.RecordVideo` a file; both come with the extra `video`.
 
