@@ -34,7 +34,7 @@ from pydantic import Field
 
 from experiments.reporting.content import Lines, Picture, Section, Table
 from experiments.reporting.markdown import fenced, part_lines, plain
-from experiments.reporting.tables import chosen, grouped, stacked, turned
+from experiments.reporting.tables import chosen, grouped, known, stacked, turned
 from papi_env.definition import Definition
 from papi_env.errors import ConfigurationError, nearest, shown, unknown_name
 from papi_env.files import parse_toml
@@ -72,6 +72,7 @@ class Shown(Definition):
         columns: those that are shown, in this order; all by default.
         pivot: how it is turned first.
         group: columns; rows that agree in them are one, before it is turned (see `tables.grouped`).
+        known: columns; rows that say nothing there are left out, first of all.
     """
 
     title: str
@@ -79,6 +80,7 @@ class Shown(Definition):
     columns: tuple[str, ...] = ()
     pivot: Pivot | None = None
     group: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
 
 
 class Block(Definition):
@@ -300,6 +302,7 @@ def _shown(asked: Shown, sections: Sequence[Section]) -> Table | Lines:
             )
         return texts[0]
     table = stacked([part for part in parts if isinstance(part, Table)])
+    table = known(table, asked.known)
     if asked.group:
         table = grouped(table, asked.group)
     if asked.pivot is not None:

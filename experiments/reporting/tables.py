@@ -86,6 +86,20 @@ def turned(table: Table, rows: str, columns: str, value: str) -> Table:
     return replace(table, columns=[Column(rows), *named], rows=found)
 
 
+def known(table: Table, columns: Sequence[str]) -> Table:
+    """The rows of a table that say something in some columns.
+
+    Raises:
+        ConfigurationError: there is no such column.
+    """
+    places = [place(table, name) for name in columns]
+
+    def says(cell: Cell) -> bool:
+        return bool(cell) if isinstance(cell, str) else ends(cell)[0] is not None
+
+    return replace(table, rows=[row for row in table.rows if all(says(row[k]) for k in places)])
+
+
 def chosen(table: Table, columns: Sequence[str]) -> Table:
     """Some columns of a table, in the order of their names here.
 

@@ -68,6 +68,20 @@ def test_a_run_fills_the_block_of_its_command_alone(tmp_path, capsys):
     assert page.read_text() == text
 
 
+def test_rows_of_which_something_is_not_known_are_left_out():
+    holes = Table("Long", LONG.columns, [*LONG.rows, ["calm", "", 0.7], ["busy", "three", None]], "")
+    asked = '{ title = "Long", known = ["policy", "G"] }'
+    found, count = filled(
+        PAGE.format(asked), [section("python -m experiments.compare --seeds 2", holes)], "page"
+    )
+    assert count == 1
+    assert "two" in found
+    assert "three" not in found
+    assert "70.0" not in found
+    with pytest.raises(ConfigurationError, match="Unknown column 'polic'"):
+        filled(PAGE.format('{ title = "Long", known = ["polic"] }'), [section()], "page")
+
+
 def test_a_long_table_is_turned():
     text, count = filled(PAGE.format(TURNED), [section()], "page")
     assert count == 1
