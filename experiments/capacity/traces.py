@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from papi_env.errors import ConfigurationError, DataError
@@ -22,6 +23,9 @@ from papi_env.workload.traces import Trace, read_trace, sessions_of
 ROWS = 1_000_000
 # Of made-up requests, a second; chosen: Azure's week of 2024 has 44 million requests, 73 a second.
 RATE = 73.0
+# Of prompts by length. chosen: enough to see a bend, with a thousand requests in each part of Azure's (range 5-50).
+PARTS = 20
+Int32s = npt.NDArray[np.int32]
 
 
 def measure_reading(path: Path, **arguments: Any) -> dict[str, Any]:
@@ -90,12 +94,29 @@ def _measured(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
         "last_s": None if times is None else float(times[-1]),
         "input_mean": round(float(trace.input_lengths.mean()), 3),
         "output_mean": round(float(trace.output_lengths.mean()), 3),
+        "explained": round(explained(trace.input_lengths, trace.output_lengths), 4),
         "hashed_blocks": None if trace.hash_ids is None else sum(map(len, trace.hash_ids)),
         "seconds": round(seconds, 3),
         "before_mib": round(before, 1),
         "peak_mib": round(_peak_mib(), 1),
         **_conversations(trace),
     }
+
+
+def explained(inputs: Int32s, outputs: Int32s) -> float:
+    """The share of the variance of outputs that prompts' lengths explain: of means in twenty parts of as many prompts.
+
+    Args:
+        inputs, outputs: int32 [requests]. A part has as many requests as another, but for equal prompts.
+    """
+    values = outputs.astype(np.float64)
+    if not values.var():
+        return 0.0
+    borders = np.quantile(inputs, np.linspace(0, 1, PARTS + 1)[1:-1])
+    part = np.searchsorted(borders, inputs, side="right")
+    sizes = np.bincount(part, minlength=PARTS)
+    means = np.bincount(part, values, PARTS) / np.maximum(sizes, 1)
+    return float((sizes * (means - values.mean()) ** 2).sum() / len(values) / values.var())
 
 
 def _conversations(trace: Trace) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import json
 from functools import partial
 
+import numpy as np
 import pytest
 
+from experiments.capacity.traces import explained
 from experiments.traces import main
 from tests.experiments.commands import called
 
@@ -32,6 +34,18 @@ def test_what_cannot_be_read_is_refused_in_a_line(tmp_path):
     assert (status, out) == (2, "")
     assert "bad.csv:2: field 'GeneratedTokens': found '0', expected a whole number" in err
     assert command()[0] == 2
+
+
+def test_how_much_prompts_say_of_answers():
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(1, 1000, 20_000).astype(np.int32)
+    noise = rng.integers(1, 1000, 20_000).astype(np.int32)
+    assert explained(inputs, inputs) == pytest.approx(
+        1 - 1 / 20**2, abs=1e-3
+    )  # but for what differs within a part
+    assert explained(inputs, noise) < 3e-3
+    assert explained(inputs, inputs + noise) == pytest.approx(0.5, abs=0.02)
+    assert explained(inputs, np.full(20_000, 7, dtype=np.int32)) == 0.0
 
 
 def test_conversations_that_hashes_show_are_counted(tmp_path):
