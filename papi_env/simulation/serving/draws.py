@@ -221,6 +221,15 @@ def draw_arrivals(seed, episode, tables, times, rows):
 
 
 @inner
+def row_of(seed, episode, i, tables):
+    """The row of the trace of request i of an episode, one that comes; -1 where there is no trace."""
+    if tables.kind != TRACE:
+        return np.int64(-1)
+    _, first = window_start(seed, episode, tables)
+    return np.int64(tables.first_row + first + i)
+
+
+@inner
 def next_arrival(seed, episode, i, operational, before, tables):
     """Request i of an episode, drawn one by one: its time, infinite where there is none; its row; operational time.
 

@@ -13,7 +13,7 @@ from papi_env.simulation.compiled import inlined, inner, lean
 from papi_env.simulation.draws import mix, request_key, request_row
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.counting import pages_of
-from papi_env.simulation.serving.draws import next_arrival, uniform
+from papi_env.simulation.serving.draws import next_arrival, row_of, uniform
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 _CLASS_STREAM = np.uint64(0xA24BAED4963EE407)
@@ -140,9 +140,7 @@ def turn_row(e, session, turn, counters, served):
     """The row of the trace of a session's turn, -1 where its lengths are drawn."""
     if served.trace_lengths.shape[0] == 0 or (turn > 0 and not replays(served)):
         return np.int64(-1)
-    _, row, _ = next_arrival(
-        counters[e, at.SEED], counters[e, at.EPISODE], session, 0.0, 0.0, served.arrivals
-    )
+    row = row_of(counters[e, at.SEED], counters[e, at.EPISODE], session, served.arrivals)
     for _ in range(turn):
         row = follows(row, served)
     return row
