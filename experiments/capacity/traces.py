@@ -81,7 +81,7 @@ def _measured(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     before = _peak_mib()
     start = time.perf_counter()
     trace = read_trace(path, **arguments)
-    seconds = time.perf_counter() - start
+    seconds, peak = time.perf_counter() - start, _peak_mib()
     times = trace.timestamps_s
     return {
         "trace": str(path),
@@ -98,7 +98,7 @@ def _measured(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
         "hashed_blocks": None if trace.hash_ids is None else sum(map(len, trace.hash_ids)),
         "seconds": round(seconds, 3),
         "before_mib": round(before, 1),
-        "peak_mib": round(_peak_mib(), 1),
+        "peak_mib": round(peak, 1),
         **_conversations(trace),
     }
 

@@ -325,6 +325,8 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             return self._first.value(name, version)
         if moment != self._moment:
             raise too_late(name)
+        if done.all():  # of all there is nothing to copy
+            return masked(self.engine.metrics(), done)
         ended, state = done.nonzero()[0], self.engine.state
         found = self.engine.measured(type(state)._make(array[ended] for array in state))
         return masked(spread(found, ended, self.num_envs), done)
