@@ -80,7 +80,7 @@ def shared_seconds(pu_rows, pim_rows, pu_factor, pim_factor, fc_s, bank_s, scala
     return max(pu, pim + bank_s[pu_rows] * pu_factor + switching)
 
 
-@exposed
+@lean
 def split_rows(decode_rows, prompt_rows, fc_s, bank_s, scalars):
     """How many of the decode rows the offline profile sends to FC-PIM when a kernel is split.
 
@@ -114,6 +114,26 @@ def split_rows(decode_rows, prompt_rows, fc_s, bank_s, scalars):
             best = k
             least = seconds
     return best
+
+
+@lean
+def tabulate_splits(chunk, fc_s, bank_s, scalars, splits):
+    """Write `split_rows` of 0, 1, .. decode rows alone, and beside a prompt's full chunk: int32 [2, rows]."""
+    for rows in range(1, splits.shape[1]):
+        splits[0, rows] = split_rows(rows, 0, fc_s, bank_s, scalars)
+        splits[1, rows] = split_rows(rows, chunk, fc_s, bank_s, scalars)
+
+
+@inlined
+def chosen_split(decode_rows, prompt_rows, look):
+    """`split_rows`, from its table where that has it, for a search takes as long as all else of an iteration's cost."""
+    splits = look.splits
+    if decode_rows < splits.shape[1]:
+        if prompt_rows == 0:
+            return np.int64(splits[0, decode_rows])
+        if prompt_rows == look.scalars[at.CHUNK]:
+            return np.int64(splits[1, decode_rows])
+    return split_rows(decode_rows, prompt_rows, look.fc_s, look.bank_s, look.scalars)
 
 
 @inlined
@@ -152,7 +172,7 @@ def half_batch(half, prompt_rows, unit, decoding, slow, look):
     elif unit == at.FC_PIM:
         pim_rows = rows + prompt_rows
     else:
-        pim_rows = split_rows(rows, prompt_rows, fc_s, look.bank_s, look.scalars)
+        pim_rows = chosen_split(rows, prompt_rows, look)
     pu_rows = rows + prompt_rows - pim_rows
     transfer_s = 0.0
     transfer_j = 0.0

@@ -503,6 +503,7 @@ def step_range(
         tables.scalars,
         tables.head,
         tables.grid,
+        tables.splits,
     )
     causes = Causes(
         tables.fc_causes,

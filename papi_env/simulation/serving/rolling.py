@@ -74,6 +74,7 @@ def roller(decide: Callable[..., None]) -> Callable[..., None]:
             tables.scalars,
             tables.head,
             tables.grid,
+            tables.splits,
         )
         causes = Causes(
             tables.fc_causes,

@@ -31,6 +31,7 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.expert_costs import served_experts
 from papi_env.simulation.serving.heat import NUM_ROWS
 from papi_env.simulation.serving.heat_tables import heat_tables, write_heat
+from papi_env.simulation.serving.iteration import tabulate_splits
 from papi_env.simulation.serving.measured_tables import as_measured, without_layers
 from papi_env.simulation.serving.parts import of_layers
 from papi_env.simulation.serving.service_tables import (
@@ -85,6 +86,8 @@ class ServingTables(NamedTuple):
         scalars: see `serving.state`; descriptors: float32; arrivals: see `workload.arrivals`.
         head: [tokens, (s, J, J by cause)], LM head and sampler for tokens that are yielded; empty where there is none.
         grid: attention of the PUs as measured, see `pack_grid`; empty where it was not.
+        splits: int32 [2, decode rows], how many of them a split sends to FC-PIM, alone and beside a full chunk; see
+            `iteration.split_rows`, which is asked where this is empty.
         kinds, spans, service_lengths, returning: see `service_tables.ServiceTables`; empty without classes.
         heat_rows, heat_attention, heat_terms: joules left in stacks, of [FC kernels on PUs, on FC-PIM, LM head, a step
             of drafting] by rows, of what `attention_causes` and `term_causes` count; empty where stacks do not warm up.
@@ -121,6 +124,7 @@ class ServingTables(NamedTuple):
     heat_terms: FloatArray = np.zeros(0)
     trace_turns: npt.NDArray[np.int32] = np.zeros((0, 2), dtype=np.int32)
     trace_gaps: FloatArray = np.zeros(0)
+    splits: npt.NDArray[np.int32] = np.zeros((2, 0), dtype=np.int32)
 
 
 ARRIVALS = ServingTables._fields.index("arrivals")
@@ -195,6 +199,10 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
     )
     if layers is not None:
         tables = tables._replace(**as_measured(tables, layers, system, model))
+    if scalars[at.ONLY_UNIT] < 0:
+        splits = np.zeros((2, serving.max_running * SPECULATION_LENGTHS[-1] + 1), dtype=np.int32)
+        tabulate_splits(np.int64(scalars[at.CHUNK]), tables.fc_s, tables.bank_s, scalars, splits)
+        tables = tables._replace(splits=splits)
     scalars[at.REFERENCE_S] = _reference_s(tables, serving)
     scalars[at.REFERENCE_TOKENS] = float(population[:, 1].mean())
     if serving.heat is not None:

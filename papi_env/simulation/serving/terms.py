@@ -117,6 +117,7 @@ class Lookups(NamedTuple):
     scalars: FloatArray
     head: FloatArray
     grid: FloatArray
+    splits: npt.NDArray[np.int32]
 
     @staticmethod
     def of(tables: Any) -> Lookups:
