@@ -70,14 +70,16 @@ def shared_seconds(pu_rows, pim_rows, pu_factor, pim_factor, fc_s, bank_s, scala
     Without dual row buffers a stack serves one of them at a time: FC-PIM's work, the PUs' reads and the mode
     switches add up on the banks, and only the PUs' arithmetic beyond their reads is hidden.
     """
-    pu = fc_s[at.PU, pu_rows] * pu_factor
-    pim = fc_s[at.FC_PIM, pim_rows] * pim_factor
+    # Unsigned: of other numbers numba asks whether they count from the end.
+    on_pu, on_pim = np.uint64(pu_rows), np.uint64(pim_rows)
+    pu = fc_s[at.PU, on_pu] * pu_factor
+    pim = fc_s[at.FC_PIM, on_pim] * pim_factor
     if pu_rows == 0 or pim_rows == 0:
         return pu + pim
     if scalars[at.DUAL_BUFFERS] > 0.0:
         return max(pu, pim)
     switching = scalars[at.SWITCHES_PER_SPLIT] * scalars[at.SWITCH_S]
-    return max(pu, pim + bank_s[pu_rows] * pu_factor + switching)
+    return max(pu, pim + bank_s[on_pu] * pu_factor + switching)
 
 
 @lean
@@ -130,9 +132,9 @@ def chosen_split(decode_rows, prompt_rows, look):
     splits = look.splits
     if decode_rows < splits.shape[1]:
         if prompt_rows == 0:
-            return np.int64(splits[0, decode_rows])
+            return np.int64(splits[0, np.uint64(decode_rows)])
         if prompt_rows == look.scalars[at.CHUNK]:
-            return np.int64(splits[1, decode_rows])
+            return np.int64(splits[1, np.uint64(decode_rows)])
     return split_rows(decode_rows, prompt_rows, look.fc_s, look.bank_s, look.scalars)
 
 
@@ -174,20 +176,23 @@ def half_batch(half, prompt_rows, unit, decoding, slow, look):
     else:
         pim_rows = chosen_split(rows, prompt_rows, look)
     pu_rows = rows + prompt_rows - pim_rows
+    # Unsigned as in `shared_seconds`.
+    decoded, all_rows = np.uint64(rows), np.uint64(rows + prompt_rows)
+    on_pu, on_pim = np.uint64(pu_rows), np.uint64(pim_rows)
     transfer_s = 0.0
     transfer_j = 0.0
     if half.requests > 0:
-        transfer_s = look.link[rows, layout.COST_S]
-        transfer_j = look.link[rows, layout.COST_J]
-    pim_s = fc_s[at.FC_PIM, pim_rows] * slow.fc_pim
+        transfer_s = look.link[decoded, layout.COST_S]
+        transfer_j = look.link[decoded, layout.COST_J]
+    pim_s = fc_s[at.FC_PIM, on_pim] * slow.fc_pim
     return HalfCost(
         shared_seconds(pu_rows, pim_rows, slow.pu, slow.fc_pim, fc_s, look.bank_s, look.scalars),
-        fc_s[at.PU, pu_rows] * slow.pu,
+        fc_s[at.PU, on_pu] * slow.pu,
         pim_s,
-        look.bank_s[pu_rows] * slow.pu + pim_s,
-        look.fc_j[at.PU, pu_rows] + look.fc_j[at.FC_PIM, pim_rows],
-        look.moves[rows + prompt_rows, layout.COMBINE_S],
-        look.moves[rows + prompt_rows, layout.COMBINE_J],
+        look.bank_s[on_pu] * slow.pu + pim_s,
+        look.fc_j[at.PU, on_pu] + look.fc_j[at.FC_PIM, on_pim],
+        look.moves[all_rows, layout.COMBINE_S],
+        look.moves[all_rows, layout.COMBINE_J],
         half.attention_s,
         transfer_s,
         transfer_j,

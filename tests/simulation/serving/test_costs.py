@@ -622,6 +622,23 @@ def test_a_split_is_the_best_there_is(system, rows, prompt, dual, switching):
     assert seconds[chosen] == pytest.approx(min(seconds), rel=1e-12)
 
 
+@pytest.mark.parametrize(("system", "dual"), [("papi", False), ("papi", True), ("papi-1gpu", False)])
+def test_splits_are_looked_up_as_they_are_searched(system, dual):
+    t = tables_of(system, "opt-30b" if system == "papi-1gpu" else "llama-65b", dual_row_buffers=dual)
+    chunk = int(t.scalars[at.CHUNK])
+    assert t.splits.shape[1] > int(t.scalars[at.MAX_RUNNING]) * SPECULATION_LENGTHS[-1]
+    for k, prompt in enumerate((0, chunk)):
+        searched = [
+            split_rows(rows, prompt, t.fc_s, t.bank_s, t.scalars) for rows in range(1, t.splits.shape[1])
+        ]
+        assert t.splits[k, 1:].tolist() == searched
+    assert 0 < t.splits[0].max() < t.splits.shape[1] - 1
+
+
+def test_a_machine_with_one_unit_has_no_splits():
+    assert tables_of("a100-attacc", "llama-65b").splits.shape == (2, 0)
+
+
 @settings(max_examples=150, deadline=None)
 @given(works(), factors, factors, st.booleans())
 def test_a_slower_machine_is_never_faster(drawn, one, other, dual):
