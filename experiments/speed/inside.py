@@ -81,7 +81,10 @@ def inside(found: Findings, effort: Effort, say: Say) -> None:
 
 
 def forks(found: Findings, effort: Effort) -> None:
-    """`FORK_STEPS` steps of so many copies of one full machine, copying included, and of as many plain ones."""
+    """`FORK_STEPS` steps of so many copies of one full machine, copying included, and of as many plain ones.
+
+    Besides what a copy alone takes: nanoseconds, into memory that an earlier one took, and bytes.
+    """
     count = effort.serving_envs
     env = ServingVectorEnv(
         full_machine(effort.concurrent, effort.serving_requests),
@@ -110,7 +113,15 @@ def forks(found: Findings, effort: Effort) -> None:
         twin: ServingEngine = engine.fork(0, count, scratch)
         return int(roll(twin, play_range, policy, steps=FORK_STEPS).steps.sum())
 
-    timed = [Prepared("plain", restore, plain), Prepared("forks", restore, forked)]
+    def copied() -> int:
+        engine.fork(0, count, scratch)
+        return count
+
+    timed = [
+        Prepared("plain", restore, plain),
+        Prepared("forks", restore, forked),
+        Prepared("copies", restore, copied),
+    ]
     rates = measure_prepared(timed, effort.rounds)
     decoding = float(engine.counters[:, at.RLP].mean())
     about = {"envs": count, "requests": effort.concurrent}
@@ -124,6 +135,8 @@ def forks(found: Findings, effort: Effort) -> None:
         reference="plain",
         **about,
     )
+    found.add_values("inside", SERVING, "ns of a fork", 1e9 / rates["copies"].steps_per_s, **about)
+    found.add_values("inside", SERVING, "bytes of a fork", [float(engine.state_bytes_per_env)], **about)
     note = (
         f"{FORK_STEPS} steps of {count} copies of {engine.state_bytes_per_env / 1024:.0f} KiB under {FORK_POLICY}, "
         f"{decoding:.1f} of {effort.concurrent} requests decoding"
