@@ -128,7 +128,7 @@ def tabulate_splits(chunk, fc_s, bank_s, scalars, splits):
 
 @inlined
 def chosen_split(decode_rows, prompt_rows, look):
-    """`split_rows`, from its table where that has it, for a search takes as long as all else of an iteration's cost."""
+    """`split_rows`, from its table where that has it: what that saves is in README.md of the folder above."""
     splits = look.splits
     if decode_rows < splits.shape[1]:
         if prompt_rows == 0:

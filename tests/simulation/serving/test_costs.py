@@ -635,6 +635,26 @@ def test_splits_are_looked_up_as_they_are_searched(system, dual):
     assert 0 < t.splits[0].max() < t.splits.shape[1] - 1
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("prompt", [0, 100, 512])
+def test_an_iteration_is_the_same_with_splits_looked_up_and_searched(prompt, overlap):
+    t = tables_of("papi")
+    assert t.scalars[at.CHUNK] == 512
+    without = t._replace(splits=np.zeros((2, 0), dtype=np.int32))
+    found = set()
+    for requests in (1, 7, 64, 255):
+        for tlp in SPECULATION_LENGTHS:
+            prompts = [(0, prompt)] if prompt else []
+            work = Work([300] * requests, tlp, prompts, at.SPLIT, overlap=overlap)
+            looked_up, searched = cost(t, work), cost(without, work)
+            assert looked_up[0] == searched[0]
+            assert looked_up[1].tolist() == searched[1].tolist()
+            assert looked_up[2] == searched[2]
+            found.add(looked_up[2][-1])
+    # Several divisions were compared, not one and the same.
+    assert len(found) > 3
+
+
 def test_a_machine_with_one_unit_has_no_splits():
     assert tables_of("a100-attacc", "llama-65b").splits.shape == (2, 0)
 
