@@ -23,9 +23,9 @@ from agents.serving.slack import SlackAware
 from papi_env.envs.problem import Problem
 from papi_env.envs.serving_v1 import ServingV1Problem
 from papi_env.errors import ConfigurationError, lookup
+from papi_env.simulation.frames import Frame
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.profiled import PROFILE_NAMES, PROFILED, write_profiles
-from papi_env.simulation.serving.terms import Lookups
 
 ADVISERS: Mapping[str, Callable[[], CompiledRule]] = {
     "profile-greedy": ProfileGreedy,
@@ -74,14 +74,14 @@ class Inputs:
         own = tuple(names)[: len(names) - (NUM_ADVICE if advice else 0)]
         self.differs: tuple[Sequence[str], Sequence[str]] | None = None
         self._sizes = [int(problem.engine.num_envs) for problem in problems]
-        self._looks: list[tuple[Any, ...] | None] = []
+        self._looks: list[Frame | None] = []
         self._busy = np.zeros(at.NUM_RESOURCES)
         for problem in problems:
             there = tuple(problem.observation_names)
             profiled = own == there + PROFILE_NAMES and isinstance(problem, ServingV1Problem)
             if own != there and not profiled and self.differs is None:
                 self.differs = own, there
-            self._looks.append(tuple(Lookups.of(problem.engine.tables)) if profiled else None)
+            self._looks.append(problem.engine.frame("tables") if profiled else None)
         self._rules: list[CompiledRule] = []
         self.chosen: npt.NDArray[np.int64] = np.zeros((sum(self._sizes), len(at.NVEC_V1)), dtype=np.int64)
         if advice and self.differs is None:
@@ -154,7 +154,7 @@ class Inputs:
             wide = np.concatenate([wide, one_hot(actions)], axis=1)
         return np.asarray(wide[0])
 
-    def _profiled(self, observations: Float32Array, look: tuple[Any, ...]) -> Float32Array:
+    def _profiled(self, observations: Float32Array, look: Frame) -> Float32Array:
         wide = np.zeros((len(observations), observations.shape[1] + len(PROFILE_NAMES)), dtype=np.float32)
         wide[:, : observations.shape[1]] = observations
         write_profiles(0, len(wide), PROFILED, look, self._busy, wide)

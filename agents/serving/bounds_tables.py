@@ -13,11 +13,10 @@ from papi_env.simulation.draws import accepted_prefix, request_key
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.iteration import iteration
 from papi_env.simulation.serving.requests import groups_of, key_rows_of, near_context
-from papi_env.simulation.serving.tables import ServingTables
+from papi_env.simulation.serving.tables import ServingTables, framed
 from papi_env.simulation.serving.terms import (
     NOTHING,
     Decoding,
-    Lookups,
     Placement,
     PromptChunk,
     Slowdowns,
@@ -38,7 +37,7 @@ def least_seconds(max_running: int, chunk: int, shortest: int, tables: ServingTa
     """
     only = int(tables.scalars[at.ONLY_UNIT])
     units = np.array([only] if only >= 0 else [at.PU, at.FC_PIM, at.SPLIT])
-    found: FloatArray = _least(max_running, chunk, shortest, units, Lookups.of(tables))
+    found: FloatArray = _least(max_running, chunk, shortest, units, framed(tables))
     return found
 
 

@@ -20,8 +20,7 @@ from papi_env.envs.serving_v1 import further_options
 from papi_env.errors import ConfigurationError, lookup
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.tables import ServingTables
-from papi_env.simulation.serving.terms import Lookups
+from papi_env.simulation.serving.tables import ServingTables, framed
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 _SHEDDING = at.SHEDDING - at.ORDER
@@ -109,7 +108,7 @@ class CompiledRule(ServingRule):
             env.engine.allow(at.ORDER + choice, option)
         ends = np.cumsum(at.NVEC_V1[at.ORDER :])[:-1]
         self._useful = np.split(further_options(self.tables), ends)
-        self._look = tuple(Lookups.of(self.tables))
+        self._look = framed(self.tables)
         self._busy = np.zeros(at.NUM_RESOURCES)
 
     def rows(self, num_envs: int) -> FloatArray:

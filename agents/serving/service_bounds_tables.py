@@ -15,11 +15,10 @@ from papi_env.simulation.serving.instance import ServingInstance
 from papi_env.simulation.serving.iteration import iteration
 from papi_env.simulation.serving.requests import groups_of, key_rows_of, near_context
 from papi_env.simulation.serving.sessions import turn_key
-from papi_env.simulation.serving.tables import ServingTables
+from papi_env.simulation.serving.tables import ServingTables, framed
 from papi_env.simulation.serving.terms import (
     NOTHING,
     Decoding,
-    Lookups,
     Placement,
     PromptChunk,
     Slowdowns,
@@ -74,7 +73,7 @@ def least_seconds(chunk: int, shortest: int, tables: ServingTables) -> Least:
     steps = 1 if len(tables.grid) else CONTEXT_STEPS
     edges = np.linspace(0.0, min(pages, running * limit), steps + 1)
     most = np.minimum(edges[None, 1:], np.arange(running + 1)[:, None] * limit)
-    seconds = _least(starts, edges[:-1], most, shortest, units, Lookups.of(tables))
+    seconds = _least(starts, edges[:-1], most, shortest, units, framed(tables))
     return Least(seconds, np.append(starts[1:] - 1, chunk), most)
 
 

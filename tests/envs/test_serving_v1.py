@@ -19,7 +19,6 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.measures import METRIC_NAMES, SERVICE_METRIC_NAMES
 from papi_env.simulation.serving.profiled import NUM_PROFILED, PROFILE_NAMES, PROFILED
 from papi_env.simulation.serving.seen import see
-from papi_env.simulation.serving.terms import Lookups
 
 ID = "papi_env/Serving-v1"
 REST = np.zeros(len(at.NVEC_V1) - len(at.NVEC), dtype=np.int64)
@@ -449,7 +448,7 @@ def test_the_profile_is_that_of_profile_greedy(system):
     env = ServingV1Env(with_classes(system=system), profile=True)
     plain = ServingV1Env(with_classes(system=system))
     assert env.observation_names == (*plain.observation_names, *PROFILE_NAMES)
-    look, busy = tuple(Lookups.of(env.engine.tables)), np.zeros(at.NUM_RESOURCES)
+    look, busy = env.engine.frame("tables"), np.zeros(at.NUM_RESOURCES)
     scalars = env.engine.tables.scalars
     only, home = int(scalars[at.ONLY_UNIT]), scalars[at.ATTENTION_UNIT]
     lacks = ((only >= 0) & (PROFILED[:, at.FC] != only)) | ((PROFILED[:, at.OVERLAP] == 1) & (home != 2))

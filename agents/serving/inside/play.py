@@ -22,7 +22,6 @@ from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.rolling import roller
 from papi_env.simulation.serving.seen import see
-from papi_env.simulation.serving.terms import Lookups
 
 # From ESTIMATING on, kinds have estimates of drafts and prompts.
 FIXED, THRESHOLD, PREFILL_THRESHOLD, ADAPTIVE, GREEDY, HEURISTIC, SLACK_AWARE, NETWORK = range(8)
@@ -94,13 +93,12 @@ def decide(e, forced, policy, first, observations, look, actions, queries, busy)
 
 
 @unlocked
-def decide_all(policy_parts, observations, look_parts, actions, queries, busy):
+def decide_all(policy_parts, observations, look, actions, queries, busy):
     """Write a decision for every row of the observations, and by policies that score requests the `queries` of classes.
 
     `busy` is scratch. Tuples are plain ones of `play_range`.
     """
     policy = CompiledPolicy(*policy_parts)
-    look = Lookups(*look_parts)
     for e in range(observations.shape[0]):
         decide(e, False, policy, actions, observations, look, actions, queries, busy)
 

@@ -16,7 +16,7 @@ from papi_env.simulation.serving.profiled import (
     seen_slowdowns,
 )
 from papi_env.simulation.serving.seen import see
-from papi_env.simulation.serving.terms import Lookups, Placement
+from papi_env.simulation.serving.terms import Placement
 from papi_env.workload.serving import SPECULATION_LENGTHS, WATERMARK
 
 # Columns of profile-greedy's parameters: those of `GreedyParameters`, and what a prompt token is worth to the scenario.
@@ -136,13 +136,12 @@ def heuristic(e, seen, known, policy, look, actions):
 
 
 @unlocked
-def profile_all(options, observations, given, look_parts, out):
+def profile_all(options, observations, given, look, out):
     """Seconds and joules of every option, into [num_envs, options] each, from the profile.
 
     `given` are the prompt tokens of the coming iteration and of a request on average, [num_envs]; `out` is scratch of
     an iteration, seconds and joules.
     """
-    look = Lookups(*look_parts)
     chunk, prompt = given
     busy, seconds, joules = out
     for e in range(observations.shape[0]):

@@ -21,8 +21,7 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.requests import ServingState
 from papi_env.simulation.serving.sessions import NOBODY
-from papi_env.simulation.serving.tables import ServingTables, freeze
-from papi_env.simulation.serving.terms import Served
+from papi_env.simulation.serving.tables import ServingTables, framed, freeze
 from papi_env.workload.arrivals import GAMMA, MAX_REQUESTS, POISSON, TOGETHER, TRACE, ArrivalTables
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
@@ -271,18 +270,7 @@ def _converse(
     rests = list(known.resting.values())
     kept = np.array([places.get(int(session), NOBODY) for session in sessions], dtype=np.int64)
 
-    served_parts = Served(
-        tables.kinds,
-        tables.spans,
-        tables.service_lengths,
-        tables.returning,
-        tables.class_shares,
-        tables.trace_lengths,
-        tables.trace_refused,
-        tables.trace_turns,
-        tables.trace_gaps,
-        tables.arrivals,
-    )[:]
+    frame = framed(tables)
     scalars = tables.scalars
 
     def turns(
@@ -292,9 +280,7 @@ def _converse(
         chances = rng.random((samples, len(numbers), most + 1))
         chances[:, np.arange(len(numbers)), following] = first
         found = np.zeros((samples, len(numbers)), dtype=np.int64)
-        count_turns(
-            state.counters, numbers, following, contexts, kinds, chances, served_parts, scalars, found
-        )
+        count_turns(state.counters, numbers, following, contexts, kinds, chances, frame, scalars, found)
         return found
 
     this = state.places[0, at_place, at.NEXT_TURN].astype(np.int64)

@@ -21,7 +21,7 @@ from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.rollout import roll
-from papi_env.simulation.serving.terms import Lookups
+from papi_env.simulation.serving.tables import framed
 
 # Copies that are rolled out at once. chosen: 64, some 6 MB; changes no result.
 TOGETHER = 64
@@ -58,7 +58,7 @@ class Planner(ServingRule):
             )
         self.base.bind(env)
         self.space: Space = space_about(self.base, self.tables, self.clairvoyant)
-        self._look = tuple(Lookups.of(self.tables))
+        self._look = framed(self.tables)
         self._busy = np.zeros(at.NUM_RESOURCES)
 
     def act(self, observations: Observations, state: Any, episode_start: Any) -> tuple[Actions, Any]:

@@ -10,7 +10,6 @@ import numpy as np
 from papi_env.simulation.compiled import compiler
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.sessions import fits, turn_key, turn_lengths
-from papi_env.simulation.serving.terms import Served
 
 _compile = compiler([Path(__file__)])
 unlocked = _compile(_nrt=False, nogil=True)
@@ -24,7 +23,7 @@ def count_turns(
     contexts: Any,
     kinds: Any,
     chances: Any,
-    served_parts: Any,
+    served: Any,
     scalars: Any,
     turns: Any,
 ) -> None:
@@ -37,10 +36,9 @@ def count_turns(
         counters: int64 [samples, NUM_COUNTERS], of which SEED and EPISODE name the draws.
         numbers, next_turns, kinds: int64 [conversations]; contexts: int64 [samples, conversations].
         chances: float64 [samples, conversations, turns], whether another turn follows each; below GOES_ON it does.
-        served_parts: the plain tuple of a `Served`.
+        served: the tables.
         turns: int64 [samples, conversations], written.
     """
-    served = Served(*served_parts)
     for e in range(turns.shape[0]):
         for k in range(turns.shape[1]):
             kind = kinds[k]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,12 @@ import numpy.typing as npt
 from papi_env.errors import ConfigurationError
 from papi_env.scenario import Scenario
 from papi_env.simulation.engine import DISABLED, SAME_STEP, Engine, Handed, Metrics
+from papi_env.simulation.frames import Frame
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.loop import reset_batch, step_range
+from papi_env.simulation.serving.loop import OUTCOME, Outcome, reset_batch, step_range
 from papi_env.simulation.serving.measures import reuses, serving_metrics
-from papi_env.simulation.serving.requests import ServingState
-from papi_env.simulation.serving.tables import ARRIVALS, ServingTables, build_serving_tables, freeze
+from papi_env.simulation.serving.requests import STATE, ServingState
+from papi_env.simulation.serving.tables import TABLES, ServingTables, build_serving_tables, freeze
 from papi_env.workload.serving import Serving
 
 
@@ -51,6 +52,7 @@ class ServingEngine(Engine[ServingState]):
             those of the state.
     """
 
+    bound: ClassVar[frozenset[str]] = frozenset(("_outcome", "_frames"))
     tables: ServingTables
 
     def __init__(
@@ -99,14 +101,21 @@ class ServingEngine(Engine[ServingState]):
         self._gains = np.zeros((self.threads, slots), dtype=np.int64)
         self._limits, self._seeds = (np.zeros((self.threads, slots), dtype=np.uint64) for _ in range(2))
         self.hand((), ())
+        self._bind()
 
     def _bind(self) -> None:
+        """Lay out what compiled code reads and writes, once: of one environment a step takes little beside its call."""
         freeze(self.tables)
+        outcome = Outcome(
+            self.observations, self.rewards, self.terminated, self.truncated, self.final_observations
+        )
+        self._outcome = Frame(OUTCOME, outcome)
+        self._frames: dict[str, Frame] = {}
 
     def reset(self, mask: npt.NDArray[np.bool_] | None = None) -> None:
         """Start the episode that the SEED and EPISODE counters name, where `mask` is true."""
         mask = np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
-        reset_batch(mask, self.state, self.tables, self.observations)
+        reset_batch(mask, self.frame("state").address, self.frame("tables").address, self._outcome.address)
 
     def advance(self) -> None:
         """Advance every environment by one iteration with `self.actions`, already checked."""
@@ -136,7 +145,7 @@ class ServingEngine(Engine[ServingState]):
 
     def _advance(self, iterations: int, given: tuple[npt.NDArray[Any], ...]) -> None:
         actions, max_steps, state, tables, outcome = self.parts()
-        final = self.final[:]
+        final = self.frame("final").address
         autoreset = self.autoreset
         self.share(
             lambda start, stop, scratch: step_range(
@@ -155,14 +164,22 @@ class ServingEngine(Engine[ServingState]):
             )
         )
 
+    def frame(self, name: str) -> Frame:
+        """The frame of `state`, `final` or `tables`, made anew where that is another tuple than before."""
+        found = getattr(self, name)
+        frame = self._frames.get(name)
+        if frame is None or frame.found is not found:
+            frame = self._frames[name] = Frame(TABLES if name == "tables" else STATE, found)
+        return frame
+
     def parts(self) -> tuple[Any, ...]:
-        """What compiled loops advance, as plain tuples: actions, most steps, state, tables, and what a step writes."""
+        """What compiled loops advance: actions, most steps, addresses of state, tables, and what a step writes."""
         return (
             self.actions,
             self.max_steps,
-            self.state[:],
-            (self.tables[:ARRIVALS], self.tables.arrivals[:], self.tables[ARRIVALS + 1 :]),
-            (self.observations, self.rewards, self.terminated, self.truncated, self.final_observations),
+            self.frame("state").address,
+            self.frame("tables").address,
+            self._outcome.address,
         )
 
     def share(self, advance: Callable[[int, int, tuple[Any, ...]], None]) -> None:
@@ -221,6 +238,7 @@ class ServingEngine(Engine[ServingState]):
         twin.rewards = np.zeros(copies)
         twin.terminated = np.zeros(copies, dtype=np.bool_)
         twin.truncated = np.zeros(copies, dtype=np.bool_)
+        twin._bind()
         return twin
 
     def measured(self, state: ServingState) -> Metrics:

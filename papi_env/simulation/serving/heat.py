@@ -79,9 +79,9 @@ def hot_factor(e, node, clocks, scalars):
 
 
 @inner
-def stack_joules(decoding, chunk, ran, causes, scalars):
+def stack_joules(decoding, chunk, ran, tables, scalars):
     """Joules that an iteration leaves in all stacks with weights, and in all that attend."""
-    rows, terms = causes.heat_rows, causes.heat_terms
+    rows, terms = tables.heat_rows, tables.heat_terms
     rlp, tlp = decoding.rlp, decoding.tlp
     weights = rows[at.PU, ran.first_pu] + rows[at.FC_PIM, ran.first_pim]
     weights += rows[at.PU, ran.second_pu] + rows[at.FC_PIM, ran.second_pim]
@@ -92,7 +92,7 @@ def stack_joules(decoding, chunk, ran, causes, scalars):
     groups, contexts, one_groups, one_contexts = attended_sums(decoding, scalars)
     if scalars[at.ATTENTION_UNIT] == 0.0:
         groups, one_groups = contexts, one_contexts
-    kv = groups * causes.heat_attention[ran.first, tlp] + one_groups * causes.heat_attention[ran.first, 1]
+    kv = groups * tables.heat_attention[ran.first, tlp] + one_groups * tables.heat_attention[ran.first, 1]
     prompt = chunk.pairs * terms[at.PAIR] + chunk.context * terms[at.CONTEXT] + chunk.rows * terms[at.ROW]
     keys = 0.0
     if scalars[at.HEAT_KV] == KEYS:
@@ -107,13 +107,13 @@ def stack_joules(decoding, chunk, ran, causes, scalars):
 
 
 @inner
-def warm_stacks(e, decoding, chunk, cost, causes, clocks, scalars):
+def warm_stacks(e, decoding, chunk, cost, tables, clocks, scalars):
     """An iteration that was run warms the stacks of environment e.
 
     Args:
-        decoding: `Decoding`; chunk: `PromptChunk`; cost: `Cost`; causes: `Causes`.
+        decoding: `Decoding`; chunk: `PromptChunk`; cost: `Cost`.
         clocks, scalars: see `state`.
     """
-    weights, keys = stack_joules(decoding, chunk, cost.ran, causes, scalars)
+    weights, keys = stack_joules(decoding, chunk, cost.ran, tables, scalars)
     pass_node(e, WEIGHTS, weights, cost.seconds, clocks, scalars)
     pass_node(e, KEYS, keys, cost.seconds, clocks, scalars)

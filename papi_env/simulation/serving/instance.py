@@ -27,8 +27,7 @@ from papi_env.simulation.serving.sessions import (
     turns_of,
     worth_of,
 )
-from papi_env.simulation.serving.tables import ServingTables
-from papi_env.simulation.serving.terms import Served
+from papi_env.simulation.serving.tables import ServingTables, framed
 
 Whole = npt.NDArray[np.int64]
 
@@ -80,9 +79,9 @@ def serving_instance(tables: ServingTables, seed: int, episode: int) -> ServingI
         raise ConfigurationError("the scenario has no classes of requests, expected one with a `service`")
     counters = np.zeros((1, at.NUM_COUNTERS), dtype=np.int64)
     counters[0, at.SEED], counters[0, at.EPISODE] = seed, episode
-    requests = _enumerate(counters, tables, _nothing(0))
-    found = _nothing(requests)
-    _enumerate(counters, tables, found)
+    frame = framed(tables)
+    found = _nothing(_enumerate(counters, frame, _nothing(0)))
+    _enumerate(counters, frame, found)
     return ServingInstance(*found)
 
 
@@ -130,18 +129,6 @@ def _write_turn(
 def _enumerate(counters: Any, tables: Any, found: Any) -> Any:
     """Draw an instance; written into `found` as far as there is room. Returns how many requests it has."""
     scalars = tables.scalars
-    served = Served(
-        tables.kinds,
-        tables.spans,
-        tables.service_lengths,
-        tables.returning,
-        tables.class_shares,
-        tables.trace_lengths,
-        tables.trace_refused,
-        tables.trace_turns,
-        tables.trace_gaps,
-        tables.arrivals,
-    )
     arrivals, prompts, outputs = found[4], found[6], found[7]
     thinks, gaps, refusals = found[8], found[9], found[12]
     seed, episode = counters[0, at.SEED], counters[0, at.EPISODE]
@@ -150,24 +137,24 @@ def _enumerate(counters: Any, tables: Any, found: Any) -> Any:
     session = np.int64(0)
     i = 0
     while True:
-        time, drawn, operational = next_arrival(seed, episode, session, operational, time, served.arrivals)
+        time, drawn, operational = next_arrival(seed, episode, session, operational, time, tables.arrivals)
         if not np.isfinite(time):
             return i
         row = np.int64(-1)
         refused = False
-        if served.trace_lengths.shape[0] > 0:
+        if tables.trace_lengths.shape[0] > 0:
             row = drawn
-            refused = row >= 0 and served.trace_refused[row]
-        kind = drawn_class(turn_key(0, session, 0, counters), served.class_shares)
-        turns, _ = turns_of(0, session, kind, row, counters, served, scalars)
+            refused = row >= 0 and tables.trace_refused[row]
+        kind = drawn_class(turn_key(0, session, 0, counters), tables.class_shares)
+        turns, _ = turns_of(0, session, kind, row, counters, tables, scalars)
         if i + turns <= len(arrivals):
             context = np.int64(0)
             for turn in range(turns):
                 k = i + turn
                 context = _write_turn(
-                    0, k, session, turn, kind, row, context, counters, served, scalars, found
+                    0, k, session, turn, kind, row, context, counters, tables, scalars, found
                 )
-                row = follows(row, served)
+                row = follows(row, tables)
                 refusals[k] = False
             arrivals[i] = time
             thinks[i + turns - 1] = np.inf

@@ -29,7 +29,7 @@ from __future__ import annotations
 import numpy as np
 
 from papi_env.simulation.batch import state as layout
-from papi_env.simulation.compiled import exposed, inlined, inner, lean
+from papi_env.simulation.compiled import inlined, inner, lean
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.measured import measured_attention
 from papi_env.simulation.serving.parts import (
@@ -49,6 +49,7 @@ from papi_env.simulation.serving.parts import (
     rows_of,
     unevenness,
 )
+from papi_env.simulation.serving.splitting import chosen_split, shared_seconds
 from papi_env.simulation.serving.terms import (
     Apart,
     BesideCost,
@@ -61,81 +62,6 @@ from papi_env.simulation.serving.terms import (
 )
 
 # --- the parts of an iteration ------------------------------------------------------------------------------
-
-
-@exposed
-def shared_seconds(pu_rows, pim_rows, pu_factor, pim_factor, fc_s, bank_s, scalars):
-    """Seconds of FC kernels whose rows are divided between PUs and FC-PIM, kernel by kernel.
-
-    Without dual row buffers a stack serves one of them at a time: FC-PIM's work, the PUs' reads and the mode
-    switches add up on the banks, and only the PUs' arithmetic beyond their reads is hidden.
-    """
-    # Unsigned: of other numbers numba asks whether they count from the end.
-    on_pu, on_pim = np.uint64(pu_rows), np.uint64(pim_rows)
-    pu = fc_s[at.PU, on_pu] * pu_factor
-    pim = fc_s[at.FC_PIM, on_pim] * pim_factor
-    if pu_rows == 0 or pim_rows == 0:
-        return pu + pim
-    if scalars[at.DUAL_BUFFERS] > 0.0:
-        return max(pu, pim)
-    switching = scalars[at.SWITCHES_PER_SPLIT] * scalars[at.SWITCH_S]
-    return max(pu, pim + bank_s[on_pu] * pu_factor + switching)
-
-
-@lean
-def split_rows(decode_rows, prompt_rows, fc_s, bank_s, scalars):
-    """How many of the decode rows the offline profile sends to FC-PIM when a kernel is split.
-
-    More rows on FC-PIM lengthen its side and shorten the PUs', so the best is where they cross, or an end. FC-PIM
-    takes rows by the slot: those that fill the slot at the crossing cost it nothing, and save the PUs a read.
-    """
-    switching = 0.0
-    dual = scalars[at.DUAL_BUFFERS] > 0.0
-    if not dual:
-        switching = scalars[at.SWITCHES_PER_SPLIT] * scalars[at.SWITCH_S]
-    low = 0
-    high = decode_rows
-    while low < high:
-        middle = (low + high) // 2
-        pu_rows = decode_rows - middle + prompt_rows
-        pim = fc_s[at.FC_PIM, middle]
-        if not dual:
-            pim += bank_s[pu_rows] + switching
-        if pim < fc_s[at.PU, pu_rows]:
-            low = middle + 1
-        else:
-            high = middle
-    best = 0
-    least = shared_seconds(decode_rows + prompt_rows, 0, 1.0, 1.0, fc_s, bank_s, scalars)
-    full = low
-    while full < decode_rows and fc_s[at.FC_PIM, full + 1] == fc_s[at.FC_PIM, low]:
-        full += 1
-    for k in (max(low - 1, 0), low, full, decode_rows):
-        seconds = shared_seconds(decode_rows - k + prompt_rows, k, 1.0, 1.0, fc_s, bank_s, scalars)
-        if seconds < least:
-            best = k
-            least = seconds
-    return best
-
-
-@lean
-def tabulate_splits(chunk, fc_s, bank_s, scalars, splits):
-    """Write `split_rows` of 0, 1, .. decode rows alone, and beside a prompt's full chunk: int32 [2, rows]."""
-    for rows in range(1, splits.shape[1]):
-        splits[0, rows] = split_rows(rows, 0, fc_s, bank_s, scalars)
-        splits[1, rows] = split_rows(rows, chunk, fc_s, bank_s, scalars)
-
-
-@inlined
-def chosen_split(decode_rows, prompt_rows, look):
-    """`split_rows`, from its table where that has it: what that saves is in README.md of the folder above."""
-    splits = look.splits
-    if decode_rows < splits.shape[1]:
-        if prompt_rows == 0:
-            return np.int64(splits[0, np.uint64(decode_rows)])
-        if prompt_rows == look.scalars[at.CHUNK]:
-            return np.int64(splits[1, np.uint64(decode_rows)])
-    return split_rows(decode_rows, prompt_rows, look.fc_s, look.bank_s, look.scalars)
 
 
 @inlined
@@ -326,7 +252,7 @@ def iteration(decoding, chunk, placement, slow, look, busy):
     """`Cost` of one iteration.
 
     Args:
-        decoding: `Decoding`; chunk: `PromptChunk`; placement: `Placement`; slow: `Slowdowns`; look: `Lookups`.
+        decoding: `Decoding`; chunk: `PromptChunk`; placement: `Placement`; slow: `Slowdowns`; look: the tables.
         busy: float64 [NUM_RESOURCES], written: seconds that each resource is busy.
     """
     apart = apart_from_units(decoding, chunk, slow, look)
@@ -447,19 +373,19 @@ def placed(decoding, chunk, apart, halves, placement, slow, look, busy):
 
 
 @inner
-def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
+def charge_causes(e, decoding, chunk, ran, tables, clocks):
     """Charge environment e, whose clocks have columns for them, with the joules of an iteration by cause.
 
     Their sum is the `Cost`'s, but for rounding. For iterations that are run; `iteration`, which also says what one
     would cost, has no part in it.
 
     Args:
-        e, decoding, chunk, look, clocks: as elsewhere.
-        ran: `Ran`; causes: `Causes`.
+        e, decoding, chunk, tables, clocks: as elsewhere.
+        ran: `Ran`.
     """
     rlp, tlp = decoding.rlp, decoding.tlp
-    attention = causes.attention[ran.first, tlp]
-    scalars, terms = look.scalars, causes.terms
+    attention = tables.attention_causes[ran.first, tlp]
+    scalars, terms = tables.scalars, tables.term_causes
     context_sum = of_layers(decoding.context_sum, decoding.near_context_sum, scalars)
     groups, contexts, single_groups, single_contexts = attended_sums(decoding, scalars)
     by_token = scalars[at.ATTENTION_UNIT] == 0.0
@@ -470,23 +396,23 @@ def charge_causes(e, decoding, chunk, ran, look, causes, clocks):
     rows = decode_rows(decoding)
     first_rows = rows_of(ran.first, drafters_of(ran.first, decoding), tlp)
     for k in range(at.NUM_CAUSES):
-        joules = causes.fc[at.PU, ran.first_pu, k] + causes.fc[at.FC_PIM, ran.first_pim, k]
-        joules += causes.fc[at.PU, ran.second_pu, k] + causes.fc[at.FC_PIM, ran.second_pim, k]
-        joules += causes.fc[at.PU, ran.beside, k]
+        joules = tables.fc_causes[at.PU, ran.first_pu, k] + tables.fc_causes[at.FC_PIM, ran.first_pim, k]
+        joules += tables.fc_causes[at.PU, ran.second_pu, k] + tables.fc_causes[at.FC_PIM, ran.second_pim, k]
+        joules += tables.fc_causes[at.PU, ran.beside, k]
         if k != at.LINK:
             joules += attended * attention[k]
         joules += chunk.pairs * terms[at.PAIR, k] + chunk.context * terms[at.CONTEXT, k]
         joules += chunk.rows * terms[at.ROW, k]
-        joules += drafts * causes.draft[drafters, k] + tokens * terms[at.DRAFTED_CONTEXT, k]
-        if look.head.shape[0] > 0:
-            joules += look.head[rows + chunk.ending, 2 + k]
+        joules += drafts * tables.draft_causes[drafters, k] + tokens * terms[at.DRAFTED_CONTEXT, k]
+        if tables.head.shape[0] > 0:
+            joules += tables.head[rows + chunk.ending, 2 + k]
         clocks[e, at.CAUSE_J + k] += joules
     if decoding.single > 0:
         attended = single_contexts if by_token else single_groups
         for k in range(at.NUM_CAUSES):
             if k != at.LINK:
-                clocks[e, at.CAUSE_J + k] += attended * causes.attention[ran.first, 1, k]
-    link, moves = look.link, look.moves
+                clocks[e, at.CAUSE_J + k] += attended * tables.attention_causes[ran.first, 1, k]
+    link, moves = tables.link, tables.moves
     moved = moves[ran.first_pu + ran.first_pim, layout.COMBINE_J]
     moved += moves[ran.second_pu + ran.second_pim, layout.COMBINE_J]
     moved += moves[ran.beside, layout.COMBINE_J]

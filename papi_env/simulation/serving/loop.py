@@ -14,6 +14,7 @@ import numpy.typing as npt
 from papi_env.kernel import FloatArray
 from papi_env.simulation.compiled import inlined, inner, njit, unlocked
 from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
+from papi_env.simulation.frames import Layout
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.budget import schedule
 from papi_env.simulation.serving.drafting import choose_drafters
@@ -25,32 +26,28 @@ from papi_env.simulation.serving.observe import observe_env, observe_service
 from papi_env.simulation.serving.parts import decode_rows, outside_windows
 from papi_env.simulation.serving.queueing import abandon, shed, survey_queue
 from papi_env.simulation.serving.requests import (
-    ServingState,
     admit,
     admit_chosen,
     arrive,
     find_oldest,
     preempt,
     reset_env,
+    state_at,
     survey,
     wait,
 )
-from papi_env.simulation.serving.tables import ServingTables
+from papi_env.simulation.serving.tables import tables_at
 from papi_env.simulation.serving.terms import (
-    Causes,
     Cost,
-    Lookups,
     Placement,
     PromptChunk,
     Ran,
-    Served,
     Slowdowns,
 )
 from papi_env.simulation.serving.tokens import (
     decode_tokens,
     prefill_tokens,
 )
-from papi_env.workload.arrivals import ArrivalTables
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 
@@ -72,6 +69,8 @@ class Outcome(NamedTuple):
 class Scratch(NamedTuple):
     """What the step of one environment leaves behind for nobody.
 
+    No frame: with this as one, too, LLVM takes twice as long for a step, and makes twice as much of it.
+
     Attributes:
         busy: float64 [NUM_RESOURCES], seconds of the iteration in which each resource is busy.
         gains: int64 [S], tokens that each decoding request gains; limits: uint64 [S], of its draw; seeds: uint64 [S],
@@ -82,6 +81,12 @@ class Scratch(NamedTuple):
     gains: npt.NDArray[np.int64]
     limits: npt.NDArray[np.uint64]
     seeds: npt.NDArray[np.uint64]
+
+
+OUTCOME = Layout(
+    Outcome, {"observations": 2, "rewards": 1, "terminated": 1, "truncated": 1, "final_observations": 2}
+)
+outcome_at = OUTCOME.opener()
 
 
 class Given(NamedTuple):
@@ -298,9 +303,9 @@ def choose_service(e, actions, counters):
 
 
 @inlined
-def advance_env(e, actions, state, look, causes, served, thresholds, scratch):
+def advance_env(e, actions, state, tables, scratch):
     """One iteration of environment e. Returns the reward."""
-    counters, clocks, scalars = state.counters, state.clocks, look.scalars
+    counters, clocks, scalars = state.counters, state.clocks, tables.scalars
     placement, admission, invalid = resolved(e, actions, counters, scalars)
     tlp = SPECULATION_LENGTHS[actions[e, at.SPECULATION]]
     good_before = good_so_far(e, counters, clocks, scalars)
@@ -312,26 +317,26 @@ def advance_env(e, actions, state, look, causes, served, thresholds, scratch):
         decoding, chunk, pages = schedule(e, tlp, most, state, scalars)
     elif scalars[at.SERVICE] > 0.0:
         choose_service(e, actions, counters)
-        shed(e, counters[e, at.LAST_SERVICE + at.SHEDDING - at.ORDER], state, served, scalars)
+        shed(e, counters[e, at.LAST_SERVICE + at.SHEDDING - at.ORDER], state, tables, scalars)
         if most > 0 and counters[e, at.QUEUED] > 0:
             order = counters[e, at.LAST_SERVICE]
-            admit_chosen(e, most, order, state, served, scalars)
+            admit_chosen(e, most, order, state, tables, scalars)
         drafted_for = counters[e, at.LAST_SERVICE + at.DRAFTED_FOR - at.ORDER]
-        choose_drafters(e, drafted_for, state, served.kinds)
-        decoding, pages = fitted(e, tlp, state, served, scalars)
+        choose_drafters(e, drafted_for, state, tables.kinds)
+        decoding, pages = fitted(e, tlp, state, tables, scalars)
         chunk = chunk_of_prompts(e, state, scalars)
     else:
         if most > 0 and counters[e, at.QUEUED] > 0 and running < scalars[at.MAX_RUNNING]:
-            admit(e, most, state, served, scalars)
-        decoding, pages = fitted(e, tlp, state, served, scalars)
+            admit(e, most, state, tables, scalars)
+        decoding, pages = fitted(e, tlp, state, tables, scalars)
         chunk = chunk_of_prompts(e, state, scalars)
 
-    cost = run(e, decoding, chunk, placement, state, look, scratch.busy)
+    cost = run(e, decoding, chunk, placement, state, tables, scratch.busy)
     account(e, cost, pages, scratch.busy, counters, clocks)
     if clocks.shape[1] == at.NUM_CLOCKS:
-        charge_causes(e, decoding, chunk, cost.ran, look, causes, clocks)
+        charge_causes(e, decoding, chunk, cost.ran, tables, clocks)
     if scalars[at.HEAT_RESISTANCE] > 0.0:
-        warm_stacks(e, decoding, chunk, cost, causes, clocks, scalars)
+        warm_stacks(e, decoding, chunk, cost, tables, clocks, scalars)
     counters[e, at.LAST_ACTION + at.FC] = placement.unit
     counters[e, at.LAST_ACTION + at.SPECULATION] = actions[e, at.SPECULATION]
     counters[e, at.LAST_ACTION + at.ADMISSION] = admission
@@ -341,19 +346,19 @@ def advance_env(e, actions, state, look, causes, served, thresholds, scratch):
     counters[e, at.LAST_DECODED] = 0
 
     if decoding.rlp > 0:
-        decode_tokens(e, decoding, state, thresholds, served, scalars, scratch)
+        decode_tokens(e, decoding, state, tables.acceptance, tables, scalars, scratch)
     if chunk.rows > 0:
-        prefill_tokens(e, chunk.rows, state, served, scalars)
+        prefill_tokens(e, chunk.rows, state, tables, scalars)
     if clocks[e, at.NEXT_ARRIVAL_S] <= clocks[e, at.TIME_S]:
-        arrive(e, state, served, scalars)
+        arrive(e, state, tables, scalars)
     if scalars[at.SERVICE] > 0.0:
-        abandon(e, state, served, scalars)
+        abandon(e, state, tables, scalars)
     before = clocks[e, at.TIME_S]
     if counters[e, at.RLP] + counters[e, at.PREFILLING] + counters[e, at.QUEUED] == 0:
-        wait(e, state, served, scalars)
+        wait(e, state, tables, scalars)
     find_oldest(e, state, counters, clocks, scalars)
     if scalars[at.SERVICE] > 0.0:
-        survey_queue(e, state, served, scalars)
+        survey_queue(e, state, tables, scalars)
     clocks[e, at.ELAPSED_S] = clocks[e, at.TIME_S] - began
     elapsed = cost.seconds + clocks[e, at.TIME_S] - before
     joules = cost.joules + elapsed * scalars[at.STATIC_W]
@@ -419,7 +424,7 @@ def hand_over(e, state, observations, given):
 
 
 @inlined
-def step_env(e, iterations, actions, endings, state, tables, look, causes, served, outcome, final, scratch):
+def step_env(e, iterations, actions, endings, state, tables, outcome, final, scratch):
     """`step_range` of one environment; `endings` are its autoreset and most steps."""
     autoreset, max_steps = endings
     counters = state.counters
@@ -432,9 +437,7 @@ def step_env(e, iterations, actions, endings, state, tables, look, causes, serve
         return
     else:
         for _ in range(iterations):
-            outcome.rewards[e] += advance_env(
-                e, actions, state, look, causes, served, tables.acceptance, scratch
-            )
+            outcome.rewards[e] += advance_env(e, actions, state, tables, scratch)
             if ends(e, max_steps, counters, state.clocks, tables.scalars, outcome):
                 break
         if counters[e, at.DONE] == 1 and autoreset == SAME_STEP:
@@ -451,8 +454,10 @@ def step_env(e, iterations, actions, endings, state, tables, look, causes, serve
 
 
 @njit
-def reset_batch(mask, state, tables, observations):
-    """Reset the environments in `mask` to the (seed, episode) that their counters name."""
+def reset_batch(mask, state_frame, table_frame, outcome_frame):
+    """Reset the environments in `mask` to the (seed, episode) that their counters name; frames as of `step_range`."""
+    state, tables = state_at(state_frame), tables_at(table_frame)
+    observations = outcome_at(outcome_frame).observations
     for e in range(state.counters.shape[0]):
         if mask[e]:
             reset_env(e, state, tables)
@@ -467,10 +472,10 @@ def step_range(
     actions,
     autoreset,
     max_steps,
-    state_parts,
-    table_parts,
-    outcome_parts,
-    final_parts,
+    state_frame,
+    table_frame,
+    outcome_frame,
+    final_frame,
     scratch_parts,
     given_parts,
 ):
@@ -480,56 +485,14 @@ def step_range(
     and the last is observed.
 
     An episode by requests terminates when each has finished or was refused; one by time is truncated at its
-    horizon. `final_parts` takes the last state of environments that reset in the same step; `given_parts` are `Given`.
-
-    Tuples have their names in here alone: numba tells the types of plain ones apart in C, of named ones in Python,
-    which took half of a single step. `table_parts` are the plain tuples of the
-    tables before the arrivals', of those, and of the tables after them.
+    horizon. Frames are addresses of those (see `simulation.frames`); `final_frame` is of the last state of environments
+    that reset in the same step. `given_parts` is a plain tuple of `Given`, whose type numba finds sooner.
     """
-    state = ServingState(*state_parts)
-    final = ServingState(*final_parts)
-    tables = ServingTables(*(table_parts[0] + (ArrivalTables(*table_parts[1]),) + table_parts[2]))
-    outcome = Outcome(*outcome_parts)
-    scratch = Scratch(*scratch_parts)
-    look = Lookups(
-        tables.fc_s,
-        tables.fc_j,
-        tables.bank_s,
-        tables.attention,
-        tables.shares,
-        tables.link,
-        tables.moves,
-        tables.draft,
-        tables.scalars,
-        tables.head,
-        tables.grid,
-        tables.splits,
-    )
-    causes = Causes(
-        tables.fc_causes,
-        tables.attention_causes,
-        tables.draft_causes,
-        tables.term_causes,
-        tables.heat_rows,
-        tables.heat_attention,
-        tables.heat_terms,
-    )
-    served = Served(
-        tables.kinds,
-        tables.spans,
-        tables.service_lengths,
-        tables.returning,
-        tables.class_shares,
-        tables.trace_lengths,
-        tables.trace_refused,
-        tables.trace_turns,
-        tables.trace_gaps,
-        tables.arrivals,
-    )
+    state, final = state_at(state_frame), state_at(final_frame)
+    tables = tables_at(table_frame)
+    outcome, scratch = outcome_at(outcome_frame), Scratch(*scratch_parts)
     given, endings = Given(*given_parts), (autoreset, max_steps)
     for e in range(start, stop):
-        step_env(
-            e, iterations, actions, endings, state, tables, look, causes, served, outcome, final, scratch
-        )
+        step_env(e, iterations, actions, endings, state, tables, outcome, final, scratch)
         if given.observations.shape[0] > 0:
             hand_over(e, state, outcome.observations, given)

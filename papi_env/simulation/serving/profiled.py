@@ -16,7 +16,7 @@ from papi_env.simulation.serving.parts import of_layers
 from papi_env.simulation.serving.requests import key_rows_of
 from papi_env.simulation.serving.seen import ALMOST_ONE, see
 from papi_env.simulation.serving.state import SERVICE_COLUMN
-from papi_env.simulation.serving.terms import NOTHING, Decoding, Lookups, Placement, PromptChunk, Slowdowns
+from papi_env.simulation.serving.terms import NOTHING, Decoding, Placement, PromptChunk, Slowdowns
 from papi_env.workload.serving import SPECULATION_LENGTHS, WATERMARK
 
 # Unit, speculation and overlap: int64 [24, 4], with whoever fits admitted; who that is changes no kernel's profile.
@@ -144,14 +144,13 @@ def _waiting_tokens(e, observations):
 
 
 @unlocked
-def write_profiles(start, stop, options, look_parts, busy, observations):
+def write_profiles(start, stop, options, look, busy, observations):
     """Write the `PROFILE_FEATURES` of rows `start` to `stop`, the last columns, from the other columns alone.
 
     The coming iteration has the prompt tokens of those admitted and of all who wait, where there is room; on average a
     prompt is as long as those at the heads of the queues or, where nobody waits, as a full chunk. Args: `options` is
-    `PROFILED`, `look_parts` a plain tuple of `Lookups`, `busy` scratch of an iteration.
+    `PROFILED`, `look` the tables, `busy` scratch of an iteration.
     """
-    look = Lookups(*look_parts)
     scalars = look.scalars
     count = options.shape[0]
     first = observations.shape[1] - 2 * count

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from papi_env.simulation.engine import SAME_STEP, Handed
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.profiled import PROFILE_NAMES, PROFILED, write_profiles
-from papi_env.simulation.serving.terms import Lookups
 
 
 class ProfiledEngine(ServingEngine):
@@ -43,7 +42,7 @@ class ProfiledEngine(ServingEngine):
         given.observations[:, profile] = self.observations[:, profile]
 
     def _profile(self, observations: npt.NDArray[np.float32]) -> None:
-        look = tuple(Lookups.of(self.tables))
+        look = self.frame("tables")
         super().share(
             lambda start, stop, scratch: write_profiles(start, stop, PROFILED, look, scratch[0], observations)
         )

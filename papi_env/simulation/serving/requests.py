@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from papi_env.simulation.compiled import inlined, inner, lean, njit
 from papi_env.simulation.draws import request_key, request_row
+from papi_env.simulation.frames import Layout
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.counting import groups_of as groups_of
 from papi_env.simulation.serving.counting import key_rows_of as key_rows_of
@@ -36,7 +37,7 @@ from papi_env.simulation.serving.sessions import (
     turn_of,
     waiting,
 )
-from papi_env.simulation.serving.terms import NOTHING, Decoding, Served
+from papi_env.simulation.serving.terms import NOTHING, Decoding
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
 MISSED = -np.inf  # deadline of a request whose first token was late
@@ -84,6 +85,14 @@ class ServingState(NamedTuple):
     place_s: npt.NDArray[np.float64]
     prefixes: npt.NDArray[np.int32]
     queries: npt.NDArray[np.float64]
+
+
+STATE = Layout(
+    ServingState,
+    {name: 2 for name in ServingState._fields}
+    | dict.fromkeys(("moments", "facts", "free", "more", "places", "place_s", "prefixes", "queries"), 3),
+)
+state_at = STATE.opener()
 
 
 @lean
@@ -559,18 +568,6 @@ def reset_env(e, state, tables):
     """Draw the instance of (seed, episode): arrivals, lengths, classes. Time starts at the first arrival."""
     counters, clocks, moments, facts = state.counters, state.clocks, state.moments, state.facts
     scalars = tables.scalars
-    served = Served(
-        tables.kinds,
-        tables.spans,
-        tables.service_lengths,
-        tables.returning,
-        tables.class_shares,
-        tables.trace_lengths,
-        tables.trace_refused,
-        tables.trace_turns,
-        tables.trace_gaps,
-        tables.arrivals,
-    )
     counters[e, 2:] = 0
     clocks[e, :] = 0.0
     moments[e, :, :] = np.nan
@@ -579,7 +576,7 @@ def reset_env(e, state, tables):
         start_lists(e, state)
         clocks[e, at.NEXT_RETURN_S] = np.inf
         clocks[e, at.NEXT_LEAVE_S] = np.inf
-        draw_session(e, state, served)
+        draw_session(e, state, tables)
     else:
         draw_requests(e, state, tables)
     counters[e, at.LAST_FC] = -1
@@ -590,11 +587,11 @@ def reset_env(e, state, tables):
     start_stacks(e, clocks, scalars)
     if scalars[at.PREFIX_CACHING] > 0.0:
         start_pages(e, state, np.int64(scalars[at.TOTAL_PAGES]))
-    arrive(e, state, served, scalars)
-    wait(e, state, served, scalars)
+    arrive(e, state, tables, scalars)
+    wait(e, state, tables, scalars)
     find_oldest(e, state, counters, clocks, scalars)
     if scalars[at.SERVICE] > 0.0:
-        survey_queue(e, state, served, scalars)
+        survey_queue(e, state, tables, scalars)
 
 
 @inner

@@ -10,12 +10,10 @@ import numpy.typing as npt
 
 from papi_env.simulation.compiled import woven
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.loop import Outcome, Scratch, advance_env, ends
+from papi_env.simulation.serving.loop import Scratch, advance_env, ends, outcome_at
 from papi_env.simulation.serving.observe import observe_env, observe_service
-from papi_env.simulation.serving.requests import ServingState
-from papi_env.simulation.serving.tables import ServingTables
-from papi_env.simulation.serving.terms import Causes, Lookups, Served
-from papi_env.workload.arrivals import ArrivalTables
+from papi_env.simulation.serving.requests import state_at
+from papi_env.simulation.serving.tables import tables_at
 
 # Why a rollout ended: the episode had ended before, it terminated or was truncated, or a limit of the rollout's.
 WAS_OVER, TERMINATED, TRUNCATED, STEPS, TIME = range(5)
@@ -49,54 +47,17 @@ def roller(decide: Callable[..., None]) -> Callable[..., None]:
 
     Returns:
         A function (start, stop, policy, plan, parts, played) that advances environments `start` to `stop` to their
-        ends, one after the other: `policy` is what `decide` is called with; the others are the plain tuples that
-        `roll` hands over.
+        ends, one after the other: `policy` is what `decide` is called with; the others are the plain tuples and
+        addresses of frames that `roll` hands over.
     """
 
     @woven
     def roll_range(start, stop, policy, plan_parts, engine_parts, played_parts):
         plan = Plan(*plan_parts)
-        actions, max_steps, state_parts, table_parts, outcome_parts, scratch_parts = engine_parts
+        actions, max_steps, state_frame, table_frame, outcome_frame, scratch_parts = engine_parts
         returns, discounted, steps, reasons = played_parts
-        state = ServingState(*state_parts)
-        tables = ServingTables(*(table_parts[0] + (ArrivalTables(*table_parts[1]),) + table_parts[2]))
-        outcome = Outcome(*outcome_parts)
-        scratch = Scratch(*scratch_parts)
-        look = Lookups(
-            tables.fc_s,
-            tables.fc_j,
-            tables.bank_s,
-            tables.attention,
-            tables.shares,
-            tables.link,
-            tables.moves,
-            tables.draft,
-            tables.scalars,
-            tables.head,
-            tables.grid,
-            tables.splits,
-        )
-        causes = Causes(
-            tables.fc_causes,
-            tables.attention_causes,
-            tables.draft_causes,
-            tables.term_causes,
-            tables.heat_rows,
-            tables.heat_attention,
-            tables.heat_terms,
-        )
-        served = Served(
-            tables.kinds,
-            tables.spans,
-            tables.service_lengths,
-            tables.returning,
-            tables.class_shares,
-            tables.trace_lengths,
-            tables.trace_refused,
-            tables.trace_turns,
-            tables.trace_gaps,
-            tables.arrivals,
-        )
+        state, tables = state_at(state_frame), tables_at(table_frame)
+        outcome, scratch = outcome_at(outcome_frame), Scratch(*scratch_parts)
         scalars = tables.scalars
         counters, clocks, observations = state.counters, state.clocks, outcome.observations
         for e in range(start, stop):
@@ -117,12 +78,12 @@ def roller(decide: Callable[..., None]) -> Callable[..., None]:
                         policy,
                         plan.first,
                         observations,
-                        look,
+                        tables,
                         actions,
                         state.queries,
                         scratch.busy,
                     )
-                    last = advance_env(e, actions, state, look, causes, served, tables.acceptance, scratch)
+                    last = advance_env(e, actions, state, tables, scratch)
                     total += last
                     weighed += weight * last
                     step += 1

@@ -95,10 +95,10 @@ def turn_lengths(key, kind, turn, row, served):
         return np.int64(served.trace_lengths[row, 0]), np.int64(served.trace_lengths[row, 1])
     part = at.FIRST_ROW if turn == 0 else at.LATER_ROW
     drawn = served.spans[kind, part] + request_row(key, served.spans[kind, part + 1])
-    fresh = np.int64(served.lengths[drawn, 0])
+    fresh = np.int64(served.service_lengths[drawn, 0])
     if turn == 0:
         fresh += np.int64(served.kinds[kind, at.PREFIX])
-    return fresh, np.int64(served.lengths[drawn, 1])
+    return fresh, np.int64(served.service_lengths[drawn, 1])
 
 
 @inner

@@ -26,12 +26,12 @@ from papi_env.simulation.batch.decode_tables import (
     moves_table,
     rate_descriptors,
 )
+from papi_env.simulation.frames import Frame, Layout
 from papi_env.simulation.prefill import prompt_work
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.expert_costs import served_experts
 from papi_env.simulation.serving.heat import NUM_ROWS
 from papi_env.simulation.serving.heat_tables import heat_tables, write_heat
-from papi_env.simulation.serving.iteration import tabulate_splits
 from papi_env.simulation.serving.measured_tables import as_measured, without_layers
 from papi_env.simulation.serving.parts import of_layers
 from papi_env.simulation.serving.service_tables import (
@@ -41,6 +41,7 @@ from papi_env.simulation.serving.service_tables import (
     kinds_of,
     rates_of,
 )
+from papi_env.simulation.serving.splitting import tabulate_splits
 from papi_env.workload.arrivals import TRACE, ArrivalTables, build_arrivals
 from papi_env.workload.routing import routing_of
 from papi_env.workload.service import Service
@@ -87,7 +88,7 @@ class ServingTables(NamedTuple):
         head: [tokens, (s, J, J by cause)], LM head and sampler for tokens that are yielded; empty where there is none.
         grid: attention of the PUs as measured, see `pack_grid`; empty where it was not.
         splits: int32 [2, decode rows], how many of them a split sends to FC-PIM, alone and beside a full chunk; see
-            `iteration.split_rows`, which is asked where this is empty.
+            `splitting.split_rows`, which is asked where this is empty.
         kinds, spans, service_lengths, returning: see `service_tables.ServiceTables`; empty without classes.
         heat_rows, heat_attention, heat_terms: joules left in stacks, of [FC kernels on PUs, on FC-PIM, LM head, a step
             of drafting] by rows, of what `attention_causes` and `term_causes` count; empty where stacks do not warm up.
@@ -127,7 +128,30 @@ class ServingTables(NamedTuple):
     splits: npt.NDArray[np.int32] = np.zeros((2, 0), dtype=np.int32)
 
 
-ARRIVALS = ServingTables._fields.index("arrivals")
+_VECTORS = (
+    "bank_s",
+    "class_shares",
+    "trace_refused",
+    "scalars",
+    "descriptors",
+    "grid",
+    "heat_terms",
+    "trace_gaps",
+)
+_ARRIVALS = Layout(ArrivalTables, dict.fromkeys(("knots_s", "operational_s", "stretch", "rows_s"), 1))
+TABLES = Layout(
+    ServingTables,
+    {name: 2 for name in ServingTables._fields if name != "arrivals"}
+    | dict.fromkeys(("attention", "shares", "fc_causes", "attention_causes"), 3)
+    | dict.fromkeys(_VECTORS, 1),
+    {"arrivals": _ARRIVALS},
+)
+tables_at = TABLES.opener()
+
+
+def framed(tables: ServingTables) -> Frame:
+    """The tables, as compiled code takes them."""
+    return Frame(TABLES, tables)
 
 
 def build_serving_tables(scenario: Scenario) -> ServingTables:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-
-from papi_env.kernel import FloatArray
 
 # A whole number, as Python or as compiled code has it.
 Count = int | np.int64
@@ -97,59 +94,6 @@ class Slowdowns(NamedTuple):
     pu: float
     fc_pim: float
     attention: float
-
-
-class Lookups(NamedTuple):
-    """The part of `ServingTables` that an iteration reads.
-
-    Compiled code puts it together only where references are not counted: a function without numba's run-time that
-    returned it to one that has it would leave a count too few.
-    """
-
-    fc_s: FloatArray
-    fc_j: FloatArray
-    bank_s: FloatArray
-    attention: FloatArray
-    shares: FloatArray
-    link: FloatArray
-    moves: FloatArray
-    draft: FloatArray
-    scalars: FloatArray
-    head: FloatArray
-    grid: FloatArray
-    splits: npt.NDArray[np.int32]
-
-    @staticmethod
-    def of(tables: Any) -> Lookups:
-        """Those of `ServingTables`."""
-        return Lookups(*(getattr(tables, name) for name in Lookups._fields))
-
-
-class Served(NamedTuple):
-    """The part of `ServingTables` that says who is served; see there. Put together as `Lookups` is."""
-
-    kinds: FloatArray
-    spans: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int32]
-    returning: FloatArray
-    class_shares: FloatArray
-    trace_lengths: npt.NDArray[np.int32]
-    trace_refused: npt.NDArray[np.bool_]
-    trace_turns: npt.NDArray[np.int32]
-    trace_gaps: FloatArray
-    arrivals: Any
-
-
-class Causes(NamedTuple):
-    """The part of `ServingTables` that splits joules of an iteration that was run: by cause, and by stacks."""
-
-    fc: FloatArray
-    attention: FloatArray
-    draft: FloatArray
-    terms: FloatArray
-    heat_rows: FloatArray
-    heat_attention: FloatArray
-    heat_terms: FloatArray
 
 
 class Ran(NamedTuple):

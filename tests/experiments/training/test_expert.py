@@ -31,7 +31,6 @@ from papi_env.envs.registration import SERVING_V1
 from papi_env.envs.serving_v1 import ServingV1VectorEnv
 from papi_env.scenario import get_scenario
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.terms import Lookups
 
 SMALL = ("checks=8", "looks=16", "vary=0", "leaf_s=4.0", "horizon_s=2.0", "seconds=0.5", "updates=20")
 COMMON = ["--algorithm", "expert-iteration", "--env", SERVING_V1, "--episodes", "1", "--validations", "2"]
@@ -118,7 +117,7 @@ def test_torch_computes_what_compiled_code_does():
     policy.bind(env)
     observations, _ = env.reset(seed=[1, 2, 3, 4])
     compiled = policy.compiled(np.zeros((4, NUM_MEMORY)))
-    look, busy = tuple(Lookups.of(env.engine.tables)), np.zeros(at.NUM_RESOURCES)
+    look, busy = env.engine.frame("tables"), np.zeros(at.NUM_RESOURCES)
     compared = 0
     for _ in range(200):
         queries = np.zeros((4, at.MAX_CLASSES, at.NUM_TRAITS))

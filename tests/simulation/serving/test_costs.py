@@ -17,9 +17,10 @@ from papi_env.simulation.prefill import Prefill
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.drift import drift_factor
 from papi_env.simulation.serving.engine import ServingEngine
-from papi_env.simulation.serving.iteration import iteration, shared_seconds, split_rows
-from papi_env.simulation.serving.tables import build_serving_tables
-from papi_env.simulation.serving.terms import Decoding, Lookups, Placement, PromptChunk, Slowdowns
+from papi_env.simulation.serving.iteration import iteration
+from papi_env.simulation.serving.splitting import shared_seconds, split_rows
+from papi_env.simulation.serving.tables import build_serving_tables, framed
+from papi_env.simulation.serving.terms import Decoding, Placement, PromptChunk, Slowdowns
 from papi_env.workload.serving import DRAFTS, SPECULATION_LENGTHS
 from papi_env.workload.transformer import TRANSFORMERS
 
@@ -483,7 +484,7 @@ def cost(tables, work, scalars=None):
         PromptChunk(work.prompt_rows, work.prompt_pairs, work.prompt_read),
         Placement(work.unit, int(work.overlap), work.mode),
         Slowdowns(*work.factors),
-        Lookups.of(tables._replace(scalars=scalars)),
+        framed(tables._replace(scalars=scalars)),
         busy,
     )
     return found[0], busy, found[1:-1]

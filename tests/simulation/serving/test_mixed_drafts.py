@@ -12,11 +12,10 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.drafting import TRIAL, choose_drafters, survey_mixed
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.iteration import iteration
-from papi_env.simulation.serving.tables import build_serving_tables
+from papi_env.simulation.serving.tables import build_serving_tables, framed
 from papi_env.simulation.serving.terms import (
     Attended,
     Decoding,
-    Lookups,
     Placement,
     PromptChunk,
     Slowdowns,
@@ -84,7 +83,7 @@ def cost(tables, contexts, tlp, drafters, placement=(at.PU, 0, -1), chunk=(0, 0,
         PromptChunk(*chunk),
         Placement(*placement),
         Slowdowns(1.0, 1.0, 1.0),
-        Lookups.of(tables),
+        framed(tables),
         busy,
     )
     assert (busy <= found.seconds * (1 + 1e-12)).all()

@@ -9,8 +9,8 @@ from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.iteration import iteration
 from papi_env.simulation.serving.parts import outside_windows
 from papi_env.simulation.serving.requests import survey_windows
-from papi_env.simulation.serving.tables import build_serving_tables
-from papi_env.simulation.serving.terms import Decoding, Lookups, Placement, PromptChunk, Slowdowns
+from papi_env.simulation.serving.tables import build_serving_tables, framed
+from papi_env.simulation.serving.terms import Decoding, Placement, PromptChunk, Slowdowns
 from papi_env.workload.transformer import get_transformer
 
 LAYERS = get_transformer("llama-3.1-8b").layers
@@ -45,7 +45,7 @@ def decoding_of(contexts, tlp, scalars):
 
 def cost(tables, contexts, tlp=1):
     """Seconds of decode attention, and joules of decoding but those of drafts, whose model has no windows."""
-    look, busy = Lookups.of(tables), np.zeros(at.NUM_RESOURCES)
+    look, busy = framed(tables), np.zeros(at.NUM_RESOURCES)
     chunk = PromptChunk(0, 0, 0, 0, 0)
     decoding = decoding_of(contexts, tlp, tables.scalars)
     drafting_j = (tlp - 1) * tables.scalars[at.DRAFT_CONTEXT_J] * decoding.context_sum
