@@ -52,7 +52,7 @@ class ServingEngine(Engine[ServingState]):
             those of the state.
     """
 
-    bound: ClassVar[frozenset[str]] = frozenset(("_outcome", "_frames"))
+    bound: ClassVar[frozenset[str]] = frozenset(("_outcome", "_scratch", "_frames"))
     tables: ServingTables
 
     def __init__(
@@ -110,6 +110,7 @@ class ServingEngine(Engine[ServingState]):
             self.observations, self.rewards, self.terminated, self.truncated, self.final_observations
         )
         self._outcome = Frame(OUTCOME, outcome)
+        self._scratch = list(zip(self._busy, self._gains, self._limits, self._seeds, strict=True))
         self._frames: dict[str, Frame] = {}
 
     def reset(self, mask: npt.NDArray[np.bool_] | None = None) -> None:
@@ -184,8 +185,7 @@ class ServingEngine(Engine[ServingState]):
 
     def share(self, advance: Callable[[int, int, tuple[Any, ...]], None]) -> None:
         """Call a compiled loop as `advance(start, stop, scratch)` on shares of the environments, one a thread."""
-        threads = len(self._busy)
-        scratch = list(zip(self._busy, self._gains, self._limits, self._seeds, strict=True))
+        threads, scratch = len(self._scratch), self._scratch
         bounds = [self.num_envs * k // threads for k in range(threads + 1)]
         if threads == 1:
             advance(0, self.num_envs, scratch[0])
