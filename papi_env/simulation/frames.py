@@ -11,13 +11,13 @@ Arrays are in C order; they stay where they are and as they are shaped as long a
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args, get_type_hints
 from weakref import WeakValueDictionary
 
 import numba.core.config
 import numpy as np
-import numpy.typing as npt
 from llvmlite import ir
 from numba import from_dtype, types
 from numba.core import cgutils
@@ -124,6 +124,7 @@ class Layout:
     ) -> None:
         self.kind, self.dimensions = kind, dict(dimensions)
         self.within: dict[str, Layout] = dict(within or {})
+        self._dtypes: dict[str, np.dtype[Any]] = {}
         self.words: int
         self.type: FrameType
         hints = get_type_hints(kind)
@@ -134,7 +135,7 @@ class Layout:
                 fields[name] = Field(self.within[name].type, word)
                 word += self.within[name].words
             elif name in self.dimensions:
-                dtype = np.dtype(get_args(get_args(hints[name])[1])[0])
+                dtype = self._dtypes[name] = np.dtype(get_args(get_args(hints[name])[1])[0])
                 fields[name] = Field(types.Array(from_dtype(dtype), self.dimensions[name], "C"), word)
                 word += 2 * self.dimensions[name]  # its address, its shape, and strides but for the last one
             else:
@@ -146,35 +147,31 @@ class Layout:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.kind, self.dimensions, self.within)
 
-    def write(self, found: Any, words: npt.NDArray[np.uint64]) -> None:
-        """Lay out a named tuple in words.
+    def words_of(self, found: Any) -> list[int]:
+        """The words of a named tuple.
 
         Raises:
             TypeError: an array is of another type, has other dimensions, or is not in C order.
         """
-        for (name, (kind, word)), value in zip(self.type.fields.items(), found, strict=True):
+        # In plain numbers: forks are laid out anew, for which writing them one by one into an array took longer.
+        words: list[int] = []
+        for (name, (kind, _)), value in zip(self.type.fields.items(), found, strict=True):
             if name in self.within:
-                self.within[name].write(value, words[word:])
-            elif isinstance(kind, types.Array):
-                self._write_array(name, kind, value, words[word:])
+                words += self.within[name].words_of(value)
+            elif name in self.dimensions:
+                shape, count, wanted = value.shape, self.dimensions[name], self._dtypes[name]
+                if len(shape) != count or value.dtype != wanted or not value.flags.c_contiguous:
+                    raise TypeError(
+                        f"{self.kind.__qualname__}.{name} is {value.dtype} {shape}, strides {value.strides}, "
+                        f"expected {kind}"
+                    )
+                # Of no entries numpy says other strides than those of C order, which nobody reads.
+                words += (value.ctypes.data, *shape, *value.strides[:-1])
             elif kind == types.float64:
-                words[word : word + 1].view(np.float64)[0] = value
+                words += struct.unpack("q", struct.pack("d", value))
             else:
-                words[word : word + 1].view(np.int64)[0] = value
-
-    def _write_array(self, name: str, kind: Any, array: Any, words: npt.NDArray[np.uint64]) -> None:
-        count = kind.ndim
-        if array.ndim != count or not array.flags.c_contiguous or from_dtype(array.dtype) != kind.dtype:
-            raise TypeError(
-                f"{self.kind.__qualname__}.{name} is {array.dtype} {array.shape}, strides {array.strides}, "
-                f"expected {kind}"
-            )
-        words[0] = array.__array_interface__["data"][0]
-        words[1 : 1 + count] = array.shape
-        step = array.itemsize
-        for k in range(count - 1, 0, -1):
-            step *= array.shape[k]
-            words[count + k] = step
+                words.append(int(value))
+        return words
 
     def opener(self) -> Any:
         """What compiled code calls with the address of a frame, to read it."""
@@ -199,10 +196,9 @@ class Frame:
 
     def __init__(self, layout: Layout, found: Any) -> None:
         self.layout, self.found = layout, found
-        self._words = np.zeros(layout.words, dtype=np.uint64)
-        layout.write(found, self._words)
+        self._words = np.array(layout.words_of(found), dtype=np.int64)
         self._numba_type_ = layout.type
-        self.address = int(self._words.__array_interface__["data"][0])
+        self.address = self._words.ctypes.data
         _LIVE[self.address] = self
 
     def __getattr__(self, name: str) -> Any:

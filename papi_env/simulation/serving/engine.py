@@ -104,8 +104,11 @@ class ServingEngine(Engine[ServingState]):
         self._bind()
 
     def _bind(self) -> None:
-        """Lay out what compiled code reads and writes, once: of one environment a step takes little beside its call."""
         freeze(self.tables)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Lay out what compiled code reads and writes, once: of one environment a step takes little beside its call."""
         outcome = Outcome(
             self.observations, self.rewards, self.terminated, self.truncated, self.final_observations
         )
@@ -238,7 +241,7 @@ class ServingEngine(Engine[ServingState]):
         twin.rewards = np.zeros(copies)
         twin.terminated = np.zeros(copies, dtype=np.bool_)
         twin.truncated = np.zeros(copies, dtype=np.bool_)
-        twin._bind()
+        twin._lay_out()
         return twin
 
     def measured(self, state: ServingState) -> Metrics:
