@@ -224,6 +224,8 @@ class BatchLoop:
     def timed_engine(self, name: str) -> Timed:
         """The compiled step alone: without checks of the actions, infos and copies."""
         engine = self.env.unwrapped.engine  # type: ignore[attr-defined]
+        # Those that steps are given need not be copied there.
+        engine.actions[:] = self.actions[0].reshape(engine.actions.shape)
         return Timed(name, lambda: engine.advance(), self.num_envs)
 
     def spread(self, calls: int = SPREAD_CALLS) -> BatchLoop:

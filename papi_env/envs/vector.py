@@ -189,10 +189,10 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         self._started |= mask
         self._ready = bool(self._started.all())
         self.engine.start(seeds, mask)
-        self._first.restarted(mask)
+        self._first.restarted(mask.copy())
         self._reader = None
         if self._waiting is not None:
-            self._waiting &= ~mask
+            self._waiting = self._waiting & ~mask
         for i in np.flatnonzero(mask) if self._timelines else ():
             self._timelines[i].clear()
         return self._out(self.engine.observations), self._info(mask=mask.copy())
@@ -210,14 +210,13 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             )
         if self._flat is not None:
             chosen = self._flat.decode(chosen)
-        engine.actions[:] = chosen.reshape(self.num_envs, self.choices)
-        outside = engine.outside()
+        outside = engine.receive(chosen)
         if outside is not None:
             raise ConfigurationError(
                 f"Environment {outside}: action {chosen[outside].tolist()} is outside {self.single_action_space}"
             )
         if self.strict:
-            self._check_strict(engine.actions)
+            self._check_strict(chosen.reshape(self.num_envs, self.choices))
         over = engine.counters[:, DONE] != 0 if self._timelines else None
         given: Handed | None = None
         if self.copy:
@@ -230,7 +229,7 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         if engine.any_ended():
             done = engine.terminated | engine.truncated
         if self._same_step:
-            restarted = done
+            restarted = None if done is None else done.copy()
         elif self._next_step:
             self._waiting = done
         if restarted is not None:
@@ -327,9 +326,8 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
             raise too_late(name)
         if done.all():  # of all there is nothing to copy
             return masked(self.engine.metrics(), done)
-        ended, state = done.nonzero()[0], self.engine.state
-        found = self.engine.measured(type(state)._make(array[ended] for array in state))
-        return masked(spread(found, ended, self.num_envs), done)
+        ended = done.nonzero()[0]
+        return masked(spread(self.engine.metrics(ended), ended, self.num_envs), done)
 
     def _record(self, over: BoolArray, restarted: BoolArray | None) -> None:
         """Take down the step of every environment, for pictures.

@@ -211,6 +211,15 @@ class Engine(ABC, Generic[State]):
             )
         self.advance()
 
+    def receive(self, chosen: npt.NDArray[np.integer[Any]]) -> int | None:
+        """Take over the actions of the next step, integers [num_envs] or [num_envs, choices].
+
+        Until then nobody writes them. Returns the first environment whose action is outside its options, and takes over
+        none of them then; else None.
+        """
+        self.actions[:] = chosen.reshape(self.actions.shape)
+        return self.outside()
+
     def outside(self) -> int | None:
         """The first environment whose action in `actions` is outside its options; None if there is none."""
         chosen = self.actions.view(np.uint64)
@@ -265,9 +274,14 @@ class Engine(ABC, Generic[State]):
                 counters[env, EPISODE] = 0
         self.reset(mask)
 
-    def metrics(self) -> Metrics:
-        """Metrics of the current episodes, arrays [num_envs] by name."""
-        return self.measured(self.state)
+    def metrics(self, envs: npt.NDArray[np.int64] | None = None) -> Metrics:
+        """Metrics of the current episodes, arrays [num_envs] by name; of environments `envs` alone, if given."""
+        return self.measured(self.state if envs is None else self.rows(envs))
+
+    def rows(self, envs: npt.NDArray[np.int64]) -> State:
+        """What metrics need of the states of environments `envs`, copied."""
+        found: State = type(self.state)._make(array[envs] for array in self.state)
+        return found
 
     def final_metrics(self, envs: npt.NDArray[np.int64], out: Metrics | None = None) -> Metrics:
         """Metrics of the episodes that ended in the last step, with SAME_STEP: arrays [num_envs] by name.
@@ -286,6 +300,7 @@ class Engine(ABC, Generic[State]):
 
     def clone(self) -> Self:
         """An engine with a copy of the whole state, for looking ahead; the tables are shared."""
+        self.settle()
         twin = copy.copy(self)
         for name, value in self.__dict__.items():
             if name not in self.shared:
@@ -293,7 +308,11 @@ class Engine(ABC, Generic[State]):
         twin._bind()
         return twin
 
+    def settle(self) -> None:
+        """Bring up to date what steps have left for later, for somebody looks at the state."""
+
     def __getstate__(self) -> dict[str, Any]:
+        self.settle()
         return {name: value for name, value in self.__dict__.items() if name not in self.bound}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

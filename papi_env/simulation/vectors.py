@@ -112,6 +112,71 @@ def squasher(columns: tuple[int, ...]) -> Any:
     return _compiled(plain, typed)
 
 
+def accountant(lanes: int) -> Any:
+    """What adds so many numbers to neighbours of a row, and writes them to other neighbours.
+
+    Returns:
+        account(row, totals, last, numbers): to the columns from `totals` on are added, to those from `last` on are
+            written the numbers, a tuple of `lanes` float64.
+    """
+
+    def plain(row, totals, last, numbers):
+        row[totals : totals + lanes] += numbers
+        row[last : last + lanes] = numbers
+
+    def typed(_, row, totals, last, numbers):
+        def build(context, builder, signature, arguments):
+            kind, (array, first, then, found) = signature.args[0], arguments
+            x = ir.Constant(ir.VectorType(ir.DoubleType(), lanes), ir.Undefined)
+            for k in range(lanes):
+                x = builder.insert_element(x, builder.extract_value(found, k), ir.Constant(ir.IntType(32), k))
+            total = builder.fadd(_load(context, builder, kind, array, first, lanes), x)
+            _store(context, builder, total, kind, array, first)
+            _store(context, builder, x, kind, array, then)
+            return context.get_dummy_value()
+
+        return types.void(row, totals, last, numbers), build
+
+    return _compiled(plain, typed)
+
+
+def charger(units: int) -> Any:
+    """What adds seconds to the columns of the units that they were spent on, and a number to the column behind.
+
+    Returns:
+        charge(row, first, spent, number): `spent` is a tuple of (unit, seconds), which each unit adds up in their
+            order, from 0, before its column, `first` + unit, gets the sum.
+    """
+    lanes = units + 1
+
+    def plain(row, first, spent, number):
+        for unit in range(units):
+            row[first + unit] += sum((seconds for on, seconds in spent if on == unit), 0.0)
+        row[first + units] += number
+
+    def typed(_, row, first, spent, number):
+        def build(context, builder, signature, arguments):
+            kind, (array, begin, found, last) = signature.args[0], arguments
+            word = ir.IntType(64)
+            places = ir.Constant(ir.VectorType(word, lanes), list(range(lanes)))
+            none = ir.Constant(ir.VectorType(ir.DoubleType(), lanes), [0.0] * lanes)
+            total = None
+            for k in range(len(signature.args[2])):
+                pair = builder.extract_value(found, k)
+                on = _splat(builder, builder.extract_value(pair, 0), lanes)
+                seconds = _splat(builder, builder.extract_value(pair, 1), lanes)
+                part = builder.select(builder.icmp_signed("==", on, places), seconds, none)
+                total = part if total is None else builder.fadd(total, part)
+            total = builder.insert_element(total, last, ir.Constant(ir.IntType(32), units))
+            total = builder.fadd(_load(context, builder, kind, array, begin, lanes), total)
+            _store(context, builder, total, kind, array, begin)
+            return context.get_dummy_value()
+
+        return types.void(row, first, spent, number), build
+
+    return _compiled(plain, typed)
+
+
 def finder(lanes: int) -> Any:
     """What finds numbers of a row, int32 or uint32, that are more than `most` above those of another.
 
@@ -135,6 +200,24 @@ def finder(lanes: int) -> Any:
         return types.int64(row, first, base, begin, most), build
 
     return _compiled(plain, typed)
+
+
+def _plain_byte(row, index):
+    """A byte of a row of numbers, counted from its start; lower bytes of a number first."""
+    return int(row.view(np.uint8)[index])
+
+
+def _byte(_, row, index):
+    def build(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        start = builder.bitcast(array.data, ir.IntType(8).as_pointer())
+        found = builder.load(builder.gep(start, [arguments[1]]), typ=ir.IntType(8))
+        return builder.zext(found, ir.IntType(64))
+
+    return types.int64(row, index), build
+
+
+byte = _compiled(_plain_byte, _byte)
 
 
 def _plain_alone(index):

@@ -1,5 +1,7 @@
 """Seeds, counts and truth values that environments take; actions and views that reach no memory of others."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from gymnasium.vector import AutoresetMode
 
 from papi_env.envs.registration import DECODE, ENV_IDS, SERVING, SERVING_V1
 from papi_env.errors import ConfigurationError
+from papi_env.simulation.batch import state as at
 from papi_env.simulation.engine import seed_number
 
 
@@ -126,3 +129,45 @@ def test_an_engine_refuses_actions_outside_their_options_before_anything_moves(e
     engine.actions[:] = 0
     engine.step()
     assert (engine.clocks != before[1]).any()
+
+
+def unlike(actions):
+    """The same actions in arrays that a step cannot read where they lie."""
+    spread = np.zeros((*actions.shape, 2), dtype=np.int64)
+    spread[..., 1] = actions
+    fixed = actions.copy()
+    fixed.flags.writeable = False
+    big = actions.astype(actions.dtype.newbyteorder(">"))
+    return actions.astype(np.int32), actions.astype(np.uint8), spread[..., 1], fixed, big, actions.tolist()
+
+
+@pytest.mark.parametrize("env_id", ENV_IDS)
+def test_a_batch_takes_actions_however_they_lie_and_leaves_them_as_they_are(env_id):
+    plain = gym.make_vec(env_id, num_envs=4)
+    plain.reset(seed=0)
+    plain.action_space.seed(0)
+    valid = plain.unwrapped.joint_actions()
+    chosen = valid[np.arange(4) % len(valid)].astype(np.int64).reshape(plain.action_space.shape)
+    expected = plain.step(chosen)
+    for actions in unlike(chosen):
+        envs = gym.make_vec(env_id, num_envs=4)
+        envs.reset(seed=0)
+        before = copy.deepcopy(actions)
+        step = envs.step(actions)
+        for array, right in zip(step[:4], expected[:4], strict=True):
+            np.testing.assert_array_equal(array, right)
+        np.testing.assert_array_equal(actions, before)
+
+
+@pytest.mark.parametrize("env_id", ["papi_env/Decode-v0", "papi_env/Kernels-v0"])
+def test_actions_that_were_refused_are_not_those_of_the_next_step(env_id):
+    strict = gym.make_vec(env_id, num_envs=2, strict=True)
+    strict.reset(seed=0)
+    engine = strict.unwrapped.engine
+    bad = np.full(engine.actions.shape, 2)  # Attn-PIM for FC kernels
+    with pytest.raises(ConfigurationError):
+        strict.step(bad.reshape(strict.action_space.shape))
+    engine.actions[:] = 0
+    engine.step()
+    assert (engine.counters[:, at.INVALID] == 0).all()
+    assert (engine.counters[:, at.LAST_UNIT] == 0).all()

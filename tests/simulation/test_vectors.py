@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from papi_env.simulation.compiled import lean
-from papi_env.simulation.vectors import alone, finder, mover, squasher
+from papi_env.simulation.vectors import accountant, alone, byte, charger, finder, mover, squasher
 
 move, squash, find = mover(16), squasher((0, 2, 4, 5, 6, 7)), finder(16)
+account, charge = accountant(4), charger(3)
 
 
 @lean
@@ -22,6 +23,22 @@ def squashed(clocks, first, scale, observations, to):
 @lean
 def found(row, first, base, begin, most):
     return find(row, first, base, begin, most)
+
+
+@lean
+def booked(row, totals, last, a, b, c, d):
+    account(row, totals, last, (a, b, c, d))
+
+
+@lean
+def charged(row, first, units, seconds, number):
+    spent = ((units[0], seconds[0]), (units[1], seconds[1]), (units[2], seconds[2]))
+    charge(row, first, spent, number)
+
+
+@lean
+def byte_of(row, index):
+    return byte(row, index)
 
 
 @lean
@@ -58,6 +75,37 @@ def test_numbers_far_above_others_are_found_whichever_way_differences_wrap_aroun
     assert [bool(answer >> k & 1) for k in range(16)] == expected
     assert 0 < sum(expected) < 16
     assert expected[1]
+
+
+def test_numbers_are_added_to_totals_and_written_beside_them():
+    row = np.random.default_rng(2).lognormal(size=14)
+    before, numbers = row.copy(), (0.1, -0.2, 0.3, 1e300)
+    booked(row, 2, 9, *numbers)
+    np.testing.assert_array_equal(row[2:6], before[2:6] + numbers)
+    np.testing.assert_array_equal(row[9:13], numbers)
+    beside = [0, 1, 6, 7, 8, 13]
+    np.testing.assert_array_equal(row[beside], before[beside])
+
+
+@pytest.mark.parametrize("units", [(0, 0, 0), (2, 2, 1), (0, 1, 2), (1, 0, 1)])
+def test_seconds_are_added_up_by_unit_before_they_are_added_to_its_column(units):
+    rng = np.random.default_rng(3)
+    row, seconds = rng.lognormal(size=8), rng.lognormal(size=3)
+    before = row.copy()
+    charged(row, 2, np.array(units), seconds, -0.7)
+    for unit in range(3):
+        spent = 0.0
+        for on, took in zip(units, seconds, strict=True):
+            spent += took if on == unit else 0.0
+        assert row[2 + unit] == before[2 + unit] + spent
+    assert row[5] == before[5] - 0.7
+    np.testing.assert_array_equal(row[[0, 1, 6, 7]], before[[0, 1, 6, 7]])
+
+
+def test_bytes_of_a_row_count_from_the_lowest_of_its_first_number():
+    row = np.array([0x04030201, -1, 2**31 - 1], dtype=np.int32)
+    expected = [1, 2, 3, 4, 255, 255, 255, 255, 255, 255, 255, 127]
+    assert [byte_of(row, index) for index in range(12)] == expected
 
 
 def test_a_number_that_the_compiler_knows_nothing_of_is_the_number():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from papi_env.hardware.dram import COLUMNS_PER_ROW
 from papi_env.kernel import FloatArray
 from papi_env.scenario import Scenario
 from papi_env.simulation.batch import loop as batch
@@ -25,6 +26,7 @@ from papi_env.simulation.batch.measures import EXPERT_MEASURES, MEASURES, Episod
 from papi_env.simulation.batch.measures import METRIC_NAMES as METRIC_NAMES
 from papi_env.simulation.batch.observe import write_templates
 from papi_env.simulation.batch.tables import EngineTables, build_profiled_tables
+from papi_env.simulation.batch.tokens import settle
 from papi_env.simulation.engine import DISABLED, Counters, Engine, Handed, Metrics, aligned_zeros
 from papi_env.simulation.measures import evaluate
 from papi_env.simulation.prefill import Prefill
@@ -46,6 +48,7 @@ class _Sharing:
         self.lost = self.lost or self.started
         if self.lost:
             for engine in list(self.engines):
+                engine.settle()
                 engine._bind()
 
 
@@ -60,7 +63,8 @@ class DecodeState(NamedTuple):
     Attributes:
         counters: int64 [num_envs, NUM_COUNTERS], or NUM_WINDOW_COUNTERS columns where layers have windows.
         clocks: float64 [num_envs, NUM_CLOCKS], or CAUSE_J columns where joules by cause are not kept.
-        slots: int32 [num_envs, 2 x width], tokens that each request holds, then those that it lacks.
+        slots: int32 [num_envs, 2 x width], tokens that each request holds, then those that it lacks. Steps leave them
+            behind; `DecodeEngine.state` brings them up to date.
         keys: uint64 [num_envs, width], of the requests' draws; where nothing is drawn, as they were at the reset.
     """
 
@@ -73,7 +77,7 @@ class DecodeState(NamedTuple):
 class Results(NamedTuple):
     """What a step gives, arrays [num_envs, ...]; the last three are of ended episodes, with SAME_STEP.
 
-    What observations begin as goes with them, `templates`: [TLP, RLP, features], see `observe.write_templates`.
+    What observations begin as goes with them, `templates`: [TLP x RLP x TEMPLATE_WIDTH], see `observe.write_templates`.
     """
 
     templates: npt.NDArray[np.float32]
@@ -107,7 +111,18 @@ class DecodeEngine(Engine[DecodeState]):
     """
 
     shared = Engine.shared | {"profile", "prefill", "_lookups", "_units", "_images", "_experts", "_templates"}
-    bound: ClassVar[frozenset[str]] = frozenset(("_advance", "_for_reset", "_for_step", "_numbers"))
+    bound: ClassVar[frozenset[str]] = frozenset(
+        (
+            "_advance",
+            "_for_reset",
+            "_for_step",
+            "_for_settling",
+            "_foresees",
+            "_numbers",
+            "_own",
+            "_received",
+        )
+    )
     tables: EngineTables
 
     def __init__(
@@ -130,6 +145,8 @@ class DecodeEngine(Engine[DecodeState]):
         }
         # Whether the last step wrote observations to its caller's arrays alone, and how many episodes it left ended.
         self._behind, self._ends = False, 0
+        # Whether slots may lack tokens that their requests have.
+        self._unsettled = False
         super().__init__(
             scenario,
             num_envs,
@@ -181,15 +198,18 @@ class DecodeEngine(Engine[DecodeState]):
             fixed[stages] = self.tables.stage_descriptors
         if choices == at.NUM_EXPERT_CHOICES:
             fixed[at.EXPERT_DESCRIPTOR_FEATURE :] = self.tables.expert_descriptors
-        shape = at.MAX_SPECULATION + 1, self._requests + 1, len(fixed)
+        shape = at.MAX_SPECULATION + 1, at.TEMPLATE_ROWS, at.TEMPLATE_WIDTH
         templates = aligned_zeros(shape, np.float32)
         experts = None if self._experts is None else self._experts[:]
         write_templates(fixed, self.tables.scalars, experts, templates)
-        return templates
+        return templates.reshape(-1)
 
     def _bind(self) -> None:
         """Gather what compiled code takes, once: a step of one environment must cost little beside its call."""
-        state, instances = (*self.state, self._no_drafts()), Instances.of(self.tables)[:]
+        foreseen = self._nothing_foreseen()
+        state, instances = (*self.state, self._no_drafts(), foreseen), Instances.of(self.tables)[:]
+        self._for_settling = (self.counters, self.state.slots, foreseen)
+        self._foresees = foreseen.shape[1] > 0
         images = None if self._images is None else self._images[:]
         experts = None if self._experts is None else self._experts[:]
         results = Results(
@@ -203,6 +223,7 @@ class DecodeEngine(Engine[DecodeState]):
             self.final_observations,
         )
         self._numbers = self.actions.reshape(-1)
+        self._own = self._received = _columns(self.actions)
         self._advance = batch.step_batch
         if self.threads > 1 and not _SHARING.lost:
             _SHARING.started = True
@@ -210,8 +231,6 @@ class DecodeEngine(Engine[DecodeState]):
             self._advance = batch.step_threads
         self._for_reset = (state, instances, images, experts, self._templates, results.observations)
         self._for_step = (
-            self.threads,
-            _columns(self.actions),
             state,
             self._lookups[:],
             self._units,
@@ -221,6 +240,22 @@ class DecodeEngine(Engine[DecodeState]):
             results[:],
         )
 
+    def _nothing_foreseen(self) -> npt.NDArray[np.int32]:
+        """Room for what is foreseen of the next tokens: int32 [num_envs, NUM_FORESEEN], see `tokens.foresee`.
+
+        It is made of the slots alone, as drafts are. No columns where drafts are drawn, where layers have windows,
+        whose sums every iteration makes anew, or where a group of keys is more than a DRAM row.
+        """
+        scalars = self.tables.scalars
+        unforeseen = self._draws or scalars[at.WINDOW] > 0 or scalars[at.GROUP_COLUMNS] > COLUMNS_PER_ROW
+        columns = 0 if unforeseen else at.NUM_FORESEEN
+        return aligned_zeros((self.num_envs, columns), np.int32)
+
+    @property
+    def _draws(self) -> bool:
+        """Whether drafts are drawn: there are some, and not all are accepted."""
+        return bool(self.tables.schedule[:, 1].max() > 1 and self.tables.scalars[at.ACCEPTANCE] < 2.0**53)
+
     def _no_drafts(self) -> npt.NDArray[np.uint32]:
         """Room for the drafts drawn ahead, which nobody has drawn yet: uint32 [num_envs, 2 x width].
 
@@ -228,11 +263,43 @@ class DecodeEngine(Engine[DecodeState]):
         and positions alone, so that a copy of an engine, or one from a file, draws its own. No columns where all are
         accepted or none is made.
         """
-        most_tlp, accepted = self.tables.schedule[:, 1].max(), self.tables.scalars[at.ACCEPTANCE]
-        columns = 2 * self.state.keys.shape[1] if most_tlp > 1 and accepted < 2.0**53 else 0
+        columns = 2 * self.state.keys.shape[1] if self._draws else 0
         drafts = aligned_zeros((self.num_envs, columns), np.uint32)
         drafts[:] = at.NOTHING_DRAWN
         return drafts
+
+    @property
+    def state(self) -> DecodeState:
+        """What changes in a step; slots are brought up to date when it is asked for."""
+        self.settle()
+        found: DecodeState = self.__dict__["state"]
+        return found
+
+    @state.setter
+    def state(self, own: DecodeState) -> None:
+        self.__dict__["state"] = own
+
+    def settle(self) -> None:
+        """See `Engine.settle`: give slots the tokens that steps only counted (`tokens.decode_foreseen`)."""
+        if self._unsettled:
+            self._unsettled = False
+            settle(*self._for_settling)
+
+    @property
+    def counters(self) -> Counters:
+        """See `Engine.counters`; they are always up to date."""
+        found: Counters = self.__dict__["state"].counters
+        return found
+
+    @property
+    def clocks(self) -> FloatArray:
+        """See `Engine.clocks`; they are always up to date."""
+        found: FloatArray = self.__dict__["state"].clocks
+        return found
+
+    def rows(self, envs: npt.NDArray[np.int64]) -> DecodeState:
+        """See `Engine.rows`; slots, which no metric needs, are as the last steps left them."""
+        return DecodeState._make(array[envs] for array in self.__dict__["state"])
 
     @property
     def observations(self) -> npt.NDArray[np.float32]:
@@ -266,10 +333,21 @@ class DecodeEngine(Engine[DecodeState]):
     def advance(self) -> None:
         """Advance every environment by one step with the units in `self.actions`, already checked."""
         self._behind = False
-        self._ends = self._advance(self.autoreset, self.max_steps, *self._for_step, None)
+        self._step(None)
+
+    def receive(self, chosen: npt.NDArray[np.integer[Any]]) -> int | None:
+        """See `Engine.receive`. An array like `actions` is read where it lies, and `actions` stays as it is."""
+        if chosen.dtype != np.int64 or not chosen.flags.carray:
+            return super().receive(chosen)
+        # All choices have as many options; of a large batch numpy's own maximum takes longer.
+        if not batch.within(chosen.reshape(-1), self._limits_of_actions):
+            return super().receive(chosen)
+        self._received = _columns(chosen.reshape(self.actions.shape))
+        return None
 
     def outside(self) -> int | None:
-        """See `Engine.outside`. All choices have as many options; of a large batch numpy's own maximum takes longer."""
+        """See `Engine.outside`; whoever asks steps with `actions`."""
+        self._received = self._own
         return None if batch.within(self._numbers, self._limits_of_actions) else super().outside()
 
     def any_ended(self) -> bool:
@@ -287,7 +365,14 @@ class DecodeEngine(Engine[DecodeState]):
     def advance_into(self, given: Handed) -> None:
         """`advance`, with what it gives written to arrays of the caller's own too, in the same pass."""
         self._behind = True
-        self._ends = self._advance(self.autoreset, self.max_steps, *self._for_step, given[:])
+        self._step(given[:])
+
+    def _step(self, handed: tuple[npt.NDArray[Any], ...] | None) -> None:
+        actions, self._received = self._received, self._own
+        self._unsettled = self._foresees
+        self._ends = self._advance(
+            self.autoreset, self.max_steps, self.threads, actions, *self._for_step, handed
+        )
 
     def joint_costs(self, joint_actions: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
         """Privileged: true seconds and total joules of the next step, [num_envs, len(joint_actions)].
@@ -340,6 +425,6 @@ class DecodeEngine(Engine[DecodeState]):
         return int(self.tables.population[:, 1].max(initial=0))
 
 
-def _columns(actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _columns(actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """A view that tells compiled code by its dimensions how many choices there are: one, [num_envs], or more."""
     return actions.reshape(-1) if actions.shape[1] == 1 else actions

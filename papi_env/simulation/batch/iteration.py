@@ -18,7 +18,12 @@ from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.routed import CAUSES, HOT, JOULES, PIM_BUSY_S, PU_BUSY_S, SECONDS
 from papi_env.simulation.compiled import exposed, inlined
 from papi_env.simulation.draws import mix, request_key
+from papi_env.simulation.vectors import accountant, charger
 
+# A step's time, joules, communication, switching and seconds of each class stand in a row, as the totals do.
+account = accountant(at.CLASS_S + at.NUM_CLASSES)
+# The return stands behind the units.
+charge_units = charger(at.NUM_UNITS)
 _ROUTINGS, _32 = np.uint64(0x9FB21C651E98DF25), np.uint64(32)
 
 
@@ -207,10 +212,11 @@ def iteration_cost(ahead, units, lookups, scalars, experts, routing):
     fc_j = of_qkv[at.QKV_J] + of_projection[at.PROJECTION_J] + of_feed_forward[at.FEED_FORWARD_J]
 
     attention_s = attention_time(whole, row)
+    context_sum, group_sum = float(whole.context_sum), float(whole.group_sum)
     if scalars[at.WINDOW] > 0.0:
         attention_s = of_layers(attention_s, attention_time(near, row), scalars)
-    context_sum = of_layers(whole.context_sum, near.context_sum, scalars)
-    group_sum = of_layers(whole.group_sum, near.group_sum, scalars)
+        context_sum = of_layers(context_sum, near.context_sum, scalars)
+        group_sum = of_layers(group_sum, near.group_sum, scalars)
     attention_j = row[at.GROUPS_J] * group_sum + row[at.TOKENS_J] * context_sum
 
     # KV caches read over the link stream behind the computation; what exceeds it is communication.
@@ -333,32 +339,19 @@ def charge_iteration(units, counters, clocks, lookups, scalars, experts, per_ref
     reward_time = -seconds * per_reference
     reward_energy = -scalars[at.ENERGY_WEIGHT] * total_j * per_reference
     reward = reward_time + reward_energy
-    clocks[at.TIME_S] += seconds
-    clocks[at.DYNAMIC_J] += joules
-    clocks[at.COMMUNICATION_S] += communication_s
-    clocks[at.SWITCHING_S] += switching_s
-    clocks[at.CLASS_S + at.QKV] += qkv_s
-    clocks[at.CLASS_S + at.ATTENTION] += attention_s
-    clocks[at.CLASS_S + at.PROJECTION] += projection_s
-    clocks[at.CLASS_S + at.FEED_FORWARD] += feed_forward_s
-    # Each unit once: sums that go through memory wait for one another.
-    for unit in range(at.NUM_UNITS):
-        busy_s = qkv_s if qkv == unit else 0.0
-        busy_s += projection_s if projection == unit else 0.0
-        busy_s += feed_forward_s if feed_forward == unit else 0.0
-        busy_s += attention_s if attention == unit else 0.0
-        clocks[at.BUSY_S + unit] += busy_s
-    clocks[at.RETURN] += reward
-    clocks[at.LAST_TIME_S] = seconds
-    clocks[at.LAST_DYNAMIC_J] = joules
-    clocks[at.LAST_COMMUNICATION_S] = communication_s
-    clocks[at.LAST_SWITCHING_S] = switching_s
-    clocks[at.LAST_CLASS_S + at.QKV] = qkv_s
-    clocks[at.LAST_CLASS_S + at.ATTENTION] = attention_s
-    clocks[at.LAST_CLASS_S + at.PROJECTION] = projection_s
-    clocks[at.LAST_CLASS_S + at.FEED_FORWARD] = feed_forward_s
-    clocks[at.LAST_REWARD_TIME] = reward_time
-    clocks[at.LAST_REWARD_ENERGY] = reward_energy
+    account(
+        clocks,
+        at.TIME_S,
+        at.LAST_TIME_S,
+        (seconds, joules, communication_s, switching_s, qkv_s, attention_s, projection_s, feed_forward_s),
+    )
+    spent = (
+        (qkv, qkv_s),
+        (projection, projection_s),
+        (feed_forward, feed_forward_s),
+        (attention, attention_s),
+    )
+    charge_units(clocks, at.BUSY_S, spent, reward)
     charge_causes(ahead, units, crossings, clocks, lookups, scalars, experts, routing)
     counters[at.SWITCHES] += crossings
     counters[at.LAST_FC] = feed_forward
@@ -373,7 +366,12 @@ def charge_iteration(units, counters, clocks, lookups, scalars, experts, per_ref
         charge_experts(units, rlp * tlp, routing, counters, clocks, scalars, experts)
         alike = alike & (option == qkv)
         fc_s += experts_s
-    seen_s, seen_n = np.uint64(at.SEEN_FC_S + qkv), np.uint64(at.SEEN_N + qkv)
-    clocks[seen_s] = fc_s if alike else clocks[seen_s]
-    counters[seen_n] = rlp * tlp if alike else counters[seen_n]
+    # Written where that is written over at once, and where the same stands, if not all ran on one unit.
+    seen_s = np.uint64(at.SEEN_FC_S + qkv if alike else at.LAST_REWARD_ENERGY)
+    seen_n = np.uint64(at.SEEN_N + qkv if alike else at.LAST_N)
+    clocks[seen_s] = fc_s
+    counters[seen_n] = rlp * tlp
+    clocks[at.LAST_REWARD_TIME] = reward_time
+    clocks[at.LAST_REWARD_ENERGY] = reward_energy
+    counters[at.LAST_N] = rlp * tlp
     return reward

@@ -3,7 +3,8 @@
 What belongs together goes together, as a tuple in the order of the named tuple beside it; `step_batch` and
 `step_threads`, which Python calls in every step, put them together.
 
-    state       `engine.DecodeState`: counters, clocks, slots, keys; then the engine's drafts, see `tokens.keep_drawn`
+    state       `engine.DecodeState`: counters, clocks, slots, keys; then the engine's drafts, see `tokens.keep_drawn`,
+                and what it foresees, see `tokens.foresee`
     lookups     `lookups.Lookups`: fc, other
     instances   `lookups.Instances`: population, schedule, scalars
     images      `lookups.ImageLookups`, or None where the scenario has none
@@ -69,7 +70,7 @@ def start_episode(e, state, instances, images):
 @inlined
 def observe(counters, clocks, scalars, per_reference, images, experts, templates, observations):
     """Write the whole observation of an environment, which nothing else than its counters and clocks decides."""
-    begin(templates[np.uint64(counters[at.TLP]), np.uint64(counters[at.RLP])], observations)
+    begin(counters[at.TLP], counters[at.RLP], templates, observations)
     observe_env(counters, clocks, scalars, per_reference, observations)
     if images is not None:
         observe_stage(counters, clocks, ImageLookups(*images).features, scalars, observations)
@@ -89,18 +90,29 @@ def observe_all(state, instances, images, experts, templates, observations):
 
 @inlined
 def give(e, counters, clocks, scalars, per_reference, images, experts, results, handed):
-    """Write what a step gives of environment e: its observation, or all to arrays that its caller keeps."""
-    templates, observations, rewards, terminated, truncated = results[:5]
+    """Write what is observed of environment e after a step, and what `info` says to arrays that its caller keeps."""
+    templates, observations = results[:2]
     c, t = counters[e], clocks[e]
     if handed is None:
         observe(c, t, scalars, per_reference, images, experts, templates, observations[e])
     else:
-        own_observations, own_rewards, own_terminated, own_truncated, own_counters, own_clocks = handed
+        own_observations, _, _, _, own_counters, own_clocks = handed
         observe(c, t, scalars, per_reference, images, experts, templates, own_observations[e])
-        own_rewards[e] = rewards[e]
-        own_terminated[e] = terminated[e]
-        own_truncated[e] = truncated[e]
         hand_over(c, t, experts, own_counters[e], own_clocks[e])
+
+
+@inlined
+def conclude(e, reward, ended, late, results, handed):
+    """Write the reward of environment e, and whether its episode ended or was cut off; for its caller, too."""
+    _, _, rewards, terminated, truncated = results[:5]
+    rewards[e] = reward
+    terminated[e] = ended
+    truncated[e] = late
+    if handed is not None:
+        _, own_rewards, own_terminated, own_truncated, _, _ = handed
+        own_rewards[e] = reward
+        own_terminated[e] = ended
+        own_truncated[e] = late
 
 
 @inlined
@@ -145,9 +157,9 @@ def step_range(envs, endings, actions, state, lookups, units, instances, images,
     """
     start, stop = envs
     autoreset, max_steps = endings
-    counters, clocks, slots, keys, drafts = state
+    counters, clocks = state[:2]
     _, schedule, scalars = instances
-    templates, _, rewards, terminated, truncated = results[:5]
+    templates, terminated, truncated = results[0], results[3], results[4]
     final_counters, final_clocks, final_observations = results[5:]
     per_reference = 1.0 / scalars[at.REFERENCE]
     ends = 0
@@ -159,27 +171,27 @@ def step_range(envs, endings, actions, state, lookups, units, instances, images,
         e = np.uint64(alone(i))
         c, t = counters[e], clocks[e]
         if c[at.DONE] == 1:
-            rewards[e] = 0.0
             # Where nothing starts them again, they stay ended.
-            ends += int(autoreset != NEXT_STEP)
-            if autoreset == NEXT_STEP:
-                terminated[e] = False
-                truncated[e] = False
+            stays = autoreset != NEXT_STEP
+            ends += int(stays)
+            conclude(e, 0.0, stays and terminated[e], stays and truncated[e], results, handed)
+            if not stays:
                 c[at.EPISODE] += 1
                 start_episode(e, state, instances, images)
             continue
         encodes = False
+        reward = 0.0
         if images is not None:
             encodes = c[at.STAGE] >= 0
             if encodes:
                 global_unit, fc3, ffn, invalid = resolve_stage(e, actions, units)
                 c[at.INVALID] += invalid
-                rewards[e] = encode_env(global_unit, fc3, ffn, c, t, ImageLookups(*images), scalars)
+                reward = encode_env(global_unit, fc3, ffn, c, t, ImageLookups(*images), scalars)
         if not encodes:
             chosen, invalid = resolve(e, actions, units, experts)
             c[at.INVALID] += invalid
-            rewards[e] = charge_iteration(chosen, c, t, lookups, scalars, experts, per_reference)
-            decode_tokens(c, slots[e], keys[e], drafts[e], schedule, scalars)
+            reward = charge_iteration(chosen, c, t, lookups, scalars, experts, per_reference)
+            decode_tokens(e, state, schedule, scalars)
             if images is not None:
                 forget_stage(c, t)
         steps = c[at.ITERATION]
@@ -188,8 +200,7 @@ def step_range(envs, endings, actions, state, lookups, units, instances, images,
             steps += c[at.STAGES_RUN]
             ended = ended and c[at.STAGE] < 0
         late = not ended and max_steps > 0 and steps >= max_steps
-        terminated[e] = ended
-        truncated[e] = late
+        conclude(e, reward, ended, late, results, handed)
         if ended or late:
             ends += 1
             c[at.DONE] = 1

@@ -46,12 +46,12 @@ def write_templates(fixed, scalars, experts, templates):
     Args:
         fixed: float32 [features], the descriptors, 0 elsewhere.
         scalars: of the scenario; experts: `lookups.ExpertLookups`, or None.
-        templates: float32 [TLP = 0.., RLP = 0.., features], written.
+        templates: float32 [TLP = 0.., RLP = 0.., TEMPLATE_WIDTH], written up to the batch's requests.
     """
     batch = scalars[at.BATCH]
     for tlp in range(templates.shape[0]):
-        for rlp in range(templates.shape[1]):
-            observations = templates[tlp, rlp]
+        for rlp in range(int(batch) + 1):
+            observations = templates[tlp, rlp, : fixed.shape[0]]
             n = rlp * tlp
             for k in range(fixed.shape[0]):
                 observations[k] = fixed[k]
@@ -68,12 +68,16 @@ def write_templates(fixed, scalars, experts, templates):
 
 
 @inlined
-def begin(template, observations):
-    """Begin an observation with what its template holds; both have 16 features or more."""
-    # The last vectors first, and the first one over what is left: parts that two of them hold are the same.
-    for first in range(template.shape[0] - at.TEMPLATE, 0, -at.TEMPLATE):
-        move_features(template, first, observations, first)
-    move_features(template, 0, observations, 0)
+def begin(tlp, rlp, templates, observations):
+    """Begin an observation, of more than two cache lines, with what its template holds."""
+    first = (np.uint64(tlp) * np.uint64(at.TEMPLATE_ROWS) + np.uint64(rlp)) * np.uint64(at.TEMPLATE_WIDTH)
+    move_features(templates, first, observations, np.uint64(0))
+    move_features(templates, first + np.uint64(at.TEMPLATE), observations, np.uint64(at.TEMPLATE))
+    # The last vector over what is left: parts that two of them hold are the same.
+    last = np.uint64(observations.shape[0] - at.TEMPLATE)
+    for part in range(2 * at.TEMPLATE, observations.shape[0] - at.TEMPLATE, at.TEMPLATE):
+        move_features(templates, first + np.uint64(part), observations, np.uint64(part))
+    move_features(templates, first + last, observations, last)
 
 
 @inlined
@@ -88,12 +92,13 @@ def observe_env(counters, clocks, scalars, per_reference, observations):
     observations[at.COLUMN.last_finished] = share(counters[at.LAST_FINISHED], max(scalars[at.BATCH], 1.0))
     observations[at.COLUMN.last_decoded] = share(counters[at.LAST_DECODED], max(counters[at.LAST_N], 1))
     squash_times(clocks, at.LAST_TIME_S, per_reference, observations, at.COLUMN.last_time)
-    for k in range(at.NUM_CLASSES * at.NUM_UNITS):
-        observations[at.LAST_UNIT_FEATURE + k] = 0.0
-    for k in range(at.NUM_CLASSES):
-        unit = counters[at.LAST_UNIT + k]
-        if unit >= 0:
-            observations[np.uint64(at.LAST_UNIT_FEATURE + at.NUM_UNITS * k + unit)] = 1.0
+    # Where templates have zeros, but for those that the vector above was written over. An iteration names all of them.
+    observations[at.LAST_UNIT_FEATURE] = 0.0
+    observations[at.LAST_UNIT_FEATURE + 1] = 0.0
+    if counters[at.LAST_UNIT] >= 0:
+        for k in range(at.NUM_CLASSES):
+            place = np.uint64(at.LAST_UNIT_FEATURE + at.NUM_UNITS * k)
+            observations[place + np.uint64(counters[at.LAST_UNIT + k])] = 1.0
     for u in range(2):
         observations[at.SEEN_FEATURE + u] = squash(clocks[at.SEEN_FC_S + u] * per_reference)
         observations[at.SEEN_N_FEATURE + u] = counters[at.SEEN_N + u] / MAX_ROWS

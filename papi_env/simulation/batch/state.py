@@ -123,6 +123,16 @@ DRAWN = 32
 # Where such a vector begins that holds nothing: no context is behind it by fewer than DRAWN tokens.
 NOTHING_DRAWN = 2**31
 
+# --- what is foreseen of tokens that are not drawn: int32 [num_envs, NUM_FORESEEN], see `tokens.foresee` ---
+# Two cache lines.
+PENDING = 0  # tokens that every request has and its slot lacks
+FORESEEN = 1  # how many those may become: until then nobody ends, and it is known what begins
+LONGEST = 2  # the longest context, by the slots
+# By how many tokens contexts are ahead of their slots, a byte each: how many 16-token groups begin with the next token,
+# over all requests, which goes round and round, and how many DRAM rows of keys.
+GROUPS_BEGUN, ROWS_BEGUN, NUM_FORESEEN = 4, 8, 32
+ROWS_AHEAD = 4 * (NUM_FORESEEN - ROWS_BEGUN)
+
 # --- scalars of a scenario: float64 [NUM_SCALARS] ---------------------------------------------------
 ENERGY_WEIGHT = 0
 REFERENCE = 1
@@ -297,8 +307,11 @@ EXPERT_KERNELS_FEATURES = KERNELS_FEATURES + EXPERT_FEATURES
 OBSERVATION_NAMES, DESCRIPTOR_NAMES = names(FEATURES), names(DESCRIPTOR_FEATURES)
 STAGE_OBSERVATION_NAMES, STAGE_DESCRIPTOR_NAMES = names(STAGE_FEATURES), names(STAGE_DESCRIPTOR_FEATURES)
 
-# Features that are moved as one when an observation begins; none has fewer. chosen: a cache line.
+# Features that are moved as one when an observation begins; none has twice as few. chosen: a cache line.
 TEMPLATE = 16
+# What observations begin as: rows of whole lines, for each TLP as many as there may be requests.
+TEMPLATE_ROWS = MAX_BATCH + 1
+TEMPLATE_WIDTH = -(-len(EXPERT_KERNELS_FEATURES) // TEMPLATE) * TEMPLATE
 
 # Columns by name, "-" written as "_", for the writers; those of one-hot groups and of classes are the first ones.
 NUM_STATE_FEATURES = len(STATE_FEATURES)

@@ -11,7 +11,7 @@ from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.compiled import inlined, inner, lean
 from papi_env.simulation.draws import accepted_ahead, draw_ahead, request_key, request_row
-from papi_env.simulation.vectors import finder
+from papi_env.simulation.vectors import byte, finder
 
 # What a slot holds, in the width that a vector register takes 16 of; numba would widen it to int64.
 _GROUP_TOKENS, _COLUMNS_PER_ROW = np.int32(GROUP_TOKENS), np.int32(COLUMNS_PER_ROW)
@@ -97,7 +97,7 @@ def survey_windows(counters, contexts, scalars):
 @inner
 def reset_env(e, state, instances):
     """Draw the instance of (seed, episode) for environment e and prefill it; `state` is of all environments."""
-    counters, clocks, slots, keys, drafts = state
+    counters, clocks, slots, keys, drafts, foreseen = state
     population, schedule, scalars = instances
     seed = counters[e, at.SEED]
     episode = counters[e, at.EPISODE]
@@ -105,6 +105,7 @@ def reset_env(e, state, instances):
     clocks[e, :] = 0.0
     slots[e, :] = 0
     drafts[e, :] = at.NOTHING_DRAWN
+    foreseen[e, :] = 0
     width = keys.shape[1]
     batch = int(scalars[at.BATCH])
     image_tokens = int(scalars[at.IMAGE_TOKENS])
@@ -162,17 +163,105 @@ def advance_slot(gain, slot, lacking, slots, ahead, group_columns, held, packed,
 
 
 @inlined
-def decode_tokens(counters, slots, keys, drafts, schedule, scalars):
-    """Advance every active request of an environment by one iteration; finished ones leave, the others close up.
-
-    Args:
-        counters, slots, keys, drafts: of the environment.
-    """
+def decode_tokens(e, state, schedule, scalars):
+    """Advance every active request of environment e by one iteration; finished ones leave, the others close up."""
+    all_counters, _, slots, keys, drafts, all_foreseen = state
+    counters, foreseen = all_counters[e], all_foreseen[e]
     rlp, tlp = counters[at.RLP], counters[at.TLP]
     iteration = counters[at.ITERATION] + 1
     next_tlp = scheduled_tlp(iteration, schedule)
-    verified, ahead = np.int32(tlp), np.int32(next_tlp)
+    counters[at.TLP] = next_tlp
+    counters[at.ITERATION] = iteration
+    if foreseen.shape[0] > 0 and foreseen[at.PENDING] + tlp <= foreseen[at.FORESEEN]:
+        decode_foreseen(rlp, tlp, next_tlp, counters, foreseen, scalars)
+    else:
+        decode_slots(rlp, tlp, next_tlp, counters, slots[e], keys[e], drafts[e], foreseen, scalars)
+
+
+@inlined
+def decode_foreseen(rlp, tlp, next_tlp, counters, foreseen, scalars):
+    """Count the tokens of an iteration in which nobody ends, and leave them to the slots for later."""
+    pending = np.int64(foreseen[at.PENDING]) + tlp
+    groups = byte(foreseen, 4 * at.GROUPS_BEGUN + (pending & (GROUP_TOKENS - 1)))
+    key_rows = byte(foreseen, 4 * at.ROWS_BEGUN + pending)
+    for offset in range(pending + 1, pending + next_tlp):
+        groups += byte(foreseen, 4 * at.GROUPS_BEGUN + (offset & (GROUP_TOKENS - 1)))
+        key_rows += byte(foreseen, 4 * at.ROWS_BEGUN + offset)
+    foreseen[at.PENDING] = pending
+    group_max = (foreseen[at.LONGEST] + pending + next_tlp + GROUP_TOKENS - 1) // GROUP_TOKENS
+    counters[at.DECODED] += rlp * tlp
+    counters[at.CONTEXT_SUM] += rlp * next_tlp
+    counters[at.GROUP_SUM] += groups
+    counters[at.GROUP_MAX] = group_max
+    counters[at.KEY_ROW_SUM] += key_rows
+    counters[at.KEY_ROW_MAX] = key_rows_of(group_max, np.int64(scalars[at.GROUP_COLUMNS]))
+    counters[at.LAST_FINISHED] = 0
+    counters[at.LAST_DECODED] = rlp * tlp
+
+
+@inlined
+def count_begin(foreseen, first, offset):
+    """Count what begins with the token at an offset; its byte is in a number behind `first`."""
+    word = np.uint64(first + (offset >> 2))
+    foreseen[word] = np.int32(foreseen[word] + (np.int32(1) << np.int32((offset & 3) * 8)))
+
+
+@inlined
+def foresee(requests, slots, width, foreseen, group_columns):
+    """Work out which groups and DRAM rows begin with each of the coming tokens of so many requests.
+
+    Where no draft is drawn, how many requests decode and what they hold depends on no action: until one of them ends,
+    an iteration adds to sums alone (`decode_foreseen`), and nothing of a slot is read.
+
+    Args:
+        requests: those that decode, in the first slots; width: where in `slots` stands what they lack.
+        foreseen: of the environment, written; see `state`.
+    """
+    for k in range(at.GROUPS_BEGUN, at.NUM_FORESEEN):
+        foreseen[k] = 0
+    # An iteration looks ahead by the tokens of the next one.
+    limit = np.int64(at.ROWS_AHEAD - at.MAX_SPECULATION)
+    longest = np.int64(0)
+    for i in range(requests):
+        slot = np.uint64(i)
+        context = np.int64(slots[slot])
+        limit = min(limit, np.int64(slots[width + slot]) - 1)
+        longest = max(longest, context)
+        count_begin(foreseen, at.GROUPS_BEGUN, -context & (GROUP_TOKENS - 1))
+        full = key_rows_of((context + GROUP_TOKENS - 1) // GROUP_TOKENS, group_columns)
+        # So many groups fit into the rows that there are.
+        begins = full * COLUMNS_PER_ROW // group_columns * GROUP_TOKENS - context
+        while begins < at.ROWS_AHEAD:
+            count_begin(foreseen, at.ROWS_BEGUN, begins)
+            full += 1
+            begins = full * COLUMNS_PER_ROW // group_columns * GROUP_TOKENS - context
+    foreseen[at.PENDING] = 0
+    foreseen[at.FORESEEN] = limit
+    foreseen[at.LONGEST] = longest
+
+
+@lean
+def settle(counters, slots, foreseen):
+    """Give all slots the tokens that they lack; the next iteration looks at them again, for they may be written."""
+    width = np.uint64(slots.shape[1] // 2)
+    for e in range(counters.shape[0]):
+        pending = foreseen[e, at.PENDING]
+        if pending > 0:
+            for i in range(counters[e, at.RLP]):
+                slot = np.uint64(i)
+                slots[e, slot] += pending
+                slots[e, width + slot] -= pending
+        foreseen[e, at.PENDING] = 0
+        foreseen[e, at.FORESEEN] = 0
+
+
+@inlined
+def decode_slots(rlp, tlp, next_tlp, counters, slots, keys, drafts, foreseen, scalars):
+    """Advance the requests in an environment's slots by one iteration, and by what they are behind."""
+    ahead = np.int32(next_tlp)
     drawn = drafts.shape[0] > 0 and tlp > 1
+    foresees = foreseen.shape[0] > 0
+    verified = np.int32(tlp + foreseen[at.PENDING]) if foresees else np.int32(tlp)
     # Ones in the places of the drafts; by how many tokens a context may be behind what is drawn of it.
     drafted, within = np.uint32((1 << (tlp - 1)) - 1), np.uint32(at.DRAWN - (tlp - 1))
     group_columns = np.int32(scalars[at.GROUP_COLUMNS])
@@ -211,9 +300,9 @@ def decode_tokens(counters, slots, keys, drafts, schedule, scalars):
     context_sum = held + active * next_tlp
     if active < rlp:
         context_sum = close_up(rlp, slots, keys, drafts) + active * next_tlp
+    if foresees:
+        foresee(active, slots, width, foreseen, np.int64(group_columns))
     counters[at.RLP] = active
-    counters[at.TLP] = next_tlp
-    counters[at.ITERATION] = iteration
     counters[at.DECODED] += decoded
     counters[at.CONTEXT_SUM] = context_sum
     counters[at.GROUP_SUM] = group_sum
@@ -221,7 +310,6 @@ def decode_tokens(counters, slots, keys, drafts, schedule, scalars):
     counters[at.KEY_ROW_SUM] = key_row_sum
     counters[at.KEY_ROW_MAX] = key_rows_of(np.int64(group_max), np.int64(group_columns))
     survey_windows(counters, slots, scalars)
-    counters[at.LAST_N] = rlp * tlp
     counters[at.LAST_FINISHED] = rlp - active
     counters[at.LAST_DECODED] = decoded
 
