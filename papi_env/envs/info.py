@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import gymnasium as gym
 import numpy as np
@@ -24,7 +24,8 @@ BoolArray = npt.NDArray[np.bool_]
 class LazyInfo(dict[str, Any]):
     """A dict that works out some of its values when they are read; `dict(info)` has all of them.
 
-    Made of a dict with any values in the places of those that are worked out later, and then told.
+    Made of a dict with any values in the places of those that are worked out later, and then told. Nothing is in it
+    before somebody looks: a step that makes one does not wait until three dozen names are copied.
 
     Attributes:
         later: the names that nobody has read yet.
@@ -32,7 +33,7 @@ class LazyInfo(dict[str, Any]):
         work_out: gives the value of a name.
     """
 
-    __slots__ = ("later", "views", "work_out")
+    __slots__ = ("_begun", "_put", "later", "views", "work_out")
     work_out: Callable[[str], Any]
 
     def __init__(
@@ -41,35 +42,57 @@ class LazyInfo(dict[str, Any]):
         later: frozenset[str] = frozenset(),
         views: frozenset[str] = frozenset(),
     ) -> None:
-        super().__init__(values)
+        self._begun: Mapping[str, Any] | None = values
+        self._put: tuple[str, Any] | None = None
         self.later, self.views = later, views
 
     def put(self, name: str, value: Any) -> None:
-        """Write a value that nobody works out."""
-        super().__setitem__(name, value)
+        """Write a value that nobody works out, before anybody looks; of one name."""
+        self._put = name, value
+
+    def _fill(self) -> None:
+        """Write what there is to be in it, unless it is there."""
+        if self._begun is not None:
+            super().update(self._begun)
+            self._begun = None
+            if self._put is not None:
+                super().__setitem__(*self._put)
 
     def there(self) -> list[tuple[str, Any]]:
         """The items that nobody has to work out any more."""
         for name in self.later & self.views:
             self[name]
+        self._fill()
         return [(name, value) for name, value in super().items() if name not in self.later]
 
     def _settle(self) -> None:
+        self._fill()
         for name in self.later:
             self[name]
 
     def __getitem__(self, name: str) -> Any:
+        self._fill()
         if name in self.later:
             self[name] = self.work_out(name)
         return super().__getitem__(name)
 
     def __setitem__(self, name: str, value: Any) -> None:
+        self._fill()
         super().__setitem__(name, value)
         self.later -= {name}
 
     def __delitem__(self, name: str) -> None:
+        self._fill()
         super().__delitem__(name)
         self.later -= {name}
+
+    def __contains__(self, name: object) -> bool:
+        self._fill()
+        return super().__contains__(name)
+
+    def __len__(self) -> int:
+        self._fill()
+        return super().__len__()
 
     def get(self, name: str, default: Any = None) -> Any:
         """As of any dict."""
@@ -80,7 +103,17 @@ class LazyInfo(dict[str, Any]):
 
     # An overridden __iter__ tells `dict(info)` and `{**info}` to ask for the values one by one.
     def __iter__(self) -> Any:
+        self._fill()
         return super().__iter__()
+
+    def __reversed__(self) -> Any:
+        self._fill()
+        return super().__reversed__()
+
+    def keys(self) -> Any:
+        """As of any dict."""
+        self._fill()
+        return super().keys()
 
     def items(self) -> Any:
         """As of any dict."""
@@ -97,8 +130,24 @@ class LazyInfo(dict[str, Any]):
         self._settle()
         return super().pop(name, *default)
 
+    def popitem(self) -> tuple[str, Any]:
+        """As of any dict."""
+        self._settle()
+        return super().popitem()
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """As of any dict."""
+        self._settle()
+        return super().setdefault(name, default)
+
+    def clear(self) -> None:
+        """As of any dict."""
+        self._begun, self.later = None, frozenset()
+        super().clear()
+
     def update(self, *others: Any, **values: Any) -> None:
         """As of any dict."""
+        self._fill()
         new = dict(*others, **values)
         super().update(new)
         self.later = self.later.difference(new)
@@ -109,6 +158,13 @@ class LazyInfo(dict[str, Any]):
 
     def __or__(self, other: Any) -> Any:
         return dict(self) | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | dict(self)
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override]
+        self.update(other)
+        return self
 
     def __eq__(self, other: object) -> bool:
         self._settle()
@@ -140,6 +196,10 @@ def spread(
     return columns
 
 
+# chosen: a step then keeps a reference alone, and they take a few hundred kB at most (range: 8 on).
+_MOST_MASKS = 64
+
+
 class FirstInfo:
     """What a batch's `info` holds of how episodes began, worked out when it is read: once for each episode.
 
@@ -158,12 +218,20 @@ class FirstInfo:
         self._work_out = work_out
         self._values = {name: np.zeros(num_envs) for name in names}
         self._stale = np.ones(num_envs, dtype=np.bool_)
+        self._restarted: list[BoolArray] = []
         self.version = 0
 
     def restarted(self, envs: BoolArray) -> None:
-        """The environments of a mask are in their next episodes."""
-        self._stale |= envs
+        """The environments of a mask, which nobody writes any more, are in their next episodes."""
+        self._restarted.append(envs)
         self.version += 1
+        if len(self._restarted) == _MOST_MASKS:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        for envs in self._restarted:
+            self._stale |= envs
+        self._restarted.clear()
 
     def value(self, name: str, version: int) -> FloatArray:
         """An array [num_envs], as of a version.
@@ -173,6 +241,7 @@ class FirstInfo:
         """
         if version != self.version:
             raise too_late(name)
+        self._add_up()
         envs = np.flatnonzero(self._stale)
         if len(envs):
             for key, values in self._work_out(envs).items():

@@ -6,7 +6,8 @@ A batch's observations are a megabyte. Fresh memory of that size comes from the 
 
 from __future__ import annotations
 
-import weakref
+from collections.abc import Sequence
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,18 @@ _MOST_KEPT = 4
 _SMALL_BYTES = 64 * 1024
 
 
+def _unused(kept: Sequence[tuple[bytearray, int]], references: int) -> tuple[bytearray, int] | None:
+    """The first of what is kept whose memory has so few references, or None."""
+    for memory, start in kept:
+        if getrefcount(memory) == references:
+            return memory, start
+    return None
+
+
+# References to memory that no array is made over, as they are counted there.
+_UNUSED = next(count for count in range(1, 10) if _unused([(bytearray(1), 0)], count) is not None)
+
+
 class Shelf:
     """Arrays of one shape and type; what is in one when it is taken means nothing."""
 
@@ -27,8 +40,6 @@ class Shelf:
         self._shape, self._dtype = shape, np.dtype(dtype)
         self._bytes = int(np.prod(shape)) * self._dtype.itemsize
         self._kept: list[tuple[bytearray, int]] = []
-        # Of each, the array over it that was taken last, as long as anybody has it.
-        self._taken: list[weakref.ref[Any]] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._shape, self._dtype)
@@ -37,19 +48,15 @@ class Shelf:
         """An array that nobody else has, nor a view of it."""
         if self._bytes < _SMALL_BYTES:
             return np.empty(self._shape, self._dtype)
-        for i, taken in enumerate(self._taken):
-            if taken() is None:
-                # Over memory that is no array: views of this array keep it, which so lives as long as they.
-                array: npt.NDArray[Any] = np.ndarray(self._shape, self._dtype, *self._kept[i])
-                self._taken[i] = weakref.ref(array)
-                return array
+        # An array over memory has it, and views have the array.
+        found = _unused(self._kept, _UNUSED)
+        if found is not None:
+            return np.ndarray(self._shape, self._dtype, *found)
         memory = bytearray(self._bytes + CACHE_LINE)
         start = -np.frombuffer(memory, dtype=np.uint8).ctypes.data % CACHE_LINE
-        array = np.ndarray(self._shape, self._dtype, memory, start)
         if len(self._kept) < _MOST_KEPT:
             self._kept.append((memory, start))
-            self._taken.append(weakref.ref(array))
-        return array
+        return np.ndarray(self._shape, self._dtype, memory, start)
 
 
 class Shelves:

@@ -158,6 +158,12 @@ def lazy(**values):
         dict,
         lambda info: {**info},
         lambda info: info | {},
+        lambda info: {} | info,
+        lambda info: (lambda found: found.update(info) or found)({}),
+        lambda info: dict(**info),
+        lambda info: {name: info[name] for name in reversed(info)},
+        lambda info: dict(info.popitem() for _ in range(3)),
+        lambda info: {name: info.setdefault(name) for name in ("a", "b", "c")},
         lambda info: dict(info.items()),
         lambda info: dict(zip(info, info.values(), strict=True)),
         copy.deepcopy,
@@ -190,6 +196,38 @@ def test_an_info_can_be_written_and_is_worked_out_once():
     assert info["b"] == info["b"] == 2
     assert asked == ["b"]
     assert info.there() == [("a", 1), ("b", 2)]
+
+
+@pytest.mark.parametrize(
+    ("look", "expected"),
+    [
+        (len, 3),
+        (bool, True),
+        (list, ["a", "b", "d"]),
+        (lambda info: list(info.keys()), ["a", "b", "d"]),
+        (lambda info: list(reversed(info)), ["d", "b", "a"]),
+        (lambda info: "d" in info, True),
+        (lambda info: info["d"], 4),
+        (lambda info: info.get("d"), 4),
+        (lambda info: info.there(), [("a", 1), ("d", 4)]),
+        (lambda info: info == {"a": 1, "b": 2, "d": 4}, True),
+        (repr, "{'a': 1, 'b': 2, 'd': 4}"),
+    ],
+)
+def test_whoever_looks_first_finds_what_was_put_there(look, expected):
+    info = LazyInfo({"a": 1, "b": None, "d": None}, frozenset("b"))
+    info.put("d", 4)
+    info.work_out = {"b": 2}.__getitem__
+    assert look(info) == expected
+    info.clear()
+    assert (len(info), dict(info)) == (0, {})
+
+
+def test_an_info_takes_over_other_names():
+    info, asked = lazy(b=2, c=3)
+    info |= {"b": 5}
+    assert isinstance(info, LazyInfo)
+    assert (info["b"], asked) == (5, [])
 
 
 def test_an_info_that_was_read_too_late_says_so():
