@@ -118,7 +118,6 @@ class DecodeEngine(Engine[DecodeState]):
             "_for_step",
             "_for_settling",
             "_foresees",
-            "_numbers",
             "_own",
             "_received",
         )
@@ -222,7 +221,6 @@ class DecodeEngine(Engine[DecodeState]):
             self.final_clocks,
             self.final_observations,
         )
-        self._numbers = self.actions.reshape(-1)
         self._own = self._received = _columns(self.actions)
         self._advance = batch.step_batch
         if self.threads > 1 and not _SHARING.lost:
@@ -337,18 +335,20 @@ class DecodeEngine(Engine[DecodeState]):
 
     def receive(self, chosen: npt.NDArray[np.integer[Any]]) -> int | None:
         """See `Engine.receive`. An array like `actions` is read where it lies, and `actions` stays as it is."""
-        if chosen.dtype != np.int64 or not chosen.flags.carray:
+        if chosen.dtype != self.actions.dtype or not chosen.flags.carray:
             return super().receive(chosen)
+        if chosen.ndim != self._own.ndim:
+            chosen = _columns(chosen.reshape(self.actions.shape))
         # All choices have as many options; of a large batch numpy's own maximum takes longer.
         if not batch.within(chosen.reshape(-1), self._limits_of_actions):
             return super().receive(chosen)
-        self._received = _columns(chosen.reshape(self.actions.shape))
+        self._received = chosen
         return None
 
     def outside(self) -> int | None:
         """See `Engine.outside`; whoever asks steps with `actions`."""
         self._received = self._own
-        return None if batch.within(self._numbers, self._limits_of_actions) else super().outside()
+        return None if batch.within(self._own.reshape(-1), self._limits_of_actions) else super().outside()
 
     def any_ended(self) -> bool:
         """See `Engine.any_ended`."""
@@ -359,7 +359,9 @@ class DecodeEngine(Engine[DecodeState]):
         stages, experts = self.actions.shape[1] > 1, self._experts is not None
         return (
             at.HANDED_COUNTERS + (at.HANDED_STAGE_COUNTERS if stages else ()),
-            at.HANDED_CLOCKS + (at.HANDED_EXPERT_CLOCKS if experts else ()),
+            at.HANDED_CLOCKS
+            + (at.HANDED_STAGE_CLOCKS if stages else ())
+            + (at.HANDED_EXPERT_CLOCKS if experts else ()),
         )
 
     def advance_into(self, given: Handed) -> None:

@@ -11,8 +11,8 @@ from papi_env.simulation.vectors import mover, squasher
 
 MAX_ROWS = at.MAX_BATCH * at.MAX_SPECULATION
 move_features = mover(at.TEMPLATE)
-move_counters, move_stage_counters = mover(at.NUM_HANDED_COUNTERS), mover(at.NUM_HANDED_STAGE_COUNTERS)
-move_clocks = mover(at.NUM_HANDED_CLOCKS)
+move_four = mover(4)
+move_iteration, move_stage_clocks = mover(at.NUM_HANDED_ITERATION), mover(at.NUM_HANDED_STAGE_CLOCKS)
 # The last step's seconds, those of communication and of each class, as neighbours.
 squash_times = squasher(
     tuple(
@@ -120,13 +120,21 @@ def hand_over(counters, clocks, experts, own_counters, own_clocks):
 
     Args:
         counters, clocks: of the environment.
-        own_counters: `state.HANDED_COUNTERS`; own_clocks: `HANDED_CLOCKS`.
+        own_counters: `state.HANDED_COUNTERS`, then those of stages; own_clocks: `HANDED_CLOCKS`, then those of stages
+            and of experts.
     """
-    move_counters(counters, at.RLP, own_counters, 0)
+    # One by one, as they were written: a vector over them would wait until they have left the store buffer.
+    for k in range(at.NUM_HANDED_COUNTERS):
+        own_counters[k] = counters[at.RLP + k]
+    move_iteration(clocks, at.LAST_TIME_S, own_clocks, 0)
+    own_clocks[at.NUM_HANDED_ITERATION] = clocks[at.LAST_REWARD_TIME]
+    own_clocks[at.NUM_HANDED_ITERATION + 1] = clocks[at.LAST_REWARD_ENERGY]
+    own_clocks[at.NUM_HANDED_ITERATION + 2] = clocks[at.TIME_S]
+    handed = at.NUM_HANDED_CLOCKS
     if own_counters.shape[0] > at.NUM_HANDED_COUNTERS:
-        move_stage_counters(counters, at.STAGE, own_counters, at.NUM_HANDED_COUNTERS)
-    move_clocks(clocks, at.RETURN - 1, own_clocks, 0)
-    own_clocks[0] = clocks[at.TIME_S]
+        move_four(counters, at.STAGE, own_counters, at.NUM_HANDED_COUNTERS)
+        move_stage_clocks(clocks, at.HANDED_STAGE_CLOCKS[0], own_clocks, handed)
+        handed += at.NUM_HANDED_STAGE_CLOCKS
     if experts is not None:
         for k in range(at.NUM_EXPERT_CLOCKS - at.EXPERTS_S):
-            own_clocks[at.NUM_HANDED_CLOCKS + k] = clocks[at.EXPERTS_S + k]
+            own_clocks[handed + k] = clocks[at.EXPERTS_S + k]

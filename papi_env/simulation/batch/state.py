@@ -106,12 +106,15 @@ LAST_EXPERTS_PIM_S = 44
 NUM_EXPERT_CLOCKS = 48
 
 # --- what a caller who keeps a step's results is given of both: [num_envs, columns] ---------------------
-# Columns that follow one another, which are one move: those that `info` names, and some between them.
-NUM_HANDED_COUNTERS, NUM_HANDED_STAGE_COUNTERS, NUM_HANDED_CLOCKS = 8, 4, 16
+# What `info` names.
+NUM_HANDED_COUNTERS, NUM_HANDED_STAGE_COUNTERS, NUM_HANDED_STAGE_CLOCKS = 6, 4, 4
 HANDED_COUNTERS = tuple(range(RLP, RLP + NUM_HANDED_COUNTERS))
+_OF_ITERATION = range(LAST_TIME_S, LAST_CLASS_S + NUM_CLASSES)
+HANDED_CLOCKS = (*_OF_ITERATION, LAST_REWARD_TIME, LAST_REWARD_ENERGY, TIME_S)
+NUM_HANDED_ITERATION, NUM_HANDED_CLOCKS = len(_OF_ITERATION), len(HANDED_CLOCKS)
 # Behind them, where actions name units of stages.
 HANDED_STAGE_COUNTERS = tuple(range(STAGE, STAGE + NUM_HANDED_STAGE_COUNTERS))
-HANDED_CLOCKS = (TIME_S, *range(RETURN, RETURN - 1 + NUM_HANDED_CLOCKS))
+HANDED_STAGE_CLOCKS = tuple(range(LAST_CLASS_S + NUM_CLASSES, LAST_CLASS_S + NUM_TIMED))
 HANDED_EXPERT_CLOCKS = tuple(range(EXPERTS_S, NUM_EXPERT_CLOCKS))  # behind them, where a model has experts
 
 # --- slots: int32 [num_envs, 2 x width] ----------------------------------------------------------------
