@@ -227,7 +227,9 @@ class ProblemVectorEnv(Problem[AnyEngine], VectorEnv[Float32Array, Any, Any]):
         done: BoolArray | None = None
         restarted = self._waiting
         if engine.any_ended():
-            done = engine.terminated | engine.truncated
+            done = (
+                engine.terminated | engine.truncated if given is None else given.terminated | given.truncated
+            )
         if self._same_step:
             restarted = None if done is None else done.copy()
         elif self._next_step:

@@ -180,7 +180,10 @@ class Engine(ABC, Generic[State]):
 
     @abstractmethod
     def advance_into(self, given: Handed) -> None:
-        """`advance`, with what it gives written to arrays of the caller's own too, in the same pass."""
+        """`advance`, with what it gives written to arrays of the caller's own, in the same pass.
+
+        Rewards, and which episodes ended, may stand there alone.
+        """
 
     def any_ended(self) -> bool:
         """Whether an episode ended in the last step, or had ended before and idles."""

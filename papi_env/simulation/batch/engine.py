@@ -365,7 +365,7 @@ class DecodeEngine(Engine[DecodeState]):
         )
 
     def advance_into(self, given: Handed) -> None:
-        """`advance`, with what it gives written to arrays of the caller's own too, in the same pass."""
+        """`advance`, with what it gives written to arrays of the caller's instead."""
         self._behind = True
         self._step(given[:])
 

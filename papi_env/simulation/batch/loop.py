@@ -102,17 +102,24 @@ def give(e, counters, clocks, scalars, per_reference, images, experts, results, 
 
 
 @inlined
+def over(counters, images):
+    """Whether nothing is left of an environment's episode."""
+    ended = counters[at.RLP] == 0
+    if images is not None:
+        ended = ended and counters[at.STAGE] < 0
+    return ended
+
+
+@inlined
 def conclude(e, reward, ended, late, results, handed):
-    """Write the reward of environment e, and whether its episode ended or was cut off; for its caller, too."""
-    _, _, rewards, terminated, truncated = results[:5]
+    """Write the reward of environment e, and whether its episode ended or was cut off, to whoever keeps it."""
+    if handed is None:
+        _, _, rewards, terminated, truncated = results[:5]
+    else:
+        _, rewards, terminated, truncated, _, _ = handed
     rewards[e] = reward
     terminated[e] = ended
     truncated[e] = late
-    if handed is not None:
-        _, own_rewards, own_terminated, own_truncated, _, _ = handed
-        own_rewards[e] = reward
-        own_terminated[e] = ended
-        own_truncated[e] = late
 
 
 @inlined
@@ -159,7 +166,7 @@ def step_range(envs, endings, actions, state, lookups, units, instances, images,
     autoreset, max_steps = endings
     counters, clocks = state[:2]
     _, schedule, scalars = instances
-    templates, terminated, truncated = results[0], results[3], results[4]
+    templates = results[0]
     final_counters, final_clocks, final_observations = results[5:]
     per_reference = 1.0 / scalars[at.REFERENCE]
     ends = 0
@@ -174,7 +181,8 @@ def step_range(envs, endings, actions, state, lookups, units, instances, images,
             # Where nothing starts them again, they stay ended.
             stays = autoreset != NEXT_STEP
             ends += int(stays)
-            conclude(e, 0.0, stays and terminated[e], stays and truncated[e], results, handed)
+            ended = over(c, images)
+            conclude(e, 0.0, stays and ended, stays and not ended, results, handed)
             if not stays:
                 c[at.EPISODE] += 1
                 start_episode(e, state, instances, images)
@@ -195,10 +203,9 @@ def step_range(envs, endings, actions, state, lookups, units, instances, images,
             if images is not None:
                 forget_stage(c, t)
         steps = c[at.ITERATION]
-        ended = c[at.RLP] == 0
+        ended = over(c, images)
         if images is not None:
             steps += c[at.STAGES_RUN]
-            ended = ended and c[at.STAGE] < 0
         late = not ended and max_steps > 0 and steps >= max_steps
         conclude(e, reward, ended, late, results, handed)
         if ended or late:
