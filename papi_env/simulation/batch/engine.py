@@ -245,8 +245,9 @@ class DecodeEngine(Engine[DecodeState]):
         whose sums every iteration makes anew, or where a group of keys is more than a DRAM row.
         """
         scalars = self.tables.scalars
-        unforeseen = self._draws or scalars[at.WINDOW] > 0 or scalars[at.GROUP_COLUMNS] > COLUMNS_PER_ROW
-        columns = 0 if unforeseen else at.NUM_FORESEEN
+        parts_of_rows = 1 <= scalars[at.GROUP_COLUMNS] <= COLUMNS_PER_ROW
+        foreseen = parts_of_rows and scalars[at.WINDOW] == 0 and not self._draws
+        columns = at.NUM_FORESEEN if foreseen else 0
         return aligned_zeros((self.num_envs, columns), np.int32)
 
     @property

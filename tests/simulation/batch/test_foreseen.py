@@ -102,8 +102,9 @@ def test_where_drafts_are_drawn_nothing_is_foreseen(changes):
         assert lag(engine) == 0
 
 
-def test_groups_of_more_than_a_row_are_not_foreseen():
-    engine = started("one token", columns=COLUMNS_PER_ROW + 1)
+@pytest.mark.parametrize("columns", [0, COLUMNS_PER_ROW + 1])
+def test_groups_of_no_column_or_of_more_than_a_row_are_not_foreseen(columns):
+    engine = started("one token", columns=columns)
     for step in range(30):
         act(step, engine)
         assert lag(engine) == 0
