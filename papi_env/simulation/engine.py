@@ -279,10 +279,12 @@ class Engine(ABC, Generic[State]):
 
     def metrics(self, envs: npt.NDArray[np.int64] | None = None) -> Metrics:
         """Metrics of the current episodes, arrays [num_envs] by name; of environments `envs` alone, if given."""
-        return self.measured(self.state if envs is None else self.rows(envs))
+        return self.measured(self.rows(envs))
 
-    def rows(self, envs: npt.NDArray[np.int64]) -> State:
-        """What metrics need of the states of environments `envs`, copied."""
+    def rows(self, envs: npt.NDArray[np.int64] | None) -> State:
+        """What metrics need of the state: of environments `envs`, copied, or of all as it lies there."""
+        if envs is None:
+            return self.state
         found: State = type(self.state)._make(array[envs] for array in self.state)
         return found
 

@@ -296,9 +296,10 @@ class DecodeEngine(Engine[DecodeState]):
         found: FloatArray = self.__dict__["state"].clocks
         return found
 
-    def rows(self, envs: npt.NDArray[np.int64]) -> DecodeState:
+    def rows(self, envs: npt.NDArray[np.int64] | None) -> DecodeState:
         """See `Engine.rows`; slots, which no metric needs, are as the last steps left them."""
-        return DecodeState._make(array[envs] for array in self.__dict__["state"])
+        found: DecodeState = self.__dict__["state"]
+        return found if envs is None else DecodeState._make(array[envs] for array in found)
 
     @property
     def observations(self) -> npt.NDArray[np.float32]:
