@@ -207,7 +207,7 @@ class DecodeEngine(Engine[DecodeState]):
         """Gather what compiled code takes, once: a step of one environment must cost little beside its call."""
         foreseen = self._nothing_foreseen()
         state, instances = (*self.state, self._no_drafts(), foreseen), Instances.of(self.tables)[:]
-        self._for_settling = (self.counters, self.state.slots, foreseen)
+        self._for_settling = (self.state.slots, foreseen)
         self._foresees = foreseen.shape[1] > 0
         images = None if self._images is None else self._images[:]
         experts = None if self._experts is None else self._experts[:]

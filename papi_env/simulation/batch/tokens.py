@@ -241,16 +241,17 @@ def foresee(requests, slots, width, foreseen, group_columns):
 
 
 @lean
-def settle(counters, slots, foreseen):
+def settle(slots, foreseen):
     """Give all slots the tokens that they lack; the next iteration looks at them again, for they may be written."""
-    width = np.uint64(slots.shape[1] // 2)
-    for e in range(counters.shape[0]):
+    width = slots.shape[1] // 2
+    for e in range(slots.shape[0]):
         pending = foreseen[e, at.PENDING]
         if pending > 0:
-            for i in range(counters[e, at.RLP]):
-                slot = np.uint64(i)
-                slots[e, slot] += pending
-                slots[e, width + slot] -= pending
+            for slot in range(width):
+                # Whoever lacks none has ended.
+                if slots[e, width + slot] > 0:
+                    slots[e, slot] += pending
+                    slots[e, width + slot] -= pending
         foreseen[e, at.PENDING] = 0
         foreseen[e, at.FORESEEN] = 0
 

@@ -43,7 +43,7 @@ def started(case, num_envs=5, columns=None, **arguments):
 
 def lag(engine):
     """Most tokens that slots lack."""
-    foreseen = engine._for_settling[2]
+    foreseen = engine._for_settling[1]
     return foreseen[:, at.PENDING].max() if foreseen.shape[1] else 0
 
 
@@ -79,7 +79,7 @@ def test_sums_are_those_of_the_contexts(case, columns):
         act(step, engine)
         most = max(most, lag(engine))
         # What `state` would bring up to date.
-        behind = engine._for_settling[2][:, at.PENDING, None]
+        behind = engine._for_settling[1][:, at.PENDING, None]
         contexts, counters = vars(engine)["state"].slots + behind, engine.counters.copy()
         for e in range(engine.num_envs):
             survey(e, counters, contexts, engine.tables.scalars)
