@@ -223,6 +223,13 @@ def test_whoever_looks_first_finds_what_was_put_there(look, expected):
     assert (len(info), dict(info)) == (0, {})
 
 
+def test_a_value_can_be_put_after_somebody_looked():
+    info = LazyInfo({"a": 1})
+    assert len(info) == 1
+    info.put("d", 4)
+    assert dict(info) == {"a": 1, "d": 4}
+
+
 def test_an_info_takes_over_other_names():
     info, asked = lazy(b=2, c=3)
     info |= {"b": 5}
