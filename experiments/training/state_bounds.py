@@ -178,19 +178,19 @@ def _of_service(path: Path, where: str, engine: ServingEngine, found: Arrays) ->
     """With classes of requests: records and places are used again, and the free ones are lists."""
     state = engine.state
     slots, records = state.requests.shape[1], state.facts.shape[1]
-    places, kinds = state.places.shape[1], len(engine.tables.kinds)
+    places, kinds = state.places.shape[2], len(engine.tables.kinds)
     part = f"{where}.state"
     for name in ("requests", "prefill", "preempted", "queue"):
         _check(path, f"{part}.{name}", found[f"{part}.{name}"], -1, records - 1)
     facts, held = found[f"{part}.facts"], found[f"{part}.places"]
     lives = np.isin(facts[..., serving.STATUS], (serving.WAITING, serving.RUNNING))
-    talks = held[..., serving.NUMBER] >= 0
+    talks = held[:, serving.NUMBER] >= 0
     for what, values, high in (
         ("facts: the kind of a request", facts[..., serving.CLASS], kinds - 1),
         ("facts: the next free record", facts[..., serving.INPUT][~lives], records - 1),
         ("more: the place of a request", found[f"{part}.more"][..., serving.PLACE], places - 1),
-        ("places: the kind of a conversation", held[..., serving.KIND], kinds - 1),
-        ("places: the next free place", held[..., serving.TOLD][~talks], places - 1),
+        ("places: the kind of a conversation", held[:, serving.KIND], kinds - 1),
+        ("places: the next free place", held[:, serving.TOLD][~talks], places - 1),
     ):
         _check(path, f"{part}.{what}", values, -1, high)
     waiting = state.queue.shape[1]

@@ -428,9 +428,9 @@ def test_what_a_scheduler_cannot_know_is_not_seen():
         state.patience[:] += 1e6
         clocks[at.NEXT_LEAVE_S] = np.inf
         places = state.places[0]
-        going = (places[:, at.NUMBER] >= 0) & np.isfinite(state.place_s[0, :, at.RETURN_S])
-        places[going, at.TURNS] += 3
-        state.place_s[0, going, at.RETURN_S] += 50.0
+        going = (places[at.NUMBER] >= 0) & np.isfinite(state.place_s[0, at.RETURN_S])
+        places[at.TURNS, going] += 3
+        state.place_s[0, at.RETURN_S, going] += 50.0
         real = copy.deepcopy(env)
         one, other = real.step(KEEP), twin.step(KEEP)
         quiet = one[4]["time_s"] < soon and one[4]["abandoned"] == env.engine.counters[0, at.ABANDONED]

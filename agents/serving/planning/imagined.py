@@ -69,7 +69,7 @@ def imagine_service(
     _converse(state, tables, known, outputs, rng)
     _lose_patience(state, tables, now, rng)
     clocks = state.clocks
-    clocks[:, at.NEXT_RETURN_S] = state.place_s[:, :, at.RETURN_S].min(axis=1)
+    clocks[:, at.NEXT_RETURN_S] = state.place_s[:, at.RETURN_S].min(axis=1)
     clocks[:, at.NEXT_ARRIVAL_S] = np.minimum(clocks[:, at.NEXT_SESSION_S], clocks[:, at.NEXT_RETURN_S])
     state.keys[:] = rng.integers(0, 2**63, state.keys.shape, dtype=np.uint64)
     return twin
@@ -172,14 +172,14 @@ def _forget_kinds(state: ServingState, tables: ServingTables) -> None:
     """A scheduler knows the class of a request, but not which of its kinds of text it is."""
     first = first_kinds(tables).astype(np.int32)
     last = len(first) - 1
-    for array in (state.facts[..., at.CLASS], state.classes, state.places[..., at.KIND]):
+    for array in (state.facts[..., at.CLASS], state.classes, state.places[:, at.KIND]):
         # Entries that are nobody's may hold anything.
         array[:] = first[np.clip(array, 0, last)]
 
 
 def _turns_of_requests(state: ServingState, records: IntArray) -> IntArray:
     place = state.more[0, records, at.PLACE]
-    return np.where(place >= 0, state.places[0, np.maximum(place, 0), at.NEXT_TURN], 0).astype(np.int64)
+    return np.where(place >= 0, state.places[0, at.NEXT_TURN, np.maximum(place, 0)], 0).astype(np.int64)
 
 
 def _outputs(state: ServingState, tables: ServingTables, rng: np.random.Generator) -> IntArray:
@@ -254,7 +254,7 @@ def _converse(
     """Draw of every conversation whether and when it goes on, and give each that does a place."""
     if not (tables.kinds[:, at.MOST_TURNS] > 1).any():
         return
-    samples, count = state.places.shape[:2]
+    samples, _, count = state.places.shape
     now = float(state.clocks[0, at.TIME_S])
     most = int(tables.kinds[:, at.MOST_TURNS].max())
     of_class = first_kinds(tables)
@@ -263,8 +263,8 @@ def _converse(
     at_place = state.more[0, served, at.PLACE].astype(np.int64)
     # Those at rest: with pages at a place of their own; without, whether or not they have one, a scheduler sees none.
     places = {
-        int(state.places[0, place, at.NUMBER]): place
-        for place in np.flatnonzero(state.places[0, :, at.PAGES])
+        int(state.places[0, at.NUMBER, place]): place
+        for place in np.flatnonzero(state.places[0, at.PAGES])
     }
     sessions = np.array(list(known.resting), dtype=np.int64)
     rests = list(known.resting.values())
@@ -283,20 +283,20 @@ def _converse(
         count_turns(state.counters, numbers, following, contexts, kinds, chances, frame, scalars, found)
         return found
 
-    this = state.places[0, at_place, at.NEXT_TURN].astype(np.int64)
+    this = state.places[0, at.NEXT_TURN, at_place].astype(np.int64)
     after = (state.facts[:, served, at.INPUT] + state.facts[:, served, at.OUTPUT]).astype(np.int64)
     uniforms = rng.random((samples, len(served)))
     numbers = state.more[0, served, at.SESSION].astype(np.int64)
-    state.places[:, at_place, at.TURNS] = turns(
+    state.places[:, at.TURNS, at_place] = turns(
         numbers, this + 1, after, state.facts[0, served, at.CLASS].astype(np.int64), uniforms
     )
     taken = np.zeros(count, dtype=np.bool_)
     taken[at_place] = True
     taken[kept[kept >= 0]] = True
     # Places that nobody sees.
-    state.places[:, ~taken, at.NUMBER] = NOBODY
-    state.places[:, ~taken, at.PAGES] = 0
-    state.place_s[:, :, at.RETURN_S] = np.inf
+    state.places[:, at.NUMBER, ~taken] = NOBODY
+    state.places[:, at.PAGES, ~taken] = 0
+    state.place_s[:, at.RETURN_S] = np.inf
     if len(rests):
         following = np.array([rest.turn for rest in rests], dtype=np.int64)
         told = np.array([rest.told for rest in rests], dtype=np.int64)
@@ -307,8 +307,8 @@ def _converse(
         total = turns(sessions, following, contexts, kinds, np.where(alive, -1.0, 2.0))
         _place(state, sessions, following, told, kinds, done_s, kept, total, returns)
     for sample in range(samples):
-        free = np.flatnonzero(state.places[sample, :, at.NUMBER] == NOBODY)
-        state.places[sample, free, at.TOLD] = np.append(free[1:], NOBODY)[: len(free)]
+        free = np.flatnonzero(state.places[sample, at.NUMBER] == NOBODY)
+        state.places[sample, at.TOLD, free] = np.append(free[1:], NOBODY)[: len(free)]
         state.counters[sample, at.FREE_PLACE] = free[0] if len(free) else NOBODY
         state.counters[sample, at.OPEN] = count - len(free)
 
@@ -371,7 +371,7 @@ def _place(
     """Write conversations at rest into their places, or free ones; those that are over and keep nothing have none."""
     for sample in range(len(state.places)):
         goes_on = total[sample] > following
-        free = np.flatnonzero(state.places[sample, :, at.NUMBER] == NOBODY)
+        free = np.flatnonzero(state.places[sample, at.NUMBER] == NOBODY)
         need = (
             np.flatnonzero(goes_on & (kept < 0))[-len(free) :] if len(free) else np.zeros(0, dtype=np.int64)
         )
@@ -380,10 +380,10 @@ def _place(
         who = np.flatnonzero(where >= 0)
         at_place = where[who]
         places, place_s = state.places[sample], state.place_s[sample]
-        places[at_place, at.NUMBER] = sessions[who]
-        places[at_place, at.NEXT_TURN] = following[who]
-        places[at_place, at.TURNS] = np.where(goes_on[who], total[sample, who], following[who])
-        places[at_place, at.TOLD] = told[who]
-        places[at_place, at.KIND] = kinds[who]
-        place_s[at_place, at.DONE_S] = done_s[who]
-        place_s[at_place, at.RETURN_S] = np.where(goes_on[who], returns[sample, who], np.inf)
+        places[at.NUMBER, at_place] = sessions[who]
+        places[at.NEXT_TURN, at_place] = following[who]
+        places[at.TURNS, at_place] = np.where(goes_on[who], total[sample, who], following[who])
+        places[at.TOLD, at_place] = told[who]
+        places[at.KIND, at_place] = kinds[who]
+        place_s[at.DONE_S, at_place] = done_s[who]
+        place_s[at.RETURN_S, at_place] = np.where(goes_on[who], returns[sample, who], np.inf)

@@ -88,7 +88,7 @@ class Known:
             place = int(more[record, at.PLACE])
             if place >= 0:
                 live[int(more[record, at.SESSION])] = Live(
-                    int(state.places[env, place, at.NEXT_TURN]),
+                    int(state.places[env, at.NEXT_TURN, place]),
                     record,
                     *(int(facts[record, column]) for column in (at.CLASS, at.INPUT, at.OUTPUT)),
                 )

@@ -319,8 +319,8 @@ def empty_state(num_envs: int, slots: int, requests: int, clocks: int, serving: 
         more=np.zeros((num_envs, requests if service else 1, at.NUM_MORE), dtype=np.int32),
         patience=np.zeros((num_envs, requests if service else 1)),
         queue=np.zeros((num_envs, service.max_waiting if service else 1), dtype=np.int32),
-        places=np.zeros((num_envs, service.max_open if service else 1, at.NUM_PLACE), dtype=np.int32),
-        place_s=np.zeros((num_envs, service.max_open if service else 1, at.NUM_PLACE_S)),
+        places=np.zeros((num_envs, at.NUM_PLACE, service.max_open if service else 1), dtype=np.int32),
+        place_s=np.zeros((num_envs, at.NUM_PLACE_S, service.max_open if service else 1)),
         prefixes=np.zeros((num_envs, at.MAX_CLASSES if service else 1, at.NUM_PREFIX), dtype=np.int32),
         queries=np.zeros((num_envs, at.MAX_CLASSES if service else 1, at.NUM_TRAITS)),
     )

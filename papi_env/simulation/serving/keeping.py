@@ -6,8 +6,8 @@ import numpy as np
 
 from papi_env.simulation.compiled import inlined, inner
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.service_tables import FIRST_OCTAVE, GRID, STEPS_PER_OCTAVE
-from papi_env.simulation.serving.sessions import NOBODY, class_of, release_kept
+from papi_env.simulation.serving.service_tables import BEFORE, CELL_BITS, EDGE_S, FROM
+from papi_env.simulation.serving.sessions import LATEST, NOBODY, bits_of, class_of, release_kept
 
 # Nothing is evicted for it.
 NO_PLACE = -2
@@ -20,8 +20,8 @@ def found_tokens(e, request, state, served, scalars):
     kind = state.facts[e, request, at.CLASS]
     tokens = np.int64(state.facts[e, request, at.INPUT]) + np.int64(state.facts[e, request, at.GENERATED])
     found = np.int64(0)
-    if place >= 0 and state.places[e, place, at.PAGES] > 0:
-        found = np.int64(state.places[e, place, at.TOLD])
+    if place >= 0 and state.places[e, at.PAGES, place] > 0:
+        found = np.int64(state.places[e, at.TOLD, place])
     elif state.prefixes[e, class_of(kind, served), at.PREFIX_PAGES] > 0:
         found = np.int64(served.kinds[kind, at.SHARED]) << np.int64(scalars[at.PAGE_LOG2])
     return min(found, tokens - 1)
@@ -38,46 +38,71 @@ def held_pages(e, state, scalars):
 @inlined
 def expected_return(e, place, state, served):
     """Seconds until a conversation is expected to go on over the chance that it does, from what a scheduler knows."""
-    kind = state.places[e, place, at.KIND]
-    if state.place_s[e, place, at.RETURN_S] == np.inf and (
-        state.places[e, place, at.NEXT_TURN] < state.places[e, place, at.TURNS]
+    kind = state.places[e, at.KIND, place]
+    if state.place_s[e, at.RETURN_S, place] == np.inf and (
+        state.places[e, at.NEXT_TURN, place] < state.places[e, at.TURNS, place]
     ):
         return 0.0  # it waits already
-    passed = state.clocks[e, at.TIME_S] - state.place_s[e, place, at.DONE_S]
-    octave = np.log2(max(passed, 1e-9)) - served.kinds[kind, at.THINK_MU] / np.log(2.0)
-    step = np.int64(np.rint((octave - FIRST_OCTAVE) * STEPS_PER_OCTAVE))
-    return served.returning[kind, min(max(step, 0), GRID - 1)]
+    passed = max(state.clocks[e, at.TIME_S] - state.place_s[e, at.DONE_S, place], 0.0)
+    cells = served.returning[kind]
+    cell = (bits_of(passed) >> CELL_BITS) - np.int64(served.kinds[kind, at.RETURN_CELL])
+    cell = np.uint64(min(max(cell, 0), cells.shape[0] - 1))
+    return cells[cell, FROM] if passed >= cells[cell, EDGE_S] else cells[cell, BEFORE]
 
 
 @inlined
 def true_return(e, place, state):
     """When a conversation goes on, infinite where it is over; before everything where it waits already."""
-    returns = state.place_s[e, place, at.RETURN_S]
-    if returns == np.inf and state.places[e, place, at.NEXT_TURN] < state.places[e, place, at.TURNS]:
+    returns = state.place_s[e, at.RETURN_S, place]
+    if returns == np.inf and state.places[e, at.NEXT_TURN, place] < state.places[e, at.TURNS, place]:
         return -np.inf
     return returns
 
 
 @inner
+def longest_kept(e, spared, state):
+    """The place other than `spared` whose pages are kept longest, the first of them; -1 where none keeps any."""
+    pages, done = state.places[e, at.PAGES], state.place_s[e, at.DONE_S]
+    least = LATEST
+    for place in range(pages.shape[0]):
+        least = min(least, bits_of(done[place]) if (pages[place] > 0) & (place != spared) else LATEST)
+    if least == LATEST:
+        return np.int64(NOBODY)
+    place = 0
+    while pages[place] == 0 or place == spared or bits_of(done[place]) != least:
+        place += 1
+    return np.int64(place)
+
+
+@inner
+def least_wanted(e, spared, choice, state, served):
+    """The place other than `spared` that goes on last, as expected or in truth, the first of them; -1 if none."""
+    pages = state.places[e, at.PAGES]
+    victim = np.int64(NOBODY)
+    worst = 0.0
+    for place in range(pages.shape[0]):
+        if pages[place] == 0 or place == spared:
+            continue
+        if choice == at.EVICT_RETURN:
+            value = expected_return(e, place, state, served)
+        else:
+            value = true_return(e, place, state)
+        if victim == NOBODY or value > worst:
+            victim = np.int64(place)
+            worst = value
+    return victim
+
+
+@inner
 def evict(e, spared, state, served):
     """Give up what a conversation other than `spared` keeps, or an unused prefix. Returns pages, 0 if none."""
-    counters, places = state.counters, state.places
+    counters = state.counters
     if counters[e, at.KEPT_PAGES] > 0:
         choice = counters[e, at.LAST_SERVICE + at.EVICTION - at.ORDER]
-        victim = NOBODY
-        worst = 0.0
-        for place in range(places.shape[1]):
-            if places[e, place, at.PAGES] == 0 or places[e, place, at.NUMBER] == NOBODY or place == spared:
-                continue
-            if choice == at.EVICT_LRU:
-                value = -state.place_s[e, place, at.DONE_S]
-            elif choice == at.EVICT_RETURN:
-                value = expected_return(e, place, state, served)
-            else:
-                value = true_return(e, place, state)
-            if victim == NOBODY or value > worst:
-                victim = place
-                worst = value
+        if choice == at.EVICT_LRU:
+            victim = longest_kept(e, spared, state)
+        else:
+            victim = least_wanted(e, spared, choice, state, served)
         if victim != NOBODY:
             counters[e, at.EVICTIONS] += 1
             return release_kept(e, victim, state, served)
@@ -101,10 +126,10 @@ def use_kept(e, request, state, served, scalars):
     place = state.more[e, request, at.PLACE]
     kind = state.facts[e, request, at.CLASS]
     shared = np.int64(served.kinds[kind, at.SHARED])
-    if place >= 0 and places[e, place, at.PAGES] > 0:
+    if place >= 0 and places[e, at.PAGES, place] > 0:
         # As a user of the prefix it was counted already.
-        counters[e, at.KEPT_PAGES] -= places[e, place, at.PAGES]
-        places[e, place, at.PAGES] = 0
+        counters[e, at.KEPT_PAGES] -= places[e, at.PAGES, place]
+        places[e, at.PAGES, place] = 0
     elif shared > 0:
         number = class_of(kind, served)
         state.prefixes[e, number, at.USERS] += 1

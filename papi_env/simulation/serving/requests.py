@@ -59,7 +59,7 @@ class ServingState(NamedTuple):
             pages hold (see `pages`). Without a token budget or prefix caching S is 1 here, and nothing is written.
         more: int32 [E, R, NUM_MORE]; patience: float64 [E, R], when the sender of a request gives up waiting; queue:
             int32 [E, Q], requests that wait and were never admitted, in order of arrival; places: int32
-            [E, C, NUM_PLACE] and place_s: float64 [E, C, NUM_PLACE_S], conversations; prefixes: int32
+            [E, NUM_PLACE, C] and place_s: float64 [E, NUM_PLACE_S, C], conversations; prefixes: int32
             [E, classes, NUM_PREFIX]; queries: float64 [E, classes, NUM_TRAITS], what a score weighs, see `scoring`.
             All of one entry where there are no classes of requests.
     """
@@ -374,9 +374,9 @@ def makes_room(e, request, running, state, served, scalars):
     kind = state.facts[e, request, at.CLASS]
     place = np.int64(state.more[e, request, at.PLACE])
     need = pages_of(prompt_tokens(e, request, state) + 1, scalars)
-    if place >= 0 and state.places[e, place, at.PAGES] > 0:
+    if place >= 0 and state.places[e, at.PAGES, place] > 0:
         # Its own pages become those of the running request.
-        need -= np.int64(state.places[e, place, at.PAGES]) + np.int64(served.kinds[kind, at.SHARED])
+        need -= np.int64(state.places[e, at.PAGES, place]) + np.int64(served.kinds[kind, at.SHARED])
     elif state.prefixes[e, class_of(kind, served), at.PREFIX_PAGES] > 0:
         need -= np.int64(served.kinds[kind, at.SHARED])
     spare = scalars[at.WATERMARK_PAGES] if running > 0 else 0.0

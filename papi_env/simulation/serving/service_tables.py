@@ -17,10 +17,17 @@ from papi_env.workload.service import RequestClass, Service
 from papi_env.workload.serving import Serving, Speculation
 from papi_env.workload.transformer import Transformer
 
-# Where `returning` is tabulated: logarithms to base 2 of the time since the last answer over the median think time.
+# Where returns are tabulated: logarithms to base 2 of the time since the last answer over the median think time.
 # chosen: quarters of an octave, from where nothing has happened yet to where nobody comes back.
 FIRST_OCTAVE, LAST_OCTAVE, STEPS_PER_OCTAVE = -6, 10, 4
 GRID = (LAST_OCTAVE - FIRST_OCTAVE) * STEPS_PER_OCTAVE + 1
+# Compiled code finds the step by the leading bits of that time, exponent and three more, without a logarithm: in each
+# such cell, a sixth of an octave at most, a step ends or none does.
+CELL_BITS = 49  # that are not looked at
+_CELLS_PER_OCTAVE = 8
+CELLS = (LAST_OCTAVE - FIRST_OCTAVE) * _CELLS_PER_OCTAVE + 3  # and one at either end for all that lies beyond
+# Of a cell: where a step ends, and what holds before and from there on.
+EDGE_S, BEFORE, FROM, NUM_CELL = 0, 1, 2, 4
 # Of a think time that does not vary, so that its distribution has a density.
 _LEAST_SIGMA = 1e-3
 _LEAST_CHANCE = 1e-12
@@ -32,8 +39,8 @@ class ServiceTables(NamedTuple):
     Attributes:
         kinds: float64 [kinds, NUM_KIND], see `state.OF_CLASS`; spans: int64 [kinds, 4], see `state.FIRST_ROW`.
         service_lengths: int32 [rows, 2], new prompt tokens and output tokens of a turn.
-        returning: float64 [kinds, GRID], seconds until a conversation is expected to go on over the chance that it
-            does, by the time since its last answer: what is largest is least worth keeping.
+        returning: float64 [kinds, CELLS, NUM_CELL], seconds until a conversation is expected to go on over the chance
+            that it does, by the time since its last answer: what is largest is least worth keeping.
     """
 
     kinds: FloatArray
@@ -96,7 +103,7 @@ def build_service_tables(
     assert service is not None
     kinds = np.zeros((len(kinds_of(serving)), at.NUM_KIND))
     spans = np.zeros((len(kinds), 4), dtype=np.int64)
-    returning = np.zeros((len(kinds), GRID))
+    returning = np.zeros((len(kinds), CELLS, NUM_CELL))
     lengths: list[npt.NDArray[np.int32]] = []
     rows, held = 0, {}  # by class, for all of its kinds
     worths, weights = [], []  # of a turn, and how many come
@@ -133,7 +140,8 @@ def build_service_tables(
             row[at.GOES_ON], row[at.MOST_TURNS] = _goes_on(talk.turns, talk.most_turns), talk.most_turns
             row[at.THINK_MU], row[at.THINK_SIGMA] = np.log(talk.think_s), talk.think_sigma
             row[at.RETURNS] = values[kind.name] >= np.mean(list(values.values()))
-            returning[k] = _returning(talk.think_s, talk.think_sigma, row[at.GOES_ON])
+            steps = expected_returns(talk.think_s, talk.think_sigma, row[at.GOES_ON])
+            row[at.RETURN_CELL], returning[k] = _by_cell(row[at.THINK_MU], steps)
         out = float(first.lengths[:, 1].mean())
         if mean_turns > 1:
             out = (out + (mean_turns - 1) * float(later.lengths[:, 1].mean())) / mean_turns
@@ -221,8 +229,11 @@ def _return_values(service: Service) -> dict[str, float]:
     }
 
 
-def _returning(median_s: float, sigma: float, goes_on: float) -> FloatArray:
-    """A row of `returning`: the median of what remains of a think time, over the chance that it ends in a turn."""
+def expected_returns(median_s: float, sigma: float, goes_on: float) -> FloatArray:
+    """The median of what remains of a think time, over the chance that it ends in a turn; float64 [GRID].
+
+    By the time since the last answer, whose logarithm to base 2 over the median's goes from FIRST_OCTAVE by steps.
+    """
     normal, spread = NormalDist(), max(sigma, _LEAST_SIGMA)
     found = np.zeros(GRID)
     for k in range(GRID):
@@ -233,6 +244,22 @@ def _returning(median_s: float, sigma: float, goes_on: float) -> FloatArray:
         chance = goes_on * waits / (1 - goes_on + goes_on * waits)
         found[k] = max(ends - passed, 0.0) / max(chance, _LEAST_CHANCE)
     return found
+
+
+def _by_cell(mu: float, steps: FloatArray) -> tuple[float, FloatArray]:
+    """`expected_returns` as [CELLS, NUM_CELL], of the nearest step each, and the leading bits of the first cell."""
+    octaves = mu / np.log(2.0) + FIRST_OCTAVE + (np.arange(1, GRID) - 0.5) / STEPS_PER_OCTAVE
+    edges = np.array([2.0**octave for octave in octaves.tolist()])
+    bits = edges.view(np.int64) >> CELL_BITS
+    first = bits[0] - 1
+    cells = np.empty((CELLS, NUM_CELL))
+    passed = np.searchsorted(bits, first + np.arange(CELLS))  # edges before a cell
+    cells[:, EDGE_S] = np.inf
+    cells[:, BEFORE] = cells[:, FROM] = steps[passed]
+    cells[bits - first, EDGE_S] = edges
+    cells[bits - first, FROM] = steps[1:]
+    cells[:, FROM + 1 :] = 0.0
+    return float(first), cells
 
 
 def class_descriptors(

@@ -24,6 +24,13 @@ _THINKS = np.uint64(0x27D4EB2F165667C5)
 _WAITS = np.uint64(0x85EBCA77C2B2AE63)
 _11 = np.uint64(11)
 NOBODY = -1
+LATEST = np.int64(2**63 - 1)  # after the bits of every time
+
+
+@inlined
+def bits_of(time_s):
+    """Bits of a time that is not negative: in the order of times, and LLVM finds the least of them as vectors."""
+    return np.float64(time_s).view(np.int64)
 
 
 @inlined
@@ -189,11 +196,11 @@ def start_lists(e, state):
     records = facts.shape[1]
     for request in range(records):
         facts[e, request, at.INPUT] = request + 1 if request + 1 < records else NOBODY
-    for place in range(places.shape[1]):
-        places[e, place, at.NUMBER] = NOBODY
-        places[e, place, at.PAGES] = 0
-        places[e, place, at.TOLD] = place + 1 if place + 1 < places.shape[1] else NOBODY
-        state.place_s[e, place, at.RETURN_S] = np.inf
+    for place in range(places.shape[2]):
+        places[e, at.NUMBER, place] = NOBODY
+        places[e, at.PAGES, place] = 0
+        places[e, at.TOLD, place] = place + 1 if place + 1 < places.shape[2] else NOBODY
+        state.place_s[e, at.RETURN_S, place] = np.inf
     for number in range(state.prefixes.shape[1]):
         state.prefixes[e, number, at.USERS] = 0
         state.prefixes[e, number, at.PREFIX_PAGES] = 0
@@ -218,9 +225,9 @@ def free_record(e, request, state):
 @inner
 def free_place(e, place, state):
     """A conversation is over, and keeps nothing."""
-    state.places[e, place, at.NUMBER] = NOBODY
-    state.places[e, place, at.TOLD] = state.counters[e, at.FREE_PLACE]
-    state.place_s[e, place, at.RETURN_S] = np.inf
+    state.places[e, at.NUMBER, place] = NOBODY
+    state.places[e, at.TOLD, place] = state.counters[e, at.FREE_PLACE]
+    state.place_s[e, at.RETURN_S, place] = np.inf
     state.counters[e, at.FREE_PLACE] = place
     state.counters[e, at.OPEN] -= 1
 
@@ -229,13 +236,13 @@ def free_place(e, place, state):
 def release_kept(e, place, state, served):
     """Give the pages back that a conversation keeps. Returns how many."""
     counters, places = state.counters, state.places
-    pages = np.int64(places[e, place, at.PAGES])
+    pages = np.int64(places[e, at.PAGES, place])
     if pages > 0:
-        kind = places[e, place, at.KIND]
-        places[e, place, at.PAGES] = 0
+        kind = places[e, at.KIND, place]
+        places[e, at.PAGES, place] = 0
         counters[e, at.KEPT_PAGES] -= pages
         leave_prefix(e, kind, state, served)
-        if places[e, place, at.NEXT_TURN] == places[e, place, at.TURNS]:
+        if places[e, at.NEXT_TURN, place] == places[e, at.TURNS, place]:
             free_place(e, place, state)
     return pages
 
@@ -256,9 +263,9 @@ def take_place(e, state, served):
     counters, places = state.counters, state.places
     if counters[e, at.FREE_PLACE] == NOBODY:
         oldest = NOBODY
-        for place in range(places.shape[1]):
-            if places[e, place, at.NEXT_TURN] == places[e, place, at.TURNS] and (
-                oldest == NOBODY or state.place_s[e, place, at.DONE_S] < state.place_s[e, oldest, at.DONE_S]
+        for place in range(places.shape[2]):
+            if places[e, at.NEXT_TURN, place] == places[e, at.TURNS, place] and (
+                oldest == NOBODY or state.place_s[e, at.DONE_S, place] < state.place_s[e, at.DONE_S, oldest]
             ):
                 oldest = place
         if oldest == NOBODY:
@@ -266,7 +273,7 @@ def take_place(e, state, served):
         counters[e, at.EVICTIONS] += 1
         release_kept(e, oldest, state, served)
     place = counters[e, at.FREE_PLACE]
-    counters[e, at.FREE_PLACE] = places[e, place, at.TOLD]
+    counters[e, at.FREE_PLACE] = places[e, at.TOLD, place]
     counters[e, at.OPEN] += 1
     return place
 
@@ -278,7 +285,7 @@ def take_place(e, state, served):
 def turn_of(e, request, state):
     """Which turn of its conversation a request is that waits or runs; 0 of one that stands alone."""
     place = state.more[e, request, at.PLACE]
-    return np.int64(state.places[e, place, at.NEXT_TURN]) if place >= 0 else np.int64(0)
+    return np.int64(state.places[e, at.NEXT_TURN, place]) if place >= 0 else np.int64(0)
 
 
 @inlined
@@ -354,8 +361,8 @@ def refuse(e, arrival_s, kind, prompt, output, place, turn, turns, session, stat
 @inner
 def end_conversation(e, place, state, served):
     """Nothing of a conversation comes any more; what it kept is given back."""
-    state.places[e, place, at.NEXT_TURN] = state.places[e, place, at.TURNS]
-    if state.places[e, place, at.PAGES] > 0:
+    state.places[e, at.NEXT_TURN, place] = state.places[e, at.TURNS, place]
+    if state.places[e, at.PAGES, place] > 0:
         release_kept(e, place, state, served)
     else:
         free_place(e, place, state)
@@ -401,14 +408,14 @@ def begin_session(e, state, served, scalars):
         refuse(e, arrival_s, kind, prompt, output, place, 0, turns, session, state, served, scalars)
     else:
         if place >= 0:
-            places[e, place, at.NUMBER] = session
-            places[e, place, at.NEXT_TURN] = 0
-            places[e, place, at.TURNS] = turns
-            places[e, place, at.TOLD] = 0
-            places[e, place, at.PAGES] = 0
-            places[e, place, at.KIND] = kind
-            state.place_s[e, place, at.RETURN_S] = np.inf
-            state.place_s[e, place, at.DONE_S] = arrival_s
+            places[e, at.NUMBER, place] = session
+            places[e, at.NEXT_TURN, place] = 0
+            places[e, at.TURNS, place] = turns
+            places[e, at.TOLD, place] = 0
+            places[e, at.PAGES, place] = 0
+            places[e, at.KIND, place] = kind
+            state.place_s[e, at.RETURN_S, place] = np.inf
+            state.place_s[e, at.DONE_S, place] = arrival_s
         request = record(e, arrival_s, kind, prompt, output, place, session, state)
         join_queue(e, request, key, state, served)
     counters[e, at.SESSIONS] = session + 1
@@ -418,14 +425,15 @@ def begin_session(e, state, served, scalars):
 @inner
 def find_return(e, state):
     """Note when the next conversation goes on; returns its place, or -1."""
-    first = np.int64(NOBODY)
-    soonest = np.inf
-    for place in range(state.place_s.shape[1]):
-        if state.place_s[e, place, at.RETURN_S] < soonest:
-            soonest = state.place_s[e, place, at.RETURN_S]
-            first = np.int64(place)
-    state.clocks[e, at.NEXT_RETURN_S] = soonest
-    return first
+    returns = state.place_s[e, at.RETURN_S]
+    soonest = LATEST
+    for place in range(returns.shape[0]):
+        soonest = min(soonest, bits_of(returns[place]))
+    first = 0
+    while bits_of(returns[first]) != soonest:
+        first += 1
+    state.clocks[e, at.NEXT_RETURN_S] = returns[first]
+    return np.int64(first if returns[first] < np.inf else NOBODY)
 
 
 @inner
@@ -433,20 +441,20 @@ def go_on(e, state, served, scalars):
     """The conversation that is due goes on: its next turn waits, or is refused."""
     counters, places = state.counters, state.places
     place = find_return(e, state)
-    arrival_s = state.place_s[e, place, at.RETURN_S]
-    state.place_s[e, place, at.RETURN_S] = np.inf
-    session = np.int64(places[e, place, at.NUMBER])
-    turn = np.int64(places[e, place, at.NEXT_TURN])
-    turns = np.int64(places[e, place, at.TURNS])
-    kind = np.int64(places[e, place, at.KIND])
+    arrival_s = state.place_s[e, at.RETURN_S, place]
+    state.place_s[e, at.RETURN_S, place] = np.inf
+    session = np.int64(places[e, at.NUMBER, place])
+    turn = np.int64(places[e, at.NEXT_TURN, place])
+    turns = np.int64(places[e, at.TURNS, place])
+    kind = np.int64(places[e, at.KIND, place])
     key = turn_key(e, session, turn, counters)
     row = turn_row(e, session, turn, counters, served)
     fresh, output = turn_lengths(key, kind, turn, row, served)
-    prompt = places[e, place, at.TOLD] + fresh
+    prompt = places[e, at.TOLD, place] + fresh
     if row >= 0:
         # What is found in kept pages is no more than the two prompts have in common.
-        places[e, place, at.TOLD] = min(
-            np.int64(places[e, place, at.TOLD]), np.int64(served.trace_turns[row, at.LEFT_BEFORE])
+        places[e, at.TOLD, place] = min(
+            np.int64(places[e, at.TOLD, place]), np.int64(served.trace_turns[row, at.LEFT_BEFORE])
         )
     counters[e, at.ARRIVED] += 1
     if waiting(e, counters) == state.queue.shape[1]:
@@ -480,7 +488,7 @@ def give_up(e, request, status, state, served, scalars):
     kind = np.int64(state.facts[e, request, at.CLASS])
     turn = turn_of(e, request, state)
     place = np.int64(state.more[e, request, at.PLACE])
-    turns = np.int64(places[e, place, at.TURNS]) if place >= 0 else np.int64(1)
+    turns = np.int64(places[e, at.TURNS, place]) if place >= 0 else np.int64(1)
     output = np.int64(state.facts[e, request, at.OUTPUT])
     lose(e, kind, output, state.more[e, request, at.SESSION], turn, turns, state, served, scalars)
     counters[e, at.CLASS_QUEUED + class_of(kind, served)] -= 1
@@ -521,28 +529,28 @@ def rest(e, place, request, keeps, state, served, scalars):
     """A conversation's turn is done; note when the next one comes, if one does, and what is kept until then."""
     counters, clocks, places = state.counters, state.clocks, state.places
     now = clocks[e, at.TIME_S]
-    kind = np.int64(places[e, place, at.KIND])
-    turn = np.int64(places[e, place, at.NEXT_TURN])
+    kind = np.int64(places[e, at.KIND, place])
+    turn = np.int64(places[e, at.NEXT_TURN, place])
     context = np.int64(state.facts[e, request, at.INPUT]) + np.int64(state.facts[e, request, at.OUTPUT])
-    places[e, place, at.NEXT_TURN] = turn + 1
-    places[e, place, at.TOLD] = context
-    state.place_s[e, place, at.DONE_S] = now
-    over = turn + 1 == places[e, place, at.TURNS]
+    places[e, at.NEXT_TURN, place] = turn + 1
+    places[e, at.TOLD, place] = context
+    state.place_s[e, at.DONE_S, place] = now
+    over = turn + 1 == places[e, at.TURNS, place]
     if not over:
-        session = np.int64(places[e, place, at.NUMBER])
+        session = np.int64(places[e, at.NUMBER, place])
         row = turn_row(e, session, turn + 1, counters, served)
         if row >= 0:
             returns = max(now, state.moments[e, request, at.ARRIVAL_S] + served.trace_gaps[row])
         else:
             returns = now + think_s(turn_key(e, session, turn, counters), kind, served)
-        state.place_s[e, place, at.RETURN_S] = returns
+        state.place_s[e, at.RETURN_S, place] = returns
         clocks[e, at.NEXT_RETURN_S] = min(clocks[e, at.NEXT_RETURN_S], returns)
         clocks[e, at.NEXT_ARRIVAL_S] = min(clocks[e, at.NEXT_ARRIVAL_S], returns)
     if keeps:
         pages = pages_of(context, scalars) - np.int64(served.kinds[kind, at.SHARED])
-        places[e, place, at.PAGES] = pages
+        places[e, at.PAGES, place] = pages
         counters[e, at.KEPT_PAGES] += pages
         if pages == 0:  # a prefix alone: there is nothing to keep of its own
             leave_prefix(e, kind, state, served)
-    if over and places[e, place, at.PAGES] == 0:
+    if over and places[e, at.PAGES, place] == 0:
         free_place(e, place, state)

@@ -188,11 +188,11 @@ NUM_MORE = 4
 MORE_NAMES = ("session", "place", "kept", "rank")
 
 # --- a conversation's record, with classes -----------------------------------------------------------
-# int32 [num_envs, places, 6]: its number, or -1 where the place is free; the next turn; turns in all; tokens so far;
-# pages kept; kind. Of a free place TOLD is the next free one.
+# A row of each, since all places are looked through at once. int32 [num_envs, 6, places]: its number, or -1 where the
+# place is free; the next turn; turns in all; tokens so far; pages kept; kind. Of a free place TOLD is the next free one.
 NUMBER, NEXT_TURN, TURNS, TOLD, PAGES, KIND = range(6)
 NUM_PLACE = 6
-# float64 [num_envs, places, 2]: when its next turn comes, infinite where none will or one is being served; when the
+# float64 [num_envs, 2, places]: when its next turn comes, infinite where none will or one is being served; when the
 # last one was done.
 RETURN_S, DONE_S = range(2)
 NUM_PLACE_S = 2
@@ -206,10 +206,11 @@ NUM_PREFIX = 2
 # --- a kind of request, with classes: float64 [kinds, NUM_KIND] ---------------------------------------
 # Class; what an output token within the objectives is worth; objectives; patience from and to, infinite without;
 # chance that a turn is followed by another, and turns at most; parameters of lognormal think times; tokens of the
-# prefix that the class shares, and its full pages; mean output tokens; whether `KEEP_CLASS` keeps its turns.
+# prefix that the class shares, and its full pages; mean output tokens; whether `KEEP_CLASS` keeps its turns; where its
+# returns begin, see `service_tables.CELL_BITS`.
 OF_CLASS, WEIGHT, KIND_TTFT_S, KIND_TPOT_S, PATIENCE_S, LONGEST_S, GOES_ON, MOST_TURNS = range(8)
-THINK_MU, THINK_SIGMA, PREFIX, SHARED, MEAN_OUTPUT, RETURNS = range(8, 14)
-NUM_KIND = 14
+THINK_MU, THINK_SIGMA, PREFIX, SHARED, MEAN_OUTPUT, RETURNS, RETURN_CELL = range(8, 15)
+NUM_KIND = 15
 # --- what a score weighs of a request that waits: see `scoring.score` ---------------------------------
 CONSTANT, SLACK, WAITED, PROMPT, WORTH, FOUND, NEED, HOPELESS = range(8)
 NUM_TRAITS = 8

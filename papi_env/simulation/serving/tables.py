@@ -35,7 +35,8 @@ from papi_env.simulation.serving.heat_tables import heat_tables, write_heat
 from papi_env.simulation.serving.measured_tables import as_measured, without_layers
 from papi_env.simulation.serving.parts import of_layers
 from papi_env.simulation.serving.service_tables import (
-    GRID,
+    CELLS,
+    NUM_CELL,
     build_service_tables,
     class_descriptors,
     kinds_of,
@@ -119,7 +120,7 @@ class ServingTables(NamedTuple):
     kinds: FloatArray = np.zeros((0, at.NUM_KIND))
     spans: npt.NDArray[np.int64] = np.zeros((0, 4), dtype=np.int64)
     service_lengths: npt.NDArray[np.int32] = np.zeros((0, 2), dtype=np.int32)
-    returning: FloatArray = np.zeros((0, GRID))
+    returning: FloatArray = np.zeros((0, CELLS, NUM_CELL))
     heat_rows: FloatArray = np.zeros((NUM_ROWS, 0))
     heat_attention: FloatArray = np.zeros((0, 0))
     heat_terms: FloatArray = np.zeros(0)
@@ -142,7 +143,7 @@ _ARRIVALS = Layout(ArrivalTables, dict.fromkeys(("knots_s", "operational_s", "st
 TABLES = Layout(
     ServingTables,
     {name: 2 for name in ServingTables._fields if name != "arrivals"}
-    | dict.fromkeys(("attention", "shares", "fc_causes", "attention_causes"), 3)
+    | dict.fromkeys(("attention", "shares", "fc_causes", "attention_causes", "returning"), 3)
     | dict.fromkeys(_VECTORS, 1),
     {"arrivals": _ARRIVALS},
 )

@@ -169,18 +169,18 @@ def hide(engine, known, rng):
     state.patience[0, waiting] += 0.5
     clocks[at.NEXT_LEAVE_S] += 0.25
     served = set(state.more[0, unfinished(state, 0), at.PLACE].tolist())
-    for place in np.flatnonzero(state.places[0, :, at.NUMBER] >= 0).tolist():
+    for place in np.flatnonzero(state.places[0, at.NUMBER] >= 0).tolist():
         if place in served:
-            state.places[0, place, at.TURNS] += 1
-        elif state.places[0, place, at.PAGES] > 0:
+            state.places[0, at.TURNS, place] += 1
+        elif state.places[0, at.PAGES, place] > 0:
             # It was to go on, and is over; or the other way round.
-            over = state.places[0, place, at.TURNS] == state.places[0, place, at.NEXT_TURN]
-            state.places[0, place, at.TURNS] = state.places[0, place, at.NEXT_TURN] + int(over)
-            state.place_s[0, place, at.RETURN_S] = clocks[at.TIME_S] + 1.0 if over else np.inf
+            over = state.places[0, at.TURNS, place] == state.places[0, at.NEXT_TURN, place]
+            state.places[0, at.TURNS, place] = state.places[0, at.NEXT_TURN, place] + int(over)
+            state.place_s[0, at.RETURN_S, place] = clocks[at.TIME_S] + 1.0 if over else np.inf
         else:
-            state.places[0, place, at.NUMBER] = -1
-            state.place_s[0, place, at.RETURN_S] = np.inf
-            state.places[0, place, at.TOLD] = counters[at.FREE_PLACE]
+            state.places[0, at.NUMBER, place] = -1
+            state.place_s[0, at.RETURN_S, place] = np.inf
+            state.places[0, at.TOLD, place] = counters[at.FREE_PLACE]
             counters[at.FREE_PLACE] = place
             counters[at.OPEN] -= 1
 
@@ -234,13 +234,13 @@ def test_conversations_at_rest_are_known_without_being_told():
     env, known = underway(4.0)
     state = env.engine.state
     served = set(state.more[0, unfinished(state, 0), at.PLACE].tolist())
-    rest = [p for p in np.flatnonzero(state.places[0, :, at.NUMBER] >= 0) if p not in served]
+    rest = [p for p in np.flatnonzero(state.places[0, at.NUMBER] >= 0) if p not in served]
     assert len(rest) > 3
     for place in rest:
-        seen = known.resting[int(state.places[0, place, at.NUMBER])]
-        assert seen.turn == state.places[0, place, at.NEXT_TURN]
-        assert seen.told == state.places[0, place, at.TOLD]
-        assert seen.done_s == state.place_s[0, place, at.DONE_S]
+        seen = known.resting[int(state.places[0, at.NUMBER, place])]
+        assert seen.turn == state.places[0, at.NEXT_TURN, place]
+        assert seen.told == state.places[0, at.TOLD, place]
+        assert seen.done_s == state.place_s[0, at.DONE_S, place]
     # Of those that are over the simulation knows nothing any more.
     assert len(known.resting) > len(rest)
 
@@ -262,7 +262,7 @@ def test_what_is_imagined_agrees_with_what_is_known():
     gaps = state.clocks[:, at.NEXT_SESSION_S] - now
     assert gaps.min() > 0
     assert gaps.mean() == pytest.approx(1 / 24, rel=0.3)
-    assert (state.place_s[:, :, at.RETURN_S] >= now).all()
+    assert (state.place_s[:, at.RETURN_S] >= now).all()
     # As many go on as the chance says that is left after their rest.
     kinds = engine.tables.kinds
     goes_on = kinds[0, at.GOES_ON]
@@ -271,7 +271,7 @@ def test_what_is_imagined_agrees_with_what_is_known():
         z = (np.log(now - rest.done_s) - kinds[0, at.THINK_MU]) / kinds[0, at.THINK_SIGMA]
         waits = 0.5 * math.erfc(z / math.sqrt(2))
         chances.append(goes_on * waits / (1 - goes_on + goes_on * waits))
-    alive = np.isfinite(state.place_s[:, :, at.RETURN_S]).sum(axis=1)
+    alive = np.isfinite(state.place_s[:, at.RETURN_S]).sum(axis=1)
     assert alive.mean() == pytest.approx(sum(chances), rel=0.15)
     # The copies drain, and conserve what is offered.
     roll(twin, play_range, tiled(bound_policy(env), samples)[:])

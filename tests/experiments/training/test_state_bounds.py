@@ -177,7 +177,7 @@ def test_lists_of_what_is_free_stay_inside(tmp_path, engine):
     facts[0, free, at.INPUT] -= 1 << 20
     place = engine.counters[0, at.FREE_PLACE]
     assert place >= 0
-    places[0, place, at.TOLD] = 1 << 20
+    places[0, at.TOLD, place] = 1 << 20
     with pytest.raises(DataError, match="next free place"):
         check_counters(tmp_path, "env", engine, found)
 

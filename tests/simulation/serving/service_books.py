@@ -101,19 +101,19 @@ def check_books(engine, e):
         assert len(free) + len(everybody) == state.facts.shape[1]
 
     places = state.places[e]
-    used = places[:, at.NUMBER] >= 0
+    used = places[at.NUMBER] >= 0
     assert used.sum() == c[at.OPEN]
     holding = [int(state.more[e, request, at.PLACE]) for request in everybody]
     holding = [place for place in holding if place >= 0]
     assert len(set(holding)) == len(holding)
     assert used[holding].all()
-    resting = np.flatnonzero(used & ~np.isin(np.arange(len(places)), holding))
+    resting = np.flatnonzero(used & ~np.isin(np.arange(places.shape[1]), holding))
     # Who neither waits nor runs is expected back, or keeps pages for nothing.
-    back = np.isfinite(state.place_s[e, resting, at.RETURN_S])
-    over = places[resting, at.NEXT_TURN] == places[resting, at.TURNS]
+    back = np.isfinite(state.place_s[e, at.RETURN_S, resting])
+    over = places[at.NEXT_TURN, resting] == places[at.TURNS, resting]
     assert (back != over).all()
-    assert (places[resting[over], at.PAGES] > 0).all()
-    assert clocks[at.NEXT_RETURN_S] == state.place_s[e, :, at.RETURN_S].min()
+    assert (places[at.PAGES, resting[over]] > 0).all()
+    assert clocks[at.NEXT_RETURN_S] == state.place_s[e, at.RETURN_S].min()
 
     users = np.zeros(at.MAX_CLASSES, dtype=int)
     saved = 0
@@ -122,23 +122,23 @@ def check_books(engine, e):
         kind = state.facts[e, request, at.CLASS]
         saved += int(kinds[kind, at.SHARED])
         users[of_class[kind]] += kinds[kind, at.SHARED] > 0
-    keeping = np.flatnonzero(used & (places[:, at.PAGES] > 0))
+    keeping = np.flatnonzero(used & (places[at.PAGES] > 0))
     for place in keeping:
-        kind = places[place, at.KIND]
+        kind = places[at.KIND, place]
         users[of_class[kind]] += kinds[kind, at.SHARED] > 0
     prefixes = state.prefixes[e]
     np.testing.assert_array_equal(prefixes[:, at.USERS], users)
     # Nothing shared is gone while it is used.
     assert (prefixes[users > 0, at.PREFIX_PAGES] > 0).all()
     assert c[at.SHARED_PAGES] == prefixes[:, at.PREFIX_PAGES].sum() - saved
-    assert c[at.KEPT_PAGES] == places[keeping, at.PAGES].sum()
+    assert c[at.KEPT_PAGES] == places[at.PAGES, keeping].sum()
     page = engine.scenario.serving.page_tokens
     held = sum(-(-(int(state.contexts[e, i]) + 1) // page) for i in range(len(decoding)))
     assert held == c[at.PAGE_SUM]
     total = engine.tables.scalars[at.TOTAL_PAGES]
     # Each request that took part may have grown out of a page, for which room is made in the next iteration: it decodes
     # on, or was done in this one and is kept.
-    just_kept = state.place_s[e, keeping, at.DONE_S] > clocks[at.LAST_START_S]
+    just_kept = state.place_s[e, at.DONE_S, keeping] > clocks[at.LAST_START_S]
     grown = len(decoding) + int(just_kept.sum())
     assert held + c[at.PREFILL_PAGES] + c[at.KEPT_PAGES] + c[at.SHARED_PAGES] <= total + grown
     assert c[at.PAGES_HIGH] <= total
@@ -150,7 +150,7 @@ def check_books(engine, e):
 
     queued = np.bincount([of_class[state.facts[e, r, at.CLASS]] for r in waiting], minlength=at.MAX_CLASSES)
     np.testing.assert_array_equal(c[at.CLASS_QUEUED : at.CLASS_QUEUED + at.MAX_CLASSES], queued)
-    left = places[used, at.TURNS] - places[used, at.NEXT_TURN]
+    left = places[at.TURNS, used] - places[at.NEXT_TURN, used]
     alone = len(everybody) - len(holding)
     judged = c[at.FINISHED] + c[at.REJECTED] + c[at.SHED] + c[at.ABANDONED] + c[at.CUT]
     assert c[at.CLASS_OFFERED : at.CLASS_OFFERED + 4].sum() == judged + left.sum() + alone

@@ -9,7 +9,17 @@ from papi_env.errors import ConfigurationError
 from papi_env.scenario import get_scenario
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
-from papi_env.simulation.serving.service_tables import FIRST_OCTAVE, GRID, STEPS_PER_OCTAVE
+from papi_env.simulation.serving.service_tables import (
+    BEFORE,
+    CELL_BITS,
+    EDGE_S,
+    FIRST_OCTAVE,
+    FROM,
+    GRID,
+    LAST_OCTAVE,
+    STEPS_PER_OCTAVE,
+    expected_returns,
+)
 from tests.simulation.serving.service_books import (
     CLASSES,
     TALK,
@@ -159,8 +169,8 @@ def tokens_to_process(engine, e, request):
     whole = int(state.facts[e, request, at.INPUT] + state.facts[e, request, at.GENERATED])
     number = int(engine.tables.kinds[kind, at.OF_CLASS])
     found = 0
-    if place >= 0 and state.places[e, place, at.PAGES] > 0:
-        found = int(state.places[e, place, at.TOLD])
+    if place >= 0 and state.places[e, at.PAGES, place] > 0:
+        found = int(state.places[e, at.TOLD, place])
     elif state.prefixes[e, number, at.PREFIX_PAGES] > 0:
         found = int(engine.tables.kinds[kind, at.SHARED]) * engine.scenario.serving.page_tokens
     return whole - min(found, whole - 1)
@@ -362,16 +372,39 @@ def test_a_shared_prefix_is_computed_and_held_once():
 def unwanted(engine, eviction):
     """By place, how much speaks for evicting what it keeps."""
     places, place_s = engine.state.places[0], engine.state.place_s[0]
-    here = np.isinf(place_s[:, at.RETURN_S]) & (places[:, at.NEXT_TURN] < places[:, at.TURNS])
+    here = np.isinf(place_s[at.RETURN_S]) & (places[at.NEXT_TURN] < places[at.TURNS])
     if eviction == at.EVICT_LRU:
-        return -place_s[:, at.DONE_S]
+        return -place_s[at.DONE_S]
     if eviction == at.EVICT_TRUE_RETURN:
-        return np.where(here, -np.inf, place_s[:, at.RETURN_S])
-    passed = np.maximum(engine.clocks[0, at.TIME_S] - place_s[:, at.DONE_S], 1e-9)
-    kinds = places[:, at.KIND]
+        return np.where(here, -np.inf, place_s[at.RETURN_S])
+    passed = np.maximum(engine.clocks[0, at.TIME_S] - place_s[at.DONE_S], 1e-9)
+    kinds = places[at.KIND]
     octave = np.log2(passed) - engine.tables.kinds[kinds, at.THINK_MU] / np.log(2.0)
     step = np.rint((octave - FIRST_OCTAVE) * STEPS_PER_OCTAVE).clip(0, GRID - 1).astype(int)
-    return np.where(here, 0.0, engine.tables.returning[kinds, step])
+    known = [
+        expected_returns(np.exp(row[at.THINK_MU]), row[at.THINK_SIGMA], row[at.GOES_ON])
+        for row in engine.tables.kinds
+    ]
+    return np.where(here, 0.0, np.stack(known)[kinds, step])
+
+
+def test_returns_are_found_by_bits_as_by_logarithms():
+    """Of times from far before the first step to far behind the last one, and right beside where steps end."""
+    talk = TALK | {"think_s": 0.37, "think_sigma": 1.1}
+    engine = started(scenario({"one": {}, "two": {"conversation": talk}}))
+    row = engine.tables.kinds[-1]
+    steps = expected_returns(0.37, 1.1, row[at.GOES_ON])
+    octaves = np.concatenate(
+        [np.random.default_rng(0).uniform(FIRST_OCTAVE - 4, LAST_OCTAVE + 4, 20_000)]
+        + [FIRST_OCTAVE + (np.arange(-3, GRID + 3) + 0.5) / STEPS_PER_OCTAVE + beside for beside in (-1e-9, 1e-9)]
+    )
+    passed = 0.37 * 2.0**octaves
+    cells = engine.tables.returning[-1]
+    cell = ((passed.view(np.int64) >> CELL_BITS) - int(row[at.RETURN_CELL])).clip(0, len(cells) - 1)
+    found = np.where(passed >= cells[cell, EDGE_S], cells[cell, FROM], cells[cell, BEFORE])
+    step = np.rint((octaves - FIRST_OCTAVE) * STEPS_PER_OCTAVE).clip(0, GRID - 1).astype(int)
+    np.testing.assert_array_equal(found, steps[step])
+    assert len(np.unique(step)) == GRID
 
 
 @pytest.mark.parametrize("eviction", [at.EVICT_LRU, at.EVICT_RETURN, at.EVICT_TRUE_RETURN])
@@ -384,7 +417,7 @@ def test_the_least_wanted_pages_are_evicted(eviction):
     engine = started(scenario(classes, horizon_s=5.0, kv_tokens=4000, max_running=4), (1,))
     seen = 0
     while not engine.counters[0, at.DONE]:
-        kept = engine.state.places[0, :, at.PAGES] > 0
+        kept = engine.state.places[0, at.PAGES] > 0
         values = unwanted(engine, eviction)
         before = engine.counters[0, at.EVICTIONS]
         engine.actions[:] = always(KEEPING=at.KEEP_ALL, ADMISSION=at.ONE)(engine)
@@ -396,7 +429,7 @@ def test_the_least_wanted_pages_are_evicted(eviction):
             int(engine.state.more[0, r, at.PLACE]) for r in decoding + prefilling + waiting + preempted
         ]
         kept[[place for place in holding if place >= 0]] = False
-        gone = kept & (engine.state.places[0, :, at.PAGES] == 0)
+        gone = kept & (engine.state.places[0, at.PAGES] == 0)
         if engine.counters[0, at.EVICTIONS] - before == 1 and gone.sum() == 1 and kept.sum() > 1:
             assert values[gone][0] == values[kept].max()
             seen += 1
