@@ -29,9 +29,10 @@ _Bounds = list[tuple[int, int, int]]  # column, least, most
 # Counters of a serving engine that are no larger than its slots, and than the requests of an episode.
 _OF_SLOTS = (serving.RLP, serving.PREFILLING, serving.PREFILL_FRONT)
 _OF_REQUESTS = (serving.REQUESTS, serving.ARRIVED, serving.HEAD, serving.PREEMPTED)
-# Columns that a serving engine had before requests had classes, and arrays that it had not. Without classes what came
-# since is written, if at all, for observations that only scenarios with classes have.
-_EARLIER_COLUMNS = {"counters": 47, "clocks": 43}
+# Columns that a serving engine had before requests had classes, and before it counted the rows that were ever in use;
+# and arrays that it had not. Without classes what came since is written, if at all, for what only scenarios with
+# classes have.
+_EARLIER_COLUMNS = {"counters": (47, 83), "clocks": (43,)}
 _LATER_ARRAYS = ("more", "patience", "queue", "places", "place_s", "prefixes")
 
 
@@ -110,19 +111,40 @@ def widened(where: str, engine: Engine[Any], found: Arrays, expected: Arrays) ->
         found: all arrays of the file, which are left as they are.
         expected: those that there should be.
     """
-    if not isinstance(engine, ServingEngine) or engine.tables.scalars[serving.SERVICE] > 0:
+    if not isinstance(engine, ServingEngine):
         return found
+    served = bool(engine.tables.scalars[serving.SERVICE] > 0)
     changed = dict(found)
     for part in ("state", "final"):
-        for name, columns in _EARLIER_COLUMNS.items():
+        for name, earlier in _EARLIER_COLUMNS.items():
             full = f"{where}.{part}.{name}"
             old, new = found.get(full), expected[full]
-            if old is not None and old.shape == (len(new), columns) and old.dtype == new.dtype:
-                changed[full] = np.pad(old, ((0, 0), (0, new.shape[1] - columns)))
-        for name in _LATER_ARRAYS:
+            # Scenarios with classes came after the first of these.
+            shapes = [(len(new), columns) for columns in earlier[int(served) :]]
+            if old is not None and old.dtype == new.dtype and old.shape in shapes:
+                changed[full] = np.pad(old, ((0, 0), (0, new.shape[1] - old.shape[1])))
+        counters = f"{where}.{part}.counters"
+        if changed.get(counters) is not found.get(counters):
+            _count_rows_used(engine, served, f"{where}.{part}", changed)
+        for name in _LATER_ARRAYS if not served else ():
             full = f"{where}.{part}.{name}"
             changed.setdefault(full, expected[full].copy())
     return changed
+
+
+def _count_rows_used(engine: ServingEngine, served: bool, where: str, changed: Arrays) -> None:
+    """Count the rows that were ever in use: with classes all that there are, the free ones of which were a list."""
+    counters = changed[f"{where}.counters"]
+    counters[:, serving.RECORDS_USED] = counters[:, serving.REQUESTS]
+    if not served:
+        return
+    counters[:, serving.RECORDS_USED] = engine.state.facts.shape[1]
+    counters[:, serving.PLACES_USED] = engine.state.places.shape[2]
+    for name in ("places", "place_s"):
+        # Rows were those of places, not of quantities.
+        old = changed.get(f"{where}.{name}")
+        if old is not None and old.ndim == 3:
+            changed[f"{where}.{name}"] = np.ascontiguousarray(old.swapaxes(1, 2))
 
 
 def check_counters(path: Path, where: str, engine: Engine[Any], found: Arrays) -> None:
@@ -199,4 +221,6 @@ def _of_service(path: Path, where: str, engine: ServingEngine, found: Arrays) ->
         (serving.QUEUED, 0, waiting + slots),
         (serving.FREE_RECORD, -1, records - 1),
         (serving.FREE_PLACE, -1, places - 1),
+        (serving.RECORDS_USED, 0, records),
+        (serving.PLACES_USED, 0, places),
     ]

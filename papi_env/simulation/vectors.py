@@ -16,6 +16,7 @@ import numba.core.config
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 _FLOAT = ir.FloatType()
@@ -200,6 +201,36 @@ def finder(lanes: int) -> Any:
         return types.int64(row, first, base, begin, most), build
 
     return _compiled(plain, typed)
+
+
+def _plain_copy_first(source, target, count):
+    """Copy the first `count` entries of an array, no more than either has, into another. Returns the bytes."""
+    count = max(min(count, len(source), len(target)), 0)
+    target[:count] = source[:count]
+    return target[:count].nbytes
+
+
+def _copy_first(_, source, target, count):
+    def build(context, builder, signature, arguments):
+        kinds = signature.args
+        one, two = (
+            context.make_array(kind)(context, builder, array)
+            for kind, array in zip(kinds[:2], arguments[:2], strict=True)
+        )
+        entries = arguments[2]
+        for array in (one, two):
+            length = builder.extract_value(array.shape, 0)
+            entries = builder.select(builder.icmp_signed("<", length, entries), length, entries)
+        zero = ir.Constant(entries.type, 0)
+        entries = builder.select(builder.icmp_signed("<", entries, zero), zero, entries)
+        size = builder.mul(entries, builder.extract_value(one.strides, 0))
+        cgutils.raw_memcpy(builder, two.data, one.data, size, 1)
+        return size
+
+    return types.int64(source, target, types.int64), build
+
+
+copy_first = _compiled(_plain_copy_first, _copy_first)
 
 
 def _plain_byte(row, index):

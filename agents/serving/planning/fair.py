@@ -16,7 +16,6 @@ from papi_env.errors import ConfigurationError
 from papi_env.kernel import FloatArray
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
-from papi_env.simulation.serving.requests import ServingState
 from papi_env.simulation.serving.tables import ServingTables
 
 # All plans are tried on a share of the futures, the best of them on more, and so on (sequential halving: Karnin, Koren
@@ -143,9 +142,4 @@ class Imagined(Futures):
         total = count * (stop - start)
         if self.scratch is None or len(self.scratch.state.counters) < total:
             self.scratch = self.made.fork(0, total)
-        twin = self.made.fork(0, total, self.scratch)
-        for name in ServingState._fields:
-            future = getattr(self.made.state, name)[start:stop]
-            getattr(twin.state, name).reshape(count, *future.shape)[:] = future
-        twin.tables = self.made.tables
-        return twin
+        return self.made.fork(np.tile(np.arange(start, stop), count), total, self.scratch)

@@ -263,8 +263,7 @@ def _converse(
     at_place = state.more[0, served, at.PLACE].astype(np.int64)
     # Those at rest: with pages at a place of their own; without, whether or not they have one, a scheduler sees none.
     places = {
-        int(state.places[0, at.NUMBER, place]): place
-        for place in np.flatnonzero(state.places[0, at.PAGES])
+        int(state.places[0, at.NUMBER, place]): place for place in np.flatnonzero(state.places[0, at.PAGES])
     }
     sessions = np.array(list(known.resting), dtype=np.int64)
     rests = list(known.resting.values())
@@ -310,6 +309,7 @@ def _converse(
         free = np.flatnonzero(state.places[sample, at.NUMBER] == NOBODY)
         state.places[sample, at.TOLD, free] = np.append(free[1:], NOBODY)[: len(free)]
         state.counters[sample, at.FREE_PLACE] = free[0] if len(free) else NOBODY
+        state.counters[sample, at.PLACES_USED] = count
         state.counters[sample, at.OPEN] = count - len(free)
 
 

@@ -17,6 +17,7 @@ from papi_env.scenario import Scenario
 from papi_env.simulation.engine import DISABLED, SAME_STEP, Engine, Handed, Metrics
 from papi_env.simulation.frames import Frame
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.forks import copy_live
 from papi_env.simulation.serving.loop import OUTCOME, Outcome, reset_batch, step_range
 from papi_env.simulation.serving.measures import reuses, serving_metrics
 from papi_env.simulation.serving.requests import STATE, ServingState
@@ -48,12 +49,14 @@ class ServingEngine(Engine[ServingState]):
 
     Attributes:
         state: see `serving.requests.ServingState`.
+        copied_bytes: of a fork, what it took from the state that it is of; else 0.
         final: with SAME_STEP, the last counters, clocks and records of episodes that ended in the last step; slots are
             those of the state.
     """
 
-    bound: ClassVar[frozenset[str]] = frozenset(("_outcome", "_scratch", "_frames"))
+    bound: ClassVar[frozenset[str]] = frozenset(("_outcome", "_scratch", "_frames", "_forked"))
     tables: ServingTables
+    copied_bytes: int = 0
 
     def __init__(
         self,
@@ -115,6 +118,7 @@ class ServingEngine(Engine[ServingState]):
         self._outcome = Frame(OUTCOME, outcome)
         self._scratch = list(zip(self._busy, self._gains, self._limits, self._seeds, strict=True))
         self._frames: dict[str, Frame] = {}
+        self._forked: dict[int, dict[str, Any]] = {}
 
     def reset(self, mask: npt.NDArray[np.bool_] | None = None) -> None:
         """Start the episode that the SEED and EPISODE counters name, where `mask` is true."""
@@ -218,31 +222,54 @@ class ServingEngine(Engine[ServingState]):
         kept = self.state.queries
         return kept if len(kept) == count else np.zeros((count, *kept.shape[1:]))
 
-    def fork(self, env: int, copies: int, into: ServingEngine | None = None) -> ServingEngine:
+    def fork(
+        self, env: int | npt.NDArray[np.int64], copies: int, into: ServingEngine | None = None
+    ) -> ServingEngine:
         """Privileged: an engine with `copies` copies of environment `env`, for looking ahead; no autoreset.
 
-        `into` is an earlier fork of this engine with at least as many copies, which is overwritten: fresh memory costs
-        more than the copying. Its tables are not taken over.
+        Args:
+            env: of all copies, or int64 [copies] of each.
+            into: an earlier fork of this engine, or of one with rows as long, with at least as many copies. It is
+                overwritten, with all that was read from it: fresh memory costs more than the copying, and there only
+                what is in use is copied. Its tables are not taken over.
         """
+        envs = np.broadcast_to(np.asarray(env, dtype=np.int64), copies)
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin.num_envs, twin.autoreset, twin.max_steps = copies, DISABLED, 0
         if into is None:
-            state = ServingState._make(np.empty((copies, *a.shape[1:]), dtype=a.dtype) for a in self.state)
+            state = ServingState._make(array[envs] for array in self.state)
+            twin.__dict__.update(_memory_of(state, self.actions.shape[1], self.observations.shape[1]))
+            twin._lay_out()
+            twin.copied_bytes = sum(array.nbytes for array in state)
         else:
-            assert into.num_envs >= copies
-            state = ServingState._make(array[:copies] for array in into.state)
-        for name in ServingState._fields:
-            getattr(state, name)[:] = getattr(self.state, name)[env]
-        twin.state = twin.final = state
-        twin.actions = np.zeros((copies, self.actions.shape[1]), dtype=np.int64)
-        twin.observations = np.repeat(self.observations[env : env + 1], copies, axis=0)
-        twin.final_observations = twin.observations
-        twin.rewards = np.zeros(copies)
-        twin.terminated = np.zeros(copies, dtype=np.bool_)
-        twin.truncated = np.zeros(copies, dtype=np.bool_)
-        twin._lay_out()
+            twin.__dict__.update(into._part(copies))
+            twin._frames = dict(twin._frames)
+            twin.copied_bytes = copy_live(
+                np.ascontiguousarray(envs), self.frame("state").address, twin.frame("state").address
+            )
+            for array in (twin.actions, twin.rewards, twin.terminated, twin.truncated):
+                array[:] = 0
+        twin._frames["tables"] = self.frame("tables")
+        twin.observations[:] = self.observations[envs]
         return twin
+
+    def _part(self, copies: int) -> dict[str, Any]:
+        """Attributes of an engine in the memory of the first `copies` environments of this one, a fork."""
+        part = self._forked.get(copies)
+        if part is None:
+            assert self.num_envs >= copies
+            twin = object.__new__(type(self))
+            twin.__dict__.update(self.__dict__)
+            memory = {name: getattr(self, name)[:copies] for name in _OUTPUTS}
+            state = ServingState._make(array[:copies] for array in self.state)
+            twin.__dict__.update(memory, state=state, final=state, final_observations=memory["observations"])
+            twin._lay_out()
+            twin._frames["final"] = twin.frame("state")
+            names = (*_OUTPUTS, "state", "final", "final_observations", "_outcome", "_scratch", "_frames")
+            part = self._forked[copies] = {name: getattr(twin, name) for name in names}
+            part["_forked"] = self._forked
+        return part
 
     def measured(self, state: ServingState) -> Metrics:
         """Metrics of the episodes in `state`, by `measures.METRIC_NAMES`."""
@@ -294,6 +321,26 @@ class ServingEngine(Engine[ServingState]):
         columns["turn"] = np.empty(count, dtype=np.int32)
         columns["turn"][order] = turns
         return columns | {"kept": more[:, at.KEPT].copy(), "rank": more[:, at.RANK].copy()}
+
+
+# What a step of an engine reads and writes beside its state.
+_OUTPUTS = ("actions", "observations", "rewards", "terminated", "truncated")
+
+
+def _memory_of(state: ServingState, choices: int, features: int) -> dict[str, Any]:
+    """Attributes of a fork with this state: what its steps read and write, all zero."""
+    copies = len(state.counters)
+    observations = np.zeros((copies, features), dtype=np.float32)
+    return {
+        "state": state,
+        "final": state,
+        "actions": np.zeros((copies, choices), dtype=np.int64),
+        "observations": observations,
+        "final_observations": observations,
+        "rewards": np.zeros(copies),
+        "terminated": np.zeros(copies, dtype=np.bool_),
+        "truncated": np.zeros(copies, dtype=np.bool_),
+    }
 
 
 def empty_state(num_envs: int, slots: int, requests: int, clocks: int, serving: Serving) -> ServingState:

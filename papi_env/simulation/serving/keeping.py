@@ -62,7 +62,8 @@ def true_return(e, place, state):
 @inner
 def longest_kept(e, spared, state):
     """The place other than `spared` whose pages are kept longest, the first of them; -1 where none keeps any."""
-    pages, done = state.places[e, at.PAGES], state.place_s[e, at.DONE_S]
+    used = state.counters[e, at.PLACES_USED]
+    pages, done = state.places[e, at.PAGES, :used], state.place_s[e, at.DONE_S]
     least = LATEST
     for place in range(pages.shape[0]):
         least = min(least, bits_of(done[place]) if (pages[place] > 0) & (place != spared) else LATEST)
@@ -77,16 +78,14 @@ def longest_kept(e, spared, state):
 @inner
 def least_wanted(e, spared, choice, state, served):
     """The place other than `spared` that goes on last, as expected or in truth, the first of them; -1 if none."""
-    pages = state.places[e, at.PAGES]
+    pages = state.places[e, at.PAGES, : state.counters[e, at.PLACES_USED]]
     victim = np.int64(NOBODY)
     worst = 0.0
     for place in range(pages.shape[0]):
         if pages[place] == 0 or place == spared:
             continue
-        if choice == at.EVICT_RETURN:
-            value = expected_return(e, place, state, served)
-        else:
-            value = true_return(e, place, state)
+        expects = choice == at.EVICT_RETURN
+        value = expected_return(e, place, state, served) if expects else true_return(e, place, state)
         if victim == NOBODY or value > worst:
             victim = np.int64(place)
             worst = value

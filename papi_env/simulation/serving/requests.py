@@ -619,7 +619,7 @@ def draw_requests(e, state, tables):
         facts[e, i, at.OUTPUT] = output
         facts[e, i, at.CLASS] = drawn_class(key, tables.class_shares)
         facts[e, i, at.STATUS] = at.REFUSED if refused else at.FUTURE
-    counters[e, at.REQUESTS] = count
+    counters[e, at.REQUESTS] = counters[e, at.RECORDS_USED] = count
 
 
 @inner

@@ -191,21 +191,18 @@ def patience_of(key, kind, served):
 
 @inner
 def start_lists(e, state):
-    """All records and places are free."""
-    counters, facts, places = state.counters, state.facts, state.places
-    records = facts.shape[1]
-    for request in range(records):
-        facts[e, request, at.INPUT] = request + 1 if request + 1 < records else NOBODY
+    """No record and no place has been in use yet."""
+    counters, places = state.counters, state.places
     for place in range(places.shape[2]):
         places[e, at.NUMBER, place] = NOBODY
         places[e, at.PAGES, place] = 0
-        places[e, at.TOLD, place] = place + 1 if place + 1 < places.shape[2] else NOBODY
+        places[e, at.TOLD, place] = NOBODY
         state.place_s[e, at.RETURN_S, place] = np.inf
     for number in range(state.prefixes.shape[1]):
         state.prefixes[e, number, at.USERS] = 0
         state.prefixes[e, number, at.PREFIX_PAGES] = 0
-    counters[e, at.FREE_RECORD] = 0
-    counters[e, at.FREE_PLACE] = 0
+    counters[e, at.FREE_RECORD] = NOBODY
+    counters[e, at.FREE_PLACE] = NOBODY
 
 
 @inlined
@@ -261,6 +258,11 @@ def take_place(e, state, served):
     Where none is left, the conversation that is over and whose pages were kept longest gives its own up.
     """
     counters, places = state.counters, state.places
+    used = counters[e, at.PLACES_USED]
+    if counters[e, at.FREE_PLACE] == NOBODY and used < places.shape[2]:
+        counters[e, at.PLACES_USED] = used + 1
+        counters[e, at.OPEN] += 1
+        return used
     if counters[e, at.FREE_PLACE] == NOBODY:
         oldest = NOBODY
         for place in range(places.shape[2]):
@@ -299,7 +301,12 @@ def record(e, arrival_s, kind, prompt, output, place, session, state):
     """Write the record of a request that comes, and return it; -1 where refused ones leave none."""
     counters, facts, more = state.counters, state.facts, state.more
     request = counters[e, at.FREE_RECORD]
-    counters[e, at.FREE_RECORD] = facts[e, request, at.INPUT]
+    if request == NOBODY:
+        # There are as many as can wait and run.
+        request = min(counters[e, at.RECORDS_USED], facts.shape[1] - 1)
+        counters[e, at.RECORDS_USED] = request + 1
+    else:
+        counters[e, at.FREE_RECORD] = facts[e, request, at.INPUT]
     for k in range(at.NUM_MOMENTS):
         state.moments[e, request, k] = np.nan
     state.moments[e, request, at.ARRIVAL_S] = arrival_s
@@ -425,12 +432,12 @@ def begin_session(e, state, served, scalars):
 @inner
 def find_return(e, state):
     """Note when the next conversation goes on; returns its place, or -1."""
-    returns = state.place_s[e, at.RETURN_S]
+    returns = state.place_s[e, at.RETURN_S, : state.counters[e, at.PLACES_USED]]
     soonest = LATEST
     for place in range(returns.shape[0]):
         soonest = min(soonest, bits_of(returns[place]))
     first = 0
-    while bits_of(returns[first]) != soonest:
+    while first < returns.shape[0] - 1 and bits_of(returns[first]) != soonest:
         first += 1
     state.clocks[e, at.NEXT_RETURN_S] = returns[first]
     return np.int64(first if returns[first] < np.inf else NOBODY)

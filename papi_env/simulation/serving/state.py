@@ -99,8 +99,8 @@ BEYOND = 46  # iterations whose times lie beyond what was measured, where tables
 # With classes of requests.
 SESSIONS = 47  # that have come: conversations, and requests that are none
 OPEN = 48  # places of conversations that are taken
-FREE_RECORD = 49  # the first free record of a list, -1 at its end
-FREE_PLACE = 50  # the first free place of a conversation
+FREE_RECORD = 49  # the first of a list of records that are free again, -1 at its end
+FREE_PLACE = 50  # and of places of conversations
 KEPT_PAGES = 51  # of turns that are done, which conversations may go on from
 SHARED_PAGES = 52  # of prefixes, less what the requests that use them would take for them
 ADMISSIONS = 53  # so far; the rank of the next
@@ -115,7 +115,10 @@ CLASS_ATTAINED = 67  # .. +3: of those, within their objectives
 CLASS_LOST = 71  # .. +3: and late, dropped, refused, given up or cut
 LAST_SERVICE = 75  # .. +6: the last choices from ORDER on
 UNDRAFTED = 82  # kinds that draft nothing in this iteration, a bit each: at most 4 classes x 16 acceptances
-NUM_COUNTERS = 83
+# How many of the first records of requests, and places of conversations, were ever in use in this episode.
+RECORDS_USED = 83
+PLACES_USED = 84
+NUM_COUNTERS = 85
 
 # --- clocks: float64 [num_envs, NUM_CLOCKS] ---------------------------------------------------------
 TIME_S = 0
@@ -189,7 +192,8 @@ MORE_NAMES = ("session", "place", "kept", "rank")
 
 # --- a conversation's record, with classes -----------------------------------------------------------
 # A row of each, since all places are looked through at once. int32 [num_envs, 6, places]: its number, or -1 where the
-# place is free; the next turn; turns in all; tokens so far; pages kept; kind. Of a free place TOLD is the next free one.
+# place is free; the next turn; turns in all; tokens so far; pages kept; kind. Of a place that is free again TOLD is the
+# next one of those.
 NUMBER, NEXT_TURN, TURNS, TOLD, PAGES, KIND = range(6)
 NUM_PLACE = 6
 # float64 [num_envs, 2, places]: when its next turn comes, infinite where none will or one is being served; when the

@@ -138,6 +138,8 @@ def test_what_an_engine_holds_passes_all_along(tmp_path, engine):
         ("requests", 0),
         ("counters", at.FREE_RECORD),
         ("counters", at.FREE_PLACE),
+        ("counters", at.RECORDS_USED),
+        ("counters", at.PLACES_USED),
         ("counters", at.QUEUED),
         ("counters", at.PREEMPTED),
         ("counters", at.RLP),

@@ -97,11 +97,13 @@ def check_books(engine, e):
         free.append(int(record))
         record = state.facts[e, record, at.INPUT]
     assert not set(free) & set(everybody)
+    assert not free or max(free) < c[at.RECORDS_USED] <= state.facts.shape[1]
     if engine.reuses_records:
-        assert len(free) + len(everybody) == state.facts.shape[1]
+        assert len(free) + len(everybody) == c[at.RECORDS_USED]
 
     places = state.places[e]
     used = places[at.NUMBER] >= 0
+    assert not used[c[at.PLACES_USED] :].any()
     assert used.sum() == c[at.OPEN]
     holding = [int(state.more[e, request, at.PLACE]) for request in everybody]
     holding = [place for place in holding if place >= 0]

@@ -396,7 +396,10 @@ def test_returns_are_found_by_bits_as_by_logarithms():
     steps = expected_returns(0.37, 1.1, row[at.GOES_ON])
     octaves = np.concatenate(
         [np.random.default_rng(0).uniform(FIRST_OCTAVE - 4, LAST_OCTAVE + 4, 20_000)]
-        + [FIRST_OCTAVE + (np.arange(-3, GRID + 3) + 0.5) / STEPS_PER_OCTAVE + beside for beside in (-1e-9, 1e-9)]
+        + [
+            FIRST_OCTAVE + (np.arange(-3, GRID + 3) + 0.5) / STEPS_PER_OCTAVE + beside
+            for beside in (-1e-9, 1e-9)
+        ]
     )
     passed = 0.37 * 2.0**octaves
     cells = engine.tables.returning[-1]
