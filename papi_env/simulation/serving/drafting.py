@@ -14,6 +14,9 @@ from papi_env.simulation.serving.terms import Attended, Decoding
 
 # Iterations of which one drafts for all. chosen: 16, as many as moving averages look back; range 4-256.
 TRIAL = 16
+# Numbers of all classes stand side by side in one word. No more requests run than its parts have room for.
+_PART_BITS = np.uint64(64 // at.MAX_CLASSES)
+_PART = np.uint64(2 ** (64 // at.MAX_CLASSES) - 1)
 
 
 @inlined
@@ -23,18 +26,38 @@ def drafts_kind(kind, undrafted):
 
 
 @inlined
-def mean_excess(e, accepted, state, kinds):
-    """By how much all decoding requests together exceed so many `accepted`, each with CLASS_ACCEPTED of its class.
+def in_class(kind, kinds, number):
+    """A number in the part of a word that is the class's of a kind; such words are added up as numbers are."""
+    return np.uint64(number) << (np.uint64(kinds[np.uint64(kind), at.OF_CLASS]) * _PART_BITS)
 
-    Classes that have never drafted are left out. Of requests that are all alike it is exactly 0.
-    """
-    clocks = state.clocks
-    excess = 0.0
+
+@inlined
+def of_class(words, number):
+    """The part of a word that is a class's."""
+    return np.int64((words >> (np.uint64(number) * _PART_BITS)) & _PART)
+
+
+@inlined
+def decoding_by_class(e, state, kinds):
+    """Decoding requests of each class, side by side in a word."""
+    found = np.uint64(0)
     for i in range(state.counters[e, at.RLP]):
-        number = np.int64(kinds[state.classes[e, i], at.OF_CLASS])
+        found += in_class(state.classes[e, i], kinds, 1)
+    return found
+
+
+@inlined
+def mean_excess(e, accepted, requests, clocks):
+    """By how much decoding requests together exceed so many `accepted`, each with CLASS_ACCEPTED of its class.
+
+    Classes that have never drafted are left out. Of requests that are all alike it is exactly 0. `requests` is what
+    `decoding_by_class` found.
+    """
+    excess = 0.0
+    for number in range(at.MAX_CLASSES):
         seen = clocks[e, at.CLASS_ACCEPTED + number]
         if seen > 0.0:
-            excess += seen - accepted
+            excess += of_class(requests, number) * (seen - accepted)
     return excess
 
 
@@ -52,9 +75,10 @@ def choose_drafters(e, choice, state, kinds):
     """
     undrafted = np.int64(0)
     if choice == at.DRAFT_ACCEPTED and state.counters[e, at.ITERATION] % TRIAL != 0:
+        requests = decoding_by_class(e, state, kinds)
         for number in range(at.MAX_CLASSES):
             accepted = state.clocks[e, at.CLASS_ACCEPTED + number]
-            if accepted > 0.0 and mean_excess(e, accepted, state, kinds) > 0.0:
+            if accepted > 0.0 and mean_excess(e, accepted, requests, state.clocks) > 0.0:
                 for kind in range(kinds.shape[0]):
                     if kinds[kind, at.OF_CLASS] == number:
                         undrafted |= np.int64(1) << np.int64(kind)

@@ -7,7 +7,7 @@ import numpy as np
 from papi_env.simulation.compiled import inlined, inner, lean
 from papi_env.simulation.draws import seeded_draw, token_seed, token_step
 from papi_env.simulation.serving import state as at
-from papi_env.simulation.serving.drafting import drafts_kind
+from papi_env.simulation.serving.drafting import drafts_kind, in_class, of_class
 from papi_env.simulation.serving.pages import NOBODY, give_back
 from papi_env.simulation.serving.requests import (
     MISSED,
@@ -164,17 +164,16 @@ def note_accepted(e, drafted, state, gains, kinds, scalars):
     For `decode_tokens` with classes, once `gains` are drawn.
     """
     counters, clocks, requests = state.counters, state.clocks, state.classes
-    rlp, undrafted = counters[e, at.RLP], counters[e, at.UNDRAFTED]
+    drafters, accepted = np.uint64(0), np.uint64(0)
+    for i in range(counters[e, at.RLP]):
+        kind = requests[e, i]
+        own = in_class(kind, kinds, drafts_kind(kind, counters[e, at.UNDRAFTED]))
+        drafters += own
+        accepted += own * np.uint64(gains[i] - 1)
     for number in range(np.int64(scalars[at.NUM_CLASSES])):
-        drafters = 0
-        accepted = 0
-        for i in range(rlp):
-            kind = requests[e, i]
-            counts = int(kinds[kind, at.OF_CLASS] == number and drafts_kind(kind, undrafted))
-            drafters += counts
-            accepted += counts * (gains[i] - 1)
-        if drafters > 0:
-            average_in(e, at.CLASS_ACCEPTED + number, accepted / (drafted * drafters), clocks)
+        theirs = of_class(drafters, number)
+        if theirs > 0:
+            average_in(e, at.CLASS_ACCEPTED + number, of_class(accepted, number) / (drafted * theirs), clocks)
 
 
 @inlined

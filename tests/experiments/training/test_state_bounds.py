@@ -163,7 +163,7 @@ def test_numbers_that_lead_out_of_arrays_are_refused(tmp_path, engine, name, col
 def test_records_that_name_what_is_not_there_are_refused(tmp_path, engine, name, column, message):
     for value in (-2, 1 << 20):
         found = arrays_of(engine)
-        found[f"env.state.{name}"][1, 0, column] = value
+        found[f"env.state.{name}"][(1, column, 0) if name == "places" else (1, 0, column)] = value
         with pytest.raises(DataError, match=message):
             check_counters(tmp_path, "env", engine, found)
 
