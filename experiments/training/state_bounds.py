@@ -33,7 +33,8 @@ _OF_REQUESTS = (serving.REQUESTS, serving.ARRIVED, serving.HEAD, serving.PREEMPT
 # and arrays that it had not. Without classes what came since is written, if at all, for what only scenarios with
 # classes have.
 _EARLIER_COLUMNS = {"counters": (47, 83), "clocks": (43,)}
-_LATER_ARRAYS = ("more", "patience", "queue", "places", "place_s", "prefixes")
+_QUEUE = ("queue_kinds", "queue_prompts", "queue_due_s", "queue_until_s")
+_LATER_ARRAYS = ("more", "queue", *_QUEUE, "places", "place_s", "prefixes")
 
 
 def counts_of(path: Path, numbers: Any, names: Sequence[str]) -> list[int]:
@@ -118,22 +119,26 @@ def widened(where: str, engine: Engine[Any], found: Arrays, expected: Arrays) ->
     for part in ("state", "final"):
         for name, earlier in _EARLIER_COLUMNS.items():
             full = f"{where}.{part}.{name}"
-            old, new = found.get(full), expected[full]
+            old, new = found.get(full), expected.get(full)
             # Scenarios with classes came after the first of these.
-            shapes = [(len(new), columns) for columns in earlier[int(served) :]]
-            if old is not None and old.dtype == new.dtype and old.shape in shapes:
+            if old is None or new is None or old.dtype != new.dtype:
+                continue
+            if old.shape in [(len(new), columns) for columns in earlier[int(served) :]]:
                 changed[full] = np.pad(old, ((0, 0), (0, new.shape[1] - old.shape[1])))
         counters = f"{where}.{part}.counters"
         if changed.get(counters) is not found.get(counters):
-            _count_rows_used(engine, served, f"{where}.{part}", changed)
+            _lay_out_anew(engine, served, f"{where}.{part}", changed)
         for name in _LATER_ARRAYS if not served else ():
             full = f"{where}.{part}.{name}"
             changed.setdefault(full, expected[full].copy())
     return changed
 
 
-def _count_rows_used(engine: ServingEngine, served: bool, where: str, changed: Arrays) -> None:
-    """Count the rows that were ever in use: with classes all that there are, the free ones of which were a list."""
+def _lay_out_anew(engine: ServingEngine, served: bool, where: str, changed: Arrays) -> None:
+    """Count the rows that were ever in use: with classes all that there are, the free ones of which were a list.
+
+    And of who waits, what stands beside the queue since then.
+    """
     counters = changed[f"{where}.counters"]
     counters[:, serving.RECORDS_USED] = counters[:, serving.REQUESTS]
     if not served:
@@ -145,6 +150,21 @@ def _count_rows_used(engine: ServingEngine, served: bool, where: str, changed: A
         old = changed.get(f"{where}.{name}")
         if old is not None and old.ndim == 3:
             changed[f"{where}.{name}"] = np.ascontiguousarray(old.swapaxes(1, 2))
+    needed = [changed.get(f"{where}.{name}") for name in ("queue", "facts", "moments", "patience")]
+    queue, facts, moments, patience = needed
+    if queue is None or facts is None or moments is None or patience is None:
+        return
+    if facts.shape[:2] != patience.shape or moments.shape[:2] != patience.shape or queue.ndim != 2:
+        return
+    # Entries that are nobody's may name anything.
+    who = np.arange(len(queue))[:, None], np.clip(queue, 0, facts.shape[1] - 1)
+    kinds = np.clip(facts[who][..., serving.CLASS], 0, len(engine.tables.kinds) - 1)
+    within_s = engine.tables.kinds[kinds, serving.KIND_TTFT_S]
+    due_s = moments[who][..., serving.ARRIVAL_S] + within_s
+    beside = (kinds, facts[who][..., serving.INPUT], due_s, patience[who])
+    changed |= {f"{where}.{name}": np.ascontiguousarray(a) for name, a in zip(_QUEUE, beside, strict=True)}
+    del changed[f"{where}.patience"]
+    changed[f"{where}.moments"] = moments[..., : engine.state.moments.shape[2]].copy()
 
 
 def check_counters(path: Path, where: str, engine: Engine[Any], found: Arrays) -> None:
@@ -207,6 +227,7 @@ def _of_service(path: Path, where: str, engine: ServingEngine, found: Arrays) ->
     facts, held = found[f"{part}.facts"], found[f"{part}.places"]
     lives = np.isin(facts[..., serving.STATUS], (serving.WAITING, serving.RUNNING))
     talks = held[:, serving.NUMBER] >= 0
+    _check(path, f"{part}.queue_kinds", found[f"{part}.queue_kinds"], -1, kinds - 1)
     for what, values, high in (
         ("facts: the kind of a request", facts[..., serving.CLASS], kinds - 1),
         ("facts: the next free record", facts[..., serving.INPUT][~lives], records - 1),
@@ -216,6 +237,9 @@ def _of_service(path: Path, where: str, engine: ServingEngine, found: Arrays) ->
     ):
         _check(path, f"{part}.{what}", values, -1, high)
     waiting = state.queue.shape[1]
+    counters = found[f"{part}.counters"]
+    end = counters[:, serving.QUEUE_FRONT] + counters[:, serving.QUEUED] - counters[:, serving.PREEMPTED]
+    _check(path, f"{part}.counters: the end of the queue", end, 0, waiting)
     return [
         *((column, 0, slots) for column in (*_OF_SLOTS, serving.PREEMPTED)),
         (serving.QUEUED, 0, waiting + slots),
@@ -223,4 +247,5 @@ def _of_service(path: Path, where: str, engine: ServingEngine, found: Arrays) ->
         (serving.FREE_PLACE, -1, places - 1),
         (serving.RECORDS_USED, 0, records),
         (serving.PLACES_USED, 0, places),
+        (serving.QUEUE_FRONT, 0, waiting),
     ]

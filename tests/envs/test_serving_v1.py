@@ -350,7 +350,8 @@ def test_classes_are_seen_as_they_stand():
         seen = quantities(env, observation)
         state, now = env.engine.state, info["time_s"]
         count = info["queued"] - env.engine.counters[0, at.PREEMPTED]
-        queue = state.queue[0, :count]
+        front = env.engine.counters[0, at.QUEUE_FRONT]
+        queue = state.queue[0, front : front + count]
         for number, ttft in ((0, 0.4), (1, 2.0)):
             kinds = env.engine.tables.kinds[state.facts[0, queue, at.CLASS], at.OF_CLASS]
             mine = queue[kinds == number]
@@ -425,7 +426,7 @@ def test_what_a_scheduler_cannot_know_is_not_seen():
         twin = copy.deepcopy(env)
         state, clocks = twin.engine.state, twin.engine.clocks[0]
         soon = clocks[at.NEXT_ARRIVAL_S]
-        state.patience[:] += 1e6
+        state.queue_until_s[:] += 1e6
         clocks[at.NEXT_LEAVE_S] = np.inf
         places = state.places[0]
         going = (places[at.NUMBER] >= 0) & np.isfinite(state.place_s[0, at.RETURN_S])

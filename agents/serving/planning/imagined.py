@@ -172,7 +172,7 @@ def _forget_kinds(state: ServingState, tables: ServingTables) -> None:
     """A scheduler knows the class of a request, but not which of its kinds of text it is."""
     first = first_kinds(tables).astype(np.int32)
     last = len(first) - 1
-    for array in (state.facts[..., at.CLASS], state.classes, state.places[:, at.KIND]):
+    for array in (state.facts[..., at.CLASS], state.classes, state.queue_kinds, state.places[:, at.KIND]):
         # Entries that are nobody's may hold anything.
         array[:] = first[np.clip(array, 0, last)]
 
@@ -232,7 +232,8 @@ def _lose_patience(state: ServingState, tables: ServingTables, now: float, rng: 
     """Draw when those who wait give up, given that they have not."""
     counters = state.counters[0]
     count = int(counters[at.QUEUED] - counters[at.PREEMPTED])
-    waiting = state.queue[0, :count]
+    queued = slice(counters[at.QUEUE_FRONT], counters[at.QUEUE_FRONT] + count)
+    waiting = state.queue[0, queued]
     arrival_s = state.moments[0, waiting, at.ARRIVAL_S]
     kind = tables.kinds[state.facts[0, waiting, at.CLASS]]
     low = np.maximum(kind[:, at.PATIENCE_S], now - arrival_s)
@@ -241,7 +242,7 @@ def _lose_patience(state: ServingState, tables: ServingTables, now: float, rng: 
     with np.errstate(invalid="ignore"):
         width = np.where(finite, high - low, 0.0)
     until = np.where(finite, arrival_s + low + rng.random((len(state.clocks), count)) * width, np.inf)
-    state.patience[:, waiting] = until
+    state.queue_until_s[:, queued] = until
     state.clocks[:, at.NEXT_LEAVE_S] = until.min(axis=1) if count else np.inf
 
 

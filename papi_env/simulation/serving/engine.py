@@ -348,10 +348,13 @@ def empty_state(num_envs: int, slots: int, requests: int, clocks: int, serving: 
     service = serving.service
     found = slots if serving.token_budget is not None or service is not None else 1
     free = 2 * (slots if serving.prefix_caching else 1) + 2
+    queued = service.max_waiting if service else 1
+    # When a request was over is asked where its record is kept.
+    moments = at.NUM_MOMENTS - int(service is not None and requests == slots + queued + 1)
     return ServingState(
         counters=np.zeros((num_envs, at.NUM_COUNTERS), dtype=np.int64),
         clocks=np.zeros((num_envs, clocks)),
-        moments=np.full((num_envs, requests, at.NUM_MOMENTS), np.nan),
+        moments=np.full((num_envs, requests, moments), np.nan),
         facts=np.zeros((num_envs, requests, at.NUM_FACTS), dtype=np.int32),
         requests=np.zeros((num_envs, slots), dtype=np.int32),
         contexts=np.zeros((num_envs, slots), dtype=np.int32),
@@ -364,8 +367,11 @@ def empty_state(num_envs: int, slots: int, requests: int, clocks: int, serving: 
         found=np.zeros((num_envs, found), dtype=np.int32),
         free=np.zeros((num_envs, free, 2), dtype=np.int32),
         more=np.zeros((num_envs, requests if service else 1, at.NUM_MORE), dtype=np.int32),
-        patience=np.zeros((num_envs, requests if service else 1)),
-        queue=np.zeros((num_envs, service.max_waiting if service else 1), dtype=np.int32),
+        queue=np.zeros((num_envs, queued), dtype=np.int32),
+        queue_kinds=np.zeros((num_envs, queued), dtype=np.int32),
+        queue_prompts=np.zeros((num_envs, queued), dtype=np.int32),
+        queue_due_s=np.zeros((num_envs, queued)),
+        queue_until_s=np.zeros((num_envs, queued)),
         places=np.zeros((num_envs, at.NUM_PLACE, service.max_open if service else 1), dtype=np.int32),
         place_s=np.zeros((num_envs, at.NUM_PLACE_S, service.max_open if service else 1)),
         prefixes=np.zeros((num_envs, at.MAX_CLASSES if service else 1, at.NUM_PREFIX), dtype=np.int32),

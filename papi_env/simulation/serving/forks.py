@@ -28,7 +28,12 @@ def copy_running(e, source, k, target):
         moved += copy_first(source.prefill[e], target.prefill[k], source.prefill.shape[1])
         moved += copy_first(source.found[e], target.found[k], source.found.shape[1])
     moved += copy_first(source.preempted[e], target.preempted[k], counters[e, at.PREEMPTED])
-    return moved + copy_first(source.queue[e], target.queue[k], waiting(e, counters))
+    queued = counters[e, at.QUEUE_FRONT] + waiting(e, counters)
+    moved += copy_first(source.queue[e], target.queue[k], queued)
+    moved += copy_first(source.queue_kinds[e], target.queue_kinds[k], queued)
+    moved += copy_first(source.queue_prompts[e], target.queue_prompts[k], queued)
+    moved += copy_first(source.queue_due_s[e], target.queue_due_s[k], queued)
+    return moved + copy_first(source.queue_until_s[e], target.queue_until_s[k], queued)
 
 
 @inlined
@@ -38,7 +43,6 @@ def copy_records(e, source, k, target):
     moved = copy_first(source.moments[e], target.moments[k], records)
     moved += copy_first(source.facts[e], target.facts[k], records)
     moved += copy_first(source.more[e], target.more[k], records)
-    moved += copy_first(source.patience[e], target.patience[k], records)
     places = max(source.counters[e, at.PLACES_USED], target.counters[k, at.PLACES_USED])
     for row in range(at.NUM_PLACE):
         moved += copy_first(source.places[e, row], target.places[k, row], places)

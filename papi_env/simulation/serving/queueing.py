@@ -4,42 +4,60 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.compiled import inner
+from papi_env.simulation.compiled import inlined, inner
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.keeping import found_tokens
-from papi_env.simulation.serving.scoring import density, first_due, hopeless, score, true_density, work_left
-from papi_env.simulation.serving.sessions import NOBODY, class_of, give_up, waiting
+from papi_env.simulation.serving.scoring import density, hopeless, score, true_density, work_left
+from papi_env.simulation.serving.sessions import NOBODY, class_of, give_up, move_in_queue, waiting
 
 
-@inner
-def rank(e, request, order, state, served, scalars):
-    """Who has the least is admitted first; who came first among equals."""
+@inlined
+def finds_nothing(e, state):
+    """Whether no prompt finds anything, since neither turns that are done nor prefixes have pages."""
+    pages = state.counters[e, at.KEPT_PAGES]
+    for number in range(state.prefixes.shape[1]):
+        pages += state.prefixes[e, number, at.PREFIX_PAGES]
+    return pages == 0
+
+
+@inlined
+def to_process(e, k, bare, state, served, scalars):
+    """Prompt tokens of place k of the queue to be processed: all where the queue is `bare`, which finds nothing."""
+    tokens = np.int64(state.queue_prompts[e, k])
+    return tokens if bare else tokens - found_tokens(e, state.queue[e, k], state, served, scalars)
+
+
+@inlined
+def rank(e, k, order, bare, state, served, scalars):
+    """Of places of the queue that with the least is admitted first; who came first among equals."""
     if order == at.BY_DEADLINE:
-        return first_due(e, request, state, served)
+        return state.queue_due_s[e, k]
+    if order == at.BY_SCORE:
+        return -score(e, state.queue[e, k], state, served, scalars)
+    if order >= at.BY_TRUE_WORK:
+        return -true_density(e, state.queue[e, k], order == at.BY_TRUE_SPACE, state, served, scalars)
+    tokens = to_process(e, k, bare, state, served, scalars)
     if order == at.BY_PROMPT:
-        tokens = state.facts[e, request, at.INPUT] - found_tokens(e, request, state, served, scalars)
         return np.float64(tokens)
     if order == at.BY_WORK:
-        return work_left(e, request, state, served, scalars)
-    if order == at.BY_SCORE:
-        return -score(e, request, state, served, scalars)
-    if order >= at.BY_TRUE_WORK:
-        return -true_density(e, request, order == at.BY_TRUE_SPACE, state, served, scalars)
-    return -density(e, request, state, served, scalars)
+        return work_left(state.queue_kinds[e, k], tokens, served, scalars)
+    return -density(state.queue_kinds[e, k], tokens, served, scalars)
 
 
 @inner
 def next_in_queue(e, order, state, served, scalars):
-    """Where in the queue the request stands that an order admits next; -1 if nobody waits, or by score all are held."""
+    """The place in the queue of the request that an order admits next; -1 if nobody waits, or by score all are held."""
     count = waiting(e, state.counters)
     if count == 0:
         return np.int64(NOBODY)
+    front = state.counters[e, at.QUEUE_FRONT]
     if order == at.BY_ARRIVAL:
-        return np.int64(0)
-    best = np.int64(0)
-    least = rank(e, state.queue[e, 0], order, state, served, scalars)
-    for k in range(1, count):
-        value = rank(e, state.queue[e, k], order, state, served, scalars)
+        return front
+    bare = finds_nothing(e, state)
+    best = front
+    least = rank(e, front, order, bare, state, served, scalars)
+    for k in range(front + 1, front + count):
+        value = rank(e, k, order, bare, state, served, scalars)
         if value < least:
             best = np.int64(k)
             least = value
@@ -52,32 +70,47 @@ def next_in_queue(e, order, state, served, scalars):
     return best
 
 
-@inner
-def close_queue(e, position, count, state):
-    """Those behind a position of a queue of `count` move up."""
+@inlined
+def close_up(places):
+    """Those behind the first of some places of a row move up by one."""
     # Counted from 0, places are known not to be negative: that makes vectors of them.
-    behind = state.queue[e, position:count]
-    for k in range(behind.shape[0] - 1):
-        behind[k] = behind[k + 1]
+    for k in range(places.shape[0] - 1):
+        places[k] = places[k + 1]
+
+
+@inner
+def close_queue(e, place, state):
+    """Nobody is at a place of the queue any more: it begins behind it, or those behind it move up."""
+    counters = state.counters
+    front = counters[e, at.QUEUE_FRONT]
+    end = front + waiting(e, counters)
+    if place == front:
+        counters[e, at.QUEUE_FRONT] = front + 1
+        return
+    close_up(state.queue[e, place:end])
+    close_up(state.queue_kinds[e, place:end])
+    close_up(state.queue_prompts[e, place:end])
+    close_up(state.queue_due_s[e, place:end])
+    close_up(state.queue_until_s[e, place:end])
 
 
 @inner
 def abandon(e, state, served, scalars):
     """Senders whose patience is over leave."""
-    clocks, queue = state.clocks, state.queue
+    clocks = state.clocks
     now = clocks[e, at.TIME_S]
     if clocks[e, at.NEXT_LEAVE_S] > now:
         return
-    count = waiting(e, state.counters)
-    kept = 0
+    front = state.counters[e, at.QUEUE_FRONT]
+    kept = front
     soonest = np.inf
-    for k in range(count):
-        request = queue[e, k]
-        if state.patience[e, request] <= now:
-            give_up(e, request, at.LEFT, state, served, scalars)
+    for k in range(front, front + waiting(e, state.counters)):
+        until = state.queue_until_s[e, k]
+        if until <= now:
+            give_up(e, state.queue[e, k], at.LEFT, state, served, scalars)
         else:
-            soonest = min(soonest, state.patience[e, request])
-            queue[e, kept] = request
+            soonest = min(soonest, until)
+            move_in_queue(e, k, kept, state)
             kept += 1
     clocks[e, at.NEXT_LEAVE_S] = soonest
 
@@ -88,13 +121,16 @@ def lightest_class(e, state, served, scalars):
     lightest = np.int64(NOBODY)
     least = np.inf
     classes = 0
+    bare = finds_nothing(e, state)
+    front = state.counters[e, at.QUEUE_FRONT]
     for number in range(np.int64(scalars[at.NUM_CLASSES])):
         count = 0
         total = 0.0
-        for k in range(waiting(e, state.counters)):
-            request = state.queue[e, k]
-            if class_of(state.facts[e, request, at.CLASS], served) == number:
-                total += density(e, request, state, served, scalars)
+        for k in range(front, front + waiting(e, state.counters)):
+            kind = state.queue_kinds[e, k]
+            if class_of(kind, served) == number:
+                tokens = to_process(e, k, bare, state, served, scalars)
+                total += density(kind, tokens, served, scalars)
                 count += 1
         if count > 0:
             classes += 1
@@ -107,22 +143,31 @@ def lightest_class(e, state, served, scalars):
 @inner
 def shed(e, choice, state, served, scalars):
     """Drop who waits and cannot be served in time any more, or besides the class that is worth the least."""
-    counters, queue = state.counters, state.queue
+    counters = state.counters
     count = waiting(e, counters)
     if choice == at.SHED_NONE or count == 0:
         return
     dropped = np.int64(NOBODY)
     if choice == at.SHED_CLASS:
         dropped = lightest_class(e, state, served, scalars)
-    backlog = counters[e, at.PREFILL_BACKLOG]
-    kept = 0
-    for k in range(count):
-        request = queue[e, k]
-        number = class_of(state.facts[e, request, at.CLASS], served)
-        if number == dropped or hopeless(e, request, backlog, state, served, scalars):
-            give_up(e, request, at.DROPPED, state, served, scalars)
+    backlog, now = counters[e, at.PREFILL_BACKLOG], state.clocks[e, at.TIME_S]
+    bare = finds_nothing(e, state)
+    front = counters[e, at.QUEUE_FRONT]
+    kept = front
+    for k in range(front, front + count):
+        drops = class_of(state.queue_kinds[e, k], served) == dropped
+        if not drops:
+            # Nobody whose whole prompt comes in time is late with a part of it.
+            due = state.queue_due_s[e, k]
+            drops = hopeless(now, backlog + np.int64(state.queue_prompts[e, k]), due, scalars)
+            if drops and not bare:
+                tokens = to_process(e, k, bare, state, served, scalars)
+                drops = hopeless(now, backlog + tokens, due, scalars)
+        if drops:
+            give_up(e, state.queue[e, k], at.DROPPED, state, served, scalars)
         else:
-            queue[e, kept] = request
+            if kept < k:
+                move_in_queue(e, k, kept, state)
             kept += 1
 
 
@@ -138,14 +183,13 @@ def survey_queue(e, state, served, scalars):
         clocks[e, at.CLASS_SLACK_S + number] = np.inf
         clocks[e, at.CLASS_PROMPT + number] = 0.0
         sought += int(counters[e, at.CLASS_QUEUED + number] > 0)
-    k = 0
+    bare = finds_nothing(e, state)
+    k = counters[e, at.QUEUE_FRONT]
     while sought > 0:
-        request = state.queue[e, k]
-        number = class_of(state.facts[e, request, at.CLASS], served)
+        number = class_of(state.queue_kinds[e, k], served)
         if clocks[e, at.CLASS_SLACK_S + number] == np.inf:
-            slack = first_due(e, request, state, served) - clocks[e, at.TIME_S]
-            clocks[e, at.CLASS_SLACK_S + number] = slack
-            tokens = state.facts[e, request, at.INPUT] - found_tokens(e, request, state, served, scalars)
+            clocks[e, at.CLASS_SLACK_S + number] = state.queue_due_s[e, k] - clocks[e, at.TIME_S]
+            tokens = to_process(e, k, bare, state, served, scalars)
             clocks[e, at.CLASS_PROMPT + number] = np.float64(tokens)
             sought -= 1
         k += 1

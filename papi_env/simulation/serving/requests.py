@@ -32,10 +32,10 @@ from papi_env.simulation.serving.sessions import (
     conclude,
     draw_session,
     drawn_class,
+    note_end,
     start_lists,
     turn_key,
     turn_of,
-    waiting,
 )
 from papi_env.simulation.serving.terms import NOTHING, Decoding
 from papi_env.workload.serving import SPECULATION_LENGTHS
@@ -50,18 +50,21 @@ class ServingState(NamedTuple):
     Attributes:
         counters: int64 [E, NUM_COUNTERS]; clocks: float64 [E, NUM_CLOCKS], or CAUSE_J columns where joules by cause
             are not kept.
-        moments: float64 [E, R, NUM_MOMENTS]; facts: int32 [E, R, NUM_FACTS]: the requests' records.
+        moments: float64 [E, R, NUM_MOMENTS], or one column less where records are used again; facts: int32
+            [E, R, NUM_FACTS]: the requests' records.
         requests, contexts, left, classes: int32 [E, S], of the decoding requests first: which request, tokens
             held, output tokens left, class. keys: uint64 [E, S], of acceptance draws. deadlines: float64 [E, S],
             when the latest token is due.
         prefill: int32 [E, S], a ring of requests in prefill; preempted: int32 [E, S], a stack of requests.
         found: int32 [E, S], beside `prefill`: tokens that need no processing. free: int32 [E, 2 S + 2, 2], what free
             pages hold (see `pages`). Without a token budget or prefix caching S is 1 here, and nothing is written.
-        more: int32 [E, R, NUM_MORE]; patience: float64 [E, R], when the sender of a request gives up waiting; queue:
-            int32 [E, Q], requests that wait and were never admitted, in order of arrival; places: int32
-            [E, NUM_PLACE, C] and place_s: float64 [E, NUM_PLACE_S, C], conversations; prefixes: int32
+        more: int32 [E, R, NUM_MORE]; queue: int32 [E, Q], requests that wait and were never admitted, in order of
+            arrival, from QUEUE_FRONT on. Beside it, so that who is sought among many is found in rows, queue_kinds and
+            queue_prompts: int32 [E, Q], kinds and prompt tokens; queue_due_s and queue_until_s: float64 [E, Q], when
+            first tokens are due, and when senders give up waiting.
+        places: int32 [E, NUM_PLACE, C] and place_s: float64 [E, NUM_PLACE_S, C], conversations; prefixes: int32
             [E, classes, NUM_PREFIX]; queries: float64 [E, classes, NUM_TRAITS], what a score weighs, see `scoring`.
-            All of one entry where there are no classes of requests.
+            From `more` on all of one entry where there are no classes of requests.
     """
 
     counters: npt.NDArray[np.int64]
@@ -79,8 +82,11 @@ class ServingState(NamedTuple):
     found: npt.NDArray[np.int32]
     free: npt.NDArray[np.int32]
     more: npt.NDArray[np.int32]
-    patience: npt.NDArray[np.float64]
     queue: npt.NDArray[np.int32]
+    queue_kinds: npt.NDArray[np.int32]
+    queue_prompts: npt.NDArray[np.int32]
+    queue_due_s: npt.NDArray[np.float64]
+    queue_until_s: npt.NDArray[np.float64]
     places: npt.NDArray[np.int32]
     place_s: npt.NDArray[np.float64]
     prefixes: npt.NDArray[np.int32]
@@ -200,7 +206,8 @@ def find_oldest(e, state, counters, clocks, scalars):
         request = state.preempted[e, counters[e, at.PREEMPTED] - 1]
         clocks[e, at.HEAD_ARRIVAL_S] = state.moments[e, request, at.ARRIVAL_S]
     elif scalars[at.SERVICE] > 0.0 and counters[e, at.QUEUED] > 0:
-        clocks[e, at.HEAD_ARRIVAL_S] = state.moments[e, state.queue[e, 0], at.ARRIVAL_S]
+        first = state.queue[e, counters[e, at.QUEUE_FRONT]]
+        clocks[e, at.HEAD_ARRIVAL_S] = state.moments[e, first, at.ARRIVAL_S]
     elif scalars[at.SERVICE] == 0.0 and counters[e, at.HEAD] < counters[e, at.ARRIVED]:
         clocks[e, at.HEAD_ARRIVAL_S] = state.moments[e, counters[e, at.HEAD], at.ARRIVAL_S]
     else:
@@ -224,7 +231,7 @@ def finish(e, request, state, served, scalars):
     """A request has all its tokens: judge it by its objectives."""
     counters, moments, facts = state.counters, state.moments, state.facts
     now = state.clocks[e, at.TIME_S]
-    moments[e, request, at.FINISH_S] = now
+    note_end(e, request, state)
     output = facts[e, request, at.OUTPUT]
     facts[e, request, at.GENERATED] = output
     first = moments[e, request, at.FIRST_TOKEN_S]
@@ -420,7 +427,7 @@ def admit_chosen(e, most, order, state, served, scalars):
         if stack > 0:
             counters[e, at.PREEMPTED] -= 1
         else:
-            close_queue(e, position, waiting(e, counters), state)
+            close_queue(e, position, state)
             counters[e, at.CLASS_QUEUED + class_of(state.facts[e, request, at.CLASS], served)] -= 1
         be_admitted(e, request, state)
         if state.more[e, request, at.RANK] == NOBODY:

@@ -17,20 +17,18 @@ from papi_env.simulation.serving.sessions import class_of
 
 
 @inlined
-def work_left(e, request, state, served, scalars):
-    """Profiled seconds of the prompt tokens to process, and of the output that is usual in the request's class."""
-    kind = state.facts[e, request, at.CLASS]
-    tokens = state.facts[e, request, at.INPUT] - found_tokens(e, request, state, served, scalars)
-    decoding = served.kinds[kind, at.MEAN_OUTPUT] * scalars[at.DECODE_TOKEN_S]
+def work_left(kind, tokens, served, scalars):
+    """Profiled seconds of the prompt tokens to process, and of the output that is usual in a request's class."""
+    decoding = served.kinds[np.uint64(kind), at.MEAN_OUTPUT] * scalars[at.DECODE_TOKEN_S]
     return tokens * scalars[at.PROMPT_TOKEN_S] + decoding
 
 
 @inlined
-def density(e, request, state, served, scalars):
+def density(kind, tokens, served, scalars):
     """What a request is usually worth in its class over its work."""
-    row = served.kinds[state.facts[e, request, at.CLASS]]
+    row = served.kinds[np.uint64(kind)]
     worth = row[at.WEIGHT] * (row[at.MEAN_OUTPUT] if scalars[at.WORTH_BY_TOKENS] > 0.0 else 1.0)
-    return worth / max(work_left(e, request, state, served, scalars), 1e-12)
+    return worth / max(work_left(kind, tokens, served, scalars), 1e-12)
 
 
 @inlined
@@ -58,11 +56,9 @@ def first_due(e, request, state, served):
 
 
 @inlined
-def hopeless(e, request, backlog, state, served, scalars):
-    """Whether the first token cannot come in time, even at the fastest that the profile knows."""
-    tokens = state.facts[e, request, at.INPUT] - found_tokens(e, request, state, served, scalars)
-    fastest = (backlog + tokens) * scalars[at.PROMPT_TOKEN_S]
-    return state.clocks[e, at.TIME_S] + fastest > first_due(e, request, state, served)
+def hopeless(now, tokens, due, scalars):
+    """Whether a first token after so many prompt tokens is late even at the fastest that the profile knows."""
+    return now + tokens * scalars[at.PROMPT_TOKEN_S] > due
 
 
 @inner
@@ -87,7 +83,11 @@ def score(e, request, state, served, scalars):
     slack = left_s / within_s
     waited = (now - state.moments[e, request, at.ARRIVAL_S]) / within_s
     length = tokens / 2048.0
-    worth = density(e, request, state, served, scalars) * scalars[at.TTFT_S] / scalars[at.REFERENCE_TOKENS]
+    worth = (
+        density(state.facts[e, request, at.CLASS], tokens, served, scalars)
+        * scalars[at.TTFT_S]
+        / scalars[at.REFERENCE_TOKENS]
+    )
     running = (
         state.counters[e, at.PAGE_SUM]
         + state.counters[e, at.PREFILL_PAGES]

@@ -211,6 +211,13 @@ def reuses_records(state):
     return state.facts.shape[1] == state.requests.shape[1] + state.queue.shape[1] + 1
 
 
+@inlined
+def note_end(e, request, state):
+    """A request is over now, which nobody asks of records that are used again."""
+    if state.moments.shape[2] > at.FINISH_S:
+        state.moments[e, request, at.FINISH_S] = state.clocks[e, at.TIME_S]
+
+
 @inner
 def free_record(e, request, state):
     """A request is over."""
@@ -307,7 +314,7 @@ def record(e, arrival_s, kind, prompt, output, place, session, state):
         counters[e, at.RECORDS_USED] = request + 1
     else:
         counters[e, at.FREE_RECORD] = facts[e, request, at.INPUT]
-    for k in range(at.NUM_MOMENTS):
+    for k in range(state.moments.shape[2]):
         state.moments[e, request, k] = np.nan
     state.moments[e, request, at.ARRIVAL_S] = arrival_s
     facts[e, request, at.INPUT] = prompt
@@ -320,8 +327,30 @@ def record(e, arrival_s, kind, prompt, output, place, session, state):
     more[e, request, at.PLACE] = place
     more[e, request, at.KEPT] = 0
     more[e, request, at.RANK] = NOBODY
-    state.patience[e, request] = np.inf
     return request
+
+
+@inlined
+def move_in_queue(e, k, to, state):
+    """What place k of the queue holds, in another one too."""
+    state.queue[e, to] = state.queue[e, k]
+    state.queue_kinds[e, to] = state.queue_kinds[e, k]
+    state.queue_prompts[e, to] = state.queue_prompts[e, k]
+    state.queue_due_s[e, to] = state.queue_due_s[e, k]
+    state.queue_until_s[e, to] = state.queue_until_s[e, k]
+
+
+@inlined
+def queue_end(e, state):
+    """The place behind the last of those who wait; where the row is at its end, they move to its beginning."""
+    counters = state.counters
+    count = waiting(e, counters)
+    front = counters[e, at.QUEUE_FRONT]
+    if count == 0 or front + count >= state.queue.shape[1]:
+        for k in range(count):
+            move_in_queue(e, front + k, k, state)
+        counters[e, at.QUEUE_FRONT] = front = np.int64(0)
+    return front + count
 
 
 @inner
@@ -329,10 +358,15 @@ def join_queue(e, request, key, state, served):
     """A request waits from its arrival on, as long as its sender does."""
     counters, clocks = state.counters, state.clocks
     kind = state.facts[e, request, at.CLASS]
-    until = state.moments[e, request, at.ARRIVAL_S] + patience_of(key, kind, served)
-    state.patience[e, request] = until
+    arrival_s = state.moments[e, request, at.ARRIVAL_S]
+    until = arrival_s + patience_of(key, kind, served)
     clocks[e, at.NEXT_LEAVE_S] = min(clocks[e, at.NEXT_LEAVE_S], until)
-    state.queue[e, waiting(e, counters)] = request
+    position = queue_end(e, state)
+    state.queue[e, position] = request
+    state.queue_kinds[e, position] = kind
+    state.queue_prompts[e, position] = state.facts[e, request, at.INPUT]
+    state.queue_due_s[e, position] = arrival_s + served.kinds[kind, at.KIND_TTFT_S]
+    state.queue_until_s[e, position] = until
     counters[e, at.QUEUED] += 1
     counters[e, at.CLASS_QUEUED + class_of(kind, served)] += 1
 
@@ -502,7 +536,7 @@ def give_up(e, request, status, state, served, scalars):
     counters[e, at.QUEUED] -= 1
     counters[e, at.ABANDONED if status == at.LEFT else at.SHED] += 1
     state.facts[e, request, at.STATUS] = status
-    state.moments[e, request, at.FINISH_S] = state.clocks[e, at.TIME_S]
+    note_end(e, request, state)
     if place >= 0:
         end_conversation(e, place, state, served)
     free_record(e, request, state)

@@ -118,7 +118,8 @@ UNDRAFTED = 82  # kinds that draft nothing in this iteration, a bit each: at mos
 # How many of the first records of requests, and places of conversations, were ever in use in this episode.
 RECORDS_USED = 83
 PLACES_USED = 84
-NUM_COUNTERS = 85
+QUEUE_FRONT = 85  # where the first of those who wait stands in their row
+NUM_COUNTERS = 86
 
 # --- clocks: float64 [num_envs, NUM_CLOCKS] ---------------------------------------------------------
 TIME_S = 0

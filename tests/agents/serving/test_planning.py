@@ -165,8 +165,9 @@ def hide(engine, known, rng):
     state.left[0, :rlp] = state.facts[0, decoding, at.OUTPUT] - generated
     state.classes[0, :rlp] = state.facts[0, decoding, at.CLASS]
     state.keys[0] += np.uint64(12345)
-    waiting = state.queue[0, : counters[at.QUEUED] - counters[at.PREEMPTED]]
-    state.patience[0, waiting] += 0.5
+    queued = waiting_in(engine)
+    state.queue_kinds[0, queued] = state.facts[0, state.queue[0, queued], at.CLASS]
+    state.queue_until_s[0, queued] += 0.5
     clocks[at.NEXT_LEAVE_S] += 0.25
     served = set(state.more[0, unfinished(state, 0), at.PLACE].tolist())
     for place in np.flatnonzero(state.places[0, at.NUMBER] >= 0).tolist():
@@ -183,6 +184,12 @@ def hide(engine, known, rng):
             state.places[0, at.TOLD, place] = counters[at.FREE_PLACE]
             counters[at.FREE_PLACE] = place
             counters[at.OPEN] -= 1
+
+
+def waiting_in(engine):
+    """The places of the queue that are taken."""
+    front, queued, preempted = engine.counters[0, [at.QUEUE_FRONT, at.QUEUED, at.PREEMPTED]]
+    return slice(front, front + queued - preempted)
 
 
 def known_generated(engine):
@@ -257,8 +264,7 @@ def test_what_is_imagined_agrees_with_what_is_known():
     assert len(np.unique(state.facts[:, records[0], at.OUTPUT])) > 10
     rlp = engine.counters[0, at.RLP]
     assert (state.left[:, :rlp] > 0).all()
-    waiting = true.queue[0, : engine.counters[0, at.QUEUED] - engine.counters[0, at.PREEMPTED]]
-    assert (state.patience[:, waiting] >= now).all()
+    assert (state.queue_until_s[:, waiting_in(engine)] >= now).all()
     gaps = state.clocks[:, at.NEXT_SESSION_S] - now
     assert gaps.min() > 0
     assert gaps.mean() == pytest.approx(1 / 24, rel=0.3)

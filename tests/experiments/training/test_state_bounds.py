@@ -10,7 +10,7 @@ from experiments.training.algorithms import build_model
 from experiments.training.hyperparameter_files import load_hyperparameters
 from experiments.training.settings import training_envs
 from experiments.training.state import _digest, load_state, save_state
-from experiments.training.state_bounds import check_counters, counts_of, rows_of
+from experiments.training.state_bounds import check_counters, counts_of, rows_of, widened
 from papi_env.envs.registration import SERVING
 from papi_env.errors import DataError
 from papi_env.scenario import get_scenario
@@ -51,7 +51,17 @@ def as_earlier(path, counters=47, clocks=43):
     with safe_open(path, framework="np") as file:
         text = file.metadata()["state"]
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    later = tuple(f".{name}" for name in ("more", "patience", "queue", "places", "place_s", "prefixes"))
+    names = (
+        "more",
+        "queue",
+        "queue_kinds",
+        "queue_prompts",
+        "queue_due_s",
+        "queue_until_s",
+        "places",
+        "place_s",
+    )
+    later = tuple(f".{name}" for name in (*names, "prefixes"))
     found = {name: array for name, array in found.items() if not name.endswith(later)}
     for name, array in found.items():
         if name.endswith((".state.counters", ".final.counters")):
@@ -128,6 +138,64 @@ def test_what_an_engine_holds_passes_all_along(tmp_path, engine):
     assert (twin.counters[:, at.SESSIONS] > twin.state.facts.shape[1]).all(), "records that were used again"
 
 
+def as_before_rows_were_counted(engine):
+    """The arrays of an engine as versions had them that kept free rows as lists, and nothing beside the queue."""
+    found = {name: array.copy() for name, array in arrays_of(engine).items()}
+    state = {name: found[f"env.state.{name}"] for name in ServingState._fields}
+    counters, facts, places, place_s = (state[name] for name in ("counters", "facts", "places", "place_s"))
+    until = np.full(facts.shape[:2], np.inf)
+    for e, c in enumerate(counters):
+        front, queued = c[at.QUEUE_FRONT], c[at.QUEUED] - c[at.PREEMPTED]
+        state["queue"][e, :queued] = state["queue"][e, front : front + queued].copy()
+        until[e, state["queue"][e, :queued]] = state["queue_until_s"][e, front : front + queued]
+        for first, used, links in (
+            (at.FREE_RECORD, at.RECORDS_USED, facts[e, :, at.INPUT]),
+            (at.FREE_PLACE, at.PLACES_USED, places[e, at.TOLD]),
+        ):
+            unused = np.arange(c[used], len(links))
+            links[unused] = np.append(unused[1:], -1)[: len(unused)]
+            last, following = None, c[first]
+            while following >= 0:
+                last, following = following, links[following]
+            begin = unused[0] if len(unused) else -1
+            if last is None:
+                c[first] = begin
+            else:
+                links[last] = begin
+    changed = {
+        "counters": counters[:, :83].copy(),
+        "places": np.ascontiguousarray(places.swapaxes(1, 2)),
+        "place_s": np.ascontiguousarray(place_s.swapaxes(1, 2)),
+        "moments": np.pad(state["moments"], ((0, 0), (0, 0), (0, 1)), constant_values=np.nan),
+        "patience": until,
+    }
+    found |= {f"env.state.{name}": array for name, array in changed.items()}
+    return {name: array for name, array in found.items() if ".queue_" not in name}
+
+
+def test_a_state_from_before_rows_were_counted_goes_on_as_it_would_have(tmp_path, engine):
+    """With classes of requests, whose conversations and records were in lists."""
+    found = as_before_rows_were_counted(engine)
+    twin = engine.clone()
+    twin.start([7, 8, 9])
+    layout = widened("env", twin, found, arrays_of(twin))
+    assert layout.keys() == arrays_of(twin).keys()
+    check_counters(tmp_path, "env", twin, layout)
+    for name, array in arrays_of(twin).items():
+        assert (layout[name].shape, layout[name].dtype) == (array.shape, array.dtype)
+        getattr(twin.state, name.rpartition(".")[2])[:] = layout[name]
+    one = engine.clone()
+    rows = [at.FREE_RECORD, at.FREE_PLACE, at.RECORDS_USED, at.PLACES_USED, at.QUEUE_FRONT]
+    rng = np.random.default_rng(5)
+    for _ in range(150):
+        one.actions[:] = twin.actions[:] = rng.integers(0, at.NVEC_V1, one.actions.shape)
+        one.step()
+        twin.step()
+        np.testing.assert_array_equal(one.clocks, twin.clocks)
+        np.testing.assert_array_equal(np.delete(one.counters, rows, 1), np.delete(twin.counters, rows, 1))
+    assert one.counters[:, at.FINISHED].min() > engine.counters[:, at.FINISHED].max()
+
+
 @pytest.mark.parametrize("value", [-2, 1 << 20])
 @pytest.mark.parametrize(
     ("name", "column"),
@@ -140,6 +208,7 @@ def test_what_an_engine_holds_passes_all_along(tmp_path, engine):
         ("counters", at.FREE_PLACE),
         ("counters", at.RECORDS_USED),
         ("counters", at.PLACES_USED),
+        ("counters", at.QUEUE_FRONT),
         ("counters", at.QUEUED),
         ("counters", at.PREEMPTED),
         ("counters", at.RLP),
@@ -171,15 +240,14 @@ def test_records_that_name_what_is_not_there_are_refused(tmp_path, engine, name,
 def test_lists_of_what_is_free_stay_inside(tmp_path, engine):
     found = arrays_of(engine)
     facts, places = found["env.state.facts"], found["env.state.places"]
-    free = engine.counters[0, at.FREE_RECORD]
-    assert free >= 0
-    facts[0, free, at.INPUT] += 1 << 20
+    e = np.flatnonzero((engine.counters[:, [at.FREE_RECORD, at.FREE_PLACE]] >= 0).all(axis=1))[0]
+    free = engine.counters[e, at.FREE_RECORD]
+    facts[e, free, at.INPUT] += 1 << 20
     with pytest.raises(DataError, match="next free record"):
         check_counters(tmp_path, "env", engine, found)
-    facts[0, free, at.INPUT] -= 1 << 20
-    place = engine.counters[0, at.FREE_PLACE]
-    assert place >= 0
-    places[0, at.TOLD, place] = 1 << 20
+    facts[e, free, at.INPUT] -= 1 << 20
+    place = engine.counters[e, at.FREE_PLACE]
+    places[e, at.TOLD, place] = 1 << 20
     with pytest.raises(DataError, match="next free place"):
         check_counters(tmp_path, "env", engine, found)
 

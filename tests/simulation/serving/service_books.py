@@ -80,7 +80,7 @@ def live(engine, e):
     return (
         state.requests[e, : c[at.RLP]].tolist(),
         [int(state.prefill[e, place]) for place in ring(engine, e)],
-        state.queue[e, :waiting].tolist(),
+        state.queue[e, c[at.QUEUE_FRONT] : c[at.QUEUE_FRONT] + waiting].tolist(),
         state.preempted[e, : c[at.PREEMPTED]].tolist(),
     )
 
@@ -90,6 +90,15 @@ def check_books(engine, e):
     state, c, clocks, kinds = engine.state, engine.counters[e], engine.clocks[e], engine.tables.kinds
     decoding, prefilling, waiting, preempted = live(engine, e)
     everybody = decoding + prefilling + waiting + preempted
+    queued = slice(c[at.QUEUE_FRONT], c[at.QUEUE_FRONT] + len(waiting))
+    kind = state.facts[e, waiting, at.CLASS]
+    np.testing.assert_array_equal(state.queue_kinds[e, queued], kind)
+    np.testing.assert_array_equal(state.queue_prompts[e, queued], state.facts[e, waiting, at.INPUT])
+    due = state.moments[e, waiting, at.ARRIVAL_S] + kinds[kind, at.KIND_TTFT_S]
+    np.testing.assert_array_equal(state.queue_due_s[e, queued], due)
+    until = state.queue_until_s[e, queued]
+    assert (until >= clocks[at.NEXT_LEAVE_S]).all()
+    assert (until >= state.moments[e, waiting, at.ARRIVAL_S] + kinds[kind, at.PATIENCE_S]).all()
     assert len(set(everybody)) == len(everybody)
     free = []
     record = c[at.FREE_RECORD]

@@ -117,7 +117,7 @@ def test_what_nobody_uses_is_not_copied():
     assert 2 * (engine.counters[0].nbytes + engine.clocks[0].nbytes) < fork.copied_bytes < whole.copied_bytes
     used = int(engine.counters[0, at.RECORDS_USED])
     assert 0 < used < engine.state.facts.shape[1]
-    for name in ("moments", "facts", "more", "patience"):
+    for name in ("moments", "facts", "more"):
         mine, theirs = getattr(engine.state, name)[0, :used], getattr(fork.state, name)[1, :used]
         np.testing.assert_array_equal(mine, theirs, err_msg=name)
     # As many as were ever in use at once.
