@@ -48,6 +48,13 @@ class Effort:
     fill_steps: int = 400
     """Steps until a serving machine is full, before it is forked."""
     evaluated_envs: int = 64
+    crowds: tuple[tuple[int, int], ...] = ((64, 64), (64, 512), (256, 512))
+    """Requests that run and wait on machines whose steps are taken apart."""
+    crowded_envs: int = 256
+    crowded_presets: tuple[str, ...] = ("overload/llama-65b", "agents/llama-65b")
+    crowded_instances: int = 8
+    crowded_steps: int = 2000
+    """Of presets: about as far as many come and wait."""
     replayed_requests: int = 19_366
     """Of a replay without a file; an hour of Azure's conversation trace has so many."""
     run_requests: int = 300
@@ -72,6 +79,11 @@ QUICK = Effort(
     serving_requests=64,
     fill_steps=20,
     evaluated_envs=2,
+    crowds=((4, 8),),
+    crowded_envs=2,
+    crowded_presets=("agents/llama-65b",),
+    crowded_instances=1,
+    crowded_steps=8,
     replayed_requests=8,
     run_requests=4,
     sweep_requests=(4, 16),

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.speed import inside, jobs, parts, replay, runs
+from experiments.speed import crowded, inside, jobs, parts, replay, runs
 from experiments.speed.measure import pinned
 from experiments.speed.parts import QUICK, Effort, Findings, Ratio, Row, Say
 from experiments.speed.targets import PARTS, TARGETS, UNPINNED
@@ -53,7 +53,7 @@ def _part(name: str, asked: Asked) -> Callable[[Findings, Effort, Say], None]:
     if name == "replay":
         return partial(replay.replay, trace=asked.trace)
     if name not in ("ppo", "target"):
-        elsewhere = {"inside": inside, "jobs": jobs, "grid": runs, "startup": runs}
+        elsewhere = {"inside": inside, "crowded": crowded, "jobs": jobs, "grid": runs, "startup": runs}
         module = elsewhere.get(name, parts)
         measured: Callable[[Findings, Effort, Say], None] = getattr(module, name)
         return measured

@@ -66,6 +66,7 @@ PARTS: Mapping[str, str] = {
     "batch": "batches of every id, and bytes of state",
     "adapter": "SB3's adapter alone",
     "inside": "forks and policies inside the loop",
+    "crowded": "machines on which many run and wait, by what is asked",
     "replay": "an hour of requests, through Python and inside",
     "sweeps": "over requests, TLP and environments",
     "grid": "seconds per grid point",

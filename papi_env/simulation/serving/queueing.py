@@ -140,6 +140,18 @@ def lightest_class(e, state, served, scalars):
     return lightest if classes > 1 else np.int64(NOBODY)
 
 
+@inlined
+def late_ones(e, begin, end, backlog, state, scalars):
+    """How many of some places of the queue would be late if they found nothing: at least those that are."""
+    now = state.clocks[e, at.TIME_S]
+    prompts, dues = state.queue_prompts[e, begin:end], state.queue_due_s[e, begin:end]
+    # Counted from 0, without branches: that makes vectors of them.
+    found = 0
+    for k in range(dues.shape[0]):
+        found += int(hopeless(now, backlog + np.int64(prompts[k]), dues[k], scalars))
+    return found
+
+
 @inner
 def shed(e, choice, state, served, scalars):
     """Drop who waits and cannot be served in time any more, or besides the class that is worth the least."""
@@ -151,8 +163,10 @@ def shed(e, choice, state, served, scalars):
     if choice == at.SHED_CLASS:
         dropped = lightest_class(e, state, served, scalars)
     backlog, now = counters[e, at.PREFILL_BACKLOG], state.clocks[e, at.TIME_S]
-    bare = finds_nothing(e, state)
     front = counters[e, at.QUEUE_FRONT]
+    if dropped == NOBODY and late_ones(e, front, front + count, backlog, state, scalars) == 0:
+        return
+    bare = finds_nothing(e, state)
     kept = front
     for k in range(front, front + count):
         drops = class_of(state.queue_kinds[e, k], served) == dropped
