@@ -157,7 +157,7 @@ def check_array(path: Path, name: str, found: npt.NDArray[Any] | None, expected:
         there = "missing" if found is None else f"{found.dtype} {list(found.shape)}"
         raise DataError(
             f"{path}: {name} is {there}, expected {expected.dtype} {list(expected.shape)}: the state of another "
-            "configuration"
+            "configuration or version"
         )
 
 
@@ -267,10 +267,11 @@ def _engine_arrays(part: BatchVecEnv) -> Arrays:
 
 
 def _name_in_file(engine: Any, part: str, field: str) -> str:
-    """What an array of an engine is called in a file: as in earlier versions, whose runs go on too."""
-    if isinstance(engine, DecodeEngine) and part in ("state", "final"):
-        # The slots and keys of `final` are those of the state.
-        return f"final_{field}" if part == "final" and field in ("counters", "clocks") else field
+    """What an array of an engine is called in a file."""
+    # The slots and keys of `final` are those of the state. Versions that called the others so, too, had other columns
+    # in rows of the same length: such a file lacks what is looked for here.
+    if isinstance(engine, DecodeEngine) and field in ("slots", "keys"):
+        return field
     return f"{part}.{field}"
 
 

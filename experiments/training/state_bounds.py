@@ -173,11 +173,11 @@ def check_counters(path: Path, where: str, engine: Engine[Any], found: Arrays) -
     Raises:
         DataError: there are some; the message says which.
     """
+    name = f"{where}.state.counters"
     if isinstance(engine, DecodeEngine):
-        name, bounds = f"{where}.counters", _of_batch(path, where, engine, found)
+        bounds = _of_batch(path, where, engine, found)
     else:
         assert isinstance(engine, ServingEngine)
-        name = f"{where}.state.counters"
         served = engine.tables.scalars[serving.SERVICE] > 0
         bounds = (_of_service if served else _of_serving)(path, where, engine, found)
     for column, low, high in bounds:
@@ -199,6 +199,7 @@ def _of_batch(path: Path, where: str, engine: DecodeEngine, found: Arrays) -> _B
         (batch.RLP, 0, workload.batch_size if workload is not None else 0),
         (batch.TLP, 0, MAX_SPECULATION),
         (batch.LAST_FC, -1, batch.NUM_UNITS - 1),
+        *((batch.LAST_UNIT + k, -1, batch.NUM_UNITS - 1) for k in range(batch.NUM_CLASSES)),
         (batch.STAGE, -1, MAX_STAGES - 1),
         (batch.IMAGES, 0, MAX_IMAGES),
     ]

@@ -45,7 +45,7 @@ class KernelsProblem(BatchProblem):
     features = at.KERNELS_FEATURES
     clock_info: ClassVar[Columns] = (
         *BatchProblem.clock_info,
-        *((f"{at.TIMED_CLASSES[k]}_s", at.LAST_CLASS_S + k) for k in range(at.NUM_CLASSES, at.NUM_TIMED)),
+        *((f"{at.TIMED_CLASSES[k]}_s", at.LAST_CLASS_TIMES[k]) for k in range(at.NUM_CLASSES, at.NUM_TIMED)),
     )
     counter_info: ClassVar[Columns] = (
         *BatchProblem.counter_info,

@@ -125,8 +125,8 @@ class BatchTimeline(Timeline):
         start = float(clocks[at.TIME_S] - clocks[at.LAST_TIME_S])
         segments = []
         for k in classes:
-            seconds = float(clocks[at.LAST_CLASS_S + k])
-            unit = UNIT_NAMES[int(counters[at.LAST_UNIT + k])]
+            seconds = float(clocks[at.LAST_CLASS_TIMES[k]])
+            unit = UNIT_NAMES[int(counters[at.LAST_UNITS[k]])]
             segments.append(Segment(unit, at.TIMED_CLASSES[k], start, seconds))
             start += seconds
         if clocks.shape[0] > at.EXPERTS_S and classes.start == 0:

@@ -317,7 +317,9 @@ def test_training_meets_no_instance_of_validation_or_comparison(tmp_path, monkey
         status, _, err = command(*options("ppo", DECODE, 64), "--seed", run, "--out", tmp_path / str(run))
         assert status == 0, err
         state = load_file(tmp_path / str(run) / STATE)
-        seeds[run] = {int(s) for part in (0, 1) for s in state[f"env.{part}.engine.counters"][:, at.SEED]}
+        seeds[run] = {
+            int(s) for part in (0, 1) for s in state[f"env.{part}.engine.state.counters"][:, at.SEED]
+        }
         assert len(seeds[run]) == 4
         assert min(seeds[run]) >= TRAINING_SEED > VALIDATION_SEED + 65536
     assert not seeds[0] & seeds[1]
@@ -444,7 +446,15 @@ def test_what_was_earned_is_of_a_size_that_trainings_come_to(tmp_path, number):
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [(at.RLP, 10**9), (at.TLP, 9), (at.RLP, -1), (at.LAST_FC, 7), (at.STAGE, 10**9)]
+    ("column", "value"),
+    [
+        (at.RLP, 10**9),
+        (at.TLP, 9),
+        (at.RLP, -1),
+        (at.LAST_FC, 7),
+        (at.LAST_UNIT + at.ATTENTION, 10**9),
+        (at.STAGE, 10**9),
+    ],
 )
 def test_a_state_made_up_on_purpose_leads_out_of_no_array(tmp_path, column, value):
     model = model_of()

@@ -198,19 +198,20 @@ def encode_env(global_unit, fc3, ffn, counters, clocks, lookups, scalars):
 
 @inlined
 def charge(kernel_class, unit, seconds, counters, clocks):
-    """Book the seconds of a class to its unit."""
+    """Book the seconds of a class of a stage to its unit."""
     clocks[at.BUSY_S + unit] += seconds
-    clocks[at.CLASS_S + kernel_class] += seconds
-    clocks[at.LAST_CLASS_S + kernel_class] = seconds
-    counters[at.LAST_UNIT + kernel_class] = unit
+    k = kernel_class - at.NUM_CLASSES
+    clocks[at.STAGE_CLASS_S + k] += seconds
+    clocks[at.LAST_STAGE_CLASS_S + k] = seconds
+    counters[at.LAST_STAGE_UNIT + k] = unit
 
 
 @inner
 def forget_stage(counters, clocks):
     """After the last encode an iteration is the last step: no stage's times are."""
     counters[at.LAST_STAGE] = -1
-    for k in range(at.REPMLP_FC1_FC2, at.NUM_TIMED):
-        clocks[at.LAST_CLASS_S + k] = 0.0
+    for k in range(at.NUM_TIMED - at.NUM_CLASSES):
+        clocks[at.LAST_STAGE_CLASS_S + k] = 0.0
 
 
 @inner
@@ -224,9 +225,9 @@ def observe_stage(counters, clocks, features, scalars, observations):
     for k in range(2 * at.NUM_STAGE_CLASSES):
         observations[at.SHAPE_FEATURE + k] = features[stage, images, k] if stage >= 0 else 0.0
     for k in range(at.NUM_STAGE_CLASSES):
-        x = clocks[at.LAST_CLASS_S + at.REPMLP_FC1_FC2 + k]
+        x = clocks[at.LAST_STAGE_CLASS_S + k]
         observations[at.LAST_STAGE_TIME_FEATURE + k] = x / (x + scalars[at.REFERENCE])
         for u in range(at.NUM_UNITS):
             observations[at.LAST_STAGE_UNIT_FEATURE + at.NUM_UNITS * k + u] = (
-                1.0 if counters[at.LAST_UNIT + at.REPMLP_FC1_FC2 + k] == u else 0.0
+                1.0 if counters[at.LAST_STAGE_UNIT + k] == u else 0.0
             )

@@ -61,8 +61,9 @@ class DecodeState(NamedTuple):
     """What changes in a step, row by row of an environment; columns in `batch.state`.
 
     Attributes:
-        counters: int64 [num_envs, NUM_COUNTERS], or NUM_WINDOW_COUNTERS columns where layers have windows.
-        clocks: float64 [num_envs, NUM_CLOCKS], or CAUSE_J columns where joules by cause are not kept.
+        counters: int64 [num_envs, NUM_COUNTERS], or more columns where the scenario has images, experts or windows.
+        clocks: float64 [num_envs, NUM_ITERATION_CLOCKS], or more columns where actions name units of stages, joules by
+            cause are kept, or the model has experts.
         slots: int32 [num_envs, 2 x width], tokens that each request holds, then those that it lacks. Steps leave them
             behind; `DecodeEngine.state` brings them up to date.
         keys: uint64 [num_envs, width], of the requests' draws; where nothing is drawn, as they were at the reset.
@@ -164,11 +165,17 @@ class DecodeEngine(Engine[DecodeState]):
         if scenario.model is not None:
             self.prefill = Prefill(scenario.system, scenario.model, scenario.experts)
         causes = (causes or self.tables.experts is not None) and self.tables.keeps_causes
-        clocks = at.NUM_CLOCKS if causes else at.CAUSE_J
+        counters, clocks = at.NUM_COUNTERS, at.NUM_ITERATION_CLOCKS
+        if scenario.images is not None or self.tables.experts is not None:
+            counters = at.NUM_PART_COUNTERS
+        if self.tables.scalars[at.WINDOW] > 0:
+            counters = at.NUM_WINDOW_COUNTERS
+        if choices > 1:
+            clocks = at.NUM_STAGE_CLOCKS
+        if causes:
+            clocks = at.NUM_CLOCKS
         if self.tables.experts is not None:
             clocks = at.NUM_EXPERT_CLOCKS
-        windows = self.tables.scalars[at.WINDOW] > 0
-        counters = at.NUM_WINDOW_COUNTERS if windows else at.NUM_COUNTERS
         self._requests = int(self.tables.scalars[at.BATCH])
         width = -(-self._requests // at.SLOTS) * at.SLOTS
         self.state = DecodeState(

@@ -106,7 +106,7 @@ def ahead_of(counters):
     """What the next iteration of an environment works on."""
     zero = np.int64(0)
     near = Attended(zero, zero, zero, zero, zero)
-    if counters.shape[0] > at.NUM_COUNTERS:
+    if counters.shape[0] == at.NUM_WINDOW_COUNTERS:
         near = Attended(
             counters[at.NEAR_CONTEXT_SUM],
             counters[at.NEAR_GROUP_SUM],

@@ -98,7 +98,7 @@ def give(e, counters, clocks, scalars, per_reference, images, experts, results, 
     else:
         own_observations, _, _, _, own_counters, own_clocks = handed
         observe(c, t, scalars, per_reference, images, experts, templates, own_observations[e])
-        hand_over(c, t, experts, own_counters[e], own_clocks[e])
+        hand_over(c, t, images, experts, own_counters[e], own_clocks[e])
 
 
 @inlined

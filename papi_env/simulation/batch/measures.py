@@ -41,7 +41,9 @@ class Episodes:
         return self.counters[:, column].copy()
 
     def clock(self, column: int) -> FloatArray:
-        """A clock, as of now."""
+        """A clock, as of now; 0 where rows end before it."""
+        if column >= self.clocks.shape[1]:
+            return np.zeros(len(self.clocks))
         return self.clocks[:, column].copy()
 
     @cached_property
@@ -108,7 +110,7 @@ def _cause(k: int) -> Value:
 
 def _class_times(first: int, last: int) -> tuple[Measure[Episodes], ...]:
     return tuple(
-        Measure(f"{at.TIMED_CLASSES[k]}_s", _clock(at.CLASS_S + k), f"seconds of {at.TIMED_CLASSES[k]}")
+        Measure(f"{at.TIMED_CLASSES[k]}_s", _clock(at.CLASS_TIMES[k]), f"seconds of {at.TIMED_CLASSES[k]}")
         for k in range(first, last)
     )
 

@@ -115,7 +115,7 @@ def observe_experts(counters, clocks, per_reference, observations):
 
 
 @inlined
-def hand_over(counters, clocks, experts, own_counters, own_clocks):
+def hand_over(counters, clocks, images, experts, own_counters, own_clocks):
     """Copy what `info` says of an environment to rows that its caller keeps.
 
     Args:
@@ -132,8 +132,16 @@ def hand_over(counters, clocks, experts, own_counters, own_clocks):
     own_clocks[at.NUM_HANDED_ITERATION + 2] = clocks[at.TIME_S]
     handed = at.NUM_HANDED_CLOCKS
     if own_counters.shape[0] > at.NUM_HANDED_COUNTERS:
-        move_four(counters, at.STAGE, own_counters, at.NUM_HANDED_COUNTERS)
-        move_stage_clocks(clocks, at.HANDED_STAGE_CLOCKS[0], own_clocks, handed)
+        if images is not None:
+            move_four(counters, at.STAGE, own_counters, at.NUM_HANDED_COUNTERS)
+            move_stage_clocks(clocks, at.LAST_STAGE_CLASS_S, own_clocks, handed)
+        else:
+            # What a reset wrote is known; the lines that it stands in are not asked for.
+            own_counters[at.NUM_HANDED_COUNTERS] = -1
+            for k in range(1, at.NUM_HANDED_STAGE_COUNTERS):
+                own_counters[at.NUM_HANDED_COUNTERS + k] = 0
+            for k in range(at.NUM_HANDED_STAGE_CLOCKS):
+                own_clocks[handed + k] = 0.0
         handed += at.NUM_HANDED_STAGE_CLOCKS
     if experts is not None:
         for k in range(at.NUM_EXPERT_CLOCKS - at.EXPERTS_S):

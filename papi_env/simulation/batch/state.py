@@ -43,7 +43,8 @@ OPTIONS = (*(NUM_UNITS for _ in CHOICE_CLASSES), len(EXPERT_OPTIONS))
 TIMED_CLASSES = (*CHOICE_CLASSES, str(KernelClass.CONVOLUTION))
 CONVOLUTION, NUM_TIMED = NUM_CHOICES, len(TIMED_CLASSES)
 
-# --- counters: int64 [num_envs, NUM_COUNTERS or NUM_WINDOW_COUNTERS] --------------------------------
+# --- counters: int64 [num_envs, NUM_COUNTERS, NUM_PART_COUNTERS or NUM_WINDOW_COUNTERS] -----------------
+# Three cache lines that every iteration reads and writes, one that it leaves alone, then what few scenarios have.
 SEED, EPISODE, DONE = engine.SEED, engine.EPISODE, engine.DONE  # the columns that all engines share
 RLP = 3
 TLP = 4
@@ -61,39 +62,47 @@ LAST_N = 15
 LAST_FINISHED = 16  # requests that reached end-of-sequence in the last iteration
 LAST_DECODED = 17
 SEEN_N = 18  # .. +1: n when all FC kernels last ran on the PUs, on FC-PIM
-LAST_UNIT = 20  # .. +7: the unit each timed class ran on; the four of an iteration end the third cache line
-STAGE = 28  # the stage of an encode that comes next, or -1: a decode iteration
-ENCODE = 29  # encodes finished
-IMAGES = 30  # of the encode that is under way, or waits
-STAGES_RUN = 31  # steps that were stages; ITERATION counts the others
-LAST_STAGE = 32  # what the last step was: a stage, or -1
-LAST_IMAGES = 33
-ENCODED = 34  # images of finished encodes
-PREFILL_TOKENS = 35
-PREFILL_PAIRS = 36  # (query, key) pairs of causal attention in the prefill
+LAST_UNIT = 20  # .. +3: the unit each class of an iteration ran on
+STAGE = 24  # the stage of an encode that comes next, or -1: a decode iteration
+ENCODE = 25  # encodes finished
+IMAGES = 26  # of the encode that is under way, or waits
+STAGES_RUN = 27  # steps that were stages; ITERATION counts the others
+LAST_STAGE = 28  # what the last step was: a stage, or -1
+ENCODED = 29  # images of finished encodes
+PREFILL_TOKENS = 30
+PREFILL_PAIRS = 31  # (query, key) pairs of causal attention in the prefill
+NUM_COUNTERS = 32  # whole cache lines
+# A line that is there where a scenario has images, experts or windows.
+LAST_STAGE_UNIT = 32  # .. +3: the unit each timed class of a stage ran on
+LAST_IMAGES = 36
 LAST_EXPERTS = 37  # where the experts ran last, of EXPERT_OPTIONS, or -1
-NUM_COUNTERS = 40  # whole cache lines
+NUM_PART_COUNTERS = 40
 # A line that is there where layers have windows: CONTEXT_SUM to KEY_ROW_MAX of what is inside.
 NEAR_CONTEXT_SUM, NEAR_GROUP_SUM, NEAR_GROUP_MAX, NEAR_KEY_ROW_SUM, NEAR_KEY_ROW_MAX = range(40, 45)
 NUM_WINDOW_COUNTERS = 48
 
-# --- clocks: float64 [num_envs, NUM_CLOCKS] ---------------------------------------------------------
-# A cache line of totals of an iteration, then what else is summed; two lines of the last step.
+# --- clocks: float64 [num_envs, NUM_ITERATION_CLOCKS or more] -------------------------------------------
+# A cache line of totals of an iteration, one of the last step, and one of what else both have.
 TIME_S = 0
 DYNAMIC_J = 1
 COMMUNICATION_S = 2
 SWITCHING_S = 3
-CLASS_S = 4  # .. +7: by timed class
-BUSY_S = 12  # .. +2: by unit
-RETURN = 15
-LAST_TIME_S = 16
-LAST_DYNAMIC_J = 17
-LAST_COMMUNICATION_S = 18
-LAST_SWITCHING_S = 19
-LAST_CLASS_S = 20  # .. +7
-LAST_REWARD_TIME = 28
-LAST_REWARD_ENERGY = 29
-SEEN_FC_S = 30  # .. +1: seconds of all FC kernels when they last ran on the PUs, on FC-PIM
+CLASS_S = 4  # .. +3: by class of an iteration
+LAST_TIME_S = 8
+LAST_DYNAMIC_J = 9
+LAST_COMMUNICATION_S = 10
+LAST_SWITCHING_S = 11
+LAST_CLASS_S = 12  # .. +3
+BUSY_S = 16  # .. +2: by unit
+RETURN = 19
+LAST_REWARD_TIME = 20
+LAST_REWARD_ENERGY = 21
+SEEN_FC_S = 22  # .. +1: seconds of all FC kernels when they last ran on the PUs, on FC-PIM
+NUM_ITERATION_CLOCKS = 24
+# A line that is there where actions name units of stages.
+STAGE_CLASS_S = 24  # .. +3: by timed class of a stage
+LAST_STAGE_CLASS_S = 28  # .. +3
+NUM_STAGE_CLOCKS = 32
 # A line that an engine need not have: of 4096 environments, the steps take 7 % longer with it.
 CAUSE_J = 32  # .. +5: dynamic joules by cause, in the order of `energy.CAUSES`
 NUM_CLOCKS = 40
@@ -104,6 +113,13 @@ LAST_EXPERTS_S = 42
 LAST_EXPERTS_PU_S = 43
 LAST_EXPERTS_PIM_S = 44
 NUM_EXPERT_CLOCKS = 48
+# Where each of `TIMED_CLASSES` stands.
+CLASS_TIMES = (*range(CLASS_S, CLASS_S + NUM_CLASSES), *range(STAGE_CLASS_S, LAST_STAGE_CLASS_S))
+LAST_CLASS_TIMES = (
+    *range(LAST_CLASS_S, LAST_CLASS_S + NUM_CLASSES),
+    *range(LAST_STAGE_CLASS_S, NUM_STAGE_CLOCKS),
+)
+LAST_UNITS = (*range(LAST_UNIT, LAST_UNIT + NUM_CLASSES), *range(LAST_STAGE_UNIT, LAST_IMAGES))
 
 # --- what a caller who keeps a step's results is given of both: [num_envs, columns] ---------------------
 # What `info` names.
@@ -114,7 +130,7 @@ HANDED_CLOCKS = (*_OF_ITERATION, LAST_REWARD_TIME, LAST_REWARD_ENERGY, TIME_S)
 NUM_HANDED_ITERATION, NUM_HANDED_CLOCKS = len(_OF_ITERATION), len(HANDED_CLOCKS)
 # Behind them, where actions name units of stages.
 HANDED_STAGE_COUNTERS = tuple(range(STAGE, STAGE + NUM_HANDED_STAGE_COUNTERS))
-HANDED_STAGE_CLOCKS = tuple(range(LAST_CLASS_S + NUM_CLASSES, LAST_CLASS_S + NUM_TIMED))
+HANDED_STAGE_CLOCKS = tuple(range(LAST_STAGE_CLASS_S, NUM_STAGE_CLOCKS))
 HANDED_EXPERT_CLOCKS = tuple(range(EXPERTS_S, NUM_EXPERT_CLOCKS))  # behind them, where a model has experts
 
 # --- slots: int32 [num_envs, 2 x width] ----------------------------------------------------------------

@@ -71,7 +71,7 @@ def survey_windows(counters, contexts, scalars):
 
     Tokens verified together share a read of all that one of them sees.
     """
-    if counters.shape[0] == at.NUM_COUNTERS:
+    if counters.shape[0] < at.NUM_WINDOW_COUNTERS:
         return
     tlp = counters[at.TLP]
     most = np.int64(scalars[at.WINDOW]) + tlp - 1
@@ -132,9 +132,12 @@ def reset_env(e, state, instances):
     counters[e, at.LAST_FC] = -1
     counters[e, at.STAGE] = -1
     counters[e, at.LAST_STAGE] = -1
-    counters[e, at.LAST_EXPERTS] = -1
-    for k in range(at.NUM_TIMED):
+    for k in range(at.NUM_CLASSES):
         counters[e, at.LAST_UNIT + k] = -1
+    if counters.shape[1] > at.NUM_COUNTERS:
+        counters[e, at.LAST_EXPERTS] = -1
+        for k in range(at.NUM_TIMED - at.NUM_CLASSES):
+            counters[e, at.LAST_STAGE_UNIT + k] = -1
     survey(e, counters, slots, scalars)
 
 

@@ -11,7 +11,7 @@ from experiments.training.hyperparameter_files import load_hyperparameters
 from experiments.training.settings import training_envs
 from experiments.training.state import _digest, load_state, save_state
 from experiments.training.state_bounds import check_counters, counts_of, rows_of, widened
-from papi_env.envs.registration import SERVING
+from papi_env.envs.registration import DECODE, SERVING
 from papi_env.errors import DataError
 from papi_env.scenario import get_scenario
 from papi_env.simulation.serving import state as at
@@ -95,6 +95,31 @@ def test_other_widths_are_of_another_configuration(tmp_path, settings):
         as_earlier(path, **widths)
         with pytest.raises(DataError, match="the state of another configuration"):
             load_state(path, built(settings))
+
+
+@pytest.mark.parametrize("columns", [32, 40])
+def test_static_batches_of_earlier_versions_are_refused_whatever_their_width(tmp_path, columns):
+    """What they called counters had other columns, of some scenarios as many as there are today."""
+    path = tmp_path / "state.safetensors"
+    hyper = (*HYPER["ppo"], "imitation={rounds=0,episodes=1}", "critic_first=0")
+    parameters = load_hyperparameters("ppo", DECODE, hyper)
+    envs = training_envs(DECODE, scenario_settings(DECODE, batch_sizes=(2,)), parameters.n_envs, False)
+    model = build_model("ppo", parameters, envs, seed=0)
+    save_state(path, model, {"rows": []})
+    with safe_open(path, framework="np") as file:
+        text = file.metadata()["state"]
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    for old, new in (("counters", "state.counters"), ("final_counters", "final.counters")):
+        rows = found.pop(f"env.0.engine.{new}")
+        found[f"env.0.engine.{old}"] = np.pad(rows, ((0, 0), (0, columns - rows.shape[1])))
+    save_file(found, path, metadata={"state": text, "sha256": _digest(text, found)})
+    with pytest.raises(DataError, match=r"state\.counters is missing, expected .* configuration or version"):
+        load_state(path, model)
+    wide = found.pop("env.0.engine.counters")
+    found["env.0.engine.state.counters"] = np.pad(wide, ((0, 0), (0, 8)))
+    save_file(found, path, metadata={"state": text, "sha256": _digest(text, found)})
+    with pytest.raises(DataError, match=r"state\.counters is int64 .*, expected int64 .*, 32\]"):
+        load_state(path, model)
 
 
 # --- with classes of requests ----------------------------------------------------------------------------

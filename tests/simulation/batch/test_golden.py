@@ -130,13 +130,14 @@ def played(case, patch):
     found = []
     for step in range(max(STEPS) + 1):
         if step in STEPS:
+            totals = engine.metrics()
             found.append(
                 {
                     "step": step,
                     "counters": {n: engine.counters[:, getattr(at, n)].tolist() for n in COUNTERS},
                     "clocks": {n: engine.clocks[:, getattr(at, n)].tolist() for n in CLOCKS},
                     "busy": engine.clocks[:, at.BUSY_S : at.BUSY_S + at.NUM_UNITS].tolist(),
-                    "classes": engine.clocks[:, at.CLASS_S : at.CLASS_S + at.NUM_TIMED].tolist(),
+                    "classes": np.stack([totals[f"{kind}_s"] for kind in at.TIMED_CLASSES], axis=1).tolist(),
                     "rewards": engine.rewards.tolist(),
                 }
             )
