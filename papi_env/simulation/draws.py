@@ -7,9 +7,12 @@ A draw is a hash of (seed, episode, request, token position), mixed with the fin
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
+from numba import types
 
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.compiled import exposed, inlined, lean
+from papi_env.simulation.vectors import by_hand, splat
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -81,6 +84,43 @@ def accepted_prefix(key, position, drafted, kind, thresholds):
     return accepted
 
 
+def _plain_below(first, threshold):
+    """Which of the draws of as many tokens, from that of the seed `first` on, are below a threshold, bit by bit."""
+    found = np.uint32(0)
+    for k in range(at.DRAWN):
+        accepted = np.uint32(seeded_draw(first + token_step(k)) < threshold)
+        found = np.uint32(found | np.uint32(accepted << np.uint32(k)))
+    return found
+
+
+def _below(_, first, threshold):
+    """The same as one vector, of whose comparisons a number is made: LLVM makes bits by shifting and adding up."""
+
+    def build(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.IntType(64), at.DRAWN)
+        steps = [k * int(_GOLDEN) % 2**64 for k in range(at.DRAWN)]
+
+        def constant(number):
+            return ir.Constant(vector, [int(number)] * at.DRAWN)
+
+        def moved(x, bits):
+            return builder.lshr(x, constant(bits))
+
+        # As `mix` and `seeded_draw`.
+        x = builder.add(splat(builder, arguments[0], at.DRAWN), ir.Constant(vector, steps))
+        x = builder.mul(builder.xor(x, moved(x, _30)), constant(_FIRST))
+        x = builder.mul(builder.xor(x, moved(x, _27)), constant(_SECOND))
+        draws = moved(builder.xor(x, moved(x, _31)), _11)
+        # Signed, for which all processors have an instruction; neither has a sign.
+        below = builder.icmp_signed("<", draws, splat(builder, arguments[1], at.DRAWN))
+        return builder.bitcast(below, ir.IntType(at.DRAWN))
+
+    return types.uint32(first, threshold), build
+
+
+_accepted = by_hand(_plain_below, _below)
+
+
 @exposed
 def draw_ahead(key, position, threshold):
     """Which drafts of a request are accepted, uint32: bit k is that of the token at `position` + 1 + k.
@@ -88,12 +128,7 @@ def draw_ahead(key, position, threshold):
     Draws that belong to one request are a vector, and each is made once: what an iteration rejects, a later one drafts
     again, and finds the same.
     """
-    found = np.uint32(0)
-    first = token_seed(key, position + 1)
-    for k in range(at.DRAWN):
-        accepted = np.uint32(seeded_draw(first + token_step(k)) < threshold)
-        found = np.uint32(found | np.uint32(accepted << np.uint32(k)))
-    return found
+    return _accepted(token_seed(key, position + 1), threshold)
 
 
 @exposed
@@ -102,10 +137,7 @@ def accepted_ahead(found, drafted):
 
     `drafted`, uint32, has ones in the places of the drafts that there are, 7 at most.
     """
-    # Ones below the lowest zero, as far as there are drafts; then how many, by pairs, fours and eights of bits.
-    ones = np.uint32(np.uint32(found & ~np.uint32(found + np.uint32(1))) & drafted)
-    ones = np.uint32(ones - np.uint32(np.uint32(ones >> np.uint32(1)) & np.uint32(0x55)))
-    ones = np.uint32(
-        np.uint32(ones & np.uint32(0x33)) + np.uint32(np.uint32(ones >> np.uint32(2)) & np.uint32(0x33))
-    )
-    return np.uint32(np.uint32(ones + np.uint32(ones >> np.uint32(4))) & np.uint32(0xF))
+    # The lowest zero, past the last draft at most, is a power of two, which a float32 keeps as its exponent.
+    ones = np.uint32(found & drafted)
+    zero = np.int32(np.uint32(~ones & np.uint32(ones + np.uint32(1))))
+    return np.uint32(np.int32(np.int32(np.float32(zero).view(np.int32) >> np.int32(23)) - np.int32(127)))

@@ -40,7 +40,7 @@ def _store(context, builder, value, kind, row, first):
     builder.store(value, pointer, align=kind.dtype.bitwidth // 8)
 
 
-def _splat(builder, value, lanes):
+def splat(builder, value, lanes):
     """A vector of one number."""
     vector = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
     for k in range(lanes):
@@ -48,8 +48,8 @@ def _splat(builder, value, lanes):
     return vector
 
 
-def _compiled(plain: Callable[..., Any], typed: Callable[..., Any]) -> Any:
-    """`plain` where nothing is compiled, else what `typed` makes of the types of its arguments."""
+def by_hand(plain: Callable[..., Any], typed: Callable[..., Any]) -> Any:
+    """`plain` where nothing is compiled, else what `typed` makes of the types of its arguments: code made by hand."""
     config: Any = numba.core.config
     return plain if config.DISABLE_JIT else intrinsic(typed)
 
@@ -73,7 +73,7 @@ def mover(lanes: int) -> Any:
 
         return types.void(source, first, target, to), build
 
-    return _compiled(plain, typed)
+    return by_hand(plain, typed)
 
 
 def squasher(columns: tuple[int, ...]) -> Any:
@@ -99,7 +99,7 @@ def squasher(columns: tuple[int, ...]) -> Any:
             kinds = signature.args
             row, start, factor, target, begin = arguments
             x = _load(context, builder, kinds[0], row, start, lanes)
-            x = builder.fmul(x, _splat(builder, factor, lanes))
+            x = builder.fmul(x, splat(builder, factor, lanes))
             x = builder.fptrunc(x, ir.VectorType(_FLOAT, lanes))
             chosen = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(picked))
             x = builder.shuffle_vector(x, x, chosen)
@@ -110,7 +110,7 @@ def squasher(columns: tuple[int, ...]) -> Any:
 
         return types.void(clocks, first, scale, observations, to), build
 
-    return _compiled(plain, typed)
+    return by_hand(plain, typed)
 
 
 def accountant(lanes: int) -> Any:
@@ -138,7 +138,7 @@ def accountant(lanes: int) -> Any:
 
         return types.void(row, totals, last, numbers), build
 
-    return _compiled(plain, typed)
+    return by_hand(plain, typed)
 
 
 def charger(units: int) -> Any:
@@ -164,8 +164,8 @@ def charger(units: int) -> Any:
             total = None
             for k in range(len(signature.args[2])):
                 pair = builder.extract_value(found, k)
-                on = _splat(builder, builder.extract_value(pair, 0), lanes)
-                seconds = _splat(builder, builder.extract_value(pair, 1), lanes)
+                on = splat(builder, builder.extract_value(pair, 0), lanes)
+                seconds = splat(builder, builder.extract_value(pair, 1), lanes)
                 part = builder.select(builder.icmp_signed("==", on, places), seconds, none)
                 total = part if total is None else builder.fadd(total, part)
             total = builder.insert_element(total, last, ir.Constant(ir.IntType(32), units))
@@ -175,7 +175,7 @@ def charger(units: int) -> Any:
 
         return types.void(row, first, spent, number), build
 
-    return _compiled(plain, typed)
+    return by_hand(plain, typed)
 
 
 def finder(lanes: int) -> Any:
@@ -195,12 +195,12 @@ def finder(lanes: int) -> Any:
             kinds = signature.args
             x = _load(context, builder, kinds[0], *arguments[:2], lanes)
             y = _load(context, builder, kinds[2], *arguments[2:4], lanes)
-            above = builder.icmp_unsigned(">", builder.sub(x, y), _splat(builder, arguments[4], lanes))
+            above = builder.icmp_unsigned(">", builder.sub(x, y), splat(builder, arguments[4], lanes))
             return builder.zext(builder.bitcast(above, ir.IntType(lanes)), ir.IntType(64))
 
         return types.int64(row, first, base, begin, most), build
 
-    return _compiled(plain, typed)
+    return by_hand(plain, typed)
 
 
 def _plain_copy_first(source, target, count):
@@ -248,7 +248,7 @@ def _byte(_, row, index):
     return types.int64(row, index), build
 
 
-byte = _compiled(_plain_byte, _byte)
+byte = by_hand(_plain_byte, _byte)
 
 
 def _plain_alone(index):
@@ -264,4 +264,4 @@ def _alone(_, index):
     return index(index), build
 
 
-alone = _compiled(_plain_alone, _alone)
+alone = by_hand(_plain_alone, _alone)
