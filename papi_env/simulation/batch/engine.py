@@ -207,6 +207,8 @@ class DecodeEngine(Engine[DecodeState]):
         shape = at.MAX_SPECULATION + 1, at.TEMPLATE_ROWS, at.TEMPLATE_WIDTH
         templates = aligned_zeros(shape, np.float32)
         experts = None if self._experts is None else self._experts[:]
+        # A step writes what changes.
+        self.observations[:] = fixed
         write_templates(fixed, self.tables.scalars, experts, templates)
         return templates.reshape(-1)
 

@@ -35,7 +35,7 @@ from papi_env.simulation.batch.iteration import (
     resolve,
 )
 from papi_env.simulation.batch.lookups import ImageLookups
-from papi_env.simulation.batch.observe import begin, hand_over, observe_env, observe_experts
+from papi_env.simulation.batch.observe import begin, begin_again, hand_over, observe_env, observe_experts
 from papi_env.simulation.batch.tokens import decode_tokens, reset_env
 from papi_env.simulation.compiled import inlined, lean, parallel
 from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
@@ -71,6 +71,22 @@ def start_episode(e, state, instances, images):
 def observe(counters, clocks, scalars, per_reference, images, experts, templates, observations):
     """Write the whole observation of an environment, which nothing else than its counters and clocks decides."""
     begin(counters[at.TLP], counters[at.RLP], templates, observations)
+    finish(counters, clocks, scalars, per_reference, images, experts, observations)
+
+
+@inlined
+def observe_again(counters, clocks, scalars, per_reference, images, experts, templates, observations):
+    """`observe` where an earlier observation of the scenario stands: no descriptors, which never change."""
+    if experts is None:
+        begin_again(counters[at.TLP], counters[at.RLP], templates, observations)
+    else:
+        begin(counters[at.TLP], counters[at.RLP], templates, observations)
+    finish(counters, clocks, scalars, per_reference, images, experts, observations)
+
+
+@inlined
+def finish(counters, clocks, scalars, per_reference, images, experts, observations):
+    """Write what templates lack of an environment's observation."""
     observe_env(counters, clocks, scalars, per_reference, observations)
     if images is not None:
         observe_stage(counters, clocks, ImageLookups(*images).features, scalars, observations)
@@ -94,7 +110,7 @@ def give(e, counters, clocks, scalars, per_reference, images, experts, results, 
     templates, observations = results[:2]
     c, t = counters[e], clocks[e]
     if handed is None:
-        observe(c, t, scalars, per_reference, images, experts, templates, observations[e])
+        observe_again(c, t, scalars, per_reference, images, experts, templates, observations[e])
     else:
         own_observations, _, _, _, own_counters, own_clocks = handed
         observe(c, t, scalars, per_reference, images, experts, templates, own_observations[e])

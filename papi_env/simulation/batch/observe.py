@@ -81,6 +81,16 @@ def begin(tlp, rlp, templates, observations):
 
 
 @inlined
+def begin_again(tlp, rlp, templates, observations):
+    """`begin` where an earlier observation stands, of a model without experts: no more than what changes."""
+    first = (np.uint64(tlp) * np.uint64(at.TEMPLATE_ROWS) + np.uint64(rlp)) * np.uint64(at.TEMPLATE_WIDTH)
+    for part in range(0, at.NUM_STATE_FEATURES - at.TEMPLATE, at.TEMPLATE):
+        move_features(templates, first + np.uint64(part), observations, np.uint64(part))
+    last = np.uint64(at.NUM_STATE_FEATURES - at.TEMPLATE)
+    move_features(templates, first + last, observations, last)
+
+
+@inlined
 def observe_env(counters, clocks, scalars, per_reference, observations):
     """Write the features of `state.STATE_FEATURES` that templates lack."""
     limit = scalars[at.CONTEXT_LIMIT]

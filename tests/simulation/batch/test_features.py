@@ -9,8 +9,12 @@ from agents.policy import image_count, parallelism
 from experiments.distilling.rules import QUANTITIES
 from papi_env.envs.kernels import KernelsVectorEnv
 from papi_env.envs.registration import DECODE, KERNELS
+from papi_env.scenario import get_scenario
 from papi_env.simulation.batch import state as at
+from papi_env.simulation.batch.engine import DecodeEngine
+from papi_env.simulation.batch.loop import observe_all
 from papi_env.simulation.batch.measures import MEASURES, METRIC_NAMES
+from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 from papi_env.simulation.features import names
 
 
@@ -44,6 +48,32 @@ def test_counts_are_read_back_exactly():
         np.testing.assert_array_equal(parallelism(observations), counters[:, at.RLP] * counters[:, at.TLP])
         np.testing.assert_array_equal(image_count(observations), counters[:, at.IMAGES])
         observations = envs.step(envs.action_space.sample())[0]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "choices"),
+    [
+        ("creative-writing/opt-30b", 1),
+        ("creative-writing/opt-30b", at.NUM_CHOICES),
+        ("vision-language", at.NUM_CHOICES),
+        ("mixture-of-experts-zipf", at.NUM_EXPERT_CHOICES),
+    ],
+)
+@pytest.mark.parametrize("autoreset", [NEXT_STEP, SAME_STEP])
+def test_an_observation_that_a_step_writes_again_is_the_whole_one(scenario, choices, autoreset):
+    """Of its own, a step writes what changes; `reset_batch` and `observe_all` write everything."""
+    replaced = {"batch_size": 5, "speculation": 3, "acceptance_rate": 0.6}
+    scenario = get_scenario(scenario).replace(**replaced)
+    engine = DecodeEngine(scenario, 4, choices=choices, autoreset=autoreset, max_steps=50)
+    engine.start(range(4))
+    rng = np.random.default_rng(0)
+    for _ in range(120):
+        engine.actions[:] = rng.integers(0, at.OPTIONS[0] if choices > 1 else 2, engine.actions.shape)
+        engine.step()
+        stepped = engine.observations.copy()
+        engine.observations[:] = np.nan
+        observe_all(*engine._for_reset)
+        assert stepped.tobytes() == engine.observations.tobytes()
 
 
 def test_every_measure_says_what_it_is():
