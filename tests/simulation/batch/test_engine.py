@@ -17,6 +17,7 @@ from papi_env.scenario import get_scenario, parse_scenario
 from papi_env.simulation.batch import state as at
 from papi_env.simulation.batch.decode_tables import attention_with_room
 from papi_env.simulation.batch.engine import DecodeEngine
+from papi_env.simulation.batch.loop import within
 from papi_env.simulation.batch.tokens import survey
 from papi_env.workload.attention import SlidingWindows
 from papi_env.workload.formats import ElementFormat
@@ -295,3 +296,16 @@ def test_a_copy_draws_what_the_engine_had_drawn_ahead():
                 one.step()
         for mine, other in zip(engine.state, twin.state, strict=True):
             assert mine.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("count", [*range(10), 4096 * 7])
+def test_one_number_outside_is_found_wherever_it_stands(count):
+    numbers, limit = np.arange(count) % 3, np.uint64(3)
+    assert within(numbers, limit)
+    for place in range(0, count, max(1, count // 50)):
+        kept = numbers[place]
+        for outside in (3, -1):
+            numbers[place] = outside
+            assert not within(numbers, limit)
+        numbers[place] = kept
+    assert within(numbers, limit)
