@@ -29,6 +29,19 @@ _Bounds = list[tuple[int, int, int]]  # column, least, most
 # Counters of a serving engine that are no larger than its slots, and than the requests of an episode.
 _OF_SLOTS = (serving.RLP, serving.PREFILLING, serving.PREFILL_FRONT)
 _OF_REQUESTS = (serving.REQUESTS, serving.ARRIVED, serving.HEAD, serving.PREEMPTED)
+# Of static batches, where the columns of today stood in rows of versions that called them counters and clocks alone.
+_EARLIER_PLACES = {
+    "counters": (*range(24), *range(28, 33), *range(34, 37), *range(24, 28), 33, *range(37, 48)),
+    "clocks": (
+        *range(8),
+        *range(16, 24),
+        *range(12, 16),
+        *range(28, 32),
+        *range(8, 12),
+        *range(24, 28),
+        *range(32, 48),
+    ),
+}
 # Columns that a serving engine had before requests had classes, and before it counted the rows that were ever in use;
 # and arrays that it had not. Without classes what came since is written, if at all, for what only scenarios with
 # classes have.
@@ -113,7 +126,7 @@ def widened(where: str, engine: Engine[Any], found: Arrays, expected: Arrays) ->
         expected: those that there should be.
     """
     if not isinstance(engine, ServingEngine):
-        return found
+        return _reordered(where, found, expected)
     served = bool(engine.tables.scalars[serving.SERVICE] > 0)
     changed = dict(found)
     for part in ("state", "final"):
@@ -131,6 +144,21 @@ def widened(where: str, engine: Engine[Any], found: Arrays, expected: Arrays) ->
         for name in _LATER_ARRAYS if not served else ():
             full = f"{where}.{part}.{name}"
             changed.setdefault(full, expected[full].copy())
+    return changed
+
+
+def _reordered(where: str, found: Arrays, expected: Arrays) -> Arrays:
+    """The arrays of static batches whose columns stood in another order."""
+    changed = dict(found)
+    for prefix, part in (("", "state"), ("final_", "final")):
+        for name, places in _EARLIER_PLACES.items():
+            earlier, full = f"{where}.{prefix}{name}", f"{where}.{part}.{name}"
+            old, new = found.get(earlier), expected.get(full)
+            if old is None or new is None or full in found or old.ndim != 2 or old.dtype != new.dtype:
+                continue
+            now = list(places[: new.shape[1]])
+            if len(old) == len(new) and max(now) < old.shape[1]:
+                changed[full] = np.ascontiguousarray(changed.pop(earlier)[:, now])
     return changed
 
 

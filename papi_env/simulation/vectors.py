@@ -230,7 +230,7 @@ def _copy_first(_, source, target, count):
     return types.int64(source, target, types.int64), build
 
 
-copy_first = _compiled(_plain_copy_first, _copy_first)
+copy_first = by_hand(_plain_copy_first, _copy_first)
 
 
 def _plain_byte(row, index):

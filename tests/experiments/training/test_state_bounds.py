@@ -11,7 +11,7 @@ from experiments.training.hyperparameter_files import load_hyperparameters
 from experiments.training.settings import training_envs
 from experiments.training.state import _digest, load_state, save_state
 from experiments.training.state_bounds import check_counters, counts_of, rows_of, widened
-from papi_env.envs.registration import DECODE, SERVING
+from papi_env.envs.registration import DECODE, KERNELS, SERVING
 from papi_env.errors import DataError
 from papi_env.scenario import get_scenario
 from papi_env.simulation.serving import state as at
@@ -97,29 +97,73 @@ def test_other_widths_are_of_another_configuration(tmp_path, settings):
             load_state(path, built(settings))
 
 
-@pytest.mark.parametrize("columns", [32, 40])
-def test_static_batches_of_earlier_versions_are_refused_whatever_their_width(tmp_path, columns):
-    """What they called counters had other columns, of some scenarios as many as there are today."""
-    path = tmp_path / "state.safetensors"
+def batches(tmp_path, env_id, **parts):
+    """A model beside static batches that it has played a little, and its state as a file."""
     hyper = (*HYPER["ppo"], "imitation={rounds=0,episodes=1}", "critic_first=0")
-    parameters = load_hyperparameters("ppo", DECODE, hyper)
-    envs = training_envs(DECODE, scenario_settings(DECODE, batch_sizes=(2,)), parameters.n_envs, False)
-    model = build_model("ppo", parameters, envs, seed=0)
-    save_state(path, model, {"rows": []})
-    with safe_open(path, framework="np") as file:
+    parameters = load_hyperparameters("ppo", env_id, hyper)
+    settings = scenario_settings(env_id, **parts)
+    model = build_model("ppo", parameters, training_envs(env_id, settings, parameters.n_envs, True), seed=0)
+    model.learn(256)
+    save_state(tmp_path / "state.safetensors", model, {"rows": []})
+    with safe_open(tmp_path / "state.safetensors", framework="np") as file:
         text = file.metadata()["state"]
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    for old, new in (("counters", "state.counters"), ("final_counters", "final.counters")):
-        rows = found.pop(f"env.0.engine.{new}")
-        found[f"env.0.engine.{old}"] = np.pad(rows, ((0, 0), (0, columns - rows.shape[1])))
-    save_file(found, path, metadata={"state": text, "sha256": _digest(text, found)})
-    with pytest.raises(DataError, match=r"state\.counters is missing, expected .* configuration or version"):
-        load_state(path, model)
-    wide = found.pop("env.0.engine.counters")
-    found["env.0.engine.state.counters"] = np.pad(wide, ((0, 0), (0, 8)))
-    save_file(found, path, metadata={"state": text, "sha256": _digest(text, found)})
-    with pytest.raises(DataError, match=r"state\.counters is int64 .*, expected int64 .*, 32\]"):
-        load_state(path, model)
+        return model, text, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def as_before_rows_were_shorter(found):
+    """Counters and clocks as rows had them in which all that images and experts need stood among the others."""
+    changed = dict(found)
+    for name, array in found.items():
+        rows, columns = name.rpartition(".")[0], name.rpartition(".")[2]
+        if columns not in ("counters", "clocks"):
+            continue
+        old = np.zeros((len(array), 40 if columns == "counters" else 32), dtype=array.dtype)
+        if columns == "counters":
+            pieces = ((0, 0, 24), (24, 28, 5), (29, 34, 3), (32, 24, 4), (36, 33, 1), (37, 37, 1))
+        else:
+            pieces = ((0, 0, 8), (8, 16, 8), (16, 12, 4), (20, 28, 4), (24, 8, 4), (28, 24, 4))
+        for now, then, count in pieces:
+            part = array[:, now : now + count]
+            old[:, then : then + part.shape[1]] = part
+        final = "final_" if rows.endswith(".final") else ""
+        changed[f"{rows.rpartition('.')[0]}.{final}{columns}"] = old
+        del changed[name]
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("env_id", "parts"),
+    [(DECODE, {"batch_sizes": (2,)}), (KERNELS, {"scenarios": ("vision-stream",)})],
+)
+def test_static_batches_from_before_rows_were_shorter_go_on(tmp_path, env_id, parts):
+    path = tmp_path / "state.safetensors"
+    model, text, found = batches(tmp_path, env_id, **parts)
+    model.learn(256, reset_num_timesteps=False)
+    twin, _, _ = batches(tmp_path, env_id, **parts)
+    earlier = as_before_rows_were_shorter(found)
+    assert any(name.endswith(".engine.final_clocks") for name in earlier)
+    save_file(earlier, path, metadata={"state": text, "sha256": _digest(text, earlier)})
+    assert load_state(path, twin) == {"rows": []}
+    twin.learn(256, reset_num_timesteps=False)
+    for name, tensor in model.policy.state_dict().items():
+        np.testing.assert_array_equal(twin.policy.state_dict()[name].numpy(), tensor.numpy(), err_msg=name)
+
+
+def test_static_batches_of_another_width_are_refused(tmp_path):
+    path = tmp_path / "state.safetensors"
+    model, text, found = batches(tmp_path, DECODE, batch_sizes=(2,))
+    earlier = as_before_rows_were_shorter(found)
+    narrow = next(name for name in earlier if name.endswith(".engine.counters"))
+    earlier[narrow] = earlier[narrow][:, :32].copy()
+    wide = next(name for name in found if name.endswith(".state.clocks"))
+    found[wide] = np.pad(found[wide], ((0, 0), (0, 8)))
+    for arrays, message in (
+        (earlier, r"state\.counters is missing"),
+        (found, r"state\.clocks is float64 .*, 32\]"),
+    ):
+        save_file(arrays, path, metadata={"state": text, "sha256": _digest(text, arrays)})
+        with pytest.raises(DataError, match=f"{message}.* another configuration or version"):
+            load_state(path, model)
 
 
 # --- with classes of requests ----------------------------------------------------------------------------
