@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -328,9 +329,16 @@ def build_system(setting: Setting, name: str, *, same_interconnect: bool = False
             if found != {"output_link": link, "partials": system.partial_sums, "copies": 1}:
                 extras |= found
     changed = system.model_copy(update={**changes, "fabric": fabric})
-    if not extras:
-        return changed
-    return OpenSystem.model_validate({**changed.model_dump(), **extras})
+    if extras:
+        changed = OpenSystem.model_validate({**changed.model_dump(), **extras})
+    pims = {field: _shared(unit) for field in ("fc_pim", "attn_pim") if (unit := getattr(changed, field))}
+    return changed.model_copy(update=pims)
+
+
+@lru_cache(maxsize=256)
+def _shared(unit: PimUnit) -> PimUnit:
+    """One object for equal units: what costs are kept of is then known again without comparing every field."""
+    return unit
 
 
 def _stack_power(setting: Setting, unit: PimUnit) -> dict[str, float]:

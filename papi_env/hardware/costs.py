@@ -453,6 +453,7 @@ def pim_attention_coefficients(
 _coefficients = lru_cache(maxsize=4096)(pim_attention_coefficients)
 
 
+@lru_cache(maxsize=65536)
 def mapped_attention(
     unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int
 ) -> tuple[AttentionMapping, AttentionCoefficients]:
@@ -534,10 +535,18 @@ def pim_attention_energy(
     Every copy of the keys and values is read (see `attention_mapping`, for `rlp` requests). Queries and outputs,
     partial ones too, are left out.
     """
-    mapping = attention_mapping(unit, kernel, rlp, tlp)
-    one = _group_energy(unit, kernel, tlp, mapping.copies, mapping.heads)
+    one = _mapped_energy(unit, kernel, rlp, tlp)
+    if isinstance(groups, int) and groups == 1:
+        return one
     count = np.asarray(groups, dtype=np.float64)
     return Energy(*(count * getattr(one, field.name) for field in fields(one)))
+
+
+# Tables ask for a group's joules by cause and in all, of every number of requests.
+@lru_cache(maxsize=65536)
+def _mapped_energy(unit: PimUnit, kernel: AttentionKernel, rlp: int, tlp: int) -> Energy:
+    mapping = attention_mapping(unit, kernel, rlp, tlp)
+    return _group_energy(unit, kernel, tlp, mapping.copies, mapping.heads)
 
 
 @lru_cache(maxsize=4096)
@@ -558,4 +567,5 @@ def _group_energy(unit: PimUnit, kernel: AttentionKernel, tlp: int, copies: int,
         tokens * tlp * kernel.macs_per_context_token * technology.mac_j,
         busy_s * unit.active_power_w / technology.channels,
     )
-    return Energy(*(np.asarray(part) for part in parts))
+    # Numbers instead of arrays: nobody who is given them can change them.
+    return Energy(*(np.asarray(part)[()] for part in parts))

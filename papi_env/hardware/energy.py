@@ -30,13 +30,23 @@ class Energy:
     @property
     def total(self) -> FloatArray:
         """Joules of all causes."""
-        return np.asarray(sum(np.asarray(getattr(self, f.name)) for f in fields(self)), dtype=np.float64)
+        return np.asarray(sum(self._parts), dtype=np.float64)
 
     @property
     def by_cause(self) -> FloatArray:
         """Joules [..., NUM_CAUSES] in the order of `CAUSES`; none on links."""
-        parts = [np.asarray(getattr(self, f.name), dtype=np.float64) for f in fields(self)]
-        return np.stack(np.broadcast_arrays(*parts, 0.0), axis=-1)
+        parts = self._parts
+        if all(isinstance(part, float) for part in parts):
+            return np.array([*parts, 0.0])  # tables ask for thousands of them
+        return np.stack(np.broadcast_arrays(*map(_floats, parts), 0.0), axis=-1)
+
+    @property
+    def _parts(self) -> tuple[FloatArray, ...]:
+        return self.activation, self.read, self.transfer, self.compute, self.background
+
+
+def _floats(part: FloatArray) -> FloatArray:
+    return np.asarray(part, dtype=np.float64)
 
 
 # Those of kernels, then what crosses links, whatever it is: vectors, keys and values, partial sums.
