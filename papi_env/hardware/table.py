@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from papi_env.hardware.costs import pim_fc_energy, pim_fc_s, pu_fc_energy, pu_fc_s
 from papi_env.hardware.energy import NUM_CAUSES, TRANSFER
@@ -15,6 +17,7 @@ from papi_env.hardware.units import FC_PIM, PU, UNIT_NAMES, PimUnit, ProcessingU
 from papi_env.kernel import FloatArray, Kernel, Rows
 
 DENSE_ROWS = 1024  # 128 requests x 8 tokens: the largest decode step
+_KEPT_ROWS = DENSE_ROWS + 1  # costs of more at a time are not kept: whoever asks for them asks once
 
 
 class CostTable:
@@ -38,7 +41,11 @@ class CostTable:
             raise ValueError(f"rows is {rows.min()}, expected a number >= 0")
         if rows.size and rows.max() <= DENSE_ROWS:
             return self.seconds[kernel, unit, rows], self.joules[kernel, unit, rows]
-        seconds, joules = _closed_form(self.system, self.kernels[kernel], unit, np.maximum(rows, 1))
+        some, k = np.maximum(rows, 1), self.kernels[kernel]
+        if rows.size <= _KEPT_ROWS:
+            seconds, joules = _kept_form(self.system, k, unit, _Rows.of(some))
+        else:
+            seconds, joules = _closed_form(self.system, k, unit, some)
         return np.where(rows > 0, seconds, 0.0), np.where(rows > 0, joules, 0.0)
 
     def joules_by_cause(self, kernel: int, unit: int, rows: Rows) -> FloatArray:
@@ -48,14 +55,10 @@ class CostTable:
         """
         rows, k = np.asarray(rows), self.kernels[kernel]
         some = np.maximum(rows, 1)
-        spec = self.system.unit(UNIT_NAMES[unit]) if self.system.can_run(UNIT_NAMES[unit], "fc") else None
-        if isinstance(spec, ProcessingUnit):
-            joules = pu_fc_energy(spec, k, some).by_cause
-        elif isinstance(spec, PimUnit):
-            joules = pim_fc_energy(spec, k, some).by_cause
-            joules[..., TRANSFER] += self.system.stack_sum_j(k, some)
+        if rows.size <= _KEPT_ROWS:
+            joules = _kept_causes(self.system, k, unit, _Rows.of(some))
         else:
-            joules = np.full((*rows.shape, NUM_CAUSES), np.inf)
+            joules = _causes(self.system, k, unit, some)
         return np.where(rows[..., None] > 0, k.count * joules, 0.0)
 
     def calibrate_alpha(self, beside: FloatArray | None = None) -> float:
@@ -86,6 +89,46 @@ def _tabulated(system: System, kernels: tuple[Kernel, ...]) -> tuple[FloatArray,
         for i, kernel in enumerate(kernels):
             seconds[i, unit, 1:], joules[i, unit, 1:] = _closed_form(system, kernel, unit, rows)
     return seconds, joules
+
+
+class _Rows(NamedTuple):
+    """An array of rows as a key of what is kept."""
+
+    kind: str
+    shape: tuple[int, ...]
+    content: bytes
+
+    @classmethod
+    def of(cls, rows: npt.NDArray[Any]) -> _Rows:
+        return cls(rows.dtype.str, rows.shape, rows.tobytes())
+
+    @property
+    def array(self) -> npt.NDArray[Any]:
+        return np.frombuffer(self.content, self.kind).reshape(self.shape)
+
+
+# Environments of one machine and network ask for the same again.
+@kept_by_machine(512)
+def _kept_form(system: System, kernel: Kernel, unit: int, rows: _Rows) -> tuple[FloatArray, FloatArray]:
+    return _closed_form(system, kernel, unit, rows.array)
+
+
+@kept_by_machine(256)
+def _kept_causes(system: System, kernel: Kernel, unit: int, rows: _Rows) -> FloatArray:
+    return _causes(system, kernel, unit, rows.array)
+
+
+def _causes(system: System, kernel: Kernel, unit: int, rows: npt.NDArray[Any]) -> FloatArray:
+    """Joules of one run of a kernel by cause; infinite where the unit cannot run FC kernels."""
+    name = UNIT_NAMES[unit]
+    spec = system.unit(name) if system.can_run(name, "fc") else None
+    if isinstance(spec, ProcessingUnit):
+        return pu_fc_energy(spec, kernel, rows).by_cause
+    if isinstance(spec, PimUnit):
+        joules = pim_fc_energy(spec, kernel, rows).by_cause
+        joules[..., TRANSFER] += system.stack_sum_j(kernel, rows)
+        return joules
+    return np.full((*rows.shape, NUM_CAUSES), np.inf)
 
 
 def _closed_form(system: System, kernel: Kernel, unit: int, rows: Rows) -> tuple[FloatArray, FloatArray]:

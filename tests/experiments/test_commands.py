@@ -10,6 +10,8 @@ from experiments.__main__ import HERE, commands, main
 
 # Another name of a command, which it calls.
 ALIASES = {"tune_heuristic"}
+# Read once: to name them, every command is parsed.
+NAMES = sorted(commands())
 # Comparing is not in its room yet: modules that import commands, and commands whose help is wide.
 JOINED: set[str] = set()
 
@@ -26,7 +28,7 @@ def imported(path):
             found |= {
                 alias.name.split(".")[1] for alias in node.names if alias.name.startswith("experiments.")
             }
-    return found & set(commands())
+    return found & set(NAMES)
 
 
 def test_every_command_says_in_a_line_what_it_is_for(capsys):
@@ -37,7 +39,7 @@ def test_every_command_says_in_a_line_what_it_is_for(capsys):
         assert any(line.split()[:1] == [name] for line in lines)
 
 
-@pytest.mark.parametrize("name", sorted(commands()))
+@pytest.mark.parametrize("name", NAMES)
 def test_its_help_shows_every_option(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as left:
