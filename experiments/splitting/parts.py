@@ -7,8 +7,10 @@ in the code are not covered; a run folder records the hash of the code beside.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,9 +137,12 @@ def parts_of(scenario: Scenario, traces: Mapping[str, str]) -> tuple[Part, ...]:
     return tuple(found)
 
 
-def fingerprint(scenario: Scenario, traces: Mapping[str, str]) -> str:
-    """The hash of everything that a scenario says; see `parts_of` for arguments and errors."""
-    parts = {part.kind: part.sha256 for part in parts_of(scenario, traces)}
+def fingerprint(scenario: Scenario, traces: Mapping[str, str], parts: Sequence[Part] | None = None) -> str:
+    """The hash of everything that a scenario says; see `parts_of` for arguments and errors.
+
+    `parts` are its own where they are known already.
+    """
+    found = {part.kind: part.sha256 for part in (parts_of(scenario, traces) if parts is None else parts)}
     images = scenario.images
     workload = scenario.workload
     rest = {
@@ -150,18 +155,23 @@ def fingerprint(scenario: Scenario, traces: Mapping[str, str]) -> str:
             mode="json", exclude={"lengths", "batch_size", "speculation", "speculation_schedule"}
         ),
     }
-    return digest(canonical({"parts": parts, "rest": rest}))[:DIGITS]
+    return digest(canonical({"parts": found, "rest": rest}))[:DIGITS]
 
 
 def _lengths(lengths: Lengths, traces: Mapping[str, str]) -> Part:
     data = lengths.model_dump(mode="json")
     if lengths.table is not None:
-        data["table"] = asdict(ALL_TABLES[lengths.table])
-        return _part("lengths", data, lengths.table)
+        return _tabulated(canonical(data), lengths.table)
     if lengths.trace is not None:
         data["trace"] = _content_of(lengths.trace, traces)
         return _part("lengths", data, Path(lengths.trace).name)
     return _part("lengths", data, f"{lengths.input} input and {lengths.output} output tokens")
+
+
+@lru_cache(maxsize=1024)
+def _tabulated(data: str, table: str) -> Part:
+    """Lengths from a table, whose thousands of numbers are the same for every scenario that names it."""
+    return _part("lengths", {**json.loads(data), "table": asdict(ALL_TABLES[table])}, table)
 
 
 def _windows(serving: Serving) -> tuple[str, ...]:

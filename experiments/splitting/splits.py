@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from pydantic import BaseModel, ValidationError
 
@@ -32,6 +32,7 @@ from experiments.splitting.definition import (
 )
 from experiments.splitting.parts import (
     DIGITS,
+    Part,
     fingerprint,
     parts_of,
     trace_content,
@@ -165,11 +166,11 @@ def load_split(env_id: str, name: str, traces: Sequence[str | Path] = (), pins: 
     document = read_pins(pins)
     contents = {trace: str(pin["sha256"]) for trace, pin in document["traces"].items()}
     files = recognised(traces, pins)
-    defined = define(env_id)
+    defined = _known(define(env_id), contents)
     _check(document["problems"].get(env_id, {}), _problem(defined, contents), f"{pins}: {env_id}")
     settings = define(env_id, files)[name]  # type: ignore[index]
     here = {str(path): contents[trace] for trace, path in files.items()}
-    held_out = _held_out(defined, contents)[name]  # type: ignore[index]
+    held_out = _held_out(defined)[name]  # type: ignore[index]
     pinned = document["problems"][env_id][name]
     return Split(
         env_id=env_id,
@@ -244,15 +245,31 @@ def make_pins(contents: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
             name: {"published": trace.published, "requests": contents[name][1], "sha256": contents[name][0]}
             for name, trace in TRACES.items()
         },
-        "problems": {env_id: _problem(define(env_id), hashes) for env_id in PROBLEM_IDS},
+        "problems": {env_id: _problem(_known(define(env_id), hashes), hashes) for env_id in PROBLEM_IDS},
     }
 
 
-def _problem(
-    defined: Mapping[SplitName, Sequence[Setting]], contents: Mapping[str, str]
-) -> dict[str, dict[str, Any]]:
+class _Known(NamedTuple):
+    """A setting and the parts of its scenario."""
+
+    setting: Setting
+    parts: tuple[Part, ...]
+
+
+_Defined: TypeAlias = Mapping[SplitName, Sequence[_Known]]
+
+
+def _known(defined: Mapping[SplitName, Sequence[Setting]], contents: Mapping[str, str]) -> _Defined:
+    """The settings of a problem with their parts, which take longer to find than to compare."""
+    return {
+        split: [_Known(setting, parts_of(setting.scenario, contents)) for setting in settings]
+        for split, settings in defined.items()
+    }
+
+
+def _problem(defined: _Defined, contents: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The splits of a problem as the file pins them."""
-    held_out = _held_out(defined, contents)
+    held_out = _held_out(defined)
     pinned: dict[str, dict[str, Any]] = {}
     for split, settings in defined.items():
         kinds: dict[str, list[str]] = {}
@@ -265,27 +282,21 @@ def _problem(
             "settings": {
                 setting.name: {
                     "shift": setting.shift,
-                    "sha256": fingerprint(setting.scenario, contents),
-                    "parts": {part.kind: part.sha256 for part in parts_of(setting.scenario, contents)},
+                    "sha256": fingerprint(setting.scenario, contents, parts),
+                    "parts": {part.kind: part.sha256 for part in parts},
                 }
-                for setting in settings
+                for setting, parts in settings
             },
         }
     return pinned
 
 
-def _held_out(
-    defined: Mapping[SplitName, Sequence[Setting]], contents: Mapping[str, str]
-) -> dict[SplitName, dict[tuple[str, str], str]]:
+def _held_out(defined: _Defined) -> dict[SplitName, dict[tuple[str, str], str]]:
     """By split, the parts of its settings that no earlier split's settings have, with their labels."""
     before: set[tuple[str, str]] = set()
     held_out: dict[SplitName, dict[tuple[str, str], str]] = {}
     for split in SPLIT_NAMES:
-        found = {
-            (part.kind, part.sha256): part.label
-            for setting in defined[split]
-            for part in parts_of(setting.scenario, contents)
-        }
+        found = {(part.kind, part.sha256): part.label for _, parts in defined[split] for part in parts}
         held_out[split] = {} if split == "train" else {k: v for k, v in found.items() if k not in before}
         before |= found.keys()
     return held_out
