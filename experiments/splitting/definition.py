@@ -7,8 +7,9 @@ out here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -138,14 +139,24 @@ def define(env_id: str, traces: Mapping[str, Path] | None = None) -> dict[SplitN
     Raises:
         ConfigurationError: no problem has this id, or a trace is none of TRACES.
     """
-    makers = {DECODE: _decode, KERNELS: _kernels, SERVING: _serving, SERVING_V1: _service}
-    if env_id not in makers:
+    if env_id not in _MAKERS:
         raise unknown_name("problem", env_id, PROBLEM_IDS)
-    files = {name: str((traces or {}).get(name, name)) for name in TRACES}
     for name in traces or {}:
         if name not in TRACES:
             raise unknown_name("trace", name, TRACES)
-    return {split: tuple(settings) for split, settings in makers[env_id](files).items()}
+    if not traces:
+        return dict(_without_files(env_id))
+    return _settings(env_id, {name: str(traces.get(name, name)) for name in TRACES})
+
+
+@cache
+def _without_files(env_id: str) -> dict[SplitName, tuple[Setting, ...]]:
+    """Whoever loads a split compares it with this: hundreds of scenarios, each checked field by field."""
+    return _settings(env_id, {name: name for name in TRACES})
+
+
+def _settings(env_id: str, files: Mapping[str, str]) -> dict[SplitName, tuple[Setting, ...]]:
+    return {split: tuple(settings) for split, settings in _MAKERS[env_id](files).items()}
 
 
 def _text(
@@ -358,3 +369,11 @@ def _service(traces: Mapping[str, str]) -> dict[SplitName, list[Setting]]:
             *_class_windows(traces),
         ],
     }
+
+
+_MAKERS: Mapping[str, Callable[[Mapping[str, str]], dict[SplitName, list[Setting]]]] = {
+    DECODE: _decode,
+    KERNELS: _kernels,
+    SERVING: _serving,
+    SERVING_V1: _service,
+}

@@ -9,6 +9,7 @@ are drawn once, from a fixed seed, and pinned with the rest of the split; none h
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -106,6 +107,7 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
+@lru_cache(maxsize=64)
 def _mean_lengths(lengths: Lengths, model: str) -> np.ndarray:
     """Mean input and output tokens of the requests that the model takes."""
     limit = get_transformer(model).context_limit
