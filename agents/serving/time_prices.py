@@ -58,28 +58,39 @@ class Jobs(NamedTuple):
 
 
 def lowest(prices: FloatArray, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> FloatArray:
-    """The least price in each window, its last slot included (a table of the minima of powers of two)."""
-    tables, width = [prices], 1
-    while 2 * width <= len(prices):
-        last = tables[-1]
-        tables.append(np.append(np.minimum(last[:-width], last[width:]), np.full(width, np.inf)))
-        width *= 2
+    """The least price in each window, its last slot included."""
+    return _within(_minima(prices), start, stop)
+
+
+def _minima(prices: FloatArray) -> FloatArray:
+    """Minima from each slot on of windows of powers of two slots, [powers, slots]; infinite where one has no room."""
+    powers = max(len(prices), 1).bit_length()
+    table = np.full((powers, len(prices)), np.inf)
+    table[0] = prices
+    for power in range(1, powers):
+        width = 1 << (power - 1)
+        np.minimum(table[power - 1, :-width], table[power - 1, width:], out=table[power, :-width])
+    return table
+
+
+def _within(table: FloatArray, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> FloatArray:
     level = np.log2(stop - start + 1).astype(np.int64)
-    table = np.stack(tables)
     found: FloatArray = np.minimum(table[level, start], table[level, stop + 1 - (1 << level)])
     return found
 
 
 def costs(jobs: Jobs, prices: FloatArray) -> tuple[FloatArray, FloatArray]:
     """What each turn costs in its windows, and at any time after it comes at the earliest; [turns] each."""
-    end = np.full(len(jobs.worth), len(prices) - 1)
-    cost = jobs.prompt * lowest(prices, jobs.prompt_from, jobs.prompt_to)
-    cost = cost + jobs.decode * lowest(prices, jobs.decode_from, jobs.decode_to)
-    later = jobs.prompt * lowest(prices, jobs.prompt_from, end)
-    later = later + jobs.decode * lowest(prices, jobs.decode_from, end)
+    # Bounds ask for hundreds of thousands of prices: each has one table, and what is left is minima from the end on.
+    table, left = _minima(prices), np.minimum.accumulate(prices[::-1])[::-1]
+    cost = jobs.prompt * _within(table, jobs.prompt_from, jobs.prompt_to)
+    cost = cost + jobs.decode * _within(table, jobs.decode_from, jobs.decode_to)
+    later = jobs.prompt * left[jobs.prompt_from]
+    later = later + jobs.decode * left[jobs.decode_from]
     if jobs.credit.any():
+        left = np.minimum.accumulate(-prices[::-1])[::-1]
         cost = cost + jobs.credit * lowest(-prices, jobs.decode_from, jobs.decode_to)
-        later = later + jobs.credit * lowest(-prices, jobs.decode_from, end)
+        later = later + jobs.credit * left[jobs.decode_from]
     return cost, later
 
 
