@@ -46,7 +46,7 @@ _EARLIER_PLACES = {
 # and arrays that it had not. Without classes what came since is written, if at all, for what only scenarios with
 # classes have.
 _EARLIER_COLUMNS = {"counters": (47, 83), "clocks": (43,)}
-_QUEUE = ("queue_kinds", "queue_prompts", "queue_due_s", "queue_until_s")
+_QUEUE = ("queue_facts", "queue_arrival_s", "queue_until_s")
 _LATER_ARRAYS = ("more", "queue", *_QUEUE, "places", "place_s", "prefixes")
 
 
@@ -187,9 +187,8 @@ def _lay_out_anew(engine: ServingEngine, served: bool, where: str, changed: Arra
     # Entries that are nobody's may name anything.
     who = np.arange(len(queue))[:, None], np.clip(queue, 0, facts.shape[1] - 1)
     kinds = np.clip(facts[who][..., serving.CLASS], 0, len(engine.tables.kinds) - 1)
-    within_s = engine.tables.kinds[kinds, serving.KIND_TTFT_S]
-    due_s = moments[who][..., serving.ARRIVAL_S] + within_s
-    beside = (kinds, facts[who][..., serving.INPUT], due_s, patience[who])
+    of_queue = np.stack([kinds, facts[who][..., serving.INPUT]], axis=-1)
+    beside = (of_queue, moments[who][..., serving.ARRIVAL_S], patience[who])
     changed |= {f"{where}.{name}": np.ascontiguousarray(a) for name, a in zip(_QUEUE, beside, strict=True)}
     del changed[f"{where}.patience"]
     changed[f"{where}.moments"] = moments[..., : engine.state.moments.shape[2]].copy()
@@ -256,7 +255,8 @@ def _of_service(path: Path, where: str, engine: ServingEngine, found: Arrays) ->
     facts, held = found[f"{part}.facts"], found[f"{part}.places"]
     lives = np.isin(facts[..., serving.STATUS], (serving.WAITING, serving.RUNNING))
     talks = held[:, serving.NUMBER] >= 0
-    _check(path, f"{part}.queue_kinds", found[f"{part}.queue_kinds"], -1, kinds - 1)
+    queued = found[f"{part}.queue_facts"][..., serving.QUEUED_KIND]
+    _check(path, f"{part}.queue_facts: the kind of who waits", queued, 0, kinds - 1)
     for what, values, high in (
         ("facts: the kind of a request", facts[..., serving.CLASS], kinds - 1),
         ("facts: the next free record", facts[..., serving.INPUT][~lives], records - 1),

@@ -172,7 +172,12 @@ def _forget_kinds(state: ServingState, tables: ServingTables) -> None:
     """A scheduler knows the class of a request, but not which of its kinds of text it is."""
     first = first_kinds(tables).astype(np.int32)
     last = len(first) - 1
-    for array in (state.facts[..., at.CLASS], state.classes, state.queue_kinds, state.places[:, at.KIND]):
+    for array in (
+        state.facts[..., at.CLASS],
+        state.classes,
+        state.queue_facts[..., at.QUEUED_KIND],
+        state.places[:, at.KIND],
+    ):
         # Entries that are nobody's may hold anything.
         array[:] = first[np.clip(array, 0, last)]
 

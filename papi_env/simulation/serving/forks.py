@@ -30,9 +30,8 @@ def copy_running(e, source, k, target):
     moved += copy_first(source.preempted[e], target.preempted[k], counters[e, at.PREEMPTED])
     queued = counters[e, at.QUEUE_FRONT] + waiting(e, counters)
     moved += copy_first(source.queue[e], target.queue[k], queued)
-    moved += copy_first(source.queue_kinds[e], target.queue_kinds[k], queued)
-    moved += copy_first(source.queue_prompts[e], target.queue_prompts[k], queued)
-    moved += copy_first(source.queue_due_s[e], target.queue_due_s[k], queued)
+    moved += copy_first(source.queue_facts[e], target.queue_facts[k], queued)
+    moved += copy_first(source.queue_arrival_s[e], target.queue_arrival_s[k], queued)
     return moved + copy_first(source.queue_until_s[e], target.queue_until_s[k], queued)
 
 

@@ -21,9 +21,16 @@ def finds_nothing(e, state):
 
 
 @inlined
+def queue_due(e, k, state, served):
+    """When the first token of who is at place k of the queue is due."""
+    kind = np.uint64(state.queue_facts[e, k, at.QUEUED_KIND])
+    return state.queue_arrival_s[e, k] + served.kinds[kind, at.KIND_TTFT_S]
+
+
+@inlined
 def to_process(e, k, bare, state, served, scalars):
     """Prompt tokens of place k of the queue to be processed: all where the queue is `bare`, which finds nothing."""
-    tokens = np.int64(state.queue_prompts[e, k])
+    tokens = np.int64(state.queue_facts[e, k, at.QUEUED_PROMPT])
     return tokens if bare else tokens - found_tokens(e, state.queue[e, k], state, served, scalars)
 
 
@@ -31,7 +38,7 @@ def to_process(e, k, bare, state, served, scalars):
 def rank(e, k, order, bare, state, served, scalars):
     """Of places of the queue that with the least is admitted first; who came first among equals."""
     if order == at.BY_DEADLINE:
-        return state.queue_due_s[e, k]
+        return queue_due(e, k, state, served)
     if order == at.BY_SCORE:
         return -score(e, state.queue[e, k], state, served, scalars)
     if order >= at.BY_TRUE_WORK:
@@ -40,8 +47,8 @@ def rank(e, k, order, bare, state, served, scalars):
     if order == at.BY_PROMPT:
         return np.float64(tokens)
     if order == at.BY_WORK:
-        return work_left(state.queue_kinds[e, k], tokens, served, scalars)
-    return -density(state.queue_kinds[e, k], tokens, served, scalars)
+        return work_left(state.queue_facts[e, k, at.QUEUED_KIND], tokens, served, scalars)
+    return -density(state.queue_facts[e, k, at.QUEUED_KIND], tokens, served, scalars)
 
 
 @inner
@@ -78,6 +85,14 @@ def close_up(places):
         places[k] = places[k + 1]
 
 
+@inlined
+def close_facts_up(places):
+    """`close_up` where places have columns."""
+    for k in range(places.shape[0] - 1):
+        for column in range(at.NUM_QUEUED):
+            places[k, column] = places[k + 1, column]
+
+
 @inner
 def close_queue(e, place, state):
     """Nobody is at a place of the queue any more: it begins behind it, or those behind it move up."""
@@ -88,9 +103,8 @@ def close_queue(e, place, state):
         counters[e, at.QUEUE_FRONT] = front + 1
         return
     close_up(state.queue[e, place:end])
-    close_up(state.queue_kinds[e, place:end])
-    close_up(state.queue_prompts[e, place:end])
-    close_up(state.queue_due_s[e, place:end])
+    close_facts_up(state.queue_facts[e, place:end])
+    close_up(state.queue_arrival_s[e, place:end])
     close_up(state.queue_until_s[e, place:end])
 
 
@@ -127,7 +141,7 @@ def lightest_class(e, state, served, scalars):
         count = 0
         total = 0.0
         for k in range(front, front + waiting(e, state.counters)):
-            kind = state.queue_kinds[e, k]
+            kind = state.queue_facts[e, k, at.QUEUED_KIND]
             if class_of(kind, served) == number:
                 tokens = to_process(e, k, bare, state, served, scalars)
                 total += density(kind, tokens, served, scalars)
@@ -141,14 +155,13 @@ def lightest_class(e, state, served, scalars):
 
 
 @inlined
-def late_ones(e, begin, end, backlog, state, scalars):
+def late_ones(e, begin, end, backlog, state, served, scalars):
     """How many of some places of the queue would be late if they found nothing: at least those that are."""
     now = state.clocks[e, at.TIME_S]
-    prompts, dues = state.queue_prompts[e, begin:end], state.queue_due_s[e, begin:end]
-    # Counted from 0, without branches: that makes vectors of them.
     found = 0
-    for k in range(dues.shape[0]):
-        found += int(hopeless(now, backlog + np.int64(prompts[k]), dues[k], scalars))
+    for k in range(begin, end):
+        tokens = backlog + np.int64(state.queue_facts[e, k, at.QUEUED_PROMPT])
+        found += int(hopeless(now, tokens, queue_due(e, k, state, served), scalars))
     return found
 
 
@@ -164,16 +177,16 @@ def shed(e, choice, state, served, scalars):
         dropped = lightest_class(e, state, served, scalars)
     backlog, now = counters[e, at.PREFILL_BACKLOG], state.clocks[e, at.TIME_S]
     front = counters[e, at.QUEUE_FRONT]
-    if dropped == NOBODY and late_ones(e, front, front + count, backlog, state, scalars) == 0:
+    if dropped == NOBODY and late_ones(e, front, front + count, backlog, state, served, scalars) == 0:
         return
     bare = finds_nothing(e, state)
     kept = front
     for k in range(front, front + count):
-        drops = class_of(state.queue_kinds[e, k], served) == dropped
+        drops = class_of(state.queue_facts[e, k, at.QUEUED_KIND], served) == dropped
         if not drops:
             # Nobody whose whole prompt comes in time is late with a part of it.
-            due = state.queue_due_s[e, k]
-            drops = hopeless(now, backlog + np.int64(state.queue_prompts[e, k]), due, scalars)
+            due = queue_due(e, k, state, served)
+            drops = hopeless(now, backlog + np.int64(state.queue_facts[e, k, at.QUEUED_PROMPT]), due, scalars)
             if drops and not bare:
                 tokens = to_process(e, k, bare, state, served, scalars)
                 drops = hopeless(now, backlog + tokens, due, scalars)
@@ -200,9 +213,9 @@ def survey_queue(e, state, served, scalars):
     bare = finds_nothing(e, state)
     k = counters[e, at.QUEUE_FRONT]
     while sought > 0:
-        number = class_of(state.queue_kinds[e, k], served)
+        number = class_of(state.queue_facts[e, k, at.QUEUED_KIND], served)
         if clocks[e, at.CLASS_SLACK_S + number] == np.inf:
-            clocks[e, at.CLASS_SLACK_S + number] = state.queue_due_s[e, k] - clocks[e, at.TIME_S]
+            clocks[e, at.CLASS_SLACK_S + number] = queue_due(e, k, state, served) - clocks[e, at.TIME_S]
             tokens = to_process(e, k, bare, state, served, scalars)
             clocks[e, at.CLASS_PROMPT + number] = np.float64(tokens)
             sought -= 1

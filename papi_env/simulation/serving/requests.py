@@ -59,9 +59,9 @@ class ServingState(NamedTuple):
         found: int32 [E, S], beside `prefill`: tokens that need no processing. free: int32 [E, 2 S + 2, 2], what free
             pages hold (see `pages`). Without a token budget or prefix caching S is 1 here, and nothing is written.
         more: int32 [E, R, NUM_MORE]; queue: int32 [E, Q], requests that wait and were never admitted, in order of
-            arrival, from QUEUE_FRONT on. Beside it, so that who is sought among many is found in rows, queue_kinds and
-            queue_prompts: int32 [E, Q], kinds and prompt tokens; queue_due_s and queue_until_s: float64 [E, Q], when
-            first tokens are due, and when senders give up waiting.
+            arrival, from QUEUE_FRONT on. Beside it, so that who is sought among many is found in rows, queue_facts:
+            int32 [E, Q, NUM_QUEUED]; queue_arrival_s and queue_until_s: float64 [E, Q], when they came, and when
+            their senders give up waiting.
         places: int32 [E, NUM_PLACE, C] and place_s: float64 [E, NUM_PLACE_S, C], conversations; prefixes: int32
             [E, classes, NUM_PREFIX]; queries: float64 [E, classes, NUM_TRAITS], what a score weighs, see `scoring`.
             From `more` on all of one entry where there are no classes of requests.
@@ -83,9 +83,8 @@ class ServingState(NamedTuple):
     free: npt.NDArray[np.int32]
     more: npt.NDArray[np.int32]
     queue: npt.NDArray[np.int32]
-    queue_kinds: npt.NDArray[np.int32]
-    queue_prompts: npt.NDArray[np.int32]
-    queue_due_s: npt.NDArray[np.float64]
+    queue_facts: npt.NDArray[np.int32]
+    queue_arrival_s: npt.NDArray[np.float64]
     queue_until_s: npt.NDArray[np.float64]
     places: npt.NDArray[np.int32]
     place_s: npt.NDArray[np.float64]
@@ -96,7 +95,9 @@ class ServingState(NamedTuple):
 STATE = Layout(
     ServingState,
     {name: 2 for name in ServingState._fields}
-    | dict.fromkeys(("moments", "facts", "free", "more", "places", "place_s", "prefixes", "queries"), 3),
+    | dict.fromkeys(
+        ("moments", "facts", "free", "more", "queue_facts", "places", "place_s", "prefixes", "queries"), 3
+    ),
 )
 state_at = STATE.opener()
 
@@ -206,8 +207,7 @@ def find_oldest(e, state, counters, clocks, scalars):
         request = state.preempted[e, counters[e, at.PREEMPTED] - 1]
         clocks[e, at.HEAD_ARRIVAL_S] = state.moments[e, request, at.ARRIVAL_S]
     elif scalars[at.SERVICE] > 0.0 and counters[e, at.QUEUED] > 0:
-        first = state.queue[e, counters[e, at.QUEUE_FRONT]]
-        clocks[e, at.HEAD_ARRIVAL_S] = state.moments[e, first, at.ARRIVAL_S]
+        clocks[e, at.HEAD_ARRIVAL_S] = state.queue_arrival_s[e, counters[e, at.QUEUE_FRONT]]
     elif scalars[at.SERVICE] == 0.0 and counters[e, at.HEAD] < counters[e, at.ARRIVED]:
         clocks[e, at.HEAD_ARRIVAL_S] = state.moments[e, counters[e, at.HEAD], at.ARRIVAL_S]
     else:

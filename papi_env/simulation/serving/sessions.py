@@ -334,9 +334,9 @@ def record(e, arrival_s, kind, prompt, output, place, session, state):
 def move_in_queue(e, k, to, state):
     """What place k of the queue holds, in another one too."""
     state.queue[e, to] = state.queue[e, k]
-    state.queue_kinds[e, to] = state.queue_kinds[e, k]
-    state.queue_prompts[e, to] = state.queue_prompts[e, k]
-    state.queue_due_s[e, to] = state.queue_due_s[e, k]
+    state.queue_facts[e, to, at.QUEUED_KIND] = state.queue_facts[e, k, at.QUEUED_KIND]
+    state.queue_facts[e, to, at.QUEUED_PROMPT] = state.queue_facts[e, k, at.QUEUED_PROMPT]
+    state.queue_arrival_s[e, to] = state.queue_arrival_s[e, k]
     state.queue_until_s[e, to] = state.queue_until_s[e, k]
 
 
@@ -363,9 +363,9 @@ def join_queue(e, request, key, state, served):
     clocks[e, at.NEXT_LEAVE_S] = min(clocks[e, at.NEXT_LEAVE_S], until)
     position = queue_end(e, state)
     state.queue[e, position] = request
-    state.queue_kinds[e, position] = kind
-    state.queue_prompts[e, position] = state.facts[e, request, at.INPUT]
-    state.queue_due_s[e, position] = arrival_s + served.kinds[kind, at.KIND_TTFT_S]
+    state.queue_facts[e, position, at.QUEUED_KIND] = kind
+    state.queue_facts[e, position, at.QUEUED_PROMPT] = state.facts[e, request, at.INPUT]
+    state.queue_arrival_s[e, position] = arrival_s
     state.queue_until_s[e, position] = until
     counters[e, at.QUEUED] += 1
     counters[e, at.CLASS_QUEUED + class_of(kind, served)] += 1

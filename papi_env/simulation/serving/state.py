@@ -191,6 +191,10 @@ SESSION, PLACE, KEPT, RANK = range(4)
 NUM_MORE = 4
 MORE_NAMES = ("session", "place", "kept", "rank")
 
+# --- beside the queue, with classes: int32 [num_envs, places, 2] ---------------------------------------
+QUEUED_KIND, QUEUED_PROMPT = range(2)  # the kind of a request, and its prompt tokens
+NUM_QUEUED = 2
+
 # --- a conversation's record, with classes -----------------------------------------------------------
 # A row of each, since all places are looked through at once. int32 [num_envs, 6, places]: its number, or -1 where the
 # place is free; the next turn; turns in all; tokens so far; pages kept; kind. Of a place that is free again TOLD is the

@@ -166,7 +166,7 @@ def hide(engine, known, rng):
     state.classes[0, :rlp] = state.facts[0, decoding, at.CLASS]
     state.keys[0] += np.uint64(12345)
     queued = waiting_in(engine)
-    state.queue_kinds[0, queued] = state.facts[0, state.queue[0, queued], at.CLASS]
+    state.queue_facts[0, queued, at.QUEUED_KIND] = state.facts[0, state.queue[0, queued], at.CLASS]
     state.queue_until_s[0, queued] += 0.5
     clocks[at.NEXT_LEAVE_S] += 0.25
     served = set(state.more[0, unfinished(state, 0), at.PLACE].tolist())

@@ -54,9 +54,8 @@ def as_earlier(path, counters=47, clocks=43):
     names = (
         "more",
         "queue",
-        "queue_kinds",
-        "queue_prompts",
-        "queue_due_s",
+        "queue_facts",
+        "queue_arrival_s",
         "queue_until_s",
         "places",
         "place_s",

@@ -92,13 +92,15 @@ def check_books(engine, e):
     everybody = decoding + prefilling + waiting + preempted
     queued = slice(c[at.QUEUE_FRONT], c[at.QUEUE_FRONT] + len(waiting))
     kind = state.facts[e, waiting, at.CLASS]
-    np.testing.assert_array_equal(state.queue_kinds[e, queued], kind)
-    np.testing.assert_array_equal(state.queue_prompts[e, queued], state.facts[e, waiting, at.INPUT])
-    due = state.moments[e, waiting, at.ARRIVAL_S] + kinds[kind, at.KIND_TTFT_S]
-    np.testing.assert_array_equal(state.queue_due_s[e, queued], due)
+    np.testing.assert_array_equal(state.queue_facts[e, queued, at.QUEUED_KIND], kind)
+    np.testing.assert_array_equal(
+        state.queue_facts[e, queued, at.QUEUED_PROMPT], state.facts[e, waiting, at.INPUT]
+    )
+    arrival_s = state.moments[e, waiting, at.ARRIVAL_S]
+    np.testing.assert_array_equal(state.queue_arrival_s[e, queued], arrival_s)
     until = state.queue_until_s[e, queued]
     assert (until >= clocks[at.NEXT_LEAVE_S]).all()
-    assert (until >= state.moments[e, waiting, at.ARRIVAL_S] + kinds[kind, at.PATIENCE_S]).all()
+    assert (until >= arrival_s + kinds[kind, at.PATIENCE_S]).all()
     assert len(set(everybody)) == len(everybody)
     free = []
     record = c[at.FREE_RECORD]
