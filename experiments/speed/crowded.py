@@ -40,9 +40,9 @@ _CLASSES = {
     "batch": {"objectives": {"ttft_s": 2e4, "tpot_s": 0.2}},
     "chat": {"conversation": {"turns": 3.0, "think_s": 5.0}, "objectives": {"ttft_s": 1e4, "tpot_s": 0.1}},
 }
-# chosen: twice what the largest of these machines serves, so that some hundred iterations fill the queue.
+# chosen: more than these machines serve, so that their queues fill (range 30-200).
 _RATE_PER_S = 60.0
-# As many as are in prefill while those run that are over leave.
+# chosen: how many of those that run may be in prefill when a machine counts as full (range 4-16).
 _PREFILLING = 8
 POLICY = "slack-aware"
 

@@ -241,17 +241,19 @@ class ServingEngine(Engine[ServingState]):
             state = ServingState._make(array[envs] for array in self.state)
             twin.__dict__.update(_memory_of(state, self.actions.shape[1], self.observations.shape[1]))
             twin._lay_out()
+            twin.observations[:] = self.observations[envs]
             twin.copied_bytes = sum(array.nbytes for array in state)
         else:
             twin.__dict__.update(into._part(copies))
             twin._frames = dict(twin._frames)
+            # numpy refuses an environment that there is not; compiled code, which does not look, comes after it.
+            twin.observations[:] = self.observations[envs]
             twin.copied_bytes = copy_live(
                 np.ascontiguousarray(envs), self.frame("state").address, twin.frame("state").address
             )
             for array in (twin.actions, twin.rewards, twin.terminated, twin.truncated):
                 array[:] = 0
         twin._frames["tables"] = self.frame("tables")
-        twin.observations[:] = self.observations[envs]
         return twin
 
     def _part(self, copies: int) -> dict[str, Any]:

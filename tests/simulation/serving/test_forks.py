@@ -22,7 +22,7 @@ SCENARIOS = {
     "with classes": SERVED | {"service": {"classes": CLASSES, "max_waiting": 8, "max_open": 16}},
     "pages of prefixes": SERVED | {"token_budget": 256, "prefix_caching": True},
 }
-# Those that no two engines share are written by whoever is stepped.
+# What a step writes and others read.
 SEEN = ("observations", "rewards", "terminated", "truncated", "counters", "clocks")
 
 
@@ -92,6 +92,19 @@ def test_a_smaller_fork_is_made_in_a_part_of_the_memory():
         assert_alike(advance(fork, 5, seed=copies), advance(engine.fork(2, copies), 5, seed=copies))
     with pytest.raises(AssertionError):
         engine.fork(0, 6, scratch)
+
+
+@pytest.mark.parametrize("env", [3, np.array([0, 1 << 40])])
+def test_an_environment_that_there_is_not_is_refused(env):
+    """Before compiled code looks for it, and whatever memory the copies are made in."""
+    engine = advance(started("with classes"), 5)
+    scratch = engine.fork(0, 2)
+    before = [array.copy() for array in scratch.state]
+    for into in (None, scratch):
+        with pytest.raises(IndexError):
+            engine.fork(env, 2, into)
+    for one, other in zip(before, scratch.state, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_tables_of_an_earlier_fork_are_not_taken_over():
