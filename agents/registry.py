@@ -29,6 +29,7 @@ from agents.serving.combined import ServingTuned
 from agents.serving.greedy import ProfileGreedy
 from agents.serving.heuristic import ServingHeuristic
 from agents.serving.oracles import ServingOracle
+from agents.serving.planning.arrivals import PlannerArrivals
 from agents.serving.planning.fair import PlannerFair
 from agents.serving.planning.planner import Planner
 from agents.serving.planning.star import PlannerStar
@@ -141,12 +142,16 @@ SERVICE_POLICIES: Mapping[str, Registered] = {
     "tuned": Registered(ServingTuned),
     "slack-aware": Registered(SlackAware),
     "planner-star": Registered(PlannerStar, slow=True),
+    "planner-arrivals": Registered(PlannerArrivals, slow=True),
     "planner-fair": Registered(PlannerFair, slow=True),
 }
-# The planners with a budget: `planner-star-<seconds>x<rounds>`, `planner-fair-<seconds>x<futures>`, and with seconds of
-# imagined arrivals `planner-fair-<seconds>x<futures>x<seconds>`. After BASE stands what a planner starts from.
+# The planners with a budget: `planner-star-<seconds>x<rounds>`, `planner-arrivals-<seconds>x<futures>`,
+# `planner-fair-<seconds>x<futures>`, and with seconds of imagined arrivals `planner-fair-<seconds>x<futures>x<seconds>`.
+# After BASE stands what a planner starts from.
 _SECONDS = r"(\d+(?:\.\d+)?)"
-_PLANNERS = re.compile(rf"planner-star-{_SECONDS}x(\d+)|planner-fair-{_SECONDS}x(\d+)(?:x{_SECONDS})?")
+_PLANNERS = re.compile(
+    rf"planner-star-{_SECONDS}x(\d+)|planner-fair-{_SECONDS}x(\d+)(?:x{_SECONDS})?|planner-arrivals-{_SECONDS}x(\d+)"
+)
 
 BASE = "@"
 
@@ -160,7 +165,7 @@ def listed(view: str) -> list[str]:
 def plans(name: str) -> bool:
     """Whether a policy is a planner, by its name."""
     planner = name.partition(BASE)[0]
-    return planner in ("planner-star", "planner-fair") or _PLANNERS.fullmatch(planner) is not None
+    return planner in ("planner-star", "planner-arrivals", "planner-fair") or _PLANNERS.fullmatch(planner) is not None
 
 
 def is_slow(name: str) -> bool:
@@ -189,6 +194,7 @@ _EXAMPLES = (
     "portfolio-50",
     "profile-greedy+deadline+late",
     "planner-star-2x2",
+    "planner-arrivals-4x24",
     "planner-fair-2x24",
     "planner-fair-4x24x30",
     "planner-fair@slack-aware",
@@ -320,9 +326,11 @@ def _registered(name: str) -> Policy:
             return made(*(int(part) for part in budget.groups()))
     planned = _PLANNERS.fullmatch(name)
     if planned:
-        between, rounds, seconds, futures, ahead_s = planned.groups()
+        between, rounds, seconds, futures, ahead_s, knowing, true_futures = planned.groups()
         if between is not None:
             return PlannerStar(float(between), int(rounds))
+        if knowing is not None:
+            return PlannerArrivals(float(knowing), int(true_futures))
         return PlannerFair(float(seconds), int(futures), ahead_s=None if ahead_s is None else float(ahead_s))
     known = {**POLICIES, **SERVING_POLICIES, **SERVICE_POLICIES}
     if name not in known:

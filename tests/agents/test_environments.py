@@ -20,7 +20,7 @@ KINDS = {
     "papi_env/Serving-v1": set(SERVICE_POLICIES),
 }
 # They look ahead for seconds, and bind as the rules that they start from.
-SLOW = {"clairvoyant", "planner-fair", "planner-star", "portfolio", "search"}
+SLOW = {"clairvoyant", "planner-arrivals", "planner-fair", "planner-star", "portfolio", "search"}
 # Its numbers are for some of the joint actions alone, and rules choose others.
 WITHOUT_NUMBERS = "papi_env/Serving-v1"
 

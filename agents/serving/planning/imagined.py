@@ -65,7 +65,7 @@ def imagine_service(
     twin.tables = _as_seen(tables, state, known, now + ahead_s)
     _forget_kinds(state, tables)
     _arrive(state, twin.tables.arrivals, known, now, rng)
-    outputs = _outputs(state, tables, rng)
+    outputs = draw_outputs(state, tables, rng)
     _converse(state, tables, known, outputs, rng)
     _lose_patience(state, tables, now, rng)
     clocks = state.clocks
@@ -187,8 +187,12 @@ def _turns_of_requests(state: ServingState, records: IntArray) -> IntArray:
     return np.where(place >= 0, state.places[0, at.NEXT_TURN, np.maximum(place, 0)], 0).astype(np.int64)
 
 
-def _outputs(state: ServingState, tables: ServingTables, rng: np.random.Generator) -> IntArray:
-    """Draw the outputs of requests that wait or are served; their records, int64 [requests]."""
+def draw_outputs(state: ServingState, tables: ServingTables, rng: np.random.Generator) -> IntArray:
+    """Draw the outputs of requests that wait or are served, in each copy of one environment in another way.
+
+    They are drawn from those of their class, given that they exceed what was generated. Returns their records, int64
+    [requests].
+    """
     records = unfinished(state, 0)
     samples = len(state.facts)
     generated = state.facts[0, records, at.GENERATED].astype(np.int64)

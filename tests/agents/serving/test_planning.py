@@ -12,6 +12,7 @@ from agents.serving.inside.choices import LEFT
 from agents.serving.inside.memory import NUM_MEMORY, PRIOR_ACCEPTANCE
 from agents.serving.inside.play import play_range
 from agents.serving.inside.slack import KV_DROP
+from agents.serving.planning.arrivals import PlannerArrivals
 from agents.serving.planning.fair import LEAST_AHEAD_S, PlannerFair, answer_s
 from agents.serving.planning.imagined import between, chance_of_draft, first_kinds, imagine_service
 from agents.serving.planning.known import Known, unfinished
@@ -64,9 +65,9 @@ def base_returns(env, seeds):
     return roll(env.engine, play_range, rule.compiled(np.zeros((len(seeds), NUM_MEMORY)))[:]).returns
 
 
-def underway(seconds, seed=0):
+def underway(seconds, seed=0, made=None):
     """An environment some seconds into an episode of the base rule, and what was seen of it."""
-    env = environment()
+    env = environment() if made is None else made
     rule = base()
     rule.bind(env)
     observations, _ = env.reset(seed=[seed])
@@ -304,6 +305,61 @@ def test_draws_by_hand():
     assert (classes[first_kinds(env.engine.tables)] == classes).all()
 
 
+# --- the one that knows who comes -----------------------------------------------------------------------------
+
+
+def without_conversations(num_envs=1):
+    classes = {"people": {"patience_s": [1.0, 3.0]}, "batch": BATCH}
+    return environment(num_envs, service={"classes": classes, "max_waiting": 64, "max_open": 64})
+
+
+def futures_of(env):
+    planner = PlannerArrivals(1.0, 12, base())
+    planner.bind(env)
+    return planner.futures(env.engine, 0, Followed(1, planner.space)).made
+
+
+def test_who_knows_arrivals_knows_all_but_the_answers_of_those_who_are_here():
+    env, _ = underway(2.0, made=without_conversations())
+    engine, made = env.engine, futures_of(env)
+    here = unfinished(engine.state, 0)
+    outputs = made.state.facts[:, here, at.OUTPUT]
+    assert (outputs.std(axis=0) > 0).any()
+    for name, mine, true in zip(engine.state._fields, made.state, engine.state, strict=True):
+        if name == "left":
+            continue
+        mine, true = mine.copy(), np.repeat(true, len(mine), axis=0)
+        if name == "facts":
+            mine[:, here, at.OUTPUT] = true[:, here, at.OUTPUT]
+        np.testing.assert_array_equal(mine, true, name)
+    rule = base()
+    rule.bind(env)
+    roll(made, play_range, rule.compiled(np.zeros((12, NUM_MEMORY)))[:])
+    roll(engine, play_range, rule.compiled(np.zeros((1, NUM_MEMORY)))[:])
+    assert (made.counters[:, at.DONE] == 1).all()
+    # As many come in every future as in truth, and what is served of it differs.
+    assert set(made.counters[:, at.SESSIONS]) == {engine.counters[0, at.SESSIONS]}
+    assert made.clocks[:, at.SERVED].std() > 0
+
+
+def test_who_knows_arrivals_is_not_told_answers():
+    env, _ = underway(2.0, made=without_conversations())
+    expected = futures_of(env)
+    state = env.engine.state
+    here = unfinished(state, 0)
+    # Longer answers of all who are here: what a scheduler sees of them stays.
+    state.facts[0, here, at.OUTPUT] += 7
+    state.left[0, : env.engine.counters[0, at.RLP]] += 7
+    made = futures_of(env)
+    for array, other in zip(made.state, expected.state, strict=True):
+        np.testing.assert_array_equal(array, other)
+
+
+def test_who_knows_arrivals_plays_no_conversations():
+    with pytest.raises(ConfigurationError, match="'test' has conversations"):
+        PlannerArrivals(1.0, 12, base()).bind(environment())
+
+
 # --- their names ------------------------------------------------------------------------------------------------
 
 
@@ -314,7 +370,10 @@ def test_names_say_the_budget():
     assert (fair.seconds, fair.samples, fair.privileged) == (4.0, 12, False)
     ahead = make_policy("planner-fair-0.5x24x30")
     assert (ahead.seconds, ahead.samples, ahead.ahead_s, fair.ahead_s) == (0.5, 24, 30.0, None)
+    knowing = make_policy("planner-arrivals-4x24")
+    assert (knowing.seconds, knowing.samples, knowing.privileged) == (4.0, 24, True)
     assert is_slow("planner-fair-0.5x24x30")
+    assert is_slow("planner-arrivals-4x24@slack-aware")
     assert make_policy("planner-star").seconds == make_policy("planner-fair").seconds / 2 == 2.0
     with pytest.raises(ConfigurationError, match="ahead_s is 0"):
         make_policy("planner-fair-2x12x0")
