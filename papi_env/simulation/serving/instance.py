@@ -22,6 +22,7 @@ from papi_env.simulation.serving.sessions import (
     follows,
     patience_of,
     think_s,
+    session_key,
     turn_key,
     turn_lengths,
     turns_of,
@@ -145,8 +146,9 @@ def _enumerate(counters: Any, tables: Any, found: Any) -> Any:
         if tables.trace_lengths.shape[0] > 0:
             row = drawn
             refused = row >= 0 and tables.trace_refused[row]
-        kind = drawn_class(turn_key(0, session, 0, counters), tables.class_shares)
-        turns, _ = turns_of(0, session, kind, row, counters, tables, scalars)
+        key = session_key(0, session, counters)
+        kind = drawn_class(key, tables.class_shares)
+        turns, _ = turns_of(key, kind, row, tables, scalars)
         if i + turns <= len(arrivals):
             context = np.int64(0)
             for turn in range(turns):

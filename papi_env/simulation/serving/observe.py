@@ -13,6 +13,10 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.state import COLUMN, SERVICE_COLUMN
 from papi_env.workload.serving import SPECULATION_LENGTHS
 
+# Features that say what was chosen, in Serving-v0 and beyond it.
+_CHOSEN = sum(at.NVEC)
+_CHOSEN_V1 = sum(at.NVEC_V1) - _CHOSEN
+
 
 @inlined
 def squash(x):
@@ -24,6 +28,14 @@ def squash(x):
 def signed_squash(x):
     """0.5 + 0.5 x / (1 + |x|)."""
     return 0.5 + 0.5 * x / (1.0 + abs(x))
+
+
+@inlined
+def note_choice(e, first, count, choice, observations):
+    """Of `count` features from `first` on, all 0, that of the choice made is 1; none before any, or of a reference's."""
+    # What is written is chosen, not whether: a branch would be guessed wrong.
+    seen = 0 <= choice < count
+    observations[e, np.uint64(first + (choice if seen else 0))] = 1.0 if seen else 0.0
 
 
 @exposed
@@ -56,12 +68,12 @@ def observe_env(e, counters, clocks, scalars, observations):
     observations[e, COLUMN.last_communication] = squash(clocks[e, at.LAST_COMMUNICATION_S] / reference)
     observations[e, COLUMN.last_decoded] = counters[e, at.LAST_DECODED] / max(counters[e, at.LAST_N], 1)
     observations[e, COLUMN.last_chunk] = min(counters[e, at.LAST_CHUNK] / 512.0, 1.0)
+    for feature in range(COLUMN.last_fc_pu, COLUMN.last_fc_pu + _CHOSEN):
+        observations[e, feature] = 0.0
     feature = COLUMN.last_fc_pu
-    for k in range(4):
-        last = counters[e, at.LAST_ACTION + k]
-        for choice in range(at.NVEC[k]):
-            observations[e, feature] = 1.0 if last == choice else 0.0
-            feature += 1
+    for k in range(len(at.NVEC)):
+        note_choice(e, feature, at.NVEC[k], counters[e, at.LAST_ACTION + k], observations)
+        feature += at.NVEC[k]
     for unit in range(at.NUM_DRIFTING):
         slowdown = max(np.log2(clocks[e, at.SEEN_DRIFT + unit]), 0.0)
         observations[e, COLUMN.drift_pu + unit] = squash(slowdown)
@@ -118,9 +130,10 @@ def observe_service(e, state, kinds, scalars, observations):
     wanted = 0.0
     prefixes = 0
     for number in range(at.MAX_CLASSES):
-        tokens = counters[e, at.CLASS_QUEUED + number] * clocks[e, at.CLASS_PROMPT + number]
-        wanted += tokens / (np.int64(1) << np.int64(scalars[at.PAGE_LOG2]))
+        wanted += counters[e, at.CLASS_QUEUED + number] * clocks[e, at.CLASS_PROMPT + number]
         prefixes += state.prefixes[e, number, at.PREFIX_PAGES]
+    # Tokens as pages: a power of two, so that the sum is the same as of quotients.
+    wanted /= np.int64(1) << np.int64(scalars[at.PAGE_LOG2])
     observations[e, SERVICE_COLUMN.at_risk] = share(held + kept + wanted - pages, kept)
     observations[e, SERVICE_COLUMN.shared] = share(prefixes, pages)
     observations[e, SERVICE_COLUMN.open] = squash(counters[e, at.OPEN] / 64.0)
@@ -131,9 +144,10 @@ def observe_service(e, state, kinds, scalars, observations):
     observations[e, SERVICE_COLUMN.served] = share(served, judged) if judged > 0.0 else 1.0
     for k in range(2):
         observations[e, SERVICE_COLUMN.heat_weights + k] = share(clocks[e, at.HEAT + k], 125.0)
+    for feature in range(SERVICE_COLUMN.last_order_arrival, SERVICE_COLUMN.last_order_arrival + _CHOSEN_V1):
+        observations[e, feature] = 0.0
     feature = SERVICE_COLUMN.last_order_arrival
     for k in range(len(at.NVEC), len(at.NVEC_V1)):
-        last = counters[e, at.LAST_SERVICE + k - len(at.NVEC)]
-        for choice in range(at.NVEC_V1[k]):
-            observations[e, feature] = 1.0 if last == choice else 0.0
-            feature += 1
+        choice = counters[e, at.LAST_SERVICE + k - len(at.NVEC)]
+        note_choice(e, feature, at.NVEC_V1[k], choice, observations)
+        feature += at.NVEC_V1[k]

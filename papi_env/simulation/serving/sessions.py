@@ -50,12 +50,21 @@ def drawn_class(key, cumulative):
 
 
 @inlined
+def session_key(e, session, counters):
+    """Key of all draws of a session's first turn: that of a request without conversations."""
+    return request_key(counters[e, at.SEED], counters[e, at.EPISODE], session)
+
+
+@inlined
+def key_of_turn(key, turn):
+    """Key of all draws of a turn, from that of its session."""
+    return mix(key ^ (np.uint64(turn) * _TURN)) if turn > 0 else key
+
+
+@inlined
 def turn_key(e, session, turn, counters):
-    """Key of all draws of a turn. The first turn of a session has that of a request without conversations."""
-    key = request_key(counters[e, at.SEED], counters[e, at.EPISODE], session)
-    if turn > 0:
-        key = mix(key ^ (np.uint64(turn) * _TURN))
-    return key
+    """Key of all draws of a turn."""
+    return key_of_turn(session_key(e, session, counters), turn)
 
 
 # --- what turns are ---------------------------------------------------------------------------------------
@@ -115,18 +124,18 @@ def fits(tokens, output, scalars):
 
 
 @inner
-def turns_of(e, session, kind, row, counters, served, scalars):
+def turns_of(first, kind, row, served, scalars):
     """Turns of a session, and what all of them are worth.
 
     It ends by chance or as in the trace, at the most turns of its class, or before a turn that does not fit into
-    context or memory. `row` is that of its first turn in a trace, or -1.
+    context or memory. `first` is the key of its first turn, `row` that turn's in a trace, or -1.
     """
     replayed = row >= 0 and replays(served)
     context = np.int64(0)
     turns = np.int64(0)
     worth = 0.0
     while True:
-        key = turn_key(e, session, turns, counters)
+        key = key_of_turn(first, turns)
         fresh, output = turn_lengths(key, kind, turns, row, served)
         prompt = context + fresh
         if turns > 0 and (prompt + output > scalars[at.CONTEXT_LIMIT] or not fits(prompt, output, scalars)):
@@ -158,9 +167,9 @@ def worth_between(e, session, kind, first, turns, counters, served, scalars):
     """What turns `first` to the last of `turns`, none of them a session's first, are worth."""
     worth = 0.0
     row = turn_row(e, session, first, counters, served)
+    own = session_key(e, session, counters)
     for turn in range(first, turns):
-        key = turn_key(e, session, turn, counters)
-        _, output = turn_lengths(key, kind, turn, row, served)
+        _, output = turn_lengths(key_of_turn(own, turn), kind, turn, row, served)
         row = follows(row, served)
         worth += worth_of(kind, output, served, scalars)
     return worth
@@ -410,17 +419,28 @@ def end_conversation(e, place, state, served):
 
 
 @inner
-def draw_session(e, state, served):
-    """Note when the next session comes. Its row of the trace is drawn again as it does."""
-    counters, clocks = state.counters, state.clocks
+def session_after(e, session, arrival_s, state, served):
+    """When a session comes, and its operational time; `arrival_s` is when the one before it does.
+
+    Its row of the trace is drawn again as it comes.
+    """
+    counters = state.counters
     time, _, operational = next_arrival(
         counters[e, at.SEED],
         counters[e, at.EPISODE],
-        counters[e, at.SESSIONS],
-        clocks[e, at.OPERATIONAL_S],
-        clocks[e, at.NEXT_SESSION_S],
+        session,
+        state.clocks[e, at.OPERATIONAL_S],
+        arrival_s,
         served.arrivals,
     )
+    return time, operational
+
+
+@inner
+def draw_session(e, state, served):
+    """Note when the first session comes."""
+    clocks = state.clocks
+    time, operational = session_after(e, np.int64(0), 0.0, state, served)
     clocks[e, at.NEXT_SESSION_S] = time
     clocks[e, at.OPERATIONAL_S] = operational
 
@@ -431,12 +451,14 @@ def begin_session(e, state, served, scalars):
     counters, clocks, places = state.counters, state.clocks, state.places
     session = counters[e, at.SESSIONS]
     arrival_s = clocks[e, at.NEXT_SESSION_S]
+    # Before anything is written, so that keys have parts in common and lengths far away are waited for meanwhile.
+    next_s, operational = session_after(e, session + 1, arrival_s, state, served)
     row = turn_row(e, session, np.int64(0), counters, served)
     refused = row >= 0 and served.trace_refused[row]
-    key = turn_key(e, session, 0, counters)
+    key = session_key(e, session, counters)
     kind = drawn_class(key, served.class_shares)
     prompt, output = turn_lengths(key, kind, 0, row, served)
-    turns, worth = turns_of(e, session, kind, row, counters, served, scalars)
+    turns, worth = turns_of(key, kind, row, served, scalars)
     clocks[e, at.OFFERED] += worth
     counters[e, at.CLASS_OFFERED + class_of(kind, served)] += turns
     counters[e, at.ARRIVED] += 1
@@ -460,7 +482,8 @@ def begin_session(e, state, served, scalars):
         request = record(e, arrival_s, kind, prompt, output, place, session, state)
         join_queue(e, request, key, state, served)
     counters[e, at.SESSIONS] = session + 1
-    draw_session(e, state, served)
+    clocks[e, at.NEXT_SESSION_S] = next_s
+    clocks[e, at.OPERATIONAL_S] = operational
 
 
 @inner
