@@ -105,7 +105,8 @@ def build_service_tables(
     spans = np.zeros((len(kinds), 4), dtype=np.int64)
     returning = np.zeros((len(kinds), CELLS, NUM_CELL))
     lengths: list[npt.NDArray[np.int32]] = []
-    rows, held = 0, {}  # by class, for all of its kinds
+    rows = 0
+    begins: dict[bytes, int] = {}  # first rows, by content
     worths, weights = [], []  # of a turn, and how many come
     values = _return_values(service)
     for k, kind in enumerate(kinds_of(serving)):
@@ -114,17 +115,14 @@ def build_service_tables(
         later = first
         if entry.conversation is not None and entry.conversation.lengths is not None:
             later = _population(kind.name, entry, entry.conversation.lengths, serving, model)
-        if kind.name not in held:
-            parts = [first.lengths] if later is first else [first.lengths, later.lengths]
-            held[kind.name] = (
-                rows,
-                len(first.lengths),
-                rows + len(first.lengths) * (later is not first),
-                len(later.lengths),
-            )
-            lengths += parts
-            rows += sum(map(len, parts))
-        spans[k] = held[kind.name]
+        # Classes that ask for the same lengths share their rows, so that caches hold more of them.
+        for part, population in ((at.FIRST_ROW, first), (at.LATER_ROW, later)):
+            content = population.lengths.tobytes()
+            if content not in begins:
+                begins[content] = rows
+                lengths.append(population.lengths)
+                rows += len(population.lengths)
+            spans[k, part : part + 2] = begins[content], len(population.lengths)
         row = kinds[k]
         row[at.OF_CLASS], row[at.WEIGHT] = kind.number, entry.weight
         objectives = entry.objectives or serving.objectives

@@ -37,8 +37,13 @@ def accept_drafts(e, rlp, drafted, state, thresholds, scratch):
     contexts, classes, keys = state.contexts, state.classes, state.keys
     gains, limits, seeds = scratch.gains, scratch.limits, scratch.seeds
     undrafted = state.counters[e, at.UNDRAFTED]
-    for i in range(rlp):
-        gains[i] = 1
+    if drafted == 0 or undrafted == 0:
+        for i in range(rlp):
+            gains[i] = 1
+    else:
+        # No draft follows the one before that first token, which none of theirs is; they gain theirs in the end.
+        for i in range(rlp):
+            gains[i] = np.int64(drafts_kind(classes[e, i], undrafted))
     if drafted == 0:
         return 0, False
     others = 0
@@ -50,19 +55,19 @@ def accept_drafts(e, rlp, drafted, state, thresholds, scratch):
     for draft in range(1, drafted + 1):
         further = token_step(draft)
         if others == 0:
-            limit = thresholds[kind, draft - 1] * np.uint64(drafts_kind(kind, undrafted))
+            limit = thresholds[kind, draft - 1]
             for i in range(rlp):
                 passed = seeded_draw(seeds[i] + further) < limit
                 gains[i] += np.int64(passed and gains[i] == draft)
             continue
         for i in range(rlp):
             limits[i] = thresholds[np.uint64(classes[e, i]), draft - 1]
-        if undrafted != 0:
-            for i in range(rlp):
-                limits[i] *= np.uint64(drafts_kind(classes[e, i], undrafted))
         for i in range(rlp):
             passed = seeded_draw(seeds[i] + further) < limits[i]
             gains[i] += np.int64(passed and gains[i] == draft)
+    if undrafted != 0:
+        for i in range(rlp):
+            gains[i] = max(gains[i], 1)
     accepted = 0
     for i in range(rlp):
         accepted += gains[i] - 1
