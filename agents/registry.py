@@ -145,9 +145,9 @@ SERVICE_POLICIES: Mapping[str, Registered] = {
     "planner-arrivals": Registered(PlannerArrivals, slow=True),
     "planner-fair": Registered(PlannerFair, slow=True),
 }
-# The planners with a budget: `planner-star-<seconds>x<rounds>`, `planner-arrivals-<seconds>x<futures>`,
-# `planner-fair-<seconds>x<futures>`, and with seconds of imagined arrivals `planner-fair-<seconds>x<futures>x<seconds>`.
-# After BASE stands what a planner starts from.
+# The planners with a budget: `planner-star-<seconds>x<rounds>`, `planner-arrivals-<seconds>x<futures>` and
+# `planner-fair-<seconds>x<futures>`, of which the last may name the seconds of imagined arrivals,
+# `planner-fair-<seconds>x<futures>x<seconds>`. After BASE stands what a planner starts from.
 _SECONDS = r"(\d+(?:\.\d+)?)"
 _PLANNERS = re.compile(
     rf"planner-star-{_SECONDS}x(\d+)|planner-fair-{_SECONDS}x(\d+)(?:x{_SECONDS})?|planner-arrivals-{_SECONDS}x(\d+)"
@@ -165,7 +165,10 @@ def listed(view: str) -> list[str]:
 def plans(name: str) -> bool:
     """Whether a policy is a planner, by its name."""
     planner = name.partition(BASE)[0]
-    return planner in ("planner-star", "planner-arrivals", "planner-fair") or _PLANNERS.fullmatch(planner) is not None
+    return (
+        planner in ("planner-star", "planner-arrivals", "planner-fair")
+        or _PLANNERS.fullmatch(planner) is not None
+    )
 
 
 def is_slow(name: str) -> bool:

@@ -32,7 +32,7 @@ def signed_squash(x):
 
 @inlined
 def note_choice(e, first, count, choice, observations):
-    """Of `count` features from `first` on, all 0, that of the choice made is 1; none before any, or of a reference's."""
+    """Of `count` features from `first` on, all 0, that of a choice is 1; none before the first, or of a reference's."""
     # What is written is chosen, not whether: a branch would be guessed wrong.
     seen = 0 <= choice < count
     observations[e, np.uint64(first + (choice if seen else 0))] = 1.0 if seen else 0.0
