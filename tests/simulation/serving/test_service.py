@@ -20,6 +20,7 @@ from papi_env.simulation.serving.service_tables import (
     STEPS_PER_OCTAVE,
     expected_returns,
 )
+from papi_env.simulation.serving.tables import build_serving_tables
 from tests.simulation.serving.service_books import (
     CLASSES,
     TALK,
@@ -43,6 +44,54 @@ PLAIN = (
     ("saturated/llama-65b", {"arrivals": {"process": "together"}, "requests": 40}),
     ("saturated/llama-65b", {"requests": 40, "prefill": False}),
 )
+
+
+def test_classes_that_ask_for_the_same_lengths_share_their_rows():
+    asked = get_scenario("overload/llama-65b")
+    tables = build_serving_tables(asked)
+    rows = {}
+    for row, (first, count, later, later_count) in zip(tables.kinds, tables.spans, strict=True):
+        assert (later, later_count) == (first, count)  # no class has conversations
+        rows[int(row[at.OF_CLASS])] = tables.service_lengths[first : first + count]
+    names = list(asked.serving.service.classes)
+    own, standard, batch = (rows[names.index(name)] for name in ("interactive", "standard", "batch"))
+    assert np.shares_memory(standard, batch)
+    assert not np.shares_memory(own, standard)
+    assert len(tables.service_lengths) == len(own) + len(standard)
+    for name, found in zip(names, rows.values(), strict=True):
+        population = asked.serving.service.classes[name].lengths.population(2048, "refuse")
+        np.testing.assert_array_equal(found, population.lengths)
+
+
+def test_what_was_chosen_is_seen_and_of_a_reference_nothing():
+    engine = started(get_scenario("overload/llama-65b"))
+    engine.allow(at.ORDER, at.BY_TRUE_WORK)
+    chosen = {"order": "deadline", "shedding": "late", "victim": "most-slack", "drafted-for": "accepted"}
+    choices = dict(zip(at.SERVICE_CHOICE_NAMES, at.SERVICE_CHOICES, strict=True))
+    before = engine.observations[0].copy()
+    for k, (name, options) in enumerate(choices.items()):
+        engine.actions[0, at.ORDER + k] = options.index(chosen.get(name, options[0]))
+
+    def seen():
+        found = dict(zip(at.OBSERVATION_NAMES_V1, engine.observations[0], strict=True))
+        return {
+            name: value
+            for name, value in found.items()
+            if name.startswith(tuple(f"last_{c}_" for c in choices))
+        }
+
+    engine.step()
+    assert seen() == {
+        f"last_{name}_{option}": option == chosen.get(name, options[0])
+        for name, options in choices.items()
+        for option in options
+    }
+    engine.actions[0, at.ORDER] = at.BY_TRUE_WORK
+    engine.step()
+    assert [name for name, value in seen().items() if value and name.startswith("last_order")] == []
+    assert sum(seen().values()) == len(choices) - 1
+    # Before the first step none was chosen yet.
+    assert not before[at.COLUMN.last_fc_pu : at.COLUMN.last_fc_pu + sum(at.NVEC)].any()
 
 
 @pytest.mark.parametrize(("preset", "serving"), PLAIN)
