@@ -136,23 +136,26 @@ SERVING_POLICIES: Mapping[str, Registered] = {
     "clairvoyant": Registered(ServingClairvoyant, slow=True),
     "portfolio": Registered(ServingPortfolio, slow=True),
 }
+# The planners of Serving-v1, and their names with a budget: `planner-star-<seconds>x<rounds>`,
+# `planner-arrivals-<seconds>x<futures>` and `planner-fair-<seconds>x<futures>`, of which the last may say for how many
+# seconds arrivals are imagined, `planner-fair-<seconds>x<futures>x<seconds>`. After BASE stands what one starts from.
+_SECONDS = r"(\d+(?:\.\d+)?)"
+_PLANNERS: Mapping[str, tuple[Callable[..., Planner], re.Pattern[str]]] = {
+    "planner-star": (PlannerStar, re.compile(rf"planner-star-{_SECONDS}x(\d+)")),
+    "planner-arrivals": (PlannerArrivals, re.compile(rf"planner-arrivals-{_SECONDS}x(\d+)")),
+    "planner-fair": (
+        PlannerFair,
+        re.compile(rf"planner-fair-{_SECONDS}x(\d+)(?:x(?P<ahead_s>\d+(?:\.\d+)?))?"),
+    ),
+}
+
 # Of Serving-v1 alone. It is played by all rules above that decide by compiled code too, which do what Serving-v0 does
 # where no part of their name says otherwise: `profile-greedy+deadline+late` (see `agents.serving.choices`).
 SERVICE_POLICIES: Mapping[str, Registered] = {
     "tuned": Registered(ServingTuned),
     "slack-aware": Registered(SlackAware),
-    "planner-star": Registered(PlannerStar, slow=True),
-    "planner-arrivals": Registered(PlannerArrivals, slow=True),
-    "planner-fair": Registered(PlannerFair, slow=True),
+    **{name: Registered(make, slow=True) for name, (make, _) in _PLANNERS.items()},
 }
-# The planners with a budget: `planner-star-<seconds>x<rounds>`, `planner-arrivals-<seconds>x<futures>` and
-# `planner-fair-<seconds>x<futures>`, of which the last may name the seconds of imagined arrivals,
-# `planner-fair-<seconds>x<futures>x<seconds>`. After BASE stands what a planner starts from.
-_SECONDS = r"(\d+(?:\.\d+)?)"
-_PLANNERS = re.compile(
-    rf"planner-star-{_SECONDS}x(\d+)|planner-fair-{_SECONDS}x(\d+)(?:x{_SECONDS})?|planner-arrivals-{_SECONDS}x(\d+)"
-)
-
 BASE = "@"
 
 
@@ -165,10 +168,7 @@ def listed(view: str) -> list[str]:
 def plans(name: str) -> bool:
     """Whether a policy is a planner, by its name."""
     planner = name.partition(BASE)[0]
-    return (
-        planner in ("planner-star", "planner-arrivals", "planner-fair")
-        or _PLANNERS.fullmatch(planner) is not None
-    )
+    return planner in _PLANNERS or any(pattern.fullmatch(planner) for _, pattern in _PLANNERS.values())
 
 
 def is_slow(name: str) -> bool:
@@ -327,14 +327,12 @@ def _registered(name: str) -> Policy:
         budget = pattern.fullmatch(name)
         if budget:
             return made(*(int(part) for part in budget.groups()))
-    planned = _PLANNERS.fullmatch(name)
-    if planned:
-        between, rounds, seconds, futures, ahead_s, knowing, true_futures = planned.groups()
-        if between is not None:
-            return PlannerStar(float(between), int(rounds))
-        if knowing is not None:
-            return PlannerArrivals(float(knowing), int(true_futures))
-        return PlannerFair(float(seconds), int(futures), ahead_s=None if ahead_s is None else float(ahead_s))
+    for planner, pattern in _PLANNERS.values():
+        planned = pattern.fullmatch(name)
+        if planned:
+            seconds, count = planned.groups()[:2]
+            given = {name: float(value) for name, value in planned.groupdict().items() if value is not None}
+            return planner(float(seconds), int(count), **given)
     known = {**POLICIES, **SERVING_POLICIES, **SERVICE_POLICIES}
     if name not in known:
         names = (*known, *_EXAMPLES)
