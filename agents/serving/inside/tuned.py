@@ -44,9 +44,7 @@ def useful_rate(e, cost, gained, credit, seen, p, scalars):
     worth = cost.seconds
     if price > 0.0:
         worth = price * (cost.joules + p[e, TIME_WORTH] * scalars[at.STATIC_W] * cost.seconds)
-    token_s, pace_s = cost.seconds / gained, p[e, PACE] * scalars[at.TPOT_S]
-    if token_s > pace_s:  # a quotient of every way to run it takes longer than this branch
-        worth = worth * (token_s / pace_s)
+    worth = worth * max(cost.seconds / gained / (p[e, PACE] * scalars[at.TPOT_S]), 1.0)
     return (seen.rlp * gained + credit) / max(worth, 1e-12)
 
 

@@ -28,8 +28,7 @@ def drafts_kind(kind, undrafted):
 @inlined
 def in_class(kind, kinds, number):
     """A number in the part of a word that is the class's of a kind; such words are added up as numbers are."""
-    # As a signed number first, which is one instruction.
-    return np.uint64(number) << (np.uint64(np.int64(kinds[np.uint64(kind), at.OF_CLASS])) * _PART_BITS)
+    return np.uint64(number) << (np.uint64(kinds[np.uint64(kind), at.OF_CLASS]) * _PART_BITS)
 
 
 @inlined

@@ -41,7 +41,7 @@ def accept_drafts(e, rlp, drafted, state, thresholds, scratch):
         for i in range(rlp):
             gains[i] = 1
     else:
-        # No draft follows the one before that first token, which none of theirs is; they gain theirs in the end.
+        # Who does not draft begins with none, so that no draft of theirs counts; their one token comes in the end.
         for i in range(rlp):
             gains[i] = np.int64(drafts_kind(classes[e, i], undrafted))
     if drafted == 0:
