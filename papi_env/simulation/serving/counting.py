@@ -8,6 +8,10 @@ from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
 from papi_env.simulation.compiled import inlined
 from papi_env.simulation.serving import state as at
 
+# Both are powers of two.
+_GROUP_REST, _GROUP_LOG2 = np.int32(GROUP_TOKENS - 1), np.int32(GROUP_TOKENS.bit_length() - 1)
+_ROW_REST, _ROW_LOG2 = np.int32(COLUMNS_PER_ROW - 1), np.int32(COLUMNS_PER_ROW.bit_length() - 1)
+
 
 @inlined
 def pages_of(tokens, scalars):
@@ -17,9 +21,45 @@ def pages_of(tokens, scalars):
 
 
 @inlined
+def pages_are_groups(scalars):
+    """Whether a KV page has as many tokens as a group, so that who counts the one has counted the other."""
+    return scalars[at.PAGE_LOG2] == np.float64(_GROUP_LOG2)
+
+
+@inlined
+def pages_in(contexts, more, scalars):
+    """KV pages that contexts take once each has so many tokens more."""
+    pages = np.int64(0)
+    for i in range(contexts.shape[0]):
+        pages += pages_of(contexts[i] + more, scalars)
+    return pages
+
+
+@inlined
 def groups_of(tokens):
     """Groups in which the memory attends to so many tokens: what attention's time and energy are counted by."""
     return (tokens + GROUP_TOKENS - 1) // GROUP_TOKENS
+
+
+@inlined
+def narrow(number):
+    """An int32 of a number that is one: of such a processor adds up twice as many at once as of wider ones.
+
+    Every sum and product has to be made one again, for numba's are int64.
+    """
+    return np.int32(number)
+
+
+@inlined
+def narrow_groups_of(tokens):
+    """`groups_of` with int32."""
+    return narrow(narrow(tokens + _GROUP_REST) >> _GROUP_LOG2)
+
+
+@inlined
+def narrow_key_rows_of(groups, group_columns):
+    """`key_rows_of` with int32; `tables.counted` sees to it that columns of a whole context are one."""
+    return narrow(narrow(narrow(groups * group_columns) + _ROW_REST) >> _ROW_LOG2)
 
 
 @inlined

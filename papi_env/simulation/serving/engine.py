@@ -116,7 +116,8 @@ class ServingEngine(Engine[ServingState]):
             self.observations, self.rewards, self.terminated, self.truncated, self.final_observations
         )
         self._outcome = Frame(OUTCOME, outcome)
-        self._scratch = list(zip(self._busy, self._gains, self._limits, self._seeds, strict=True))
+        gained = np.zeros_like(self._gains, dtype=np.int32)
+        self._scratch = list(zip(self._busy, self._gains, self._limits, self._seeds, gained, strict=True))
         self._frames: dict[str, Frame] = {}
         self._forked: dict[int, dict[str, Any]] = {}
 

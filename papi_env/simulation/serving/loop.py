@@ -74,13 +74,14 @@ class Scratch(NamedTuple):
     Attributes:
         busy: float64 [NUM_RESOURCES], seconds of the iteration in which each resource is busy.
         gains: int64 [S], tokens that each decoding request gains; limits: uint64 [S], of its draw; seeds: uint64 [S],
-            of the draw of its latest token.
+            of the draw of its latest token. gained: int32 [S], tokens that it had left to gain.
     """
 
     busy: FloatArray
     gains: npt.NDArray[np.int64]
     limits: npt.NDArray[np.uint64]
     seeds: npt.NDArray[np.uint64]
+    gained: npt.NDArray[np.int32]
 
 
 OUTCOME = Layout(

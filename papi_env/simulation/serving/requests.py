@@ -16,7 +16,12 @@ from papi_env.simulation.frames import Layout
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.counting import groups_of as groups_of
 from papi_env.simulation.serving.counting import key_rows_of as key_rows_of
+from papi_env.simulation.serving.counting import narrow as narrow
+from papi_env.simulation.serving.counting import narrow_groups_of as narrow_groups_of
+from papi_env.simulation.serving.counting import narrow_key_rows_of
+from papi_env.simulation.serving.counting import pages_are_groups as pages_are_groups
 from papi_env.simulation.serving.counting import near_context as near_context
+from papi_env.simulation.serving.counting import pages_in as pages_in
 from papi_env.simulation.serving.counting import pages_of as pages_of
 from papi_env.simulation.serving.drafting import survey_mixed
 from papi_env.simulation.serving.draws import draw_arrivals
@@ -132,28 +137,27 @@ def survey(e, tlp, state, scalars):
     if tlp > 1 and counters[e, at.UNDRAFTED] != 0:
         return survey_mixed(e, tlp, state, scalars)
     columns = np.int64(scalars[at.GROUP_COLUMNS])
-    context_sum = np.int64(0)
-    group_sum = np.int64(0)
-    group_max = np.int64(0)
-    key_row_sum = np.int64(0)
-    pages = np.int64(0)
+    # Of at most 1024 requests and 2^20 tokens in a context.
+    wide, verified = narrow(columns), narrow(tlp)
+    context_sum, group_sum, longest, key_row_sum = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
     for i in range(rlp):
-        context = contexts[e, i] + tlp
-        groups = groups_of(context)
-        context_sum += context
-        group_sum += groups
-        group_max = max(group_max, groups)
-        key_row_sum += key_rows_of(groups, columns)
-        pages += pages_of(context, scalars)
+        context = narrow(contexts[e, i] + verified)
+        groups = narrow_groups_of(context)
+        context_sum = narrow(context_sum + context)
+        group_sum = narrow(group_sum + groups)
+        longest = max(longest, groups)
+        key_row_sum = narrow(key_row_sum + narrow_key_rows_of(groups, wide))
+    pages = np.int64(group_sum) if pages_are_groups(scalars) else pages_in(contexts[e, :rlp], tlp, scalars)
+    group_max = np.int64(longest)
     key_row_max = key_rows_of(group_max, columns)
     near = survey_windows(contexts[e, :rlp], tlp, scalars)
     decoding = Decoding(
         rlp,
         tlp,
-        context_sum,
-        group_sum,
+        np.int64(context_sum),
+        np.int64(group_sum),
         group_max,
-        key_row_sum,
+        np.int64(key_row_sum),
         key_row_max,
         near[0],
         near[1],

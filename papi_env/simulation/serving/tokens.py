@@ -18,6 +18,10 @@ from papi_env.simulation.serving.requests import (
     first_deadline,
     groups_of,
     leave_slot,
+    narrow,
+    narrow_groups_of,
+    pages_are_groups,
+    pages_in,
     pages_of,
     tpot_of,
     ttft_of,
@@ -75,23 +79,26 @@ def accept_drafts(e, rlp, drafted, state, thresholds, scratch):
 
 
 @inlined
-def gain_tokens(e, rlp, state, gains):
-    """Add what is gained, no more than is left, to contexts. Returns tokens, and requests that now have them all."""
+def gain_tokens(e, rlp, state, gains, gained):
+    """Add what is gained, no more than is left, to contexts, and note it in `gained`.
+
+    Returns tokens, and requests that now have them all.
+    """
     contexts, left = state.contexts, state.left
-    decoded = 0
-    leaving = 0
+    decoded, leaving = np.int32(0), np.int32(0)
     for i in range(rlp):
-        gain = min(gains[i], left[e, i])
-        gains[i] = gain
-        decoded += gain
-        left[e, i] -= gain
+        gain = min(narrow(gains[i]), left[e, i])
+        rest = narrow(left[e, i] - gain)
+        gained[i] = gain
+        left[e, i] = rest
         contexts[e, i] += gain
-        leaving += int(left[e, i] == 0)
-    return decoded, leaving
+        decoded = narrow(decoded + gain)
+        leaving = narrow(leaving + narrow(rest == 0))
+    return np.int64(decoded), np.int64(leaving)
 
 
 @inlined
-def keep_pace(e, rlp, state, gains, served, scalars):
+def keep_pace(e, rlp, state, gained, served, scalars):
     """Move deadlines on by what was gained. Returns the tokens that came in time."""
     deadlines = state.deadlines
     now = state.clocks[e, at.TIME_S]
@@ -102,19 +109,19 @@ def keep_pace(e, rlp, state, gains, served, scalars):
             pace = tpot_of(state.classes[e, i], served, scalars)
             if deadlines[e, i] == UNBORN:
                 due = first_deadline(e, state.requests[e, i], state, served, scalars)
-                deadlines[e, i] = due + pace * (gains[i] - 1)
+                deadlines[e, i] = due + pace * (gained[i] - 1)
             else:
-                deadlines[e, i] += pace * gains[i]
+                deadlines[e, i] += pace * gained[i]
     elif scalars[at.SERVICE] > 0.0 and scalars[at.ONE_PACE] == 0.0:
         kinds, classes = served.kinds, state.classes
         for i in range(rlp):
-            deadlines[e, i] += kinds[classes[e, i], at.KIND_TPOT_S] * gains[i]
+            deadlines[e, i] += kinds[classes[e, i], at.KIND_TPOT_S] * gained[i]
     else:
         for i in range(rlp):
-            deadlines[e, i] += tpot * gains[i]
+            deadlines[e, i] += tpot * gained[i]
     on_time = 0
     for i in range(rlp):
-        on_time += gains[i] * int(now <= deadlines[e, i])
+        on_time += gained[i] * int(now <= deadlines[e, i])
     return on_time
 
 
@@ -124,14 +131,13 @@ def sum_up(e, state, scalars):
     counters, clocks, contexts, deadlines = state.counters, state.clocks, state.contexts, state.deadlines
     active = counters[e, at.RLP]
     now = clocks[e, at.TIME_S]
-    context_sum = 0
-    pages = 0
-    longest = 0
+    context_sum, groups, longest = np.int32(0), np.int32(0), np.int32(0)
     for i in range(active):
         context = contexts[e, i]
-        context_sum += context
-        pages += pages_of(context + 1, scalars)
-        longest = max(longest, context + 1)
+        context_sum = narrow(context_sum + context)
+        groups = narrow(groups + narrow_groups_of(narrow(context + np.int32(1))))
+        longest = max(longest, context)
+    pages = np.int64(groups) if pages_are_groups(scalars) else pages_in(contexts[e, :active], 1, scalars)
     slack_sum = 0.0
     slack_min = np.inf
     behind = 0
@@ -147,7 +153,7 @@ def sum_up(e, state, scalars):
             behind += int(slack < 0.0)
     counters[e, at.CONTEXT_SUM] = context_sum
     counters[e, at.PAGE_SUM] = pages
-    counters[e, at.GROUP_MAX] = groups_of(longest)
+    counters[e, at.GROUP_MAX] = groups_of(np.int64(longest) + 1) if active > 0 else np.int64(0)
     in_time = active - lost
     clocks[e, at.SLACK_MEAN_S] = slack_sum / in_time if in_time > 0 else 0.0
     clocks[e, at.SLACK_MIN_S] = slack_min if in_time > 0 else 0.0
@@ -204,8 +210,8 @@ def decode_tokens(e, decoding, state, thresholds, served, scalars, scratch):
         average_in(e, at.CLASS_ACCEPTED + number, accepted / (drafted * drafters), clocks)
     elif drafted > 0 and scalars[at.SERVICE] > 0.0:
         note_accepted(e, drafted, state, gains, served.kinds, scalars)
-    decoded, leaving = gain_tokens(e, rlp, state, gains)
-    on_time = keep_pace(e, rlp, state, gains, served, scalars)
+    decoded, leaving = gain_tokens(e, rlp, state, gains, scratch.gained)
+    on_time = keep_pace(e, rlp, state, scratch.gained, served, scalars)
     if leaving > 0 and scalars[at.TOKEN_BUDGET] > 0.0:
         for i in range(rlp):
             if left[e, i] == 0:
