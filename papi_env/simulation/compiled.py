@@ -30,7 +30,7 @@ import numpy as np
 from numba.core.caching import FunctionCache
 
 from papi_env.simulation.compiling import Compiling
-from papi_env.simulation.shortcuts import PartCompiler, SetFlags
+from papi_env.simulation.shortcuts import ColdCompiler, PartCompiler, SetFlags
 
 # A module that numba fills in when it is imported.
 _config: Any = numba.core.config
@@ -210,7 +210,8 @@ def _decorator(folder: Path | None, closed: bool = False, **options: Any) -> Dec
         options: of numba's.
     """
     if closed:
-        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": PartCompiler}
+        wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        options = {"pipeline_class": PartCompiler} | wrappers | options
 
     def decorate(function: Callable[..., Any]) -> Any:
         # numba chooses the place of a cache when a function is decorated.
@@ -255,6 +256,8 @@ njit = _compile()
 lean = _compile(_nrt=False)
 # For those that compiled code alone calls.
 inner = _compile(closed=True, _nrt=False)
+# For those of them that are seldom called: what is run often lies closer together without them.
+seldom = _compile(closed=True, _nrt=False, forceinline=False, pipeline_class=ColdCompiler)
 # For helpers of a hot loop: a call passes each array as seven words, more work than the helper does.
 inlined = _compile(closed=True, _nrt=False, forceinline=True)
 # For those helpers that Python calls too.

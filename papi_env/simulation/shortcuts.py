@@ -39,15 +39,34 @@ class _Part(JITCodeLibrary):
         self._final_module = whole
 
 
+class _ColdPart(_Part):
+    """A part that is seldom called: its calls stay calls, and lie behind what is run often."""
+
+    def _optimize_final_module(self) -> None:
+        own = self.name.rsplit(".", 1)[-1]
+        for function in self._final_module.functions:
+            if not function.is_declaration and f"{len(own)}{own}B" in function.name:
+                function.add_function_attribute("cold")
+                function.add_function_attribute("noinline")
+
+
 class PartCompiler(Compiler):
     """Compiles functions as parts of others; a `pipeline_class` of numba's."""
 
+    library: Any = _Part
+
     def define_pipelines(self) -> Any:
         """numba's own, which take a library that is there already."""
-        library = _Part(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
+        library = type(self).library(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
         library.enable_object_caching()
         self.state.library = library
         return super().define_pipelines()
+
+
+class ColdCompiler(PartCompiler):
+    """Compiles functions that are seldom called as parts of others."""
+
+    library = _ColdPart
 
 
 class SetFlags(Flags):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.compiled import inlined, inner
+from papi_env.simulation.compiled import inlined, seldom
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.pages import NOBODY, find_pages, give_back, settle_pages
 from papi_env.simulation.serving.parts import decode_rows, outside_windows
@@ -33,7 +33,7 @@ def release(e, request, tokens, state, scalars):
         give_back(e, request, full, state)
 
 
-@inner
+@seldom
 def preempt_last(e, state, scalars):
     """Preempt the request admitted last."""
     counters, facts = state.counters, state.facts
@@ -62,7 +62,7 @@ def preempt_last(e, state, scalars):
     counters[e, at.PREEMPTIONS] += 1
 
 
-@inner
+@seldom
 def admit_one(e, request, whole, room, state, scalars):
     """Admit a waiting request, which processes up to `room` tokens. Returns tokens found, tokens processed."""
     counters = state.counters
@@ -94,7 +94,7 @@ def met(done, part, scalars):
     return part * done + part * (part + 1) // 2 - far_pairs, done + part - far
 
 
-@inner
+@seldom
 def schedule(e, tlp, most, state, scalars):
     """Decide who works. Returns `Decoding`, `PromptChunk`, and the KV pages in use.
 

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from papi_env.simulation.compiled import inner, lean
+from papi_env.simulation.compiled import inner, lean, seldom
 from papi_env.simulation.draws import mix, request_key
 from papi_env.workload.arrivals import GAMMA, TOGETHER, TRACE
 
@@ -41,7 +41,7 @@ def exponential(stream, counter):
     return -math.log(uniform(stream, counter))
 
 
-@lean
+@seldom
 def standard_gamma(stream, counter, shape):
     """Gamma draw of the given shape (mean and variance), from draws `counter` on.
 
@@ -154,7 +154,7 @@ def next_renewal(seed, episode, i, operational, before, tables):
     return max(time, before), operational  # rounding at the knots must not reorder
 
 
-@inner
+@seldom
 def draw_renewal(seed, episode, tables, limit, times, rows):
     """`draw_arrivals` of a Poisson or gamma process, at most `limit` requests."""
     operational = first_operational(seed, episode, tables)
@@ -168,7 +168,7 @@ def draw_renewal(seed, episode, tables, limit, times, rows):
     return limit
 
 
-@inner
+@seldom
 def window_start(seed, episode, tables):
     """Where the window of a trace begins: seconds, and the first of its rows."""
     rows_s = tables.rows_s
@@ -185,7 +185,7 @@ def window_start(seed, episode, tables):
     return start_s, first
 
 
-@inner
+@seldom
 def draw_window(seed, episode, tables, limit, times, rows):
     """`draw_arrivals` of a trace: the rows of a window that starts at a drawn time or row."""
     rows_s, horizon_s, first_row = tables.rows_s, tables.horizon_s, tables.first_row
@@ -201,7 +201,7 @@ def draw_window(seed, episode, tables, limit, times, rows):
     return count
 
 
-@lean
+@seldom
 def draw_arrivals(seed, episode, tables, times, rows):
     """The requests of an episode, in order of arrival; returns how many there are.
 
@@ -220,7 +220,7 @@ def draw_arrivals(seed, episode, tables, times, rows):
     return draw_renewal(seed, episode, tables, limit, times, rows)
 
 
-@inner
+@seldom
 def row_of(seed, episode, i, tables):
     """The row of the trace of request i of an episode, one that comes; -1 where there is no trace."""
     if tables.kind != TRACE:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.compiled import inlined, inner, lean
+from papi_env.simulation.compiled import inlined, inner, lean, seldom
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.parts import attended_sums, decode_rows, drafting_contexts
 
@@ -67,7 +67,7 @@ def cool_stacks(e, seconds, clocks, scalars):
             pass_node(e, node, 0.0, seconds, clocks, scalars)
 
 
-@lean
+@seldom
 def hot_factor(e, node, clocks, scalars):
     """How many times as long as profiled PIM commands of a node's stacks take: by refreshes, and by their throttle."""
     factor = 1.0
@@ -106,7 +106,7 @@ def stack_joules(decoding, chunk, ran, tables, scalars):
     return weights, keys
 
 
-@inner
+@seldom
 def warm_stacks(e, decoding, chunk, cost, tables, clocks, scalars):
     """An iteration that was run warms the stacks of environment e.
 

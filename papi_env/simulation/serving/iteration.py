@@ -29,7 +29,7 @@ from __future__ import annotations
 import numpy as np
 
 from papi_env.simulation.batch import state as layout
-from papi_env.simulation.compiled import inlined, inner, lean
+from papi_env.simulation.compiled import inlined, lean, seldom
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.measured import measured_attention
 from papi_env.simulation.serving.parts import (
@@ -372,7 +372,7 @@ def placed(decoding, chunk, apart, halves, placement, slow, look, busy):
 # --- what was run -------------------------------------------------------------------------------------------
 
 
-@inner
+@seldom
 def charge_causes(e, decoding, chunk, ran, tables, clocks):
     """Charge environment e, whose clocks have columns for them, with the joules of an iteration by cause.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.compiled import inlined, inner
+from papi_env.simulation.compiled import inlined, inner, seldom
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.service_tables import BEFORE, CELL_BITS, EDGE_S, FROM
 from papi_env.simulation.serving.sessions import LATEST, NOBODY, bits_of, class_of, release_kept
@@ -59,7 +59,7 @@ def true_return(e, place, state):
     return returns
 
 
-@inner
+@seldom
 def longest_kept(e, spared, state):
     """The place other than `spared` whose pages are kept longest, the first of them; -1 where none keeps any."""
     used = state.counters[e, at.PLACES_USED]
@@ -75,7 +75,7 @@ def longest_kept(e, spared, state):
     return np.int64(place)
 
 
-@inner
+@seldom
 def least_wanted(e, spared, choice, state, served):
     """The place other than `spared` that goes on last, as expected or in truth, the first of them; -1 if none."""
     pages = state.places[e, at.PAGES, : state.counters[e, at.PLACES_USED]]
@@ -92,7 +92,7 @@ def least_wanted(e, spared, choice, state, served):
     return victim
 
 
-@inner
+@seldom
 def evict(e, spared, state, served):
     """Give up what a conversation other than `spared` keeps, or an unused prefix. Returns pages, 0 if none."""
     counters = state.counters
@@ -141,7 +141,7 @@ def use_kept(e, request, state, served, scalars):
     return found
 
 
-@inner
+@seldom
 def lose_pages(e, request, state, served):
     """A request is preempted and loses its pages. A prefix that it was just making is lost with them."""
     kind = state.facts[e, request, at.CLASS]

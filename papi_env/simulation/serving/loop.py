@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from papi_env.kernel import FloatArray
-from papi_env.simulation.compiled import inlined, inner, njit, unlocked
+from papi_env.simulation.compiled import inlined, inner, njit, seldom, unlocked
 from papi_env.simulation.engine import NEXT_STEP, SAME_STEP
 from papi_env.simulation.frames import Layout
 from papi_env.simulation.serving import state as at
@@ -385,7 +385,7 @@ def ends(e, max_steps, counters, clocks, scalars, outcome):
     return terminated or late
 
 
-@inner
+@seldom
 def keep_final(e, state, final, observations, final_observations):
     """Copy what an episode that ends and restarts in one step leaves behind."""
     for k in range(state.counters.shape[1]):

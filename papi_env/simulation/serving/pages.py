@@ -11,14 +11,14 @@ used, partly filled, or of a request that is done). Neighbours of nobody are one
 
 from __future__ import annotations
 
-from papi_env.simulation.compiled import inner
+from papi_env.simulation.compiled import seldom
 from papi_env.simulation.serving import state as at
 
 OWNER, PAGES = range(2)
 NOBODY = -1
 
 
-@inner
+@seldom
 def start_pages(e, state, total):
     """All pages are free and nobody's."""
     state.free[e, 0, OWNER] = NOBODY
@@ -27,7 +27,7 @@ def start_pages(e, state, total):
     state.counters[e, at.FREE_PAGES] = total
 
 
-@inner
+@seldom
 def give_back(e, owner, pages, state):
     """Put so many pages at the end of the queue."""
     if pages <= 0:
@@ -42,7 +42,7 @@ def give_back(e, owner, pages, state):
     state.counters[e, at.FREE_PARTS] = parts + 1
 
 
-@inner
+@seldom
 def drop_parts(e, first, count, state):
     """Remove parts from the queue."""
     parts = state.counters[e, at.FREE_PARTS]
@@ -52,7 +52,7 @@ def drop_parts(e, first, count, state):
     state.counters[e, at.FREE_PARTS] = parts - count
 
 
-@inner
+@seldom
 def take_pages(e, pages, state):
     """Take so many pages from the front; their content is lost."""
     state.counters[e, at.FREE_PAGES] -= pages
@@ -67,7 +67,7 @@ def take_pages(e, pages, state):
         drop_parts(e, 0, empty, state)
 
 
-@inner
+@seldom
 def find_pages(e, owner, most, state):
     """Take back what is left of a request's full pages, at most so many. Returns how many there were."""
     for k in range(state.counters[e, at.FREE_PARTS]):
@@ -90,7 +90,7 @@ def find_pages(e, owner, most, state):
     return 0
 
 
-@inner
+@seldom
 def settle_pages(e, held, total, state):
     """Take or give back pages until all but the `held` ones are free."""
     change = state.counters[e, at.FREE_PAGES] - (total - held)

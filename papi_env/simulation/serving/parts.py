@@ -7,7 +7,7 @@ import numpy as np
 from papi_env.hardware.dram import GROUP_TOKENS
 from papi_env.simulation.attention import Share, Work, attention_time
 from papi_env.simulation.batch import state as layout
-from papi_env.simulation.compiled import exposed, inlined, inner
+from papi_env.simulation.compiled import exposed, inlined, seldom
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.measured import measured_attention
 from papi_env.simulation.serving.terms import Attended, Decoding, PromptChunk, PromptCost
@@ -200,7 +200,7 @@ def unevenness(decoding, scalars):
     return 1.0 + scalars[at.UNEVEN] * max(longest * decoding.rlp / decoding.context_sum - 1.0, 0.0)
 
 
-@inner
+@seldom
 def near_attention(requests, decoding, look):
     """Profiled seconds of decode attention of so many of the decoding requests, if all layers had windows."""
     near = inside_windows(decoding)
@@ -211,7 +211,7 @@ def near_attention(requests, decoding, look):
     return seconds
 
 
-@inner
+@seldom
 def mixed_attention(requests, decoding, look):
     """Profiled seconds of decode attention of so many of the decoding requests where some verify a single token.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.compiled import inlined, inner
+from papi_env.simulation.compiled import inlined, inner, seldom
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.keeping import found_tokens
 from papi_env.simulation.serving.scoring import density, hopeless, score, true_density, work_left
@@ -108,13 +108,18 @@ def close_queue(e, place, state):
     close_up(state.queue_until_s[e, place:end])
 
 
-@inner
+@inlined
 def abandon(e, state, served, scalars):
     """Senders whose patience is over leave."""
+    if state.clocks[e, at.NEXT_LEAVE_S] <= state.clocks[e, at.TIME_S]:
+        let_leave(e, state, served, scalars)
+
+
+@seldom
+def let_leave(e, state, served, scalars):
+    """`abandon` where somebody's patience is over."""
     clocks = state.clocks
     now = clocks[e, at.TIME_S]
-    if clocks[e, at.NEXT_LEAVE_S] > now:
-        return
     front = state.counters[e, at.QUEUE_FRONT]
     kept = front
     soonest = np.inf
@@ -129,7 +134,7 @@ def abandon(e, state, served, scalars):
     clocks[e, at.NEXT_LEAVE_S] = soonest
 
 
-@inner
+@seldom
 def lightest_class(e, state, served, scalars):
     """The class whose waiting requests have the least weight per work on average, -1 unless two classes wait."""
     lightest = np.int64(NOBODY)
@@ -165,13 +170,18 @@ def late_ones(e, begin, end, backlog, state, served, scalars):
     return found
 
 
-@inner
+@inlined
 def shed(e, choice, state, served, scalars):
     """Drop who waits and cannot be served in time any more, or besides the class that is worth the least."""
+    if choice != at.SHED_NONE and waiting(e, state.counters) > 0:
+        drop(e, choice, state, served, scalars)
+
+
+@seldom
+def drop(e, choice, state, served, scalars):
+    """`shed` where somebody waits and something is chosen."""
     counters = state.counters
     count = waiting(e, counters)
-    if choice == at.SHED_NONE or count == 0:
-        return
     dropped = np.int64(NOBODY)
     if choice == at.SHED_CLASS:
         dropped = lightest_class(e, state, served, scalars)

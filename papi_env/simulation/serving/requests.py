@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from papi_env.simulation.compiled import inlined, inner, lean, njit
+from papi_env.simulation.compiled import inlined, inner, lean, njit, seldom
 from papi_env.simulation.draws import request_key, request_row
 from papi_env.simulation.frames import Layout
 from papi_env.simulation.serving import state as at
@@ -182,7 +182,7 @@ def arrive(e, state, served, scalars):
         arrive_drawn(e, state)
 
 
-@inner
+@seldom
 def arrive_drawn(e, state):
     """`arrive` where all requests of an episode were drawn at its start."""
     counters, clocks, moments, facts = state.counters, state.clocks, state.moments, state.facts
@@ -443,7 +443,7 @@ def admit_chosen(e, most, order, state, served, scalars):
     return admitted
 
 
-@inner
+@seldom
 def take_back(e, victim, state, served, scalars):
     """Take the KV pages of a decoding request, or of the last in prefill (-1); it will be computed again, and first."""
     counters, facts = state.counters, state.facts
@@ -529,7 +529,7 @@ def chosen_victim(e, choice, state, served, scalars):
     return victim
 
 
-@inner
+@seldom
 def preempt(e, state, served, scalars):
     """Preempt one request: that admitted last, or with classes the one that was chosen."""
     if scalars[at.SERVICE] > 0.0:
@@ -559,7 +559,7 @@ def leave_slot(e, i, state):
     state.counters[e, at.RLP] = last
 
 
-@inner
+@seldom
 def close_gaps(e, state):
     """Empty the slots of decoding requests that have all their tokens; the others keep their order."""
     kept = 0
@@ -605,7 +605,7 @@ def reset_env(e, state, tables):
         survey_queue(e, state, tables, scalars)
 
 
-@inner
+@seldom
 def draw_requests(e, state, tables):
     """Draw all requests of an episode: arrivals, lengths, classes."""
     counters, moments, facts = state.counters, state.moments, state.facts

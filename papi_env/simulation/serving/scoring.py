@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.compiled import inlined, inner
+from papi_env.simulation.compiled import inlined, seldom
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.counting import pages_of
 from papi_env.simulation.serving.keeping import found_tokens
@@ -61,7 +61,7 @@ def hopeless(now, tokens, due, scalars):
     return now + tokens * scalars[at.PROMPT_TOKEN_S] > due
 
 
-@inner
+@seldom
 def score(e, request, state, served, scalars):
     """How much a request is wanted by the query of its class. Traits are in -1 to 1, most of them x / (1 + x) of x:
 

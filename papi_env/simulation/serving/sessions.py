@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from papi_env.simulation.compiled import inlined, inner, lean
+from papi_env.simulation.compiled import inlined, inner, lean, seldom
 from papi_env.simulation.draws import mix, request_key, request_row
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.counting import pages_of
@@ -151,7 +151,7 @@ def turns_of(first, kind, row, served, scalars):
     return turns, worth
 
 
-@inner
+@seldom
 def turn_row(e, session, turn, counters, served):
     """The row of the trace of a session's turn, -1 where its lengths are drawn."""
     if served.trace_lengths.shape[0] == 0 or (turn > 0 and not replays(served)):
@@ -162,7 +162,7 @@ def turn_row(e, session, turn, counters, served):
     return row
 
 
-@inner
+@seldom
 def worth_between(e, session, kind, first, turns, counters, served, scalars):
     """What turns `first` to the last of `turns`, none of them a session's first, are worth."""
     worth = 0.0
@@ -198,7 +198,7 @@ def patience_of(key, kind, served):
 # --- places and records -------------------------------------------------------------------------------------
 
 
-@inner
+@seldom
 def start_lists(e, state):
     """No record and no place has been in use yet."""
     counters, places = state.counters, state.places
@@ -235,7 +235,7 @@ def free_record(e, request, state):
         state.counters[e, at.FREE_RECORD] = request
 
 
-@inner
+@seldom
 def free_place(e, place, state):
     """A conversation is over, and keeps nothing."""
     state.places[e, at.NUMBER, place] = NOBODY
@@ -245,7 +245,7 @@ def free_place(e, place, state):
     state.counters[e, at.OPEN] -= 1
 
 
-@inner
+@seldom
 def release_kept(e, place, state, served):
     """Give the pages back that a conversation keeps. Returns how many."""
     counters, places = state.counters, state.places
@@ -267,7 +267,7 @@ def leave_prefix(e, kind, state, served):
         state.prefixes[e, class_of(kind, served), at.USERS] -= 1
 
 
-@inner
+@seldom
 def take_place(e, state, served):
     """A free place for a conversation, or -1.
 
@@ -380,7 +380,7 @@ def join_queue(e, request, key, state, served):
     counters[e, at.CLASS_QUEUED + class_of(kind, served)] += 1
 
 
-@inner
+@seldom
 def lose(e, kind, output, session, turn, turns, state, served, scalars):
     """A turn is not served in time, if `output` is not negative, and those after it up to `turns` never come."""
     counters, clocks = state.counters, state.clocks
@@ -396,7 +396,7 @@ def lose(e, kind, output, session, turn, turns, state, served, scalars):
         counters[e, at.CUT] += turns - turn - 1
 
 
-@inner
+@seldom
 def refuse(e, arrival_s, kind, prompt, output, place, turn, turns, session, state, served, scalars):
     """A request is sent away as it comes, and with it its conversation."""
     state.counters[e, at.REJECTED] += 1
@@ -408,7 +408,7 @@ def refuse(e, arrival_s, kind, prompt, output, place, turn, turns, session, stat
         end_conversation(e, place, state, served)
 
 
-@inner
+@seldom
 def end_conversation(e, place, state, served):
     """Nothing of a conversation comes any more; what it kept is given back."""
     state.places[e, at.NEXT_TURN, place] = state.places[e, at.TURNS, place]
@@ -436,7 +436,7 @@ def session_after(e, session, arrival_s, state, served):
     return time, operational
 
 
-@inner
+@seldom
 def draw_session(e, state, served):
     """Note when the first session comes."""
     clocks = state.clocks
@@ -486,7 +486,7 @@ def begin_session(e, state, served, scalars):
     clocks[e, at.OPERATIONAL_S] = operational
 
 
-@inner
+@seldom
 def find_return(e, state):
     """Note when the next conversation goes on; returns its place, or -1."""
     returns = state.place_s[e, at.RETURN_S, : state.counters[e, at.PLACES_USED]]
@@ -500,7 +500,7 @@ def find_return(e, state):
     return np.int64(first if returns[first] < np.inf else NOBODY)
 
 
-@inner
+@seldom
 def go_on(e, state, served, scalars):
     """The conversation that is due goes on: its next turn waits, or is refused."""
     counters, places = state.counters, state.places
@@ -545,7 +545,7 @@ def arrive_sessions(e, state, served, scalars):
 # --- requests are over ------------------------------------------------------------------------------------------
 
 
-@inner
+@seldom
 def give_up(e, request, status, state, served, scalars):
     """A request that waits is not served: its sender left, or it is dropped; and with it its conversation."""
     counters, places = state.counters, state.places
@@ -588,7 +588,7 @@ def conclude(e, request, attained, state, served, scalars):
     free_record(e, request, state)
 
 
-@inner
+@seldom
 def rest(e, place, request, keeps, state, served, scalars):
     """A conversation's turn is done; note when the next one comes, if one does, and what is kept until then."""
     counters, clocks, places = state.counters, state.clocks, state.places
