@@ -16,6 +16,8 @@ from papi_env.workload.serving import SPECULATION_LENGTHS
 # Features that say what was chosen, in Serving-v0 and beyond it.
 _CHOSEN = sum(at.NVEC)
 _CHOSEN_V1 = sum(at.NVEC_V1) - _CHOSEN
+# Times of the last iteration, clocks and features in the same order.
+_TIMES = at.LAST_COMMUNICATION_S - at.LAST_TIME_S + 1
 
 
 @inlined
@@ -53,19 +55,16 @@ def observe_env(e, counters, clocks, scalars, observations):
     observations[e, COLUMN.prefilling] = min(counters[e, at.PREFILLING] / 256.0, 1.0)
     observations[e, COLUMN.prefill_backlog] = squash(counters[e, at.PREFILL_BACKLOG] / 2048.0)
     observations[e, COLUMN.running_share] = running / scalars[at.MAX_RUNNING]
-    # Without paging there is no end of pages, and the share is 0.
-    observations[e, COLUMN.kv_use] = min(
-        (counters[e, at.PAGE_SUM] + counters[e, at.PREFILL_PAGES]) / scalars[at.TOTAL_PAGES], 1.0
-    )
+    if scalars[at.SERVICE] == 0.0:  # else with prefixes, see `observe_service`
+        # Without paging there is no end of pages, and the share is 0.
+        observations[e, COLUMN.kv_use] = min(
+            (counters[e, at.PAGE_SUM] + counters[e, at.PREFILL_PAGES]) / scalars[at.TOTAL_PAGES], 1.0
+        )
     observations[e, COLUMN.mean_context] = squash(4.0 * counters[e, at.CONTEXT_SUM] / max(rlp, 1) / limit)
     observations[e, COLUMN.longest_context] = squash(4.0 * GROUP_TOKENS * counters[e, at.GROUP_MAX] / limit)
     observations[e, COLUMN.n_share_of_alpha] = rlp / (rlp + scalars[at.ALPHA]) if rlp > 0 else 0.0
-    observations[e, COLUMN.last_time] = squash(clocks[e, at.LAST_TIME_S] / reference)
-    observations[e, COLUMN.last_fc_time] = squash(clocks[e, at.LAST_FC_S] / reference)
-    observations[e, COLUMN.last_attention_time] = squash(clocks[e, at.LAST_ATTENTION_S] / reference)
-    observations[e, COLUMN.last_draft_time] = squash(clocks[e, at.LAST_DRAFT_S] / reference)
-    observations[e, COLUMN.last_prefill_time] = squash(clocks[e, at.LAST_PREFILL_S] / reference)
-    observations[e, COLUMN.last_communication] = squash(clocks[e, at.LAST_COMMUNICATION_S] / reference)
+    for k in range(_TIMES):
+        observations[e, COLUMN.last_time + k] = squash(clocks[e, at.LAST_TIME_S + k] / reference)
     observations[e, COLUMN.last_decoded] = counters[e, at.LAST_DECODED] / max(counters[e, at.LAST_N], 1)
     observations[e, COLUMN.last_chunk] = min(counters[e, at.LAST_CHUNK] / 512.0, 1.0)
     for feature in range(COLUMN.last_fc_pu, COLUMN.last_fc_pu + _CHOSEN):
@@ -75,8 +74,8 @@ def observe_env(e, counters, clocks, scalars, observations):
         note_choice(e, feature, at.NVEC[k], counters[e, at.LAST_ACTION + k], observations)
         feature += at.NVEC[k]
     for unit in range(at.NUM_DRIFTING):
-        slowdown = max(np.log2(clocks[e, at.SEEN_DRIFT + unit]), 0.0)
-        observations[e, COLUMN.drift_pu + unit] = squash(slowdown)
+        seen = clocks[e, at.SEEN_DRIFT + unit]
+        observations[e, COLUMN.drift_pu + unit] = squash(np.log2(seen)) if seen > 1.0 else 0.0
     for k in range(1, len(SPECULATION_LENGTHS)):
         gained = clocks[e, at.SEEN_TOKENS + k] / SPECULATION_LENGTHS[k]
         observations[e, COLUMN.tokens_at_2 + k - 1] = gained
@@ -142,7 +141,7 @@ def observe_service(e, state, kinds, scalars, observations):
     served = clocks[e, at.SERVED]
     judged = served + clocks[e, at.LOST_WORTH]
     observations[e, SERVICE_COLUMN.served] = share(served, judged) if judged > 0.0 else 1.0
-    for k in range(2):
+    for k in range(2 if scalars[at.HEAT_RESISTANCE] > 0.0 else 0):
         observations[e, SERVICE_COLUMN.heat_weights + k] = share(clocks[e, at.HEAT + k], 125.0)
     for feature in range(SERVICE_COLUMN.last_order_arrival, SERVICE_COLUMN.last_order_arrival + _CHOSEN_V1):
         observations[e, feature] = 0.0
