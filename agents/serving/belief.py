@@ -64,7 +64,8 @@ def imagine(
 
     rlp = int(counters[0, at.RLP])
     slots = state.requests.shape[1]
-    state.keys[:] = np.tile(rng.integers(0, 2**63, (samples, slots), dtype=np.uint64), (copies, 1))
+    keys = rng.integers(0, 2**63, (samples, slots), dtype=np.uint64)
+    state.keys[:, :slots] = np.tile(keys, (copies, 1))
     # Tokens that each unfinished request has generated: in its slot while it decodes, else in its record.
     generated = state.facts[0, :arrived, at.GENERATED].astype(np.int64)
     decoding = state.requests[0, :rlp]

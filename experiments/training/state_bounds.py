@@ -18,6 +18,7 @@ from papi_env.simulation.batch import state as batch
 from papi_env.simulation.batch.engine import DecodeEngine
 from papi_env.simulation.engine import Engine
 from papi_env.simulation.serving import state as serving
+from papi_env.simulation.serving.counting import EMPTY, SLOTS_AT_ONCE
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.workload.images import MAX_IMAGES, MAX_STAGES
 
@@ -47,6 +48,7 @@ _EARLIER_PLACES = {
 # classes have.
 _EARLIER_COLUMNS = {"counters": (47, 83), "clocks": (43,)}
 _QUEUE = ("queue_facts", "queue_arrival_s", "queue_until_s")
+_SLOTS = ("contexts", "left", "classes", "keys", "deadlines")
 _LATER_ARRAYS = ("more", "queue", *_QUEUE, "places", "place_s", "prefixes")
 
 
@@ -144,7 +146,29 @@ def widened(where: str, engine: Engine[Any], found: Arrays, expected: Arrays) ->
         for name in _LATER_ARRAYS if not served else ():
             full = f"{where}.{part}.{name}"
             changed.setdefault(full, expected[full].copy())
+        # Final states have no slots of their own, but those of the state.
+        _empty_slots(f"{where}.{part}", changed, expected, changed.get(f"{where}.state.counters"))
     return changed
+
+
+def _empty_slots(where: str, changed: Arrays, expected: Arrays, counters: npt.NDArray[Any] | None) -> None:
+    """Make rows of slots whole vectors, and say of those behind the decoding requests that they are empty.
+
+    Earlier versions had as many slots as requests may run, and left in them what had been there.
+    """
+    for name in _SLOTS:
+        old, new = changed.get(f"{where}.{name}"), expected.get(f"{where}.{name}")
+        if old is None or new is None or old.ndim != 2 or len(old) != len(new) or old.dtype != new.dtype:
+            continue
+        if new.shape[1] - SLOTS_AT_ONCE < old.shape[1] < new.shape[1]:
+            changed[f"{where}.{name}"] = np.pad(old, ((0, 0), (0, new.shape[1] - old.shape[1])))
+    if counters is None or counters.ndim != 2 or counters.shape[1] <= serving.RLP:
+        return
+    for name, value in (("contexts", EMPTY), ("left", 0)):
+        old = changed.get(f"{where}.{name}")
+        if old is not None and old.ndim == 2 and len(old) == len(counters):
+            empty = np.arange(old.shape[1]) >= counters[:, serving.RLP, None]
+            changed[f"{where}.{name}"] = np.where(empty, old.dtype.type(value), old)
 
 
 def _reordered(where: str, found: Arrays, expected: Arrays) -> Arrays:
@@ -238,10 +262,16 @@ def _of_serving(path: Path, where: str, engine: ServingEngine, found: Arrays) ->
     running = found[f"{where}.state.requests"]
     if (running < -1).any() or (running >= requests).any():
         raise DataError(f"{path}: {where}.state.requests names requests outside 0..{requests - 1}")
+    _check_classes(path, where, engine, found)
     return [
         *((column, 0, slots) for column in _OF_SLOTS),
         *((column, 0, requests) for column in _OF_REQUESTS),
     ]
+
+
+def _check_classes(path: Path, where: str, engine: ServingEngine, found: Arrays) -> None:
+    name = f"{where}.state.classes"
+    _check(path, name, found[name], 0, len(engine.tables.acceptance) - 1)
 
 
 def _of_service(path: Path, where: str, engine: ServingEngine, found: Arrays) -> _Bounds:
@@ -252,6 +282,7 @@ def _of_service(path: Path, where: str, engine: ServingEngine, found: Arrays) ->
     part = f"{where}.state"
     for name in ("requests", "prefill", "preempted", "queue"):
         _check(path, f"{part}.{name}", found[f"{part}.{name}"], -1, records - 1)
+    _check_classes(path, where, engine, found)
     facts, held = found[f"{part}.facts"], found[f"{part}.places"]
     lives = np.isin(facts[..., serving.STATUS], (serving.WAITING, serving.RUNNING))
     talks = held[:, serving.NUMBER] >= 0

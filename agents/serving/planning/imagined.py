@@ -71,7 +71,8 @@ def imagine_service(
     clocks = state.clocks
     clocks[:, at.NEXT_RETURN_S] = state.place_s[:, at.RETURN_S].min(axis=1)
     clocks[:, at.NEXT_ARRIVAL_S] = np.minimum(clocks[:, at.NEXT_SESSION_S], clocks[:, at.NEXT_RETURN_S])
-    state.keys[:] = rng.integers(0, 2**63, state.keys.shape, dtype=np.uint64)
+    slots = state.requests.shape  # rows of keys may be longer
+    state.keys[:, : slots[1]] = rng.integers(0, 2**63, slots, dtype=np.uint64)
     return twin
 
 

@@ -20,7 +20,14 @@ from papi_env.simulation.compiled import inlined, seldom
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.pages import NOBODY, find_pages, give_back, settle_pages
 from papi_env.simulation.serving.parts import decode_rows, outside_windows
-from papi_env.simulation.serving.requests import leave_queue, next_waiting, pages_of, prompt_tokens, survey
+from papi_env.simulation.serving.requests import (
+    empty_slots,
+    leave_queue,
+    next_waiting,
+    pages_of,
+    prompt_tokens,
+    survey,
+)
 from papi_env.simulation.serving.terms import PromptChunk
 
 
@@ -51,6 +58,7 @@ def preempt_last(e, state, scalars):
         facts[e, request, at.GENERATED] = facts[e, request, at.OUTPUT] - state.left[e, i]
         counters[e, at.CONTEXT_SUM] -= held
         counters[e, at.PAGE_SUM] -= pages_of(held + 1, scalars)
+        empty_slots(e, i, i + 1, state)
         counters[e, at.RLP] = i
     counters[e, at.RECOMPUTED] += held
     release(e, request, held, state, scalars)

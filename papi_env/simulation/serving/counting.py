@@ -8,6 +8,10 @@ from papi_env.hardware.dram import COLUMNS_PER_ROW, GROUP_TOKENS
 from papi_env.simulation.compiled import inlined
 from papi_env.simulation.serving import state as at
 
+# Slots of decoding requests that are looked at together: rows of slots are a multiple of these. Those behind the
+# decoding requests hold EMPTY tokens, which take no groups with up to 16 more, and have none left.
+SLOTS_AT_ONCE = 16
+EMPTY = -GROUP_TOKENS
 # Both are powers of two.
 _GROUP_REST, _GROUP_LOG2 = np.int32(GROUP_TOKENS - 1), np.int32(GROUP_TOKENS.bit_length() - 1)
 _ROW_REST, _ROW_LOG2 = np.int32(COLUMNS_PER_ROW - 1), np.int32(COLUMNS_PER_ROW.bit_length() - 1)
@@ -42,6 +46,12 @@ def groups_of(tokens):
 
 
 @inlined
+def in_vectors(slots):
+    """The slots that are looked at where so many decode: whole vectors, with empty ones at the end."""
+    return ((slots + SLOTS_AT_ONCE - 1) // SLOTS_AT_ONCE) * SLOTS_AT_ONCE
+
+
+@inlined
 def narrow(number):
     """An int32 of a number that is one: of such a processor adds up twice as many at once as of wider ones.
 
@@ -58,7 +68,7 @@ def narrow_groups_of(tokens):
 
 @inlined
 def narrow_key_rows_of(groups, group_columns):
-    """`key_rows_of` with int32; `tables.counted` sees to it that columns of a whole context are one."""
+    """`key_rows_of` with int32; `tables` sees to it that columns of a whole context are one."""
     return narrow(narrow(narrow(groups * group_columns) + _ROW_REST) >> _ROW_LOG2)
 
 

@@ -41,7 +41,7 @@ def exponential(stream, counter):
     return -math.log(uniform(stream, counter))
 
 
-@seldom
+@lean
 def standard_gamma(stream, counter, shape):
     """Gamma draw of the given shape (mean and variance), from draws `counter` on.
 
@@ -201,7 +201,7 @@ def draw_window(seed, episode, tables, limit, times, rows):
     return count
 
 
-@seldom
+@lean
 def draw_arrivals(seed, episode, tables, times, rows):
     """The requests of an episode, in order of arrival; returns how many there are.
 

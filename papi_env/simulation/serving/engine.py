@@ -17,6 +17,7 @@ from papi_env.scenario import Scenario
 from papi_env.simulation.engine import DISABLED, SAME_STEP, Engine, Handed, Metrics
 from papi_env.simulation.frames import Frame
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.counting import EMPTY, SLOTS_AT_ONCE
 from papi_env.simulation.serving.forks import copy_live
 from papi_env.simulation.serving.loop import OUTCOME, Outcome, reset_batch, step_range
 from papi_env.simulation.serving.measures import reuses, serving_metrics
@@ -101,8 +102,9 @@ class ServingEngine(Engine[ServingState]):
         self.observations[:, first : first + len(self.tables.descriptors)] = self.tables.descriptors
         # Scratch of a step.
         self._busy = np.zeros((self.threads, at.NUM_RESOURCES))
-        self._gains = np.zeros((self.threads, slots), dtype=np.int64)
-        self._limits, self._seeds = (np.zeros((self.threads, slots), dtype=np.uint64) for _ in range(2))
+        in_whole = self.state.contexts.shape[1]
+        self._gains = np.zeros((self.threads, in_whole), dtype=np.int64)
+        self._limits, self._seeds = (np.zeros((self.threads, in_whole), dtype=np.uint64) for _ in range(2))
         self.hand((), ())
         self._bind()
 
@@ -216,7 +218,7 @@ class ServingEngine(Engine[ServingState]):
         if self.tables.scalars[at.SERVICE]:
             limits = np.array(np.broadcast_to(self._limits_of_actions, len(at.NVEC_V1)), dtype=np.uint64)
             limits[choice] = max(limits[choice], option + 1)
-            self._limits_of_actions = limits
+            self._limits_of_actions, self._repeated = limits, None
 
     def queries(self, count: int) -> npt.NDArray[np.float64]:
         """The state's queries, to be written, if it has `count` environments; else as many that nobody reads."""
@@ -349,6 +351,7 @@ def _memory_of(state: ServingState, choices: int, features: int) -> dict[str, An
 def empty_state(num_envs: int, slots: int, requests: int, clocks: int, serving: Serving) -> ServingState:
     """Zeroed state with so many clocks; shapes as in `ServingState`."""
     service = serving.service
+    in_whole = -(-slots // SLOTS_AT_ONCE) * SLOTS_AT_ONCE
     found = slots if serving.token_budget is not None or service is not None else 1
     free = 2 * (slots if serving.prefix_caching else 1) + 2
     queued = service.max_waiting if service else 1
@@ -360,11 +363,11 @@ def empty_state(num_envs: int, slots: int, requests: int, clocks: int, serving: 
         moments=np.full((num_envs, requests, moments), np.nan),
         facts=np.zeros((num_envs, requests, at.NUM_FACTS), dtype=np.int32),
         requests=np.zeros((num_envs, slots), dtype=np.int32),
-        contexts=np.zeros((num_envs, slots), dtype=np.int32),
-        left=np.zeros((num_envs, slots), dtype=np.int32),
-        classes=np.zeros((num_envs, slots), dtype=np.int32),
-        keys=np.zeros((num_envs, slots), dtype=np.uint64),
-        deadlines=np.zeros((num_envs, slots)),
+        contexts=np.full((num_envs, in_whole), EMPTY, dtype=np.int32),
+        left=np.zeros((num_envs, in_whole), dtype=np.int32),
+        classes=np.zeros((num_envs, in_whole), dtype=np.int32),
+        keys=np.zeros((num_envs, in_whole), dtype=np.uint64),
+        deadlines=np.zeros((num_envs, in_whole)),
         prefill=np.zeros((num_envs, slots), dtype=np.int32),
         preempted=np.zeros((num_envs, slots), dtype=np.int32),
         found=np.zeros((num_envs, found), dtype=np.int32),

@@ -19,8 +19,9 @@ def copy_running(e, source, k, target):
     counters = source.counters
     rlp = counters[e, at.RLP]
     moved = copy_first(source.requests[e], target.requests[k], rlp)
-    moved += copy_first(source.contexts[e], target.contexts[k], rlp)
-    moved += copy_first(source.left[e], target.left[k], rlp)
+    # With the empty slots behind them, of which the target may have fewer.
+    moved += copy_first(source.contexts[e], target.contexts[k], source.contexts.shape[1])
+    moved += copy_first(source.left[e], target.left[k], source.left.shape[1])
     moved += copy_first(source.classes[e], target.classes[k], rlp)
     moved += copy_first(source.keys[e], target.keys[k], rlp)
     moved += copy_first(source.deadlines[e], target.deadlines[k], rlp)

@@ -67,7 +67,7 @@ def cool_stacks(e, seconds, clocks, scalars):
             pass_node(e, node, 0.0, seconds, clocks, scalars)
 
 
-@seldom
+@lean
 def hot_factor(e, node, clocks, scalars):
     """How many times as long as profiled PIM commands of a node's stacks take: by refreshes, and by their throttle."""
     factor = 1.0

@@ -73,8 +73,8 @@ class Scratch(NamedTuple):
 
     Attributes:
         busy: float64 [NUM_RESOURCES], seconds of the iteration in which each resource is busy.
-        gains: int64 [S], tokens that each decoding request gains; limits: uint64 [S], of its draw; seeds: uint64 [S],
-            of the draw of its latest token. gained: int32 [S], tokens that it had left to gain.
+        gains: int64 [T], tokens that each decoding request gains; limits: uint64 [T], of its draw; seeds: uint64 [T],
+            of the draw of its latest token. gained: int32 [T], tokens that it had left to gain.
     """
 
     busy: FloatArray

@@ -14,14 +14,18 @@ from papi_env.simulation.compiled import inlined, inner, lean, njit, seldom
 from papi_env.simulation.draws import request_key, request_row
 from papi_env.simulation.frames import Layout
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.counting import (
+    EMPTY,
+    in_vectors,
+    narrow,
+    narrow_groups_of,
+    narrow_key_rows_of,
+    pages_are_groups,
+    pages_in,
+)
 from papi_env.simulation.serving.counting import groups_of as groups_of
 from papi_env.simulation.serving.counting import key_rows_of as key_rows_of
-from papi_env.simulation.serving.counting import narrow as narrow
-from papi_env.simulation.serving.counting import narrow_groups_of as narrow_groups_of
-from papi_env.simulation.serving.counting import narrow_key_rows_of
-from papi_env.simulation.serving.counting import pages_are_groups as pages_are_groups
 from papi_env.simulation.serving.counting import near_context as near_context
-from papi_env.simulation.serving.counting import pages_in as pages_in
 from papi_env.simulation.serving.counting import pages_of as pages_of
 from papi_env.simulation.serving.drafting import survey_mixed
 from papi_env.simulation.serving.draws import draw_arrivals
@@ -57,9 +61,9 @@ class ServingState(NamedTuple):
             are not kept.
         moments: float64 [E, R, NUM_MOMENTS], or one column less where records are used again; facts: int32
             [E, R, NUM_FACTS]: the requests' records.
-        requests, contexts, left, classes: int32 [E, S], of the decoding requests first: which request, tokens
-            held, output tokens left, class. keys: uint64 [E, S], of acceptance draws. deadlines: float64 [E, S],
-            when the latest token is due.
+        requests: int32 [E, S], of the decoding requests first: which request. contexts, left, classes: int32 [E, T] of
+            T slots, S or as many more as make whole vectors (`counting.in_vectors`): tokens held, output tokens left,
+            class. keys: uint64 [E, T], of acceptance draws. deadlines: float64 [E, T], when the latest token is due.
         prefill: int32 [E, S], a ring of requests in prefill; preempted: int32 [E, S], a stack of requests.
         found: int32 [E, S], beside `prefill`: tokens that need no processing. free: int32 [E, 2 S + 2, 2], what free
             pages hold (see `pages`). Without a token budget or prefix caching S is 1 here, and nothing is written.
@@ -140,10 +144,10 @@ def survey(e, tlp, state, scalars):
     # Of at most 1024 requests and 2^20 tokens in a context.
     wide, verified = narrow(columns), narrow(tlp)
     context_sum, group_sum, longest, key_row_sum = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
-    for i in range(rlp):
-        context = narrow(contexts[e, i] + verified)
-        groups = narrow_groups_of(context)
-        context_sum = narrow(context_sum + context)
+    slots = in_vectors(rlp)
+    for i in range(slots):
+        context_sum = narrow(context_sum + contexts[e, i])
+        groups = narrow_groups_of(narrow(contexts[e, i] + verified))
         group_sum = narrow(group_sum + groups)
         longest = max(longest, groups)
         key_row_sum = narrow(key_row_sum + narrow_key_rows_of(groups, wide))
@@ -154,7 +158,7 @@ def survey(e, tlp, state, scalars):
     decoding = Decoding(
         rlp,
         tlp,
-        np.int64(context_sum),
+        context_sum - EMPTY * (slots - rlp) + rlp * tlp,
         np.int64(group_sum),
         group_max,
         np.int64(key_row_sum),
@@ -552,10 +556,19 @@ def move_slot(e, source, target, state):
 
 
 @inlined
+def empty_slots(e, first, end, state):
+    """Nobody decodes in some slots."""
+    for i in range(first, end):
+        state.contexts[e, i] = EMPTY
+        state.left[e, i] = 0
+
+
+@inlined
 def leave_slot(e, i, state):
     """Empty slot i: the last decoding request takes it."""
     last = state.counters[e, at.RLP] - 1
     move_slot(e, last, i, state)
+    empty_slots(e, last, last + 1, state)
     state.counters[e, at.RLP] = last
 
 
@@ -568,6 +581,7 @@ def close_gaps(e, state):
             if kept < i:
                 move_slot(e, i, kept, state)
             kept += 1
+    empty_slots(e, kept, state.counters[e, at.RLP], state)
     state.counters[e, at.RLP] = kept
 
 
@@ -583,6 +597,7 @@ def reset_env(e, state, tables):
     clocks[e, :] = 0.0
     moments[e, :, :] = np.nan
     facts[e, :, :] = 0
+    empty_slots(e, 0, state.contexts.shape[1], state)
     if scalars[at.SERVICE] > 0.0:
         start_lists(e, state)
         clocks[e, at.NEXT_RETURN_S] = np.inf

@@ -182,6 +182,7 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
             f"Scenario {scenario.name!r}: its shortest request needs {pages.min()} KV pages of {serving.page_tokens} "
             f"tokens, but system {system.name!r} has {scalars[at.TOTAL_PAGES]:.0f} beside the weights"
         )
+    _check_counts(scenario, serving, max(model.context_limit, int(population.sum(axis=1).max())), scalars)
     own, refused = np.zeros((0, 2), dtype=np.int32), np.zeros(0, dtype=np.bool_)
     following, gap_s, firsts = np.zeros((0, 2), dtype=np.int32), np.zeros(0), 0
     if serving.paired and serving.arrivals.process == "trace":
@@ -447,6 +448,24 @@ def _draft_causes(system: System, serving: Serving) -> tuple[FloatArray, FloatAr
     per_token[ACTIVATION] = draft.kv_bytes_per_token * technology.activation_j / technology.row_bytes
     per_token[READ] = draft.kv_bytes_per_token * technology.read_j_per_byte
     return joules, per_token
+
+
+def _check_counts(scenario: Scenario, serving: Serving, longest: int, scalars: FloatArray) -> None:
+    """Steps count what all requests attend to with int32: tokens, columns of keys and rows of them.
+
+    Raises:
+        ConfigurationError: as many requests as may run could hold more than such a number counts.
+    """
+    groups = -(-(longest + SPECULATION_LENGTHS[-1]) // dram.GROUP_TOKENS)
+    columns = groups * int(scalars[at.GROUP_COLUMNS])
+    counted = max(
+        columns, serving.max_running * max(groups * dram.GROUP_TOKENS, -(-columns // dram.COLUMNS_PER_ROW))
+    )
+    if counted >= 1 << 31:
+        raise ConfigurationError(
+            f"Scenario {scenario.name!r}: {serving.max_running} requests of {longest} tokens hold {counted} tokens, "
+            f"columns or rows of keys, expected less than {1 << 31}"
+        )
 
 
 def _scalars(scenario: Scenario, serving: Serving, model: Transformer) -> FloatArray:

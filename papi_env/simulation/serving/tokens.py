@@ -7,6 +7,14 @@ import numpy as np
 from papi_env.simulation.compiled import inlined, inner, lean
 from papi_env.simulation.draws import seeded_draw, token_seed, token_step
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.counting import (
+    EMPTY,
+    in_vectors,
+    narrow,
+    narrow_groups_of,
+    pages_are_groups,
+    pages_in,
+)
 from papi_env.simulation.serving.drafting import drafts_kind, in_class, of_class
 from papi_env.simulation.serving.pages import NOBODY, give_back
 from papi_env.simulation.serving.requests import (
@@ -18,10 +26,6 @@ from papi_env.simulation.serving.requests import (
     first_deadline,
     groups_of,
     leave_slot,
-    narrow,
-    narrow_groups_of,
-    pages_are_groups,
-    pages_in,
     pages_of,
     tpot_of,
     ttft_of,
@@ -30,6 +34,8 @@ from papi_env.workload.serving import SPECULATION_LENGTHS
 
 # Weight of the newest observation in moving averages. chosen: 1/16, some tens of iterations; range 1/64-1/4.
 NEWEST = 1.0 / 16.0
+# Slots whose drafts are drawn together.
+DRAWN_AT_ONCE = 8
 
 
 @inlined
@@ -41,7 +47,7 @@ def passes(seed, draft, limit):
 
 @inlined
 def go_further(gained, draft, first, second):
-    """What is gained once a draft and the one after it are known, where all before them were accepted."""
+    """What is gained once a draft and the one after it are known; they count where all before them were accepted."""
     first = first & (gained == draft)
     return gained + np.int64(first) + np.int64(first & second)
 
@@ -50,71 +56,73 @@ def go_further(gained, draft, first, second):
 def accept_drafts(e, rlp, drafted, state, thresholds, scratch):
     """Tokens that each of the first `rlp` slots gains, into `gains`: one, and its drafts up to the first refused.
 
-    Requests of kinds in UNDRAFTED have no drafts. Returns the drafts accepted, and whether all are of one kind.
+    Requests of kinds in UNDRAFTED have no drafts. Returns whether all are of one kind.
     """
-    contexts, classes, keys = state.contexts, state.classes, state.keys
+    contexts, classes, keys, left = state.contexts, state.classes, state.keys, state.left
     gains, limits, seeds = scratch.gains, scratch.limits, scratch.seeds
     undrafted = state.counters[e, at.UNDRAFTED]
+    # Of empty slots, whose draws nobody counts, no more than fill a vector: draws take long.
+    slots = ((rlp + DRAWN_AT_ONCE - 1) // DRAWN_AT_ONCE) * DRAWN_AT_ONCE
     if drafted == 0 or undrafted == 0:
-        for i in range(rlp):
+        for i in range(slots):
             gains[i] = 1
     else:
         # Who does not draft begins with none, so that no draft of theirs counts; their one token comes in the end.
-        for i in range(rlp):
+        for i in range(slots):
             gains[i] = np.int64(drafts_kind(classes[e, i], undrafted))
     if drafted == 0:
-        return 0, False
-    others = 0
-    kind = np.uint64(classes[e, 0])  # as an index, without a look whether it is negative
-    for i in range(rlp):
+        return False
+    others = np.int32(0)
+    kind = classes[e, 0]
+    for i in range(slots):
         seeds[i] = token_seed(keys[e, i], contexts[e, i])
-        others |= classes[e, i] ^ classes[e, 0]
-    # All draws, slot by slot within draft positions: a vector of them costs less than finding out which count. Of two
-    # positions at a time, so that seeds and gains are read half as often; the first has none beside it.
-    for draft in range(0, drafted + 1, 2):
-        last = draft == drafted
-        if others == 0:
-            limit = thresholds[kind, draft - 1] if draft > 0 else np.uint64(0)
-            next_limit = np.uint64(0) if last else thresholds[kind, draft]
-            if draft == 0:
-                for i in range(rlp):
-                    gains[i] = go_further(gains[i], 1, passes(seeds[i], 1, next_limit), False)
-                continue
-            for i in range(rlp):
-                first, second = passes(seeds[i], draft, limit), passes(seeds[i], draft + 1, next_limit)
-                gains[i] = go_further(gains[i], draft, first, second)
-            continue
-        for each in range(max(draft, 1), min(draft + 1, drafted) + 1):
-            for i in range(rlp):
-                limits[i] = thresholds[np.uint64(classes[e, i]), each - 1]
-            for i in range(rlp):
-                gains[i] = go_further(gains[i], each, passes(seeds[i], each, limits[i]), False)
+    for i in range(in_vectors(rlp)):
+        others = narrow(others | (narrow(classes[e, i] ^ kind) if left[e, i] > 0 else np.int32(0)))
+    # All draws, slot by slot within draft positions: a vector of them costs less than finding out which count.
+    if others == 0:
+        limit_of = thresholds[np.uint64(kind)]
+        for i in range(slots):
+            gains[i] = go_further(gains[i], 1, passes(seeds[i], 1, limit_of[0]), False)
+        # Two positions at a time, so that seeds and gains are read half as often.
+        for draft in range(2, drafted + 1, 2):
+            limit = limit_of[draft - 1]
+            next_limit = limit_of[draft] if draft < drafted else np.uint64(0)
+            for i in range(slots):
+                one, two = passes(seeds[i], draft, limit), passes(seeds[i], draft + 1, next_limit)
+                gains[i] = go_further(gains[i], draft, one, two)
+    else:
+        for draft in range(1, drafted + 1):
+            for i in range(slots):
+                limits[i] = thresholds[np.uint64(classes[e, i]), draft - 1]
+            for i in range(slots):
+                gains[i] = go_further(gains[i], draft, passes(seeds[i], draft, limits[i]), False)
     if undrafted != 0:
-        for i in range(rlp):
+        for i in range(slots):
             gains[i] = max(gains[i], 1)
-    accepted = 0
-    for i in range(rlp):
-        accepted += gains[i] - 1
-    return accepted, others == 0
+    return others == 0
 
 
 @inlined
 def gain_tokens(e, rlp, state, gains, gained):
     """Add what is gained, no more than is left, to contexts, and note it in `gained`.
 
-    Returns tokens, and requests that now have them all.
+    Returns tokens, drafts accepted, and requests that now have all their tokens.
     """
     contexts, left = state.contexts, state.left
-    decoded, leaving = np.int32(0), np.int32(0)
-    for i in range(rlp):
+    decoded, accepted, leaving = np.int32(0), np.int32(0), np.int32(0)
+    slots = in_vectors(rlp)
+    for i in range(slots):
         gain = min(narrow(gains[i]), left[e, i])
+        # What a request that has fewer left cannot use was accepted, too.
+        accepted = narrow(accepted + (narrow(gains[i] - 1) if left[e, i] > 0 else np.int32(0)))
         rest = narrow(left[e, i] - gain)
         gained[i] = gain
         left[e, i] = rest
         contexts[e, i] += gain
         decoded = narrow(decoded + gain)
         leaving = narrow(leaving + narrow(rest == 0))
-    return np.int64(decoded), np.int64(leaving)
+    # Empty slots have none left, and gain none.
+    return np.int64(decoded), np.int64(accepted), np.int64(leaving) - (slots - rlp)
 
 
 @inlined
@@ -123,6 +131,7 @@ def keep_pace(e, rlp, state, gained, served, scalars):
     deadlines = state.deadlines
     now = state.clocks[e, at.TIME_S]
     tpot = scalars[at.TPOT_S]
+    slots = in_vectors(rlp)
     if scalars[at.PREFILL_ON] == 0.0:
         # Prompts that arrive processed have their first token now; only those after it have a pace to keep.
         for i in range(rlp):
@@ -134,13 +143,13 @@ def keep_pace(e, rlp, state, gained, served, scalars):
                 deadlines[e, i] += pace * gained[i]
     elif scalars[at.SERVICE] > 0.0 and scalars[at.ONE_PACE] == 0.0:
         kinds, classes = served.kinds, state.classes
-        for i in range(rlp):
+        for i in range(slots):
             deadlines[e, i] += kinds[classes[e, i], at.KIND_TPOT_S] * gained[i]
     else:
-        for i in range(rlp):
+        for i in range(slots):
             deadlines[e, i] += tpot * gained[i]
     on_time = 0
-    for i in range(rlp):
+    for i in range(slots):
         on_time += gained[i] * int(now <= deadlines[e, i])
     return on_time
 
@@ -152,7 +161,8 @@ def sum_up(e, state, scalars):
     active = counters[e, at.RLP]
     now = clocks[e, at.TIME_S]
     context_sum, groups, longest = np.int32(0), np.int32(0), np.int32(0)
-    for i in range(active):
+    slots = in_vectors(active)
+    for i in range(slots):
         context = contexts[e, i]
         context_sum = narrow(context_sum + context)
         groups = narrow(groups + narrow_groups_of(narrow(context + np.int32(1))))
@@ -171,7 +181,7 @@ def sum_up(e, state, scalars):
             slack_sum += slack
             slack_min = min(slack_min, slack)
             behind += int(slack < 0.0)
-    counters[e, at.CONTEXT_SUM] = context_sum
+    counters[e, at.CONTEXT_SUM] = context_sum - EMPTY * (slots - active)
     counters[e, at.PAGE_SUM] = pages
     counters[e, at.GROUP_MAX] = groups_of(np.int64(longest) + 1) if active > 0 else np.int64(0)
     in_time = active - lost
@@ -224,13 +234,13 @@ def decode_tokens(e, decoding, state, thresholds, served, scalars, scratch):
     rlp, tlp, single = decoding.rlp, decoding.tlp, decoding.single
     drafters = rlp - single
     drafted = tlp - 1
-    accepted, alike = accept_drafts(e, rlp, drafted, state, thresholds, scratch)
+    alike = accept_drafts(e, rlp, drafted, state, thresholds, scratch)
+    decoded, accepted, leaving = gain_tokens(e, rlp, state, gains, scratch.gained)
     if alike and drafters > 0 and scalars[at.SERVICE] > 0.0:
         number = np.int64(served.kinds[state.classes[e, 0], at.OF_CLASS])
         average_in(e, at.CLASS_ACCEPTED + number, accepted / (drafted * drafters), clocks)
     elif drafted > 0 and scalars[at.SERVICE] > 0.0:
         note_accepted(e, drafted, state, gains, served.kinds, scalars)
-    decoded, leaving = gain_tokens(e, rlp, state, gains, scratch.gained)
     on_time = keep_pace(e, rlp, state, scratch.gained, served, scalars)
     if leaving > 0 and scalars[at.TOKEN_BUDGET] > 0.0:
         for i in range(rlp):

@@ -46,6 +46,20 @@ def built(settings):
     return build_model("a2c", parameters, training_envs(SERVING, settings, parameters.n_envs, True), seed=0)
 
 
+def with_leftovers(found):
+    """Rows of slots as versions had them that kept as many as requests may run, with what empty ones had held."""
+    changed = dict(found)
+    for name in [name for name in found if name.endswith(".requests")]:
+        part, slots = name.removesuffix(".requests"), found[name].shape[1]
+        counters = found[f"{part.replace('.final', '.state')}.counters"]  # whose slots both are
+        empty = np.arange(slots) >= counters[:, at.RLP, None]
+        for slot, left in (("contexts", 321), ("left", 7), ("classes", 0), ("keys", 99), ("deadlines", 0.5)):
+            row = found[f"{part}.{slot}"]
+            assert row.shape[1] % 16 == 0
+            changed[f"{part}.{slot}"] = np.where(empty, row.dtype.type(left), row[:, :slots])
+    return changed
+
+
 def as_earlier(path, counters=47, clocks=43):
     """Rewrite a state as versions wrote it in which requests had no classes."""
     with safe_open(path, framework="np") as file:
@@ -67,6 +81,7 @@ def as_earlier(path, counters=47, clocks=43):
             found[name] = array[:, :counters].copy()
         if name.endswith((".state.clocks", ".final.clocks")):
             found[name] = array[:, :clocks].copy()
+    found = with_leftovers(found)
     save_file(found, path, metadata={"state": text, "sha256": _digest(text, found)})
 
 
@@ -237,7 +252,7 @@ def as_before_rows_were_counted(engine):
         "moments": np.pad(state["moments"], ((0, 0), (0, 0), (0, 1)), constant_values=np.nan),
         "patience": until,
     }
-    found |= {f"env.state.{name}": array for name, array in changed.items()}
+    found = with_leftovers(found | {f"env.state.{name}": array for name, array in changed.items()})
     return {name: array for name, array in found.items() if ".queue_" not in name}
 
 
@@ -272,6 +287,7 @@ def test_a_state_from_before_rows_were_counted_goes_on_as_it_would_have(tmp_path
         ("prefill", 0),
         ("preempted", 0),
         ("requests", 0),
+        ("classes", 0),
         ("counters", at.FREE_RECORD),
         ("counters", at.FREE_PLACE),
         ("counters", at.RECORDS_USED),

@@ -4,6 +4,7 @@ import numpy as np
 
 from papi_env.scenario import get_scenario
 from papi_env.simulation.serving import state as at
+from papi_env.simulation.serving.counting import EMPTY, SLOTS_AT_ONCE
 from papi_env.simulation.serving.engine import ServingEngine
 
 TALK = {"turns": 2.5, "most_turns": 6, "think_s": 0.5, "lengths": {"input": 40, "output": 20}}
@@ -85,8 +86,21 @@ def live(engine, e):
     )
 
 
+def check_slots(engine):
+    """Rows of slots are whole vectors, and those behind the decoding requests are empty."""
+    contexts, left = engine.state.contexts, engine.state.left
+    assert contexts.shape == left.shape
+    assert contexts.shape[1] % SLOTS_AT_ONCE == 0
+    empty = np.arange(contexts.shape[1]) >= engine.counters[:, at.RLP, None]
+    np.testing.assert_array_equal(contexts[empty], EMPTY)
+    np.testing.assert_array_equal(left[empty], 0)
+    assert (contexts[~empty] > 0).all()
+    assert (left[~empty] > 0).all()
+
+
 def check_books(engine, e):
     """Requests, prompt tokens, pages, users of prefixes and worth of environment e balance."""
+    check_slots(engine)
     state, c, clocks, kinds = engine.state, engine.counters[e], engine.clocks[e], engine.tables.kinds
     decoding, prefilling, waiting, preempted = live(engine, e)
     everybody = decoding + prefilling + waiting + preempted

@@ -14,6 +14,7 @@ from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.tables import build_serving_tables, with_requests
 from papi_env.workload.servers import SERVERS
+from tests.simulation.serving.service_books import check_slots
 
 PAGE = 16
 SLOTS = 8
@@ -152,6 +153,7 @@ def follow(lengths, pages, budget, caching):
     server, counters = Server(lengths, pages, budget, caching), engine.counters[0]
     for _ in range(5000):
         engine.step()
+        check_slots(engine)
         decode, prompt = server.step()
         if counters[at.LAST_N] != decode:
             # A request that comes back with one token to process counts as a prompt here.

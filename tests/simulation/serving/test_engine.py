@@ -19,6 +19,7 @@ from papi_env.simulation.serving.engine import ServingEngine
 from papi_env.simulation.serving.measures import METRIC_NAMES, latencies
 from papi_env.workload.requests import Lengths
 from papi_env.workload.serving import PAGE_TOKENS, SPECULATION_LENGTHS
+from tests.simulation.serving.service_books import check_slots
 
 OFF = {"prefill": False, "paging": False, "draft_cost": False, "switching": False}
 # KV caches of a few thousand tokens at most, so that short requests run out of pages: one stack of 16 banks a die.
@@ -96,6 +97,7 @@ def ring(engine, e):
 
 def audit(engine, e=0):
     """Recompute from slots and records what the counters say."""
+    check_slots(engine)
     state, c, t = engine.state, engine.counters[e], engine.clocks[e]
     serving, scalars = engine.scenario.serving, engine.tables.scalars
     count, arrived, rlp = int(c[at.REQUESTS]), int(c[at.ARRIVED]), int(c[at.RLP])
@@ -895,3 +897,11 @@ def test_threads_change_no_bit(threads, autoreset):
         np.testing.assert_array_equal(one.rewards, many.rewards)
     for ours, theirs in zip(one.state, many.state, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_counts_beyond_32_bits_are_refused():
+    """Steps count with int32; a head of 2^17 numbers and contexts of 2^20 tokens are beyond all that there is."""
+    model = dict(name="wide", layers=1, hidden=1 << 17, heads=1, feed_forward=1024, context_limit=1 << 20)
+    assert started(scenario(model=model, max_running=8)).counters[0, at.RLP] == 0
+    with pytest.raises(ConfigurationError, match=r"1024 requests of 1048576 tokens hold \d+ .* rows of keys"):
+        started(scenario(model=model, max_running=1024))
