@@ -157,6 +157,37 @@ def test_parts_from_the_cache_become_parts_of_what_is_compiled_later(tmp_path):
     assert found == [["0.5 0 1", "below 0"], ["0.5 1 0", "below 0"]]
 
 
+def test_what_is_seldom_called_stays_a_call(tmp_path):
+    """Also where a helper that is forced into its callers calls it, and of what another process compiled."""
+    (tmp_path / "parts.py").write_text(
+        "from papi_env.simulation.compiled import inlined, inner, seldom\n"
+        "@seldom\ndef quarter(x):\n    return x / 4\n"
+        "@inner\ndef third(x):\n    return x / 3\n"
+        "@inlined\ndef part(x):\n    return quarter(x) if x > 8.0 else third(x)\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(PACKAGE.parent)}
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.py").write_text(
+            "from papi_env.simulation.compiled import lean\n"
+            "from parts import part\n"
+            "@lean\ndef half(x):\n    return 2.0 * part(x)\n"
+            "print(half(9.0), half(6.0), sum(part.stats.cache_hits.values()))\n"
+            "calls = [line for line in half.inspect_llvm(half.signatures[0]).splitlines() if ' call ' in line]\n"
+            "print(any('7quarter' in line for line in calls), any('5third' in line for line in calls))\n"
+            "print('{ cold noinline' in half.inspect_llvm(half.signatures[0]))\n"
+        )
+        result = subprocess.run(
+            [sys.executable, f"{name}.py"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        hits = int(name == "second")
+        assert result.stdout.split() == ["4.5", "4.0", str(hits), "True", "False", "True"]
+
+
 def test_flags_are_those_that_are_set():
     """As numba compares them, where both leave the same ones alone."""
     flags, plain = SetFlags(), Flags()
