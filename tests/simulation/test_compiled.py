@@ -99,6 +99,14 @@ def test_a_place_that_cannot_be_written_is_passed_over(tmp_path):
     assert cache_folder([], "0" * 16) is None
 
 
+def ran(folder, script):
+    """What a script in a folder gives in a process of its own; what it compiles is kept in the folder, too."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(PACKAGE.parent)}
+    return subprocess.run(
+        [sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+
+
 def test_python_is_refused_where_a_function_has_no_entrance_for_it(tmp_path):
     """Also of what another process compiled, and with types that no compiled code has asked for."""
     (tmp_path / "halves.py").write_text(
@@ -112,16 +120,8 @@ def test_python_is_refused_where_a_function_has_no_entrance_for_it(tmp_path):
         "        try:\n            print(closed(x))\n"
         "        except TypeError as error:\n            print(error)\n"
     )
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(PACKAGE.parent)}
     for _ in range(2):
-        result = subprocess.run(
-            [sys.executable, "halves.py"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        result = ran(tmp_path, "halves.py")
         first, *refused = result.stdout.splitlines()
         assert first == "0.5"
         assert [line.split(" is for")[0] for line in refused] == ["half", "half", "quarter", "quarter"]
@@ -135,7 +135,6 @@ def test_parts_from_the_cache_become_parts_of_what_is_compiled_later(tmp_path):
         "@inlined\ndef half(x):\n    return x / 2\n"
         "@inner\ndef quarter(x):\n    if x < 0.0:\n        raise ValueError('below 0')\n    return half(half(x))\n"
     )
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(PACKAGE.parent)}
     found = []
     for name in ("first", "second"):
         (tmp_path / f"{name}.py").write_text(
@@ -145,14 +144,7 @@ def test_parts_from_the_cache_become_parts_of_what_is_compiled_later(tmp_path):
             "print(eighth(4.0), sum(quarter.stats.cache_hits.values()), sum(quarter.stats.cache_misses.values()))\n"
             "try:\n    eighth(-4.0)\nexcept ValueError as error:\n    print(error)\n"
         )
-        result = subprocess.run(
-            [sys.executable, f"{name}.py"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        result = ran(tmp_path, f"{name}.py")
         found.append(result.stdout.splitlines())
     assert found == [["0.5 0 1", "below 0"], ["0.5 1 0", "below 0"]]
 
@@ -165,7 +157,6 @@ def test_what_is_seldom_called_stays_a_call(tmp_path):
         "@inner\ndef third(x):\n    return x / 3\n"
         "@inlined\ndef part(x):\n    return quarter(x) if x > 8.0 else third(x)\n"
     )
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(PACKAGE.parent)}
     for name in ("first", "second"):
         (tmp_path / f"{name}.py").write_text(
             "from papi_env.simulation.compiled import lean\n"
@@ -176,14 +167,7 @@ def test_what_is_seldom_called_stays_a_call(tmp_path):
             "print(any('7quarter' in line for line in calls), any('5third' in line for line in calls))\n"
             "print('{ cold noinline' in half.inspect_llvm(half.signatures[0]))\n"
         )
-        result = subprocess.run(
-            [sys.executable, f"{name}.py"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        result = ran(tmp_path, f"{name}.py")
         hits = int(name == "second")
         assert result.stdout.split() == ["4.5", "4.0", str(hits), "True", "False", "True"]
 

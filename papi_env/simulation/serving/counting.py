@@ -10,7 +10,10 @@ from papi_env.simulation.serving import state as at
 
 # Slots of decoding requests that are looked at together: rows of slots are a multiple of these. Those behind the
 # decoding requests hold EMPTY tokens, which take no groups with up to 16 more, and have none left.
+# chosen: 16 numbers of 32 bits, two vectors of AVX2 and one of AVX-512 (range 8-32).
 SLOTS_AT_ONCE = 16
+# Of which drafts are drawn together. chosen: 8 draws of 64 bits, as many vectors (range 4-16).
+DRAWN_AT_ONCE = 8
 EMPTY = -GROUP_TOKENS
 # Both are powers of two.
 _GROUP_REST, _GROUP_LOG2 = np.int32(GROUP_TOKENS - 1), np.int32(GROUP_TOKENS.bit_length() - 1)
@@ -46,16 +49,16 @@ def groups_of(tokens):
 
 
 @inlined
-def in_vectors(slots):
+def in_vectors(slots, at_once=SLOTS_AT_ONCE):
     """The slots that are looked at where so many decode: whole vectors, with empty ones at the end."""
-    return ((slots + SLOTS_AT_ONCE - 1) // SLOTS_AT_ONCE) * SLOTS_AT_ONCE
+    return ((slots + at_once - 1) // at_once) * at_once
 
 
 @inlined
 def narrow(number):
-    """An int32 of a number that is one: of such a processor adds up twice as many at once as of wider ones.
+    """A number as an int32, which it fits into: a processor adds up twice as many of these at once as of int64.
 
-    Every sum and product has to be made one again, for numba's are int64.
+    numba's sums and products of them are int64, so each is narrowed again.
     """
     return np.int32(number)
 
@@ -68,7 +71,7 @@ def narrow_groups_of(tokens):
 
 @inlined
 def narrow_key_rows_of(groups, group_columns):
-    """`key_rows_of` with int32; `tables` sees to it that columns of a whole context are one."""
+    """`key_rows_of` with int32; columns of a whole context fit into one, see `tables`."""
     return narrow(narrow(narrow(groups * group_columns) + _ROW_REST) >> _ROW_LOG2)
 
 

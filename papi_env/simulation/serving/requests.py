@@ -141,7 +141,7 @@ def survey(e, tlp, state, scalars):
     if tlp > 1 and counters[e, at.UNDRAFTED] != 0:
         return survey_mixed(e, tlp, state, scalars)
     columns = np.int64(scalars[at.GROUP_COLUMNS])
-    # Of at most 1024 requests and 2^20 tokens in a context.
+    # `tables` refuses scenarios whose counts would not fit into 32 bits.
     wide, verified = narrow(columns), narrow(tlp)
     context_sum, group_sum, longest, key_row_sum = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
     slots = in_vectors(rlp)

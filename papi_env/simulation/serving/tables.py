@@ -44,6 +44,7 @@ from papi_env.simulation.serving.service_tables import (
 )
 from papi_env.simulation.serving.splitting import tabulate_splits
 from papi_env.workload.arrivals import TRACE, ArrivalTables, build_arrivals
+from papi_env.workload.lengths import MAX_TOKENS
 from papi_env.workload.routing import routing_of
 from papi_env.workload.service import Service
 from papi_env.workload.serving import (
@@ -182,7 +183,9 @@ def build_serving_tables(scenario: Scenario) -> ServingTables:
             f"Scenario {scenario.name!r}: its shortest request needs {pages.min()} KV pages of {serving.page_tokens} "
             f"tokens, but system {system.name!r} has {scalars[at.TOTAL_PAGES]:.0f} beside the weights"
         )
-    _check_counts(scenario, serving, max(model.context_limit, int(population.sum(axis=1).max())), scalars)
+    # Whatever classes and traces ask for, no request is longer.
+    longest = 2 * MAX_TOKENS if serving.beyond_context == "extrapolate" else model.context_limit
+    _check_counts(scenario, serving, longest, scalars)
     own, refused = np.zeros((0, 2), dtype=np.int32), np.zeros(0, dtype=np.bool_)
     following, gap_s, firsts = np.zeros((0, 2), dtype=np.int32), np.zeros(0), 0
     if serving.paired and serving.arrivals.process == "trace":

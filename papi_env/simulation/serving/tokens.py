@@ -8,6 +8,7 @@ from papi_env.simulation.compiled import inlined, inner, lean
 from papi_env.simulation.draws import seeded_draw, token_seed, token_step
 from papi_env.simulation.serving import state as at
 from papi_env.simulation.serving.counting import (
+    DRAWN_AT_ONCE,
     EMPTY,
     in_vectors,
     narrow,
@@ -34,8 +35,6 @@ from papi_env.workload.serving import SPECULATION_LENGTHS
 
 # Weight of the newest observation in moving averages. chosen: 1/16, some tens of iterations; range 1/64-1/4.
 NEWEST = 1.0 / 16.0
-# Slots whose drafts are drawn together.
-DRAWN_AT_ONCE = 8
 
 
 @inlined
@@ -62,7 +61,7 @@ def accept_drafts(e, rlp, drafted, state, thresholds, scratch):
     gains, limits, seeds = scratch.gains, scratch.limits, scratch.seeds
     undrafted = state.counters[e, at.UNDRAFTED]
     # Of empty slots, whose draws nobody counts, no more than fill a vector: draws take long.
-    slots = ((rlp + DRAWN_AT_ONCE - 1) // DRAWN_AT_ONCE) * DRAWN_AT_ONCE
+    slots = in_vectors(rlp, DRAWN_AT_ONCE)
     if drafted == 0 or undrafted == 0:
         for i in range(slots):
             gains[i] = 1

@@ -34,6 +34,19 @@ def admissions(queries, steps=2500):
     return found
 
 
+def test_an_option_is_taken_from_when_it_is_allowed():
+    """Also where actions had been looked at before."""
+    engine = started(CROWD)
+    engine.actions[:] = always(ORDER=at.BY_SCORE)(engine)
+    with pytest.raises(ConfigurationError, match="outside the options"):
+        engine.step()
+    engine.allow(at.ORDER, at.BY_SCORE)
+    engine.step()
+    assert engine.counters[0, at.ITERATION] == 1
+    engine.actions[0, at.ORDER] = at.BY_SCORE + 1
+    assert engine.outside() == 0
+
+
 def like(**queries):
     """The same query for all classes: those that are named, over 2 for everyone, so that nobody is held."""
     made = np.zeros((at.MAX_CLASSES, at.NUM_TRAITS))
