@@ -115,8 +115,6 @@ class Engine(ABC, Generic[State]):
     state: State
     final: State
     tables: Any
-    # Limits of all actions of a step, once somebody has asked.
-    _repeated: npt.NDArray[np.uint64] | None = None
 
     def __init__(
         self,
@@ -231,10 +229,7 @@ class Engine(ABC, Generic[State]):
         # Where all choices have as many options, the largest says it: no array of answers is made.
         if self._limits_of_actions.ndim == 0 and chosen.max() < self._limits_of_actions:
             return None
-        # Compared with as many limits: numpy takes some nanoseconds for each row whose limits it has to repeat.
-        if self._repeated is None or self._repeated.shape != chosen.shape:
-            self._repeated = np.array(np.broadcast_to(self._limits_of_actions, chosen.shape))
-        bad = chosen >= self._repeated
+        bad = chosen >= self._limits_of_actions
         return int(np.argwhere(bad)[0, 0]) if bad.any() else None
 
     @property

@@ -218,7 +218,7 @@ class ServingEngine(Engine[ServingState]):
         if self.tables.scalars[at.SERVICE]:
             limits = np.array(np.broadcast_to(self._limits_of_actions, len(at.NVEC_V1)), dtype=np.uint64)
             limits[choice] = max(limits[choice], option + 1)
-            self._limits_of_actions, self._repeated = limits, None
+            self._limits_of_actions = limits
 
     def queries(self, count: int) -> npt.NDArray[np.float64]:
         """The state's queries, to be written, if it has `count` environments; else as many that nobody reads."""
